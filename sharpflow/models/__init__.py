@@ -1,0 +1,25 @@
+"""What is trained: losses on pytrees of parameters, and the data they are made of."""
+
+from sharpflow.models.data import digits
+from sharpflow.models.flax_adapter import from_flax
+from sharpflow.models.invariance import check_scale_invariance
+from sharpflow.models.linear import linear_regression
+from sharpflow.models.matrix_completion import matrix_completion
+from sharpflow.models.networks import MLP, mlp
+from sharpflow.models.normalization import batch_normalize, standardized_targets
+from sharpflow.models.problem import Params, Problem, validate_params
+
+__all__ = [
+    "MLP",
+    "Params",
+    "Problem",
+    "batch_normalize",
+    "check_scale_invariance",
+    "digits",
+    "from_flax",
+    "linear_regression",
+    "matrix_completion",
+    "mlp",
+    "standardized_targets",
+    "validate_params",
+]

@@ -1,0 +1,94 @@
+"""Whether a loss is invariant to the scale of its parameters, and what breaks it if not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from sharpflow.models.problem import Params, Problem, validate_params
+
+_SLIGHT = 1e-2  # what the epsilon of a normalization layer changes, and a real dependence exceeds
+
+
+def check_scale_invariance(
+    problem: Problem,
+    params: Params,
+    *,
+    num_scales: int = 4,
+    max_scale: float = 4.0,
+    tolerance: float | None = None,
+    seed: int = 0,
+) -> float:
+    """Measure how far L(cw) departs from L(w), and refuse a loss that breaks invariance.
+
+    The loss is taken at random points around ``params``, as far from it as the
+    origin is, so that the check means the same on Γ, where L is zero.
+
+    Args:
+      problem: the problem to check.
+      params: where to check it.
+      num_scales: number of random points and scales c.
+      max_scale: c is log-uniform in [1/max_scale, max_scale].
+      tolerance: largest relative change of L accepted; by default the square root
+        of the rounding unit, which lets an epsilon of 1e-5 in a float32 batch norm
+        of well-scaled activations pass and fails it in float64.
+      seed: of the random points and scales.
+
+    Returns:
+      The largest relative change of the loss.
+
+    Raises:
+      ValueError: the change exceeds ``tolerance``; the message names the parameters
+        that break invariance and, where holding them constant mends it, says so.
+    """
+    params = validate_params(problem, params)
+    flat, unravel = ravel_pytree(params)
+    if tolerance is None:
+        tolerance = float(np.sqrt(jnp.finfo(flat.dtype).eps))
+    random = np.random.default_rng(seed)
+    directions = random.normal(size=(num_scales, flat.size))
+    directions *= float(jnp.linalg.norm(flat)) / np.linalg.norm(directions, axis=1, keepdims=True)
+    points = flat + jnp.asarray(directions, flat.dtype)
+    scales = jnp.asarray(max_scale ** random.uniform(-1.0, 1.0, num_scales), flat.dtype)
+    paths = [jax.tree_util.keystr(path, simple=True, separator="/")
+             for path, _ in jax.tree_util.tree_leaves_with_path(params)]  # fmt: skip
+    leaf_of = np.repeat(np.arange(len(paths)), [leaf.size for leaf in jax.tree.leaves(params)])
+
+    def change(point: jax.Array, factors: jax.Array) -> jax.Array:
+        before = problem.loss_value(unravel(point))
+        after = problem.loss_value(unravel(point * factors))
+        return jnp.abs(after - before) / jnp.abs(before)
+
+    def largest_change(scaled: np.ndarray) -> float:
+        factors = jnp.where(jnp.asarray(scaled), scales[:, None], jnp.ones((), flat.dtype))
+        return float(jnp.max(jnp.stack([change(p, f) for p, f in zip(points, factors)])))
+
+    total = largest_change(np.ones(flat.size, bool))
+    if total <= tolerance:
+        return total
+    changes = np.array([largest_change(leaf_of == leaf) for leaf in range(len(paths))])
+    breaking = np.flatnonzero(~(changes <= _SLIGHT))
+    slight = np.flatnonzero((changes > tolerance) & (changes <= _SLIGHT))
+    rest = ~np.isin(leaf_of, breaking)
+    message = (
+        f"the loss is not invariant to the scale of its parameters: it changes by {total:.2g} "
+        f"relative when they are scaled, {tolerance:.2g} is allowed."
+    )
+    if breaking.size and rest.any() and largest_change(rest) <= max(_SLIGHT, tolerance):
+        names = [paths[leaf] for leaf in breaking]
+        message += (
+            f" It depends on the scale of {', '.join(names)}. "
+            f"Hold them constant: from_flax(..., fixed={names!r})."
+        )
+    elif breaking.size:
+        message += (
+            f" It depends on the scale of {', '.join(paths[leaf] for leaf in breaking)}. "
+            "Normalize what every layer puts out, or mark an ablation with "
+            "Problem(..., scale_invariant=False)."
+        )
+    if slight.size:
+        message += (
+            f" It depends slightly on the scale of {', '.join(paths[leaf] for leaf in slight)}, "
+            "as an epsilon in a normalization layer makes it: set that epsilon to 0."
+        )
+    raise ValueError(message)

@@ -1,0 +1,66 @@
+"""Linear regression with batch norm on its output: the case with a closed-form flow."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sharpflow.models.normalization import (
+    batch_normalize,
+    resolve_dtype,
+    standardized_targets,
+    validated_inputs,
+)
+from sharpflow.models.problem import Problem
+
+
+def linear_regression(x: np.ndarray, y: np.ndarray, *, dtype: object = None) -> Problem:
+    """Batch-norm linear regression, L = ½ mean (f − y)², f = (⟨w, x⟩ − mean)/std.
+
+    Its flow is known exactly (``sharpflow.theory.exact``): the angle to the
+    minimum-norm solution shrinks as tan α = tan α(0) e^{−τ}.
+
+    Args:
+      x: inputs, shape (n, d).
+      y: real targets, shape (n,), standardised here. They must lie in the column
+        space of the centred inputs, or no parameters fit them.
+      dtype: float32 or float64; by default that of jax.
+
+    Returns:
+      A Problem with params of shape (d,) and a residual of shape (n,).
+
+    Raises:
+      ValueError: data that is not finite, a constant target, or targets that the
+        centred inputs cannot fit.
+
+    Source: design 3.6; Lyu, Li and Arora 2022, section 5.
+    """
+    resolved = resolve_dtype(dtype, x)
+    x = validated_inputs(x, resolved)
+    if x.ndim != 2:
+        raise ValueError(f"x must have shape (n, d), got {x.shape}")
+    y = np.asarray(y)
+    if y.shape != (x.shape[0],):
+        raise ValueError(f"y must have shape ({x.shape[0]},) to match x, got {y.shape}")
+    targets = standardized_targets(y.astype(np.float64), resolved)[:, 0]
+    _require_attainable(x, targets)
+    inputs, labels = jnp.asarray(x), jnp.asarray(targets)
+
+    def residual(w: jax.Array) -> jax.Array:
+        return (batch_normalize(inputs @ w) - labels) / np.sqrt(x.shape[0]).astype(resolved)
+
+    def init(key: jax.Array) -> jax.Array:
+        return jax.random.normal(key, (x.shape[1],), resolved)
+
+    return Problem(init=init, residual=residual)
+
+
+def _require_attainable(x: np.ndarray, y: np.ndarray) -> None:
+    centred = x.astype(np.float64) - x.astype(np.float64).mean(axis=0)
+    fitted = centred @ np.linalg.lstsq(centred, y.astype(np.float64), rcond=None)[0]
+    missed = float(np.sqrt(np.mean((fitted - y) ** 2)))
+    if missed > 100 * np.finfo(x.dtype).eps * np.sqrt(x.shape[0]):
+        raise ValueError(
+            "y must lie in the column space of the centred x, so that zero loss is "
+            f"attained; its share outside has root mean square {missed:.2g}. Give at "
+            "least as many independent features as examples, or fitted targets"
+        )

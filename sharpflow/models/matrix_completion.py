@@ -1,0 +1,109 @@
+"""Low-rank matrix completion with batch norm over the observed entries."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sharpflow.models.normalization import batch_normalize, resolve_dtype
+from sharpflow.models.problem import Params, Problem
+
+
+def matrix_completion(
+    matrix: np.ndarray | None = None,
+    observed: np.ndarray | None = None,
+    *,
+    shape: tuple[int, int] = (30, 30),
+    rank: int = 2,
+    width: int | None = None,
+    observed_fraction: float = 0.5,
+    seed: int = 0,
+    init_scale: float = 1.0,
+    dtype: object = None,
+) -> Problem:
+    """Complete a matrix by factors U Vᵀ, batch-normed over the observed entries.
+
+    The predictions at the observed entries are normalised to mean 0 and standard
+    deviation 1 over them, the targets likewise, and L = ½ mean square. The metric
+    ``test_error`` is the mean square error on the unobserved entries, predictions
+    and targets under those same statistics.
+
+    Args:
+      matrix: shape (rows, columns); by default a random one of ``shape`` and
+        ``rank``, the product of two standard normal factors.
+      observed: boolean mask of the same shape; by default a random one with
+        ``observed_fraction`` of the entries.
+      shape, rank, observed_fraction, seed: of the random matrix and mask.
+      width: columns of U and V; by default the smaller side of the matrix.
+      init_scale: standard deviation of an initial entry of U and V, times √width.
+      dtype: float32 or float64; by default that of jax.
+
+    Returns:
+      A Problem with params ``{"u": (rows, width), "v": (columns, width)}`` and a
+      residual with one component for each observed entry.
+
+    Raises:
+      ValueError: a matrix with NaN, infinite or constant observed entries, or sizes
+        out of range.
+
+    Source: Lyu, Li and Arora 2022, section 6.
+    """
+    resolved = resolve_dtype(dtype)
+    random = np.random.default_rng(seed)
+    if matrix is None:
+        if rank < 1 or min(shape) < 2:
+            raise ValueError(f"rank must be >= 1 and both sides >= 2, got {rank} and {shape}")
+        left, right = random.normal(size=(shape[0], rank)), random.normal(size=(shape[1], rank))
+        matrix = left @ right.T
+    matrix = np.asarray(matrix, np.float64)
+    if matrix.ndim != 2 or not np.all(np.isfinite(matrix)):
+        raise ValueError("matrix must have two axes and finite entries")
+    if observed is None:
+        if not 0.0 < observed_fraction < 1.0:
+            raise ValueError(f"observed_fraction must be in (0, 1), got {observed_fraction}")
+        observed = np.zeros(matrix.size, bool)
+        observed[random.permutation(matrix.size)[: round(observed_fraction * matrix.size)]] = True
+        observed = observed.reshape(matrix.shape)
+    observed = np.asarray(observed)
+    if observed.shape != matrix.shape or observed.dtype != bool:
+        raise ValueError(
+            f"observed must be a boolean mask of shape {matrix.shape}, "
+            f"got {observed.dtype} of shape {observed.shape}"
+        )
+    if not 2 <= observed.sum() < observed.size:
+        raise ValueError("observed must mark at least two entries and leave one out")
+    mean, deviation = matrix[observed].mean(), matrix[observed].std()
+    if deviation == 0.0:
+        raise ValueError("matrix is constant over the observed entries; they must vary")
+    targets = ((matrix - mean) / deviation).astype(resolved)
+    columns = min(matrix.shape) if width is None else width
+    if columns < 1:
+        raise ValueError(f"width must be >= 1, got {width}")
+    return _problem(targets, observed, columns, init_scale)
+
+
+def _problem(targets: np.ndarray, observed: np.ndarray, width: int, init_scale: float) -> Problem:
+    seen, unseen = np.nonzero(observed), np.nonzero(~observed)
+    seen_targets, unseen_targets = jnp.asarray(targets[seen]), jnp.asarray(targets[unseen])
+    root_count = np.sqrt(len(seen_targets)).astype(targets.dtype)
+    entry_scale = np.asarray(init_scale / np.sqrt(width), targets.dtype)
+
+    def init(key: jax.Array) -> Params:
+        key_u, key_v = jax.random.split(key)
+        rows, columns = targets.shape
+        return {
+            "u": entry_scale * jax.random.normal(key_u, (rows, width), targets.dtype),
+            "v": entry_scale * jax.random.normal(key_v, (columns, width), targets.dtype),
+        }
+
+    def product(params: Params) -> jax.Array:
+        return params["u"] @ params["v"].T
+
+    def residual(params: Params) -> jax.Array:
+        return (batch_normalize(product(params)[seen]) - seen_targets) / root_count
+
+    def test_error(params: Params) -> jax.Array:
+        entries = product(params)
+        predictions = (entries[unseen] - jnp.mean(entries[seen])) / jnp.std(entries[seen])
+        return jnp.mean(jnp.square(predictions - unseen_targets))
+
+    return Problem(init=init, residual=residual, metrics={"test_error": test_error})

@@ -1,0 +1,146 @@
+"""What is trained: a loss on a pytree of parameters, in one of three forms."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
+
+Params = PyTree[Float[Array, "..."]]
+Scalar = Float[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """A loss L, how its parameters start, and the metrics watched beside it.
+
+    Give exactly one form of the loss; later forms know less about it:
+
+    * ``residual``: params -> (m,) array, with L = ½‖residual‖²;
+    * ``outputs`` (params -> array) and ``criterion`` (array -> scalar), with
+      L = criterion(outputs(params)) and the criterion convex;
+    * ``loss``: params -> scalar. It has no minimizer manifold Γ that the theory
+      could use: it is simulated and its curvature measured, but it gets no flow.
+
+    A problem is compared and hashed by identity, so that compiled functions can
+    take it as a static argument: build it once and reuse it.
+
+    Attributes:
+      init: key -> params, a pytree of floating-point arrays of one dtype.
+      residual, outputs, criterion, loss: the loss, as above.
+      metrics: named functions params -> scalar, for instance a test error.
+      scale_invariant: False marks an ablation without normalization, which is
+        simulated but gets no flow on the sphere.
+
+    Raises:
+      ValueError: not exactly one form is given.
+    """
+
+    init: Callable[[Key[Array, ""]], Params]
+    residual: Callable[[Params], Float[Array, " m"]] | None = None
+    outputs: Callable[[Params], Array] | None = None
+    criterion: Callable[[Array], Scalar] | None = None
+    loss: Callable[[Params], Scalar] | None = None
+    metrics: Mapping[str, Callable[[Params], Scalar]] = dataclasses.field(default_factory=dict)
+    scale_invariant: bool = True
+
+    def __post_init__(self) -> None:
+        if not callable(self.init):
+            raise ValueError(f"init must be a function key -> params, got {self.init!r}")
+        if (self.outputs is None) != (self.criterion is None):
+            raise ValueError("outputs and criterion belong together: give both or neither")
+        given = [
+            name for name in ("residual", "outputs", "loss") if getattr(self, name) is not None
+        ]
+        if len(given) != 1:
+            raise ValueError(
+                "a Problem takes exactly one of residual, outputs with criterion, or loss; "
+                f"got {given or 'none'}"
+            )
+        object.__setattr__(self, "metrics", dict(self.metrics))
+        if self.residual is not None:
+            object.__setattr__(self, "loss", _half_square(self.residual))
+        elif self.outputs is not None and self.criterion is not None:
+            object.__setattr__(self, "loss", _composed(self.outputs, self.criterion))
+
+    @property
+    def has_manifold_form(self) -> bool:
+        """Whether the loss comes in a form that defines the minimizer manifold Γ."""
+        return self.residual is not None or self.outputs is not None
+
+    def loss_value(self, params: Params) -> Scalar:
+        """L(params), shape ()."""
+        assert self.loss is not None
+        return self.loss(params)
+
+
+def validate_params(problem: Problem, params: Any, name: str = "params") -> Params:
+    """Check what Python can see of ``params`` before anything is computed with them.
+
+    Args:
+      problem: the problem whose loss will be evaluated.
+      params: pytree of arrays.
+      name: what to call them in errors.
+
+    Returns:
+      The same pytree, its leaves as jax arrays.
+
+    Raises:
+      ValueError: an empty tree, leaves that are not floating point or differ in
+        dtype, a NaN or infinite entry, the zero vector, a residual that is not a
+        vector, or a loss that is not a scalar.
+    """
+    leaves, treedef = jax.tree.flatten(params)
+    if not leaves:
+        raise ValueError(f"{name} holds no arrays; it must be a pytree of floating-point arrays")
+    for leaf in leaves:
+        if getattr(leaf, "dtype", None) == jnp.float64 and not jax.config.jax_enable_x64:
+            raise ValueError(
+                f"{name} is float64 but jax runs without x64: "
+                "call jax.config.update('jax_enable_x64', True) first, or use float32"
+            )
+    leaves = [jnp.asarray(leaf) for leaf in leaves]
+    dtypes = {leaf.dtype for leaf in leaves}
+    if len(dtypes) != 1 or not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
+        raise ValueError(
+            f"{name} must be floating-point arrays of one dtype, got "
+            f"{sorted(str(dtype) for dtype in dtypes)}"
+        )
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves):
+            raise ValueError(f"{name} has NaN or infinite entries; all must be finite")
+        if not any(bool(jnp.any(leaf != 0)) for leaf in leaves):
+            raise ValueError(f"{name} is the zero vector, which has no direction")
+    params = jax.tree.unflatten(treedef, leaves)
+    _check_shapes(problem, params)
+    return params
+
+
+def _check_shapes(problem: Problem, params: Params) -> None:
+    if problem.residual is not None:
+        shape = jax.eval_shape(problem.residual, params)
+        if not hasattr(shape, "shape") or len(shape.shape) != 1:
+            found = getattr(shape, "shape", type(shape).__name__)
+            raise ValueError(f"residual must return a vector of shape (m,), got {found}")
+    value = jax.eval_shape(problem.loss_value, params)
+    if getattr(value, "shape", None) != ():
+        found = getattr(value, "shape", type(value).__name__)
+        raise ValueError(f"the loss must be a scalar of shape (), got {found}")
+
+
+def _half_square(residual: Callable[[Params], Array]) -> Callable[[Params], Scalar]:
+    def loss(params: Params) -> Scalar:
+        return 0.5 * jnp.sum(jnp.square(residual(params)))
+
+    return loss
+
+
+def _composed(
+    outputs: Callable[[Params], Array], criterion: Callable[[Array], Scalar]
+) -> Callable[[Params], Scalar]:
+    def loss(params: Params) -> Scalar:
+        return criterion(outputs(params))
+
+    return loss

@@ -1,0 +1,44 @@
+"""What is predicted, and the curvature that prediction needs."""
+
+from sharpflow.theory import exact
+from sharpflow.theory.curvature import Eigenpairs, spherical_sharpness, top_eigenpairs
+from sharpflow.theory.edge import EdgeSolution, solve_edge_program
+from sharpflow.theory.flow import FlowSolution, sharpness_flow
+from sharpflow.theory.manifold import retract, retract_with_status, tangent_projection
+from sharpflow.theory.single_edge import single_edge_flow, single_edge_velocity
+from sharpflow.theory.stability import (
+    EntryDelay,
+    edge_entry_step,
+    edge_ratio,
+    effective_learning_rate,
+    entry_delay,
+    predicted_loss,
+    start_at_edge,
+    threshold,
+)
+from sharpflow.theory.status import Status
+
+__all__ = [
+    "EdgeSolution",
+    "Eigenpairs",
+    "EntryDelay",
+    "FlowSolution",
+    "Status",
+    "edge_entry_step",
+    "edge_ratio",
+    "effective_learning_rate",
+    "entry_delay",
+    "exact",
+    "predicted_loss",
+    "retract",
+    "retract_with_status",
+    "sharpness_flow",
+    "single_edge_flow",
+    "single_edge_velocity",
+    "solve_edge_program",
+    "spherical_sharpness",
+    "start_at_edge",
+    "tangent_projection",
+    "threshold",
+    "top_eigenpairs",
+]

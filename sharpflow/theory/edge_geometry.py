@@ -1,0 +1,114 @@
+"""The edge space at a point of Γ, and how its eigenvalues change along Γ."""
+
+import chex
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sharpflow.theory.edge import symmetric_to_vector
+from sharpflow.theory.manifold import Linearization, Residual, linearize
+
+
+@chex.dataclass(frozen=True)
+class EdgeSpace:
+    """The k largest eigenvalues of the Hessian at a point of Γ.
+
+    Attributes:
+      linearization: of the residual at the point.
+      eigenvalues: descending, shape (k,).
+      frame: their orthonormal eigenvectors v_a, in rows, shape (k, d).
+      next_eigenvalue: the (k+1)-th, zero where there is none.
+    """
+
+    linearization: Linearization
+    eigenvalues: Float[Array, " k"]
+    frame: Float[Array, "k d"]
+    next_eigenvalue: Float[Array, ""]
+
+    @property
+    def theta(self) -> Float[Array, " d"]:
+        """The point of Γ."""
+        return self.linearization.theta
+
+
+def edge_space(residual: Residual, theta: Float[Array, " d"], k: int) -> EdgeSpace:
+    """The edge space of dimension k at ``theta``, which lies on Γ."""
+    at_theta = linearize(residual, theta)
+    values, frame = at_theta.top_eigenpairs(k)
+    following = at_theta.eigenvalues[k] if k < at_theta.eigenvalues.shape[0] else 0.0 * values[0]
+    return EdgeSpace(
+        linearization=at_theta, eigenvalues=values, frame=frame, next_eigenvalue=following
+    )
+
+
+def edge_gradients(
+    residual: Residual, space: EdgeSpace, *, on_sphere: bool = True
+) -> Float[Array, "p d"]:
+    """P_Γ ∇³L[v_a, v_b] = P_Γ ∇⟨Jv_a, Jv_b⟩ for every pair, one jvp and one vjp each.
+
+    Returns:
+      Shape (p, d), p = k(k+1)/2: pairs in the coordinates of ``symmetric_to_vector``.
+
+    Source: design 3.4 and 3.8.
+    """
+    theta = space.theta
+    stretched = jax.vmap(lambda vector: jax.jvp(residual, (theta,), (vector,))[1])(space.frame)
+
+    def halves(vector: Array) -> Array:
+        _, pullback = jax.vjp(
+            lambda point: jax.jvp(residual, (point,), (vector,))[1], theta
+        )
+        return jax.vmap(pullback)(stretched)[0]
+
+    half = jax.vmap(halves)(space.frame)
+    pairs = symmetric_to_vector(half + jnp.swapaxes(half, 0, 1))
+    return space.linearization.project(pairs, on_sphere=on_sphere)
+
+
+def weighted_edge_gradient(
+    residual: Residual,
+    space: EdgeSpace,
+    weights: Float[Array, "k k"],
+    *,
+    on_sphere: bool = True,
+) -> Float[Array, " d"]:
+    """Σ_ab M_ab P_Γ ∇³L[v_a, v_b] for one symmetric M: k jvps and vjps instead of k².
+
+    Args:
+      residual: r on flat parameters.
+      space: where, and the vectors v_a.
+      weights: M, shape (k, k).
+      on_sphere: whether Γ is taken within the sphere.
+
+    Returns:
+      Shape (d,).
+    """
+    theta = space.theta
+
+    def stretched(point: Array) -> Array:
+        return jax.vmap(lambda vector: jax.jvp(residual, (point,), (vector,))[1])(space.frame)
+
+    values, pullback = jax.vjp(stretched, theta)
+    (gradient,) = pullback(2.0 * weights @ values)
+    return space.linearization.project(gradient, on_sphere=on_sphere)
+
+
+def continuing_turn(
+    frame: Float[Array, "k d"], following: Float[Array, "k d"], distance: Float[Array, "k k"]
+) -> Float[Array, "k k"]:
+    """The rotation T for which the frame T · following continues another frame.
+
+    Where eigenvalues coincide, as at the edge, eigenvectors turn freely among
+    themselves from one point to the next, and T brings them back to the frame before.
+    Where they are well apart each eigenvector is continued by itself, so that what
+    belongs to it turns with it.
+
+    Args:
+      frame: eigenvectors at a point, in rows, shape (k, d).
+      following: eigenvectors at the next point.
+      distance: between the eigenvalues of ``frame`` (rows) and of ``following``
+        (columns), in units of what counts as well apart.
+    """
+    overlap = (frame @ following.T) * jnp.exp(-jnp.square(distance))
+    left, _, right = jnp.linalg.svd(overlap)
+    return left @ right

@@ -1,0 +1,102 @@
+"""The sharpness-reduction flow of a single eigenvalue at the edge, for comparison."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from sharpflow.models.problem import Params, Problem, validate_params
+from sharpflow.theory.edge_geometry import edge_gradients, edge_space
+from sharpflow.theory.manifold import Residual, retract_flat
+from sharpflow.theory.residuals import residual_form
+
+
+def single_edge_velocity(problem: Problem, theta: Params, *, b: float = 2.0) -> Params:
+    """dζ/dτ of Lyu, Li and Arora, for a simple top eigenvalue at the edge.
+
+    Args:
+      problem: a problem with a residual or an outputs/criterion form.
+      theta: a point of Γ of unit norm.
+      b: response of the threshold, 2 for GD+WD.
+
+    Returns:
+      −b ∇_Γ log λ_1 / (2b + ‖∇_Γ log λ_1‖²), as ``theta``.
+
+    Source: Lyu, Li and Arora 2022, equation (7); design 3.3.
+    """
+    flat, unravel = ravel_pytree(theta)
+    return unravel(_velocity(residual_form(problem, theta), flat, jnp.asarray(b, flat.dtype)))
+
+
+def single_edge_flow(
+    problem: Problem,
+    theta0: Params,
+    tau: Float[Array, " T"],
+    *,
+    b: float = 2.0,
+    max_step: float = 1e-3,
+) -> Params:
+    """Integrate the flow of a single eigenvalue with the classical Runge–Kutta method.
+
+    It holds until the second eigenvalue reaches the edge. From there on the formula
+    jumps between eigenvectors and moves too slowly, whatever the step; it is kept to
+    show that. ``sharpness_flow`` goes on correctly.
+
+    Args:
+      problem: a problem with a residual or an outputs/criterion form.
+      theta0: a point of Γ of unit norm, at the edge at tau[0].
+      tau: increasing output times, shape (T,).
+      b: response of the threshold, 2 for GD+WD.
+      max_step: largest step in τ.
+
+    Returns:
+      The points at ``tau``, as ``theta0`` with a leading axis (T, ...).
+
+    Raises:
+      ValueError: unusable ``theta0`` or ``max_step``.
+
+    Source: Lyu, Li and Arora 2022, equation (7); design 3.3.
+    """
+    theta0 = validate_params(problem, theta0, "theta0")
+    if not max_step > 0:
+        raise ValueError(f"max_step must be positive, got {max_step!r}")
+    dtype = jax.tree.leaves(theta0)[0].dtype
+    return _integrate(
+        problem, theta0, jnp.asarray(tau, dtype), jnp.asarray(b, dtype), jnp.asarray(max_step, dtype)
+    )
+
+
+def _velocity(residual: Residual, theta: Array, b: Array) -> Array:
+    space = edge_space(residual, theta, 1)
+    slope = edge_gradients(residual, space)[0] / space.eigenvalues[0]  # ∇_Γ log λ_1
+    return -b * slope / (2.0 * b + slope @ slope)
+
+
+@partial(jax.jit, static_argnames=("problem",))
+def _integrate(
+    problem: Problem, theta0: Params, tau: Array, b: Array, max_step: Array
+) -> Params:
+    flat, unravel = ravel_pytree(theta0)
+    residual = residual_form(problem, theta0)
+
+    def velocity(theta: Array) -> Array:
+        return _velocity(residual, theta, b)
+
+    def step(theta: Array, size: Array) -> Array:
+        first = velocity(theta)
+        second = velocity(theta + 0.5 * size * first)
+        third = velocity(theta + 0.5 * size * second)
+        fourth = velocity(theta + size * third)
+        moved = theta + size / 6.0 * (first + 2.0 * second + 2.0 * third + fourth)
+        return retract_flat(residual, moved)[0]
+
+    def advance(theta: Array, gap: Array) -> tuple[Array, Array]:
+        count = jnp.maximum(jnp.ceil(gap / max_step), 1.0).astype(jnp.int32)
+        size = gap / count.astype(gap.dtype)
+        theta = jax.lax.fori_loop(0, count, lambda _, point: step(point, size), theta)
+        return theta, theta
+
+    _, later = jax.lax.scan(advance, flat, jnp.diff(tau))
+    return jax.vmap(unravel)(jnp.concatenate([flat[None], later]))
