@@ -159,7 +159,7 @@ class _Network:
         flat = flatten_dict(params, sep="/") | self._fixed
         variables = {"params": unflatten_dict(flat, sep="/"), **self._collections}
         mutable = list(self._collections)
-        result = self._module.apply(variables, inputs, mutable=mutable, **self._apply_kwargs)
+        result: Any = self._module.apply(variables, inputs, mutable=mutable, **self._apply_kwargs)
         outputs = result[0] if mutable else result
         return outputs if outputs.ndim > 1 else outputs[:, None]
 

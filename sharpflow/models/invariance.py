@@ -48,7 +48,7 @@ def check_scale_invariance(
     random = np.random.default_rng(seed)
     directions = random.normal(size=(num_scales, flat.size))
     directions *= float(jnp.linalg.norm(flat)) / np.linalg.norm(directions, axis=1, keepdims=True)
-    points = flat + jnp.asarray(directions, flat.dtype)
+    points = flat[None] + jnp.asarray(directions, flat.dtype)
     scales = jnp.asarray(max_scale ** random.uniform(-1.0, 1.0, num_scales), flat.dtype)
     paths = [jax.tree_util.keystr(path, simple=True, separator="/")
              for path, _ in jax.tree_util.tree_leaves_with_path(params)]  # fmt: skip
@@ -61,7 +61,9 @@ def check_scale_invariance(
 
     def largest_change(scaled: np.ndarray) -> float:
         factors = jnp.where(jnp.asarray(scaled), scales[:, None], jnp.ones((), flat.dtype))
-        return float(jnp.max(jnp.stack([change(p, f) for p, f in zip(points, factors)])))
+        return float(
+            jnp.max(jnp.stack([change(p, f) for p, f in zip(points, factors, strict=True)]))
+        )
 
     total = largest_change(np.ones(flat.size, bool))
     if total <= tolerance:

@@ -41,7 +41,7 @@ def linear_regression(x: np.ndarray, y: np.ndarray, *, dtype: object = None) -> 
     y = np.asarray(y)
     if y.shape != (x.shape[0],):
         raise ValueError(f"y must have shape ({x.shape[0]},) to match x, got {y.shape}")
-    targets = standardized_targets(y.astype(np.float64), resolved)[:, 0]
+    targets = standardized_targets(y[:, None], resolved)[:, 0]  # numbers, never classes
     _require_attainable(x, targets)
     inputs, labels = jnp.asarray(x), jnp.asarray(targets)
 

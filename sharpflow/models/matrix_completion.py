@@ -72,7 +72,7 @@ def matrix_completion(
     if not 2 <= observed.sum() < observed.size:
         raise ValueError("observed must mark at least two entries and leave one out")
     mean, deviation = matrix[observed].mean(), matrix[observed].std()
-    if deviation == 0.0:
+    if deviation <= 1e-12 * np.abs(matrix[observed]).max():
         raise ValueError("matrix is constant over the observed entries; they must vary")
     targets = ((matrix - mean) / deviation).astype(resolved)
     columns = min(matrix.shape) if width is None else width

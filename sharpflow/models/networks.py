@@ -9,7 +9,12 @@ from sharpflow.models.flax_adapter import from_flax
 from sharpflow.models.normalization import resolve_dtype
 from sharpflow.models.problem import Problem
 
-ACTIVATIONS = {"softplus": jax.nn.softplus, "tanh": jnp.tanh, "gelu": jax.nn.gelu, "relu": jax.nn.relu}
+ACTIVATIONS = {
+    "softplus": jax.nn.softplus,
+    "tanh": jnp.tanh,
+    "gelu": jax.nn.gelu,
+    "relu": jax.nn.relu,
+}
 NORMALIZATIONS = ("batch", "none")
 
 
@@ -42,6 +47,7 @@ class MLP(nn.Module):
                     use_bias=False,
                     use_scale=False,
                     use_fast_variance=False,
+                    force_float32_reductions=False,  # statistics in the dtype of x
                     dtype=x.dtype,
                 )(x)
             if index < len(self.widths) - 1:

@@ -1,9 +1,10 @@
 """Full-batch normalization without affine parameters, and the targets that fit it."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from sharpflow.models.problem import x64_enabled
 
 
 def batch_normalize(
@@ -49,8 +50,8 @@ def standardized_targets(y: np.ndarray, dtype: np.dtype, name: str = "y") -> np.
     y = np.asarray(y)
     if y.ndim not in (1, 2) or y.shape[0] < 2:
         raise ValueError(f"{name} must have shape (n,) or (n, c) with n >= 2, got {y.shape}")
-    if not np.issubdtype(y.dtype, np.number) and y.dtype != bool:
-        raise ValueError(f"{name} must be numeric, got dtype {y.dtype}")
+    if (not np.issubdtype(y.dtype, np.number) and y.dtype != bool) or np.iscomplexobj(y):
+        raise ValueError(f"{name} must be real numbers, got dtype {y.dtype}")
     columns = y if y.ndim == 2 else y[:, None]
     if y.ndim == 1 and np.issubdtype(y.dtype, np.integer):
         columns = (y[:, None] == np.unique(y)[None, :]).astype(np.float64)
@@ -59,7 +60,7 @@ def standardized_targets(y: np.ndarray, dtype: np.dtype, name: str = "y") -> np.
         raise ValueError(f"{name} has NaN or infinite entries; all must be finite")
     centred = columns - columns.mean(axis=0)
     deviation = np.sqrt(np.mean(centred**2, axis=0))
-    flat = np.flatnonzero(deviation <= 1e-12 * (1.0 + np.abs(columns).max(axis=0)))
+    flat = np.flatnonzero(deviation <= 1e-12 * np.abs(columns).max(axis=0))
     if flat.size:
         raise ValueError(
             f"{name} is constant in column {flat[0]}; every column must vary over the "
@@ -102,11 +103,11 @@ def resolve_dtype(dtype: object, *arrays: np.ndarray) -> np.dtype:
     """
     if dtype is None:
         single = any(np.asarray(array).dtype == np.float32 for array in arrays)
-        return np.dtype(np.float64 if jax.config.jax_enable_x64 and not single else np.float32)
+        return np.dtype(np.float64 if x64_enabled() and not single else np.float32)
     resolved = np.dtype(dtype)  # type: ignore[call-overload]
     if resolved not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ValueError(f"dtype must be float32 or float64, got {resolved}")
-    if resolved == np.dtype(np.float64) and not jax.config.jax_enable_x64:
+    if resolved == np.dtype(np.float64) and not x64_enabled():
         raise ValueError(
             "dtype is float64 but jax runs without x64: "
             "call jax.config.update('jax_enable_x64', True) first, or use float32"

@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-Params = PyTree[Float[Array, "..."]]
+Params: TypeAlias = PyTree[Float[Array, "..."]]
 Scalar = Float[Array, ""]
 
 
@@ -76,6 +76,11 @@ class Problem:
         return self.loss(params)
 
 
+def x64_enabled() -> bool:
+    """Whether jax computes in float64 here and now."""
+    return jnp.result_type(float) == jnp.float64
+
+
 def validate_params(problem: Problem, params: Any, name: str = "params") -> Params:
     """Check what Python can see of ``params`` before anything is computed with them.
 
@@ -96,7 +101,7 @@ def validate_params(problem: Problem, params: Any, name: str = "params") -> Para
     if not leaves:
         raise ValueError(f"{name} holds no arrays; it must be a pytree of floating-point arrays")
     for leaf in leaves:
-        if getattr(leaf, "dtype", None) == jnp.float64 and not jax.config.jax_enable_x64:
+        if getattr(leaf, "dtype", None) == jnp.float64 and not x64_enabled():
             raise ValueError(
                 f"{name} is float64 but jax runs without x64: "
                 "call jax.config.update('jax_enable_x64', True) first, or use float32"

@@ -11,13 +11,12 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models.problem import Params, Problem, validate_params
+from sharpflow.theory.lanczos import Matvec, lanczos
 from sharpflow.theory.status import Status
 
-Matvec = Callable[[Float[Array, " d"]], Float[Array, " d"]]
 Method = Literal["auto", "dense", "lanczos"]
 
 _DENSE_DIMENSION = 400
-_MAX_RESTARTS = 20
 
 
 @chex.dataclass(frozen=True)
@@ -76,7 +75,7 @@ def top_eigenpairs(
     Raises:
       ValueError: k is not in 1..d, or the method is unknown.
 
-    Source: Lanczos 1950 with full reorthogonalisation (matfree), restarted.
+    Source: Wu and Simon 2000, thick-restart Lanczos.
     """
     flat, unravel = ravel_pytree(params)
     dimension = flat.shape[0]
@@ -96,7 +95,7 @@ def top_eigenpairs(
         found = _dense_eigenpairs(matvec, flat, k, tolerance)
     else:
         first = _pseudo_random(flat) if start is None else ravel_pytree(start)[0]
-        found = lanczos_eigenpairs(matvec, first, k, tolerance=tolerance)
+        found = _judged(*lanczos(matvec, first, k, tolerance=tolerance), tolerance)
     return found.replace(vectors=jax.vmap(unravel)(found.vectors))  # type: ignore[attr-defined]
 
 
@@ -138,55 +137,6 @@ def _spherical(problem: Problem, params: Params, *, k: int, method: Method) -> E
     return top_eigenpairs(problem, theta, k, method=method)
 
 
-def lanczos_eigenpairs(
-    matvec: Matvec,
-    start: Float[Array, " d"],
-    k: int,
-    *,
-    tolerance: float,
-    num_steps: int | None = None,
-) -> Eigenpairs:
-    """Restarted Lanczos for the k largest eigenvalues of a symmetric operator.
-
-    Args:
-      matvec: the operator on vectors of shape (d,).
-      start: first vector, shape (d,), not zero.
-      k: how many; a multiple eigenvalue is seen once.
-      tolerance: on the residuals relative to the largest eigenvalue in modulus.
-      num_steps: length of one Lanczos run.
-
-    Returns:
-      Eigenpairs with ``vectors`` of shape (k, d).
-    """
-    from matfree import decomp
-
-    dimension = start.shape[0]
-    length = min(dimension, max(4 * k + 20, 40) if num_steps is None else num_steps)
-    tridiagonalize = decomp.tridiag_sym(length, reortho="full", custom_vjp=False)
-
-    def run(vector: Array) -> tuple[Array, Array, Array, Array]:
-        basis, tridiagonal, remainder, _ = tridiagonalize(matvec, vector)
-        ritz_values, coefficients = jnp.linalg.eigh(0.5 * (tridiagonal + tridiagonal.T))
-        top = coefficients[:, -k:][:, ::-1]
-        residuals = jnp.linalg.norm(remainder) * jnp.abs(top[-1])
-        vectors = top.T @ basis
-        return ritz_values[-k:][::-1], vectors, residuals, jnp.max(jnp.abs(ritz_values))
-
-    def improve(state: tuple) -> tuple:
-        _, vectors, residuals, _, restarts = state
-        weights = residuals / jnp.max(residuals) + 0.1
-        return (*run(weights @ vectors), restarts + 1)
-
-    def unfinished(state: tuple) -> Array:
-        _, _, residuals, size, restarts = state
-        open_ = jnp.any(residuals > tolerance * size)
-        return open_ & (restarts < _MAX_RESTARTS) & jnp.all(jnp.isfinite(residuals))
-
-    first = (*run(start), jnp.ones((), jnp.int32))
-    values, vectors, residuals, size, runs = jax.lax.while_loop(unfinished, improve, first)
-    return _judged(values, vectors, residuals, size, tolerance, runs * length)
-
-
 def _dense_eigenpairs(matvec: Matvec, like: Array, k: int, tolerance: float) -> Eigenpairs:
     dimension = like.shape[0]
     hessian = jax.vmap(matvec)(jnp.eye(dimension, dtype=like.dtype))
@@ -194,13 +144,12 @@ def _dense_eigenpairs(matvec: Matvec, like: Array, k: int, tolerance: float) -> 
     values, vectors = all_values[::-1][:k], all_vectors[:, ::-1][:, :k].T
     residuals = jnp.linalg.norm(vectors @ hessian - values[:, None] * vectors, axis=1)
     size = jnp.max(jnp.abs(all_values))
-    return _judged(
-        values, vectors, residuals, size, tolerance, jnp.asarray(dimension, jnp.int32)
-    )
+    products = jnp.asarray(dimension, jnp.int32)
+    return _judged(values, vectors, residuals, size, products, tolerance)
 
 
 def _judged(
-    values: Array, vectors: Array, residuals: Array, size: Array, tolerance: float, products: Array
+    values: Array, vectors: Array, residuals: Array, size: Array, products: Array, tolerance: float
 ) -> Eigenpairs:
     converged = residuals <= tolerance * size
     finite = jnp.all(jnp.isfinite(residuals)) & jnp.all(jnp.isfinite(values))

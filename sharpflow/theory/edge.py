@@ -143,7 +143,7 @@ def _roots(matrix: Array) -> tuple[Array, Array]:
     values, vectors = jnp.linalg.eigh(matrix)
     tiny = jnp.finfo(matrix.dtype).tiny ** 0.5
     root = jnp.sqrt(jnp.maximum(values, tiny))
-    return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T
+    return (vectors * root[None]) @ vectors.T, (vectors / root[None]) @ vectors.T
 
 
 def _step_to_boundary(covariance: Array, slack: Array, move: Array, change: Array) -> Array:

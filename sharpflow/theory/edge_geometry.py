@@ -55,9 +55,7 @@ def edge_gradients(
     stretched = jax.vmap(lambda vector: jax.jvp(residual, (theta,), (vector,))[1])(space.frame)
 
     def halves(vector: Array) -> Array:
-        _, pullback = jax.vjp(
-            lambda point: jax.jvp(residual, (point,), (vector,))[1], theta
-        )
+        _, pullback = jax.vjp(lambda point: jax.jvp(residual, (point,), (vector,))[1], theta)
         return jax.vmap(pullback)(stretched)[0]
 
     half = jax.vmap(halves)(space.frame)

@@ -19,7 +19,7 @@ from sharpflow.theory.edge_geometry import (
     edge_space,
     weighted_edge_gradient,
 )
-from sharpflow.theory.manifold import Residual, residual_tolerance, retract_flat, unit
+from sharpflow.theory.manifold import Residual, residual_tolerance, unit
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.status import Status
 
@@ -122,7 +122,7 @@ def sharpness_flow(
         raise ValueError(f"threshold0 must be positive and finite, got {threshold0!r}")
     if on_sphere:
         check_scale_invariance(problem, theta0)
-    flat, unravel = ravel_pytree(theta0)
+    flat, _ = ravel_pytree(theta0)
     _require_on_manifold(problem, theta0, flat, on_sphere)
     solution = _integrate(
         problem,
@@ -138,9 +138,7 @@ def sharpness_flow(
     )
     if throw and int(solution.status) != Status.SUCCESS:
         _raise(Status(int(solution.status)), solution, max_edge, max_steps)
-    return solution.replace(  # type: ignore[attr-defined]
-        tau=jnp.asarray(times, flat.dtype), b=b, on_sphere=on_sphere
-    )
+    return solution.replace(tau=jnp.asarray(times, flat.dtype), b=b, on_sphere=on_sphere)
 
 
 @chex.dataclass(frozen=True)
@@ -210,13 +208,11 @@ def _integrate(
             Status.SUCCESS,
         )
         chosen = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), moved, state)
-        return chosen.replace(  # type: ignore[attr-defined]
-            time=jnp.where(
-                accepted, jnp.where(count <= 1.0, until, state.time + step), state.time
-            ),
+        return chosen.replace(
+            time=jnp.where(accepted, jnp.where(count <= 1.0, until, state.time + step), state.time),
             step=jnp.where(fixed, step_size, proposal),
-            num_steps=state.num_steps + accepted,
-            num_rejected=state.num_rejected + ~accepted,
+            num_steps=state.num_steps + accepted.astype(jnp.int32),
+            num_rejected=state.num_rejected + (~accepted).astype(jnp.int32),
             status=failure.astype(jnp.int32),
         )
 
@@ -227,7 +223,9 @@ def _integrate(
             state,
         )
         space = state.space
-        covariance = _covariance_at(residual, space, state.log_threshold, b, on_sphere)
+        covariance = _covariance_at(
+            residual, space, state.log_threshold, b, rtol, on_sphere
+        )
         row = (space.theta, state.log_threshold, space.eigenvalues, covariance)
         failed = state.status != Status.SUCCESS
         return state, jax.tree.map(lambda leaf: jnp.where(failed, jnp.nan, leaf), row)
@@ -242,7 +240,7 @@ def _integrate(
         status=state.status,
         num_steps=state.num_steps,
         num_rejected=state.num_rejected,
-        b=b,
+        b=b,  # type: ignore[arg-type]  # a float again once out of jit
         on_sphere=on_sphere,
     )
 
@@ -268,8 +266,8 @@ def _step(
         return state.log_threshold + step * b * (2.0 * jnp.trace(covariance) - 1.0)
 
     ratios = base.eigenvalues * scale
-    covariance = solve_edge_program(gram, b * identity - (identity - jnp.diag(ratios)) / step, b)
-    covariance = covariance.covariance
+    drive = b * identity - (identity - jnp.diag(ratios)) / step
+    covariance = solve_edge_program(gram, drive, b).covariance
     start_rate = symmetric_to_vector(covariance) @ gradients
     theta = _return_to_manifold(
         residual, base, base.theta - step * start_rate, jnp.maximum(exact, 1e-3 * rtol), on_sphere
@@ -309,13 +307,24 @@ def _lowering(gram: Array, covariance: Array, b: Array) -> Array:
 
 
 def _covariance_at(
-    residual: Residual, space: EdgeSpace, log_threshold: Array, b: Array, on_sphere: bool
+    residual: Residual,
+    space: EdgeSpace,
+    log_threshold: Array,
+    b: Array,
+    rtol: Array,
+    on_sphere: bool,
 ) -> Array:
-    """M over the next ``_OUTPUT_STEP`` of flow time, in the basis of the eigenvectors."""
+    """M over the next ``_OUTPUT_STEP`` of flow time, in the basis of the eigenvectors.
+
+    Eigenvalues within a few tolerances of the edge count as on it: divided by so short a
+    step, what the last step left of their distance would pass for a rate.
+    """
     scale = jnp.exp(-log_threshold)
     gradients = scale * edge_gradients(residual, space, on_sphere=on_sphere)
     identity = jnp.eye(space.eigenvalues.shape[0], dtype=scale.dtype)
-    drive = b * identity - (identity - jnp.diag(space.eigenvalues * scale)) / _OUTPUT_STEP
+    ratios = space.eigenvalues * scale
+    ratios = jnp.where(jnp.abs(ratios - 1.0) <= jnp.maximum(3.0 * rtol, 1e-3), 1.0, ratios)
+    drive = b * identity - (identity - jnp.diag(ratios)) / _OUTPUT_STEP
     return solve_edge_program(gradients @ gradients.T, drive, b).covariance
 
 
@@ -356,9 +365,7 @@ def _validated_times(tau: object) -> np.ndarray:
     return times
 
 
-def _require_on_manifold(
-    problem: Problem, theta0: Params, flat: Array, on_sphere: bool
-) -> None:
+def _require_on_manifold(problem: Problem, theta0: Params, flat: Array, on_sphere: bool) -> None:
     norm = float(jnp.linalg.norm(flat))
     slack = 1e3 * float(jnp.finfo(flat.dtype).eps)
     if on_sphere and not abs(norm - 1.0) <= slack:

@@ -71,14 +71,14 @@ class Linearization:
         """P_Γ applied to vectors: I − J⁺J, and on the sphere without the radial part."""
         if on_sphere:
             unit = self.theta / jnp.linalg.norm(self.theta)
-            vectors = vectors - (vectors @ unit)[..., None] * unit
+            vectors = vectors - jnp.tensordot(vectors @ unit, unit, axes=0)
         m, d = self.jacobian.shape
         if m > d:
-            kept = jnp.where(self.kept(), self.basis, 0.0)
+            kept = jnp.where(self.kept()[None], self.basis, 0.0)
             return vectors - (vectors @ kept) @ kept.T
         inverse = jnp.where(self.kept(), 1.0 / self.eigenvalues, 0.0)
         for _ in range(2):  # the second pass removes what rounding left of the first
-            coordinates = ((vectors @ self.jacobian.T) @ self.basis) * inverse
+            coordinates = (vectors @ self.jacobian.T) @ (self.basis * inverse[None])
             vectors = vectors - (coordinates @ self.basis.T) @ self.jacobian
         return vectors
 

@@ -62,7 +62,7 @@ def _criterion_minimum(
         values, vectors = jnp.linalg.eigh(hessian(point))
         kept = values > values[-1] * values.size * jnp.finfo(shape.dtype).eps
         if float(jnp.linalg.norm(slope)) <= tolerance * scale:
-            root = (vectors * jnp.sqrt(jnp.where(kept, values, 0.0))) @ vectors.T
+            root = (vectors * jnp.sqrt(jnp.where(kept, values, 0.0))[None]) @ vectors.T
             return point, root
         move = vectors @ (jnp.where(kept, 1.0 / values, 0.0) * (vectors.T @ slope))
         length, before = 1.0, float(value(point))

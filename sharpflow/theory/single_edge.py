@@ -64,7 +64,11 @@ def single_edge_flow(
         raise ValueError(f"max_step must be positive, got {max_step!r}")
     dtype = jax.tree.leaves(theta0)[0].dtype
     return _integrate(
-        problem, theta0, jnp.asarray(tau, dtype), jnp.asarray(b, dtype), jnp.asarray(max_step, dtype)
+        problem,
+        theta0,
+        jnp.asarray(tau, dtype),
+        jnp.asarray(b, dtype),
+        jnp.asarray(max_step, dtype),
     )
 
 
@@ -75,9 +79,7 @@ def _velocity(residual: Residual, theta: Array, b: Array) -> Array:
 
 
 @partial(jax.jit, static_argnames=("problem",))
-def _integrate(
-    problem: Problem, theta0: Params, tau: Array, b: Array, max_step: Array
-) -> Params:
+def _integrate(problem: Problem, theta0: Params, tau: Array, b: Array, max_step: Array) -> Params:
     flat, unravel = ravel_pytree(theta0)
     residual = residual_form(problem, theta0)
 

@@ -1,0 +1,216 @@
+"""A trajectory set against the flow that predicts it, in numbers."""
+
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from sharpflow.models.problem import Params, Problem
+from sharpflow.simulator.prediction import Projection, project_snapshots
+from sharpflow.simulator.trajectory import Trajectory
+from sharpflow.theory.flow import FlowSolution
+
+if TYPE_CHECKING:
+    import xarray
+
+_SMALLEST_WINDOW = 100
+
+
+def compare(
+    trajectory: Trajectory,
+    flow: FlowSolution,
+    problem: Problem,
+    *,
+    settle_tau: float = 0.1,
+) -> "xarray.Dataset":
+    """Set the snapshots of a trajectory against the flow at the same τ.
+
+    Args:
+      trajectory: with snapshots and the column ``threshold``; ``loss_mean`` and
+        ``loss_rises`` are used where they are recorded.
+      flow: its prediction, at times of snapshots.
+      problem: what was trained.
+      settle_tau: flow time after the entry that averages leave out.
+
+    Returns:
+      A dataset over ``tau`` with
+
+      * ``tracking_error``, ‖Φ(θ_t) − ζ(τ)‖, Φ the retraction to Γ;
+      * ``distance_moved``, ‖ζ(τ) − ζ(τ_0)‖, and ``relative_error``, their ratio;
+      * ``sharpness`` λ_1(Φ(θ_t)) and ``predicted_sharpness``;
+      * ``threshold``, ``predicted_threshold`` and ``threshold_ratio``;
+      * ``edge_ratio``, λ_1(Φ(θ_t))/λ*_t;
+      * ``loss_mean``, ``predicted_loss`` and ``loss_ratio``, means over a window that ends
+        there and starts at an output at least 100 steps before, NaN before it settles;
+
+      and attributes ``entry_step``, ``predicted_entry_step`` (crossings of edge ratio 1,
+      measured and predicted from the norm at tau[0]; NaN where there is none),
+      ``final_relative_error``, ``mean_edge_ratio``, ``mean_loss_ratio`` (mean measured
+      over mean predicted loss since the entry), ``loss_rises_before`` and
+      ``loss_rises_after`` the entry.
+
+    Raises:
+      ValueError: no snapshot at a time of the flow.
+
+    Source: design 3.2 to 3.5 and 5.
+    """
+    import xarray
+
+    rows, times = _matched(trajectory, flow)
+    snapshots = jax.tree.map(lambda leaf: leaf[rows], trajectory.params)
+    projection = project_snapshots(problem, snapshots, on_sphere=trajectory.on_sphere)
+    measured, predicted = _flat(projection.theta), _flat(flow.theta)[times]
+    tau = np.asarray(flow.tau)[times]
+    steps = trajectory.snapshot_step[rows]
+    threshold = trajectory["threshold"][trajectory.snapshot_row[rows]]
+    entry = _entry_step(trajectory, steps, projection)
+    predicted_entry = _predicted_entry_step(trajectory, flow)
+
+    failed = ~np.isfinite(projection.distance)
+    error = np.where(failed, np.nan, np.linalg.norm(measured - predicted, axis=1))
+    moved = np.linalg.norm(predicted - predicted[0], axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.where(moved > 0, error / moved, np.nan)
+    settled = steps >= _settled_step(trajectory, entry, settle_tau)
+    first = int(np.argmax(settled)) if settled.any() else len(steps)
+    loss, predicted_loss, loss_ratio = _window_losses(trajectory, flow, rows, times, first)
+    edge_ratio = projection.sharpness / threshold
+    predicted_threshold = np.asarray(flow.threshold)[times]
+    columns = {
+        "tracking_error": error,
+        "distance_moved": moved,
+        "relative_error": relative,
+        "distance_to_manifold": projection.distance,
+        "sharpness": projection.sharpness,
+        "predicted_sharpness": np.asarray(flow.eigenvalues)[times, 0],
+        "threshold": threshold,
+        "predicted_threshold": predicted_threshold,
+        "threshold_ratio": threshold / predicted_threshold,
+        "edge_ratio": edge_ratio,
+        "loss_mean": loss,
+        "predicted_loss": predicted_loss,
+        "loss_ratio": loss / predicted_loss,
+    }
+    before, after = _rises(trajectory, entry)
+    attributes = trajectory.attributes | {
+        "intrinsic_rate": trajectory.intrinsic_rate,
+        "settle_tau": settle_tau,
+        "entry_step": entry,
+        "predicted_entry_step": predicted_entry,
+        "final_relative_error": float(relative[-1]),
+        "mean_edge_ratio": _mean(edge_ratio[settled]),
+        "mean_loss_ratio": loss_ratio,
+        "loss_rises_before": before,
+        "loss_rises_after": after,
+    }
+    return xarray.Dataset(
+        {name: ("tau", values) for name, values in columns.items()},
+        {"tau": tau, "step": ("tau", steps)},
+        attributes,
+    )
+
+
+def _matched(trajectory: Trajectory, flow: FlowSolution) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of snapshots and of flow outputs at the same τ, to half a step."""
+    if trajectory.params is None:
+        raise ValueError("trajectory has no snapshots: simulate with snapshot_every=...")
+    snapshot_tau = trajectory.intrinsic_rate * trajectory.snapshot_step
+    times = np.asarray(flow.tau)
+    nearest = np.argmin(np.abs(snapshot_tau[None, :] - times[:, None]), axis=1)
+    slack = 0.51 * trajectory.intrinsic_rate + 1e-6 * np.abs(times)
+    close = np.abs(snapshot_tau[nearest] - times) <= slack
+    close &= np.isfinite(np.asarray(flow.threshold))
+    if not close.any():
+        raise ValueError(
+            "flow has no output at the time of a snapshot; take its tau from the trajectory "
+            "(trajectory.intrinsic_rate * trajectory.snapshot_step), as predict does"
+        )
+    return nearest[close], np.flatnonzero(close)
+
+
+def _flat(params: Params) -> np.ndarray:
+    return np.asarray(jax.vmap(lambda tree: ravel_pytree(tree)[0])(params))
+
+
+def _entry_step(trajectory: Trajectory, steps: np.ndarray, projection: Projection) -> float:
+    """First crossing of λ* below λ_1(Φ), interpolated; NaN where there is none."""
+    known = np.isfinite(projection.sharpness)
+    if not known.any():
+        return float("nan")
+    rows = trajectory.step >= steps[known][0]
+    step = trajectory.step[rows].astype(float)
+    sharpness = np.interp(step, steps[known], projection.sharpness[known])
+    excess = np.log(trajectory["threshold"][rows] / sharpness)
+    # a start at the edge counts as entered, whatever the rounding of its norm
+    if excess[0] <= 10.0 * trajectory.intrinsic_rate:
+        return float(step[0])
+    crossed = np.flatnonzero(excess <= 0)
+    if not crossed.size:
+        return float("nan")
+    after, before = crossed[0], crossed[0] - 1
+    share = excess[before] / (excess[before] - excess[after])
+    return float(step[before] + share * (step[after] - step[before]))
+
+
+def _predicted_entry_step(trajectory: Trajectory, flow: FlowSolution) -> float:
+    """Where λ* falling at rate b from tau[0] meets λ_1 there."""
+    excess = np.log(float(flow.threshold[0]) / float(flow.eigenvalues[0, 0]))
+    rate = trajectory.intrinsic_rate
+    per_step = -2.0 * np.log1p(-rate) if float(flow.b) == 2.0 else float(flow.b) * rate
+    return float(float(flow.tau[0]) / rate + max(excess, 0.0) / per_step)
+
+
+def _settled_step(trajectory: Trajectory, entry: float, settle_tau: float) -> float:
+    return entry + settle_tau / trajectory.intrinsic_rate if np.isfinite(entry) else np.inf
+
+
+def _window_losses(
+    trajectory: Trajectory,
+    flow: FlowSolution,
+    rows: np.ndarray,
+    times: np.ndarray,
+    first: int,
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Mean measured and predicted loss in windows that end at each output.
+
+    Returns:
+      Both, shape (T,), NaN where no window of enough steps fits after output
+      ``first``, and their ratio over all steps since then.
+    """
+    steps = trajectory.snapshot_step[rows]
+    measured, predicted = np.full(len(steps), np.nan), np.full(len(steps), np.nan)
+    if "loss_mean" not in trajectory.columns or first >= len(steps):
+        return measured, predicted, float("nan")
+    ends = np.append(trajectory.step[1:], int(trajectory.final_state.step))
+    sums = np.cumsum(trajectory["loss_mean"] * (ends - trajectory.step))
+    sums = np.concatenate([[0.0], sums])[trajectory.snapshot_row[rows]]
+    thresholds, tau = np.asarray(flow.threshold)[times], np.asarray(flow.tau)[times]
+    # ds/dτ = b (2 tr M − 1) gives the integral of tr M from output to output exactly
+    traces = 0.5 * (np.diff(np.log(thresholds)) / float(flow.b) + np.diff(tau))
+    pieces = 0.25 * trajectory.intrinsic_rate * traces * (thresholds[1:] + thresholds[:-1])
+    predicted_sums = np.concatenate([[0.0], np.cumsum(pieces)]) / trajectory.intrinsic_rate
+    for index in range(first + 1, len(steps)):
+        fitting = np.flatnonzero(steps <= steps[index] - _SMALLEST_WINDOW)
+        if fitting.size and fitting[-1] >= first:
+            start = fitting[-1]
+            length = steps[index] - steps[start]
+            measured[index] = (sums[index] - sums[start]) / length
+            predicted[index] = (predicted_sums[index] - predicted_sums[start]) / length
+    if steps[-1] - steps[first] < _SMALLEST_WINDOW:
+        return measured, predicted, float("nan")
+    ratio = (sums[-1] - sums[first]) / (predicted_sums[-1] - predicted_sums[first])
+    return measured, predicted, float(ratio)
+
+
+def _rises(trajectory: Trajectory, entry: float) -> tuple[float, float]:
+    if "loss_rises" not in trajectory.columns:
+        return float("nan"), float("nan")
+    rises = trajectory["loss_rises"]
+    entered = trajectory.step >= entry
+    return _mean(rises[~entered]), _mean(rises[entered])
+
+
+def _mean(values: np.ndarray) -> float:
+    values = values[np.isfinite(values)]
+    return float(np.mean(values)) if values.size else float("nan")

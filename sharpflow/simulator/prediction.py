@@ -1,0 +1,167 @@
+"""The whole prediction for a trajectory: arrival on Γ, threshold there, flow on its clock."""
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
+
+from sharpflow.models.problem import Params, Problem
+from sharpflow.simulator.trajectory import Trajectory
+from sharpflow.theory.flow import FlowSolution, sharpness_flow
+from sharpflow.theory.manifold import linearize, retract_with_status
+from sharpflow.theory.residuals import residual_form
+from sharpflow.theory.status import Status
+
+
+@chex.dataclass(frozen=True)
+class Projection:
+    """Snapshots of a trajectory brought to Γ.
+
+    Attributes:
+      theta: Φ of every snapshot, pytree with leading axis (S, ...).
+      distance: ‖θ − Φ(θ)‖, shape (S,); NaN where the retraction failed.
+      sharpness: λ_1(∇²L(Φ)), shape (S,); NaN likewise.
+      status: of the retraction, shape (S,).
+    """
+
+    theta: Params
+    distance: np.ndarray
+    sharpness: np.ndarray
+    status: np.ndarray
+
+
+def project_snapshots(problem: Problem, params: Params, *, on_sphere: bool = True) -> Projection:
+    """Retract every snapshot to Γ, one after the other in compiled code.
+
+    Args:
+      problem: a problem with a residual or an outputs/criterion form.
+      params: snapshots, pytree with leading axis (S, ...).
+      on_sphere: whether the snapshots are taken by their directions.
+    """
+    theta, distance, sharpness, status = _project(problem, params, on_sphere=on_sphere)
+    return Projection(
+        theta=theta,
+        distance=np.asarray(distance),
+        sharpness=np.asarray(sharpness),
+        status=np.asarray(status),
+    )
+
+
+@partial(jax.jit, static_argnames=("problem", "on_sphere"))
+def _project(
+    problem: Problem, params: Params, *, on_sphere: bool
+) -> tuple[Params, Array, Array, Array]:
+    def one(snapshot: Params) -> tuple[Params, Array, Array, Array]:
+        theta, status = retract_with_status(problem, snapshot, on_sphere=on_sphere)
+        flat, there = ravel_pytree(snapshot)[0], ravel_pytree(theta)[0]
+        flat = flat / jnp.linalg.norm(flat) if on_sphere else flat
+        values, _ = linearize(residual_form(problem, snapshot), there).top_eigenpairs(1)
+        arrived = status == Status.SUCCESS
+        distance = jnp.where(arrived, jnp.linalg.norm(flat - there), jnp.nan)
+        return theta, distance, jnp.where(arrived, values[0], jnp.nan), status
+
+    return jax.lax.map(one, params)
+
+
+def predict(
+    problem: Problem,
+    trajectory: Trajectory,
+    *,
+    arrival_step: int | None = None,
+    arrival_distance: float = 1e-3,
+    num_outputs: int = 64,
+    max_edge: int = 8,
+    rtol: float = 1e-3,
+    throw: bool = True,
+) -> FlowSolution:
+    """Predict a trajectory from where it arrives on the minimizer manifold.
+
+    The arrival is the first snapshot within ``arrival_distance`` of Γ. Its retraction
+    and its threshold start the flow, which is integrated on the clock of the
+    trajectory to the times of the snapshots after it.
+
+    Args:
+      problem: what was trained.
+      trajectory: with snapshots (``snapshot_every``) and the column ``threshold``.
+      arrival_step: take the snapshot at this step for the arrival.
+      arrival_distance: largest ‖θ − Φ(θ)‖ that counts as arrived.
+      num_outputs: most output times; later snapshots are thinned evenly to them.
+      max_edge, rtol, throw: as in ``sharpness_flow``.
+
+    Returns:
+      The flow; ``tau[0]`` is the arrival.
+
+    Raises:
+      ValueError: nothing to predict from: no snapshots, no threshold, no arrival.
+      RuntimeError: the integration fails.
+    """
+    _require_predictable(problem, trajectory)
+    thresholds = trajectory["threshold"][trajectory.snapshot_row]
+    arrival = _arrival(problem, trajectory, arrival_step, arrival_distance)
+    start = jax.tree.map(lambda leaf: jnp.asarray(leaf[arrival]), trajectory.params)
+    theta0, status = retract_with_status(problem, start, on_sphere=trajectory.on_sphere)
+    if int(status) != Status.SUCCESS:
+        raise ValueError(
+            f"arrival_step = {trajectory.snapshot_step[arrival]} is too far from the minimizer "
+            "manifold: the retraction fails there"
+        )
+    count = len(trajectory.snapshot_step) - arrival
+    chosen = arrival + np.unique(np.linspace(0, count - 1, min(count, num_outputs)).astype(int))
+    tau = trajectory.intrinsic_rate * trajectory.snapshot_step[chosen]
+    return sharpness_flow(
+        problem,
+        theta0,
+        tau,
+        threshold0=float(thresholds[arrival]),
+        max_edge=max_edge,
+        b=trajectory.response,
+        on_sphere=trajectory.on_sphere,
+        rtol=rtol,
+        throw=throw,
+    )
+
+
+def _require_predictable(problem: Problem, trajectory: Trajectory) -> None:
+    if trajectory.params is None:
+        raise ValueError("trajectory has no snapshots: simulate with snapshot_every=...")
+    if "threshold" not in trajectory.columns:
+        raise ValueError(
+            "trajectory has no column 'threshold': record it, and for a rule of your own pass "
+            "effective_learning_rate= to simulate"
+        )
+    if not trajectory.intrinsic_rate > 0:
+        raise ValueError(
+            f"trajectory has intrinsic rate {trajectory.intrinsic_rate}; the flow needs a rule "
+            "that tells a positive one (gdwd with weight decay, or quasi_rmsprop)"
+        )
+    if not problem.has_manifold_form:
+        raise ValueError("problem has a loss alone, which defines no minimizer manifold")
+
+
+def _arrival(
+    problem: Problem, trajectory: Trajectory, step: int | None, largest_distance: float
+) -> int:
+    if step is not None:
+        found = np.flatnonzero(trajectory.snapshot_step == step)
+        if not found.size:
+            raise ValueError(
+                f"arrival_step = {step} is not the step of a snapshot; those are "
+                f"{trajectory.snapshot_step[:5]} ... {trajectory.snapshot_step[-1]}"
+            )
+        return int(found[0])
+    closest = np.inf
+    for index in range(len(trajectory.snapshot_row)):
+        one = jax.tree.map(lambda leaf: leaf[index : index + 1], trajectory.params)  # noqa: B023
+        distance = project_snapshots(problem, one, on_sphere=trajectory.on_sphere).distance[0]
+        closest = min(closest, distance) if np.isfinite(distance) else closest
+        if distance <= largest_distance:
+            return index
+    raise ValueError(
+        f"no snapshot lies within arrival_distance = {largest_distance:g} of the minimizer "
+        f"manifold; the closest is {closest:.2g} away. Record more snapshots before the edge, "
+        "train longer, or give arrival_step"
+    )

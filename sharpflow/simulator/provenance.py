@@ -1,0 +1,28 @@
+"""How a result was made."""
+
+import datetime
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import jax
+
+from sharpflow.models.problem import Params
+
+
+def provenance(params: Params | None = None) -> dict[str, Any]:
+    """Versions, device, dtype and date, as plain numbers and strings."""
+    device = jax.devices()[0]
+    made = {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": f"{device.platform}: {device.device_kind}",
+        "python": platform.python_version(),
+    }
+    for package in ("sharpflow", "jax", "jaxlib", "flax", "optax", "numpy"):
+        try:
+            made[f"{package}_version"] = version(package)
+        except PackageNotFoundError:
+            made[f"{package}_version"] = "not installed"
+    if params is not None:
+        made["dtype"] = str(jax.tree.leaves(params)[0].dtype)
+    return made

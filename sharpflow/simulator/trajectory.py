@@ -1,0 +1,299 @@
+"""Simulate a single trajectory and hold what was recorded of it."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sharpflow.models.problem import Params, Problem, validate_params
+from sharpflow.simulator import observables as recorded
+from sharpflow.simulator.loop import EffectiveRate, LoopState, initial_state, run_chunk
+from sharpflow.simulator.progress import progress_bar
+from sharpflow.simulator.provenance import provenance
+from sharpflow.simulator.updates import EdgeRule, find_rule
+from sharpflow.theory.status import Status
+
+if TYPE_CHECKING:
+    import xarray
+
+_CHUNKS = 32
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class Trajectory:
+    """What was recorded along a trajectory; row i is the state before update ``step[i]``.
+
+    Attributes:
+      step: recorded steps t, shape (T,).
+      columns: recorded quantities by name, arrays of shape (T, ...). ``loss_mean`` is
+        the mean loss over the steps from a record to the next, ``loss_rises`` the
+        share of those steps whose loss is higher than that of the step before.
+      params: snapshots, a pytree with leading axis (S, ...), or None.
+      snapshot_row: row of each snapshot, shape (S,).
+      final_params: params after the last update.
+      final_state: all that is needed to go on.
+      status: ``Status.SUCCESS``, or ``DIVERGED``: then the last rows repeat the state
+        in which the trajectory was frozen, at ``final_state.step``.
+      intrinsic_rate: flow time per step, ηλ or η²/2; NaN for other rules.
+      response: b of the rule; NaN for other rules.
+      on_sphere: whether the flow of this rule and problem lives on the unit sphere.
+      attributes: how it was made.
+    """
+
+    step: np.ndarray
+    columns: dict[str, np.ndarray]
+    params: Params | None
+    snapshot_row: np.ndarray
+    final_params: Params
+    final_state: LoopState
+    status: Status
+    intrinsic_rate: float
+    response: float
+    on_sphere: bool
+    attributes: dict[str, Any]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """The column ``name``, shape (T, ...)."""
+        if name not in self.columns:
+            raise KeyError(f"{name!r} was not recorded; there are {sorted(self.columns)}")
+        return self.columns[name]
+
+    @property
+    def tau(self) -> np.ndarray:
+        """Flow time τ = intrinsic rate × step of every row, shape (T,)."""
+        return self.intrinsic_rate * self.step
+
+    @property
+    def snapshot_step(self) -> np.ndarray:
+        """Step of every snapshot, shape (S,)."""
+        return self.step[self.snapshot_row]
+
+    def to_dataset(self) -> "xarray.Dataset":
+        """The columns with dimension ``step``, coordinate ``tau``, and how they were made.
+
+        Snapshots become variables ``params.<path>`` with dimension ``snapshot``.
+        """
+        import xarray
+
+        variables: dict[str, Any] = {}
+        for name, values in self.columns.items():
+            dims = ("step", *(f"{name}_{axis}" for axis in range(values.ndim - 1)))
+            variables[name] = (dims, values)
+        coords: dict[str, Any] = {"step": self.step}
+        if np.isfinite(self.intrinsic_rate):
+            coords["tau"] = ("step", self.tau)
+        if self.params is not None:
+            coords["snapshot"] = self.snapshot_step
+            for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
+                name = "params." + jax.tree_util.keystr(path, simple=True, separator=".")
+                axes = (f"{name}_{axis}" for axis in range(leaf.ndim - 1))
+                variables[name.rstrip(".")] = (("snapshot", *axes), np.asarray(leaf))
+        attributes = self.attributes | {"status": self.status.name}
+        return xarray.Dataset(variables, coords, attributes)
+
+
+def simulate(
+    problem: Problem,
+    params: "Params | Trajectory",
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    *,
+    record_every: int = 1,
+    record_at: Sequence[int] | np.ndarray | None = None,
+    observables: Sequence[str | recorded.Observable] = recorded.DEFAULT,
+    snapshot_every: int | None = None,
+    effective_learning_rate: EffectiveRate | None = None,
+    progress: bool | None = None,
+) -> Trajectory:
+    """Simulate full-batch training and record what was asked for.
+
+    Records are made in compiled code, inside chunks that the host strings together;
+    memory does not grow with the number of steps beyond what is recorded.
+
+    Args:
+      problem: what to train.
+      params: where to start; or a ``Trajectory``, to go on from its end with its
+        optimizer state: steps are then counted on.
+      optimizer: an optax transformation; ``value``, ``grad`` and ``value_fn`` are
+        passed to those that take extra arguments.
+      num_steps: number of updates.
+      record_every: steps from a record to the next.
+      record_at: increasing steps to record instead, counted from this start; step 0
+        is always recorded. ``log_spaced`` makes them.
+      observables: names (``"loss"``, ``"norm_squared"``, ``"gradient_norm"``,
+        ``"effective_learning_rate"``, ``"threshold"``, ``"metrics"``,
+        ``"sharpness_iterate"``, ``"sharpness_midpoint"``, ``"sharpness_manifold"``,
+        ``"hessian_sharpness"``, ``"loss_mean"``, ``"loss_rises"``) and ``Observable``s.
+      snapshot_every: records from a snapshot of the params to the next; none by default.
+      effective_learning_rate: (optimizer state, params) -> η̃ for rules of others;
+        without it they get no threshold.
+      progress: whether to show a progress bar; by default on a terminal only.
+
+    Returns:
+      The trajectory. A loss that stops being finite ends it with status ``DIVERGED``.
+
+    Raises:
+      ValueError: unusable params, numbers out of range, an unknown observable, or a
+        trajectory that another rule made.
+    """
+    requested, running = recorded.resolve(observables)
+    gaps = _gaps(num_steps, record_every, record_at)
+    if snapshot_every is not None and snapshot_every < 1:
+        raise ValueError(f"snapshot_every must be at least 1, got {snapshot_every}")
+    keep_previous = any(observable.needs_previous for observable in requested)
+    state = _starting_state(problem, params, optimizer, keep_previous)
+    start = int(state.step)
+    began = time.perf_counter()
+    blocks = _blocks(gaps, snapshot_every)
+    chunk = max(1, 1 << (max(len(blocks) // _CHUNKS, 1) - 1).bit_length())
+    pieces, snapshots = [], []
+    with progress_bar(num_steps, progress) as advance:
+        for first in range(0, len(blocks), chunk):
+            part = blocks[first : first + chunk]
+            padded = np.zeros((chunk, blocks.shape[1]), np.int32)
+            padded[: len(part)] = part
+            state, columns, kept = run_chunk(
+                state,
+                jnp.asarray(padded),
+                problem=problem,
+                optimizer=optimizer._replace(init=_no_init),
+                observables=requested,
+                rate=effective_learning_rate,
+                snapshots=snapshot_every is not None,
+            )
+            pieces.append(jax.tree.map(np.asarray, columns))
+            snapshots.append(jax.tree.map(lambda leaf: np.asarray(leaf[: len(part)]), kept))
+            advance(int(part.sum()))
+            if int(state.status) != Status.SUCCESS:
+                break
+    seconds = time.perf_counter() - began
+    rule = find_rule(state.optimizer_state)
+
+    flat = {
+        name: np.concatenate([piece[name].reshape(-1, *piece[name].shape[2:]) for piece in pieces])
+        for name in pieces[0]
+    }
+    rows = min(len(gaps), len(flat["step"]))
+    wanted = [name for name in flat if name in running or name not in (*recorded.RUNNING, "step")]
+    snapshot_row = np.arange(0, rows, snapshot_every) if snapshot_every else np.zeros(0, int)
+    return Trajectory(
+        step=start + np.concatenate([[0], np.cumsum(gaps[:-1])])[:rows],
+        columns={name: flat[name][:rows] for name in wanted},
+        params=jax.tree.map(lambda *leaves: np.concatenate(leaves), *snapshots)
+        if snapshot_every
+        else None,
+        snapshot_row=snapshot_row,
+        final_params=state.params,
+        final_state=state,
+        status=Status(int(state.status)),
+        intrinsic_rate=float("nan") if rule is None else float(rule.intrinsic_rate()),
+        response=float("nan") if rule is None else float(rule.response()),
+        on_sphere=problem.scale_invariant and (rule is None or bool(rule.stays_on_sphere())),
+        attributes=provenance(state.params) | _hyperparameters(rule) | {"seconds": seconds},
+    )
+
+
+def log_spaced(num_steps: int, count: int) -> np.ndarray:
+    """About ``count`` steps in [0, num_steps), logarithmically spaced, 0 first.
+
+    Raises:
+      ValueError: numbers below 1.
+    """
+    if num_steps < 1 or count < 1:
+        raise ValueError(f"num_steps and count must be at least 1, got {num_steps}, {count}")
+    return np.unique(np.concatenate([[0], np.geomspace(1, num_steps, count).astype(int) - 1]))
+
+
+def concatenate(first: Trajectory, second: Trajectory) -> Trajectory:
+    """A trajectory and the one that went on from its end, as one.
+
+    Raises:
+      ValueError: the second does not start where the first ends, or recorded other
+        columns.
+    """
+    if int(first.final_state.step) != int(second.step[0]):
+        raise ValueError(
+            f"second starts at step {int(second.step[0])}, but first ends at "
+            f"{int(first.final_state.step)}"
+        )
+    if first.columns.keys() != second.columns.keys() or (first.params is None) != (
+        second.params is None
+    ):
+        raise ValueError("first and second recorded different columns")
+    return dataclasses.replace(
+        second,
+        step=np.concatenate([first.step, second.step]),
+        columns={n: np.concatenate([first.columns[n], second.columns[n]]) for n in first.columns},
+        params=None
+        if first.params is None
+        else jax.tree.map(lambda *leaves: np.concatenate(leaves), first.params, second.params),
+        snapshot_row=np.concatenate([first.snapshot_row, len(first.step) + second.snapshot_row]),
+    )
+
+
+def _gaps(
+    num_steps: int, record_every: int, record_at: Sequence[int] | np.ndarray | None
+) -> np.ndarray:
+    if not (isinstance(num_steps, (int, np.integer)) and num_steps >= 1):
+        raise ValueError(f"num_steps must be an integer of at least 1, got {num_steps!r}")
+    if record_at is None:
+        if not (isinstance(record_every, (int, np.integer)) and record_every >= 1):
+            raise ValueError(f"record_every must be an integer of at least 1, got {record_every!r}")
+        steps = np.arange(0, num_steps, record_every)
+    else:
+        steps = np.asarray(record_at)
+        if steps.ndim != 1 or not np.issubdtype(steps.dtype, np.integer) or not steps.size:
+            raise ValueError("record_at must be a vector of integer steps")
+        if np.any(np.diff(steps) <= 0) or steps[0] < 0 or steps[-1] >= num_steps:
+            raise ValueError(f"record_at must increase strictly within [0, {num_steps})")
+        steps = steps if steps[0] == 0 else np.concatenate([[0], steps])
+    return np.diff(np.concatenate([steps, [num_steps]])).astype(np.int32)
+
+
+def _blocks(gaps: np.ndarray, snapshot_every: int | None) -> np.ndarray:
+    """The gaps as rows of blocks, a snapshot at the start of each; padded with zeros."""
+    size = min(len(gaps), 16) if snapshot_every is None else min(snapshot_every, len(gaps))
+    count = -(-len(gaps) // size)
+    padded = np.zeros(count * size, np.int32)
+    padded[: len(gaps)] = gaps
+    return padded.reshape(count, size)
+
+
+def _starting_state(
+    problem: Problem,
+    params: "Params | Trajectory",
+    optimizer: optax.GradientTransformation,
+    keep_previous: bool,
+) -> LoopState:
+    if not isinstance(params, Trajectory):
+        params = jax.tree.map(jnp.copy, validate_params(problem, params))
+        return initial_state(params, optimizer.init(params), keep_previous=keep_previous)
+    state = params.final_state
+    fresh = optimizer.init(state.params)
+    same = jax.tree.structure(fresh) == jax.tree.structure(state.optimizer_state)
+    if not same or _hyperparameters(find_rule(fresh)) != _hyperparameters(
+        find_rule(state.optimizer_state)
+    ):
+        raise ValueError(
+            "optimizer must be the rule that made this trajectory, with the same numbers; "
+            "start from trajectory.final_params to change it"
+        )
+    state = jax.tree.map(jnp.copy, state)
+    if keep_previous and state.previous is None:
+        return state.replace(previous=jax.tree.map(jnp.copy, state.params))
+    return state if keep_previous else state.replace(previous=None)
+
+
+def _hyperparameters(rule: EdgeRule | None) -> dict[str, float]:
+    names = ("learning_rate", "weight_decay", "b")
+    return {name: float(getattr(rule, name)) for name in names if hasattr(rule, name)}
+
+
+def _no_init(params: Params) -> Any:
+    raise AssertionError("the loop never initialises an optimizer")
