@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import InvalidRngError
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sharpflow.models.normalization import (
@@ -158,21 +159,21 @@ class _Network:
     def _apply(self, params: Params, inputs: jax.Array) -> jax.Array:
         flat = flatten_dict(params, sep="/") | self._fixed
         variables = {"params": unflatten_dict(flat, sep="/"), **self._collections}
-        mutable = list(self._collections)
-        result: Any = self._module.apply(variables, inputs, mutable=mutable, **self._apply_kwargs)
+        mutable = list(self._collections) or False
+        try:
+            result: Any = self._module.apply(
+                variables, inputs, mutable=mutable, **self._apply_kwargs
+            )
+        except InvalidRngError as error:
+            raise ValueError(
+                "module draws random numbers in every call, as dropout does, which full-batch "
+                "gradient descent does not have; switch it off through apply_kwargs"
+            ) from error
         outputs = result[0] if mutable else result
         return outputs if outputs.ndim > 1 else outputs[:, None]
 
     def _variables(self, key: jax.Array) -> dict[str, Any]:
-        try:
-            variables = self._module.init(key, self._inputs, **self._apply_kwargs)
-        except Exception as error:
-            if "dropout" in str(error):
-                raise ValueError(
-                    "module uses dropout, which full-batch gradient descent does not have; "
-                    "switch it off through apply_kwargs"
-                ) from error
-            raise
+        variables = self._module.init(key, self._inputs, **self._apply_kwargs)
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, self._dtype), variables)
 
 
@@ -247,7 +248,7 @@ def _accuracy(
     known = jnp.asarray(np.isin(scored_labels, classes))
 
     def accuracy(outputs: jax.Array) -> jax.Array:
-        right = (jnp.argmax(outputs * scale + shift, axis=1) == indices) & known
+        right = (jnp.argmax(outputs * scale[None] + shift[None], axis=1) == indices) & known
         return jnp.mean(right.astype(outputs.dtype))
 
     return accuracy

@@ -1,5 +1,7 @@
 """Scale-invariant networks."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ from sharpflow.models.flax_adapter import from_flax
 from sharpflow.models.normalization import resolve_dtype
 from sharpflow.models.problem import Problem
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "softplus": jax.nn.softplus,
     "tanh": jnp.tanh,
     "gelu": jax.nn.gelu,

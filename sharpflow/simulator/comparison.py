@@ -10,11 +10,13 @@ from sharpflow.models.problem import Params, Problem
 from sharpflow.simulator.prediction import Projection, project_snapshots
 from sharpflow.simulator.trajectory import Trajectory
 from sharpflow.theory.flow import FlowSolution
+from sharpflow.theory.stability import predicted_loss
 
 if TYPE_CHECKING:
     import xarray
 
 _SMALLEST_WINDOW = 100
+_RESTING = 1e-6  # a prediction that moved less is at rest, and errors are rounding
 
 
 def compare(
@@ -31,7 +33,8 @@ def compare(
         ``loss_rises`` are used where they are recorded.
       flow: its prediction, at times of snapshots.
       problem: what was trained.
-      settle_tau: flow time after the entry that averages leave out.
+      settle_tau: flow time that averages leave out after the entry and after the
+        oscillation's late answer to it.
 
     Returns:
       A dataset over ``tau`` with
@@ -71,10 +74,10 @@ def compare(
     error = np.where(failed, np.nan, np.linalg.norm(measured - predicted, axis=1))
     moved = np.linalg.norm(predicted - predicted[0], axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.where(moved > 0, error / moved, np.nan)
-    settled = steps >= _settled_step(trajectory, entry, settle_tau)
+        relative = np.where(moved > _RESTING, error / moved, np.nan)
+    settled = steps >= _settled_step(trajectory, flow, entry, settle_tau)
     first = int(np.argmax(settled)) if settled.any() else len(steps)
-    loss, predicted_loss, loss_ratio = _window_losses(trajectory, flow, rows, times, first)
+    loss, expected_loss, loss_ratio = _window_losses(trajectory, flow, rows, times, first)
     edge_ratio = projection.sharpness / threshold
     predicted_threshold = np.asarray(flow.threshold)[times]
     columns = {
@@ -89,8 +92,8 @@ def compare(
         "threshold_ratio": threshold / predicted_threshold,
         "edge_ratio": edge_ratio,
         "loss_mean": loss,
-        "predicted_loss": predicted_loss,
-        "loss_ratio": loss / predicted_loss,
+        "predicted_loss": expected_loss,
+        "loss_ratio": loss / expected_loss,
     }
     before, after = _rises(trajectory, entry)
     attributes = trajectory.attributes | {
@@ -161,8 +164,19 @@ def _predicted_entry_step(trajectory: Trajectory, flow: FlowSolution) -> float:
     return float(float(flow.tau[0]) / rate + max(excess, 0.0) / per_step)
 
 
-def _settled_step(trajectory: Trajectory, entry: float, settle_tau: float) -> float:
-    return entry + settle_tau / trajectory.intrinsic_rate if np.isfinite(entry) else np.inf
+def _settled_step(
+    trajectory: Trajectory, flow: FlowSolution, entry: float, settle_tau: float
+) -> float:
+    """When averages begin: the oscillation answers the entry late, then rings for a while."""
+    if not np.isfinite(entry):
+        return np.inf
+    answered = entry
+    if "loss_mean" in trajectory.columns:
+        equilibrium = np.asarray(predicted_loss(flow, trajectory.intrinsic_rate))
+        level = np.interp(trajectory.tau, np.asarray(flow.tau), equilibrium)
+        grown = (trajectory.step >= entry) & (trajectory["loss_mean"] >= level) & (level > 0)
+        answered = float(trajectory.step[np.argmax(grown)]) if grown.any() else np.inf
+    return answered + settle_tau / trajectory.intrinsic_rate
 
 
 def _window_losses(

@@ -44,7 +44,7 @@ def initial_state(params: Params, optimizer_state: Any, *, keep_previous: bool) 
     dtype = jax.tree.leaves(params)[0].dtype
     return LoopState(
         params=params,
-        previous=params if keep_previous else None,
+        previous=jax.tree.map(jnp.copy, params) if keep_previous else None,
         optimizer_state=optimizer_state,
         previous_loss=jnp.asarray(jnp.inf, dtype),
         step=jnp.zeros((), jnp.int32),
@@ -107,16 +107,16 @@ def run_chunk(
             status=status,
         )
         kept = jax.tree.map(lambda new, old: jnp.where(moving, new, old), after, state)
-        failing = active & (state.status == Status.SUCCESS) & ~finite
-        kept = kept.replace(status=jnp.where(failing, status, kept.status))
+        kept = kept.replace(status=jnp.where(active, status, state.status))
         return kept, loss, gradient
 
     def observed(state: LoopState, loss: Array, gradient: Params, following: Params) -> dict:
         rule = find_rule(state.optimizer_state)
+        effective: Array | None = None
         if rate is not None:
             effective = rate(state.optimizer_state, state.params)
-        else:
-            effective = None if rule is None else rule.effective_learning_rate(state.params)
+        elif rule is not None:
+            effective = rule.effective_learning_rate(state.params)
         moment = Moment(
             problem=problem,
             params=state.params,

@@ -108,9 +108,7 @@ class _Sharpness:
         values = self._eigenvalues(moment)
         columns = {f"sharpness_{self.at}": values}
         if moment.effective_learning_rate is not None:
-            columns[f"edge_ratio_{self.at}"] = edge_ratio(
-                moment.effective_learning_rate, values[0]
-            )
+            columns[f"edge_ratio_{self.at}"] = edge_ratio(moment.effective_learning_rate, values[0])
         return columns
 
     def _eigenvalues(self, moment: Moment) -> Array:

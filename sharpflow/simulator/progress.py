@@ -34,6 +34,7 @@ def progress_bar(
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    watched = sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=watched) as bar:
         task = bar.add_task(description, total=total)
         yield lambda count: bar.advance(task, count)

@@ -94,7 +94,10 @@ class Trajectory:
                 name = "params." + jax.tree_util.keystr(path, simple=True, separator=".")
                 axes = (f"{name}_{axis}" for axis in range(leaf.ndim - 1))
                 variables[name.rstrip(".")] = (("snapshot", *axes), np.asarray(leaf))
-        attributes = self.attributes | {"status": self.status.name}
+        attributes = self.attributes | {
+            "status": self.status.name,
+            "intrinsic_rate": self.intrinsic_rate,
+        }
         return xarray.Dataset(variables, coords, attributes)
 
 
@@ -168,7 +171,7 @@ def simulate(
                 snapshots=snapshot_every is not None,
             )
             pieces.append(jax.tree.map(np.asarray, columns))
-            snapshots.append(jax.tree.map(lambda leaf: np.asarray(leaf[: len(part)]), kept))
+            snapshots.append(_first_rows(kept, len(part)))
             advance(int(part.sum()))
             if int(state.status) != Status.SUCCESS:
                 break
@@ -276,7 +279,7 @@ def _starting_state(
         return initial_state(params, optimizer.init(params), keep_previous=keep_previous)
     state = params.final_state
     fresh = optimizer.init(state.params)
-    same = jax.tree.structure(fresh) == jax.tree.structure(state.optimizer_state)
+    same = {jax.tree.structure(fresh)} == {jax.tree.structure(state.optimizer_state)}
     if not same or _hyperparameters(find_rule(fresh)) != _hyperparameters(
         find_rule(state.optimizer_state)
     ):
@@ -293,6 +296,10 @@ def _starting_state(
 def _hyperparameters(rule: EdgeRule | None) -> dict[str, float]:
     names = ("learning_rate", "weight_decay", "b")
     return {name: float(getattr(rule, name)) for name in names if hasattr(rule, name)}
+
+
+def _first_rows(tree: Params, count: int) -> Params:
+    return jax.tree.map(lambda leaf: np.asarray(leaf[:count]), tree)
 
 
 def _no_init(params: Params) -> Any:

@@ -37,9 +37,7 @@ class GDWDState(NamedTuple):
 
     def effective_learning_rate(self, params: Params) -> Array:
         """η̃ = η / ((1 − ηλ) ‖w‖²)."""
-        return effective_learning_rate(
-            _norm_squared(params), self.learning_rate, self.weight_decay
-        )
+        return effective_learning_rate(_norm_squared(params), self.learning_rate, self.weight_decay)
 
     def intrinsic_rate(self) -> Array:
         """ηλ."""

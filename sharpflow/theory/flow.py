@@ -69,7 +69,7 @@ class FlowSolution:
 def sharpness_flow(
     problem: Problem,
     theta0: Params,
-    tau: Float[Array, " T"],
+    tau: Float[Array | np.ndarray, " T"],
     *,
     threshold0: float | None = None,
     max_edge: int = 8,
@@ -223,9 +223,7 @@ def _integrate(
             state,
         )
         space = state.space
-        covariance = _covariance_at(
-            residual, space, state.log_threshold, b, rtol, on_sphere
-        )
+        covariance = _covariance_at(residual, space, state.log_threshold, b, rtol, on_sphere)
         row = (space.theta, state.log_threshold, space.eigenvalues, covariance)
         failed = state.status != Status.SUCCESS
         return state, jax.tree.map(lambda leaf: jnp.where(failed, jnp.nan, leaf), row)

@@ -56,15 +56,18 @@ def _criterion_minimum(
     gradient, hessian = jax.grad(value), jax.hessian(value)
     point = jnp.zeros((int(jnp.prod(jnp.array(shape.shape))),), shape.dtype)
     tolerance = float(jnp.finfo(shape.dtype).eps) ** 0.75
+    nearby = float(jnp.finfo(shape.dtype).eps) ** (1 / 3)
     scale = max(float(jnp.linalg.norm(gradient(point))), 1.0)
     for _ in range(_NEWTON_STEPS):
         slope = gradient(point)
         values, vectors = jnp.linalg.eigh(hessian(point))
         kept = values > values[-1] * values.size * jnp.finfo(shape.dtype).eps
-        if float(jnp.linalg.norm(slope)) <= tolerance * scale:
+        move = vectors @ (jnp.where(kept, 1.0 / values, 0.0) * (vectors.T @ slope))
+        # where a criterion flattens out towards infinity the slope vanishes, the moves do not
+        resting = jnp.linalg.norm(move) <= nearby * (1.0 + jnp.linalg.norm(point))
+        if float(jnp.linalg.norm(slope)) <= tolerance * scale and bool(resting):
             root = (vectors * jnp.sqrt(jnp.where(kept, values, 0.0))[None]) @ vectors.T
             return point, root
-        move = vectors @ (jnp.where(kept, 1.0 / values, 0.0) * (vectors.T @ slope))
         length, before = 1.0, float(value(point))
         while length > 1e-6 and not float(value(point - length * move)) <= before:
             length *= 0.5

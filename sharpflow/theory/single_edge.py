@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
@@ -33,7 +34,7 @@ def single_edge_velocity(problem: Problem, theta: Params, *, b: float = 2.0) -> 
 def single_edge_flow(
     problem: Problem,
     theta0: Params,
-    tau: Float[Array, " T"],
+    tau: Float[Array | np.ndarray, " T"],
     *,
     b: float = 2.0,
     max_step: float = 1e-3,

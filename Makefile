@@ -1,0 +1,56 @@
+# The front door: everything here needs python3 and make alone, and makes the rest.
+
+PYTHON ?= python3
+DEMO_ARGS ?=
+PYTEST_ARGS ?= -n 2
+BENCH_ARGS ?=
+
+# the threads of LAPACK wait busily and starve those of jax
+export OPENBLAS_NUM_THREADS ?= 1
+
+VENV := .venv
+BIN := $(VENV)/bin
+METADATA := setup.cfg pyproject.toml
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help demo test lint types bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo   install into $(VENV) and run the demo (DEMO_ARGS=...)"
+	@echo "make test   run the tests (PYTEST_ARGS=...)"
+	@echo "make lint   check style and formatting"
+	@echo "make types  check the type annotations"
+	@echo "make bench  run the benchmarks (BENCH_ARGS=...)"
+	@echo "make clean  remove the environment and all caches"
+
+demo: $(VENV)/installed
+	$(BIN)/sharpflow demo $(DEMO_ARGS)
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+bench: $(VENV)/installed-bench
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(METADATA) | $(BIN)/python
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/installed-%: $(METADATA) | $(BIN)/python
+	$(INSTALL) --editable ".[$*]"
+	@touch $@ $(VENV)/installed

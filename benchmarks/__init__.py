@@ -1,0 +1,1 @@
+"""Speed and memory, as ratios and figures of one run; never timed tests."""

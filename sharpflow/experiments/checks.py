@@ -1,0 +1,91 @@
+"""Measured statements and the table they are printed in."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One measured statement.
+
+    Attributes:
+      part: of the run it belongs to.
+      statement: what is measured, in a few words.
+      measured: the figure.
+      low, high: what is allowed; infinite where there is no bound.
+      note: what else a reader wants to know, for instance a confidence interval.
+    """
+
+    part: str
+    statement: str
+    measured: float
+    low: float = -math.inf
+    high: float = math.inf
+    note: str = ""
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the figure is within its bounds; None where it has none."""
+        if math.isinf(self.low) and math.isinf(self.high):
+            return None
+        return bool(self.low <= self.measured <= self.high)
+
+    @property
+    def allowed(self) -> str:
+        """The bounds in words."""
+        if math.isfinite(self.low) and math.isfinite(self.high):
+            return f"{self.low:.4g} to {self.high:.4g}"
+        if math.isfinite(self.high):
+            return f"at most {self.high:.4g}"
+        return f"at least {self.low:.4g}" if math.isfinite(self.low) else ""
+
+
+def print_table(checks: Sequence[Check], title: str) -> None:
+    """Print the statements with their figures; failures stand out."""
+    table = Table(title=title, title_justify="left", show_lines=False)
+    for heading in ("part", "statement"):
+        table.add_column(heading)
+    table.add_column("measured", justify="right")
+    for heading in ("allowed", "holds", "note"):
+        table.add_column(heading)
+    part = ""
+    for check in checks:
+        mark = {None: "", True: "[green]yes[/green]", False: "[bold red]NO[/bold red]"}
+        table.add_row(
+            check.part if check.part != part else "",
+            check.statement,
+            f"{check.measured:.4g}",
+            check.allowed,
+            mark[check.holds],
+            check.note,
+        )
+        part = check.part
+    Console().print(table)
+
+
+def write_markdown(checks: Sequence[Check], path: Path, caption: str) -> None:
+    """Write the table as Markdown, for README."""
+    lines = [caption, "", "| part | statement | measured | allowed | |", "|---|---|---:|---|---|"]
+    for check in checks:
+        mark = {None: check.note, True: check.note or "holds", False: f"**fails** {check.note}"}
+        lines.append(
+            f"| {check.part} | {check.statement} | {check.measured:.4g} | {check.allowed} "
+            f"| {mark[check.holds]} |"
+        )
+    path.write_text("\n".join(lines) + "\n")
+
+
+def write_json(checks: Sequence[Check], path: Path, attributes: dict[str, object]) -> None:
+    """Write the statements and how they were made as JSON."""
+    rows = [dataclasses.asdict(check) | {"holds": check.holds} for check in checks]
+    for row in rows:
+        row["low"], row["high"] = (
+            None if math.isinf(value) else value for value in (row["low"], row["high"])
+        )
+    path.write_text(json.dumps({"made": attributes, "checks": rows}, indent=1) + "\n")

@@ -1,0 +1,98 @@
+"""Demo, part b: matrix completion, with and without weight decay."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+
+import sharpflow as sf
+from sharpflow.experiments.checks import Check
+
+if TYPE_CHECKING:
+    import xarray
+
+PART = "matrix completion"
+LEARNING_RATE, WEIGHT_DECAY = 2.0, 1e-3
+ON_MANIFOLD = 1e-10
+
+
+@dataclasses.dataclass(frozen=True)
+class CompletionResult:
+    """What part b measures.
+
+    Attributes:
+      trajectory, without_decay: the two runs.
+      flow: the prediction for the first.
+      comparison: of the two.
+      predicted_error: test error along the flow, shape (T,).
+      checks: the statements.
+    """
+
+    trajectory: sf.Trajectory
+    without_decay: sf.Trajectory
+    flow: sf.FlowSolution
+    comparison: "xarray.Dataset"
+    predicted_error: np.ndarray
+    checks: list[Check]
+
+
+def run(quick: bool = False, progress: bool | None = None) -> CompletionResult:
+    """Sharpness and test error fall together after the predicted entry, or not at all."""
+    side = 12 if quick else 30
+    problem = sf.models.matrix_completion(shape=(side, side), seed=1)
+    params = problem.init(jax.random.key(1))
+    columns = ("loss", "norm_squared", "threshold", "metrics", "loss_mean", "loss_rises")
+    trajectory, without_decay = (
+        sf.simulate(
+            problem,
+            params,
+            sf.gdwd(LEARNING_RATE, weight_decay),
+            2000,
+            record_every=5,
+            snapshot_every=10,
+            observables=(*columns, sf.simulator.hessian_sharpness()),
+            progress=progress,
+        )
+        for weight_decay in (WEIGHT_DECAY, 0.0)
+    )
+    on_manifold = trajectory["loss"][trajectory.snapshot_row] < ON_MANIFOLD
+    arrival = int(trajectory.snapshot_step[np.argmax(on_manifold)])
+    flow = sf.predict(problem, trajectory, arrival_step=arrival, num_outputs=36, rtol=3e-3)
+    comparison = sf.compare(trajectory, flow, problem)
+    predicted_error = np.asarray(jax.vmap(problem.metrics["test_error"])(flow.theta))
+    found = comparison.attrs
+    error, resting = trajectory["test_error"], without_decay["test_error"]
+    entered = int(np.searchsorted(trajectory.step, found["entry_step"]))
+    sharpness = comparison["sharpness"].values
+    checks = [
+        Check(
+            PART,
+            "entry step, measured/predicted",
+            found["entry_step"] / found["predicted_entry_step"],
+            0.99,
+            1.01,
+            f"step {found['entry_step']:.0f}",
+        ),
+        Check(PART, "test error at the entry", float(error[entered])),
+        Check(PART, "test error at the end", float(error[-1]), high=0.5 * float(error[entered])),
+        Check(PART, "predicted test error at the end", float(predicted_error[-1])),
+        Check(
+            PART,
+            "test error at the end without weight decay, over that on arrival",
+            float(resting[-1] / resting[np.argmax(without_decay["loss"] < ON_MANIFOLD)]),
+            0.99,
+            1.01,
+            f"{resting[-1]:.3f}",
+        ),
+        Check(PART, "spherical sharpness at the entry", float(sharpness[0])),
+        Check(PART, "spherical sharpness at the end", float(sharpness[-1])),
+        Check(PART, "mean edge ratio after the entry", found["mean_edge_ratio"], 0.95, 1.05),
+        Check(PART, "tracking error / distance moved", found["final_relative_error"], high=0.05),
+        Check(PART, "mean loss, measured/predicted", found["mean_loss_ratio"], 0.9, 1.1),
+        Check(
+            PART, "share of rising losses before the entry", found["loss_rises_before"], high=0.05
+        ),
+        Check(PART, "share of rising losses after the entry", found["loss_rises_after"], 0.4, 0.6),
+    ]
+    return CompletionResult(trajectory, without_decay, flow, comparison, predicted_error, checks)

@@ -1,0 +1,53 @@
+"""The demo: three problems, one table, the figures and the numbers."""
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from sharpflow.experiments.checks import Check, print_table, write_json, write_markdown
+from sharpflow.experiments.demo import circle, completion, digits, figures, linear
+from sharpflow.experiments.demo.dataset import write_numbers
+from sharpflow.simulator.provenance import provenance
+
+
+def run_demo(out: Path, *, quick: bool = False, progress: bool | None = None) -> int:
+    """Run all parts; write figures, ``demo.nc``, ``checks.json`` and ``checks.md``.
+
+    Args:
+      out: an existing folder.
+      quick: smaller problems and a shorter ladder.
+      progress: whether to show progress bars; by default on a terminal.
+
+    Returns:
+      How many statements fail.
+    """
+    console, began = Console(), time.perf_counter()
+    results = {}
+    parts = (
+        ("linear", "batch-norm linear regression against its exact solution", linear),
+        ("completion", "matrix completion with and without weight decay", completion),
+        ("digits", "batch-norm network on digits over a ladder of ηλ", digits),
+    )
+    for index, (name, title, part) in enumerate(parts, start=1):
+        console.print(f"[bold]{index}/{len(parts)}[/bold] {title}")
+        results[name] = part.run(quick=quick, progress=progress)
+    console.print("drawing figures")
+    drawn = figures.draw(
+        results["linear"], results["completion"], results["digits"], circle.run(), out
+    )
+    made = provenance() | {"quick": str(quick), "seconds": time.perf_counter() - began}
+    numbers = write_numbers(
+        results["linear"], results["completion"], results["digits"], made, out / "demo.nc"
+    )
+    checks: list[Check] = [check for result in results.values() for check in result.checks]
+    caption = (
+        f"`sharpflow demo{' --quick' if quick else ''}`, {str(made['created'])[:10]}, "
+        f"{made['device']}, jax {made['jax_version']}, {made['seconds']:.0f} s."
+    )
+    write_json(checks, out / "checks.json", made)
+    write_markdown(checks, out / "checks.md", caption)
+    print_table(checks, f"sharpflow demo, {made['seconds']:.0f} s")
+    console.print(f"figures: {', '.join(path.name for path in drawn)}; numbers: {numbers.name}")
+    console.print(f"in {out}")
+    return sum(check.holds is False for check in checks)

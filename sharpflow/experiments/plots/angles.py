@@ -1,0 +1,40 @@
+"""Batch-norm linear regression, where the flow is known exactly."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sharpflow.experiments.plots import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def angle(
+    tau: np.ndarray,
+    exact: np.ndarray,
+    flow: np.ndarray,
+    measured: np.ndarray,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Draw the angle to the minimum-norm solution: exact, integrated and simulated.
+
+    Args:
+      tau: flow time, shape (T,).
+      exact: α(τ) in closed form, radians, shape (T,).
+      flow: along the integrated flow, shape (T,).
+      measured: along gradient descent, shape (T,).
+      ax: where to draw; by default on a new figure.
+
+    Returns:
+      The axes.
+    """
+    with style.styled(ax) as ax:
+        ax.plot(tau, exact, **style.LINE | {"linewidth": 4.0}, label="exact")
+        ax.plot(tau, flow, **style.DASHED, label="predicted flow")
+        ax.plot(tau, measured, "o", color=style.MEASURED, markersize=3.0, label="GD+WD")
+        style.time_axis(ax)
+        ax.set_ylabel(r"angle $\alpha$ to minimum norm (rad)")
+        ax.set_ylim(bottom=0.0)
+        ax.legend()
+    return ax

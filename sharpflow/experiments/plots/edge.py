@@ -1,0 +1,150 @@
+"""Sharpness at the Edge of Stability: measured, predicted and where they meet."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sharpflow.experiments.plots import style
+from sharpflow.simulator.trajectory import Trajectory
+from sharpflow.theory.flow import FlowSolution
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.axes import Axes
+
+
+def sharpness_and_threshold(
+    comparison: "xarray.Dataset",
+    flow: FlowSolution | None = None,
+    ax: "Axes | None" = None,
+    *,
+    trajectory: "Trajectory | xarray.Dataset | None" = None,
+    single_edge: tuple[np.ndarray, np.ndarray] | None = None,
+) -> "Axes":
+    """Draw λ_1(Φ(θ_t)) and the threshold λ* against τ, with their prediction over them.
+
+    Args:
+      comparison: what ``sharpflow.compare`` returns.
+      flow: the prediction, drawn at its own T times; by default the prediction inside
+        ``comparison``, at the times of that.
+      ax: where to draw; by default on a new figure.
+      trajectory: draws the threshold at every record of it, from step 0.
+      single_edge: τ and λ_1 of the flow of a single eigenvalue, shapes (S,) and (S,).
+
+    Returns:
+      The axes.
+    """
+    if flow is None:
+        names = ("tau", "predicted_sharpness", "predicted_threshold")
+        tau, sharpness, threshold = (np.asarray(comparison[name]) for name in names)
+    else:
+        drawn = (flow.tau, flow.eigenvalues[:, 0], flow.threshold)
+        tau, sharpness, threshold = (np.asarray(values) for values in drawn)
+    measured = comparison if trajectory is None else trajectory
+    with style.styled(ax) as ax:
+        ax.plot(
+            np.asarray(measured.tau),
+            np.asarray(measured["threshold"]),
+            **style.LINE | {"linewidth": 2.4},
+            label=r"$\lambda^{\ast}$ measured",
+        )
+        ax.plot(
+            np.asarray(comparison["tau"]),
+            np.asarray(comparison["sharpness"]),
+            **style.SOLID,
+            label=r"$\lambda_1$ measured",
+        )
+        ax.plot(tau, threshold, **style.DASHED)
+        ax.plot(tau, sharpness, **style.DASHED, label="predicted flow")
+        if single_edge is not None:
+            ax.plot(*map(np.asarray, single_edge), **style.DOTTED, label="single-edge flow")
+        style.time_axis(ax)
+        mark_predicted_entry(ax, comparison)
+        ax.set_ylabel(r"sharpness $\lambda_1$, threshold $\lambda^{\ast}$")
+        style.log_axis(ax, "y")
+        ax.legend()
+    return ax
+
+
+def mark_predicted_entry(ax: "Axes", comparison: "xarray.Dataset") -> None:
+    """A vertical line at the predicted entry into the Edge of Stability."""
+    tau = comparison.attrs["predicted_entry_step"] * comparison.attrs["intrinsic_rate"]
+    style.mark(ax, tau, "predicted entry", style.PREDICTED)
+
+
+def edge_of_stability(
+    trajectory: "Trajectory | xarray.Dataset",
+    ax: "Axes | None" = None,
+    *,
+    entry_step: float | None = None,
+) -> "Axes":
+    """Draw λ_1(∇²L(w_t)) at the iterates against step, with the line 2/η.
+
+    Args:
+      trajectory: with the columns ``hessian_sharpness``, shape (T, k), of which the
+        largest is drawn, and ``stability_line``, shape (T,).
+      ax: where to draw; by default on a new figure.
+      entry_step: marked, where it is given.
+
+    Returns:
+      The axes.
+    """
+    step = np.asarray(trajectory.step)
+    with style.styled(ax) as ax:
+        ax.plot(
+            step,
+            np.asarray(trajectory["hessian_sharpness"])[:, 0],
+            **style.FINE,
+            label=r"$\lambda_1(\nabla^2 L(w_t))$",
+        )
+        ax.plot(step, np.asarray(trajectory["stability_line"]), **style.LINE, label=r"$2/\eta$")
+        style.time_axis(ax, "step $t$")
+        if entry_step is not None:
+            style.mark(ax, entry_step, "entry")
+        ax.set_ylabel(r"sharpness $\lambda_1(\nabla^2 L(w_t))$")
+        style.log_axis(ax, "y")
+        ax.legend()
+    return ax
+
+
+def edge_eigenvalues(
+    flow: FlowSolution,
+    measured: "Trajectory | xarray.Dataset | None" = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Draw the eigenvalues of the flow over the threshold, λ_i/λ*, as they reach the edge.
+
+    Args:
+      flow: the prediction, k eigenvalues at T times.
+      measured: a trajectory with the columns ``sharpness_manifold``, shape (S, j), and
+        ``threshold``, shape (S,); its ratios are drawn under the predicted ones.
+      ax: where to draw; by default on a new figure.
+
+    Returns:
+      The axes.
+    """
+    ratios = np.asarray(flow.eigenvalues) / np.asarray(flow.threshold)[:, None]
+    with style.styled(ax) as ax:
+        ax.axhline(1.0, **style.LINE)
+        if measured is not None:
+            found = np.asarray(measured["sharpness_manifold"])
+            found = found / np.asarray(measured["threshold"])[:, None]
+            for index, ratio in enumerate(found.T):
+                ax.plot(
+                    np.asarray(measured.tau),
+                    ratio,
+                    **style.FINE | {"color": style.shade(style.MEASURED, index, found.shape[1])},
+                    label="measured" if index == 0 else None,
+                )
+        for index, ratio in enumerate(ratios.T):
+            ax.plot(
+                np.asarray(flow.tau),
+                ratio,
+                **style.DASHED | {"color": style.shade(style.PREDICTED, index, ratios.shape[1])},
+                label="predicted flow" if index == 0 else None,
+            )
+        style.time_axis(ax)
+        ax.set_ylabel(r"edge ratios $\lambda_i/\lambda^{\ast}$")
+        ax.set_ylim(bottom=0.0)
+        ax.legend(**style.ABOVE)
+    return ax

@@ -1,0 +1,103 @@
+"""How far a trajectory is from what was predicted for it."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sharpflow.experiments.plots import style
+from sharpflow.simulator.rates import PowerLaw
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def tracking_error(
+    intrinsic_rates: np.ndarray,
+    errors: np.ndarray,
+    fit: PowerLaw | None = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Draw tracking errors against ηλ on log axes, with a fitted power law.
+
+    Args:
+      intrinsic_rates: ηλ, shape (n,).
+      errors: ‖Φ(θ_t) − ζ(τ)‖ or relative to the distance moved, shape (n,) or (n, seeds).
+      fit: has ``exponent``, ``interval`` (low, high) and ``prefactor``.
+      ax: where to draw; by default on a new figure.
+
+    Returns:
+      The axes.
+    """
+    rates, errors = np.asarray(intrinsic_rates), np.asarray(errors)
+    with style.styled(ax) as ax:
+        ax.plot(
+            rates,
+            errors,
+            linestyle="none",
+            marker="o",
+            markersize=4.5,
+            markerfacecolor=style.MEASURED,
+            markeredgecolor="white",
+            markeredgewidth=0.5,
+            label=_once("measured", errors),
+        )
+        if fit is not None:
+            low, high = fit.interval
+            ends = np.array([rates.min(), rates.max()])
+            ax.plot(
+                ends,
+                fit.prefactor * ends**fit.exponent,
+                **style.DASHED,
+                zorder=1.5,
+                label=rf"$\propto(\eta\lambda)^{{{fit.exponent:.2f}}}$, "
+                rf"exponent in $[{low:.2f},\,{high:.2f}]$",
+            )
+        ax.set_xlabel(r"intrinsic rate $\eta\lambda$")
+        ax.set_ylabel("tracking error")
+        style.log_axis(ax, "x")
+        style.log_axis(ax, "y")
+        ax.legend(**style.ABOVE | {"ncols": 1})
+    return ax
+
+
+def _once(label: str, columns: np.ndarray) -> str | list[str]:
+    """A label for the first of several columns that are drawn as one."""
+    return label if columns.ndim == 1 else [label] + ["_nolegend_"] * (columns.shape[1] - 1)
+
+
+def single_edge_failure(
+    tau: np.ndarray,
+    flow_error: np.ndarray,
+    single_error: np.ndarray,
+    ax: "Axes | None" = None,
+    *,
+    crossing: float | None = None,
+) -> "Axes":
+    """Draw the relative error of the flow and of the flow of a single eigenvalue against τ.
+
+    The axis ends at 100 %, the error of a prediction that nothing moves.
+
+    Args:
+      tau: flow time, shape (T,).
+      flow_error: ‖Φ(θ_t) − ζ(τ)‖ over the distance moved, shape (T,).
+      single_error: the same for the formula that knows one eigenvalue, shape (T,).
+      ax: where to draw; by default on a new figure.
+      crossing: τ at which the second eigenvalue reaches the edge, marked.
+
+    Returns:
+      The axes.
+    """
+    from matplotlib import ticker
+
+    with style.styled(ax) as ax:
+        ax.plot(np.asarray(tau), np.asarray(single_error), **style.DOTTED, label="single-edge flow")
+        ax.plot(np.asarray(tau), np.asarray(flow_error), **style.DASHED, label="predicted flow")
+        style.time_axis(ax)
+        if crossing is not None:
+            style.mark(ax, crossing, r"$\lambda_2=\lambda_1$", top=True)
+        ax.set_ylabel("distance to GD / distance moved")
+        largest = np.nanmax([np.nanmax(flow_error), np.nanmax(single_error)])
+        ax.set_ylim(0.0, min(1.05 * largest, 1.0))
+        ax.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
+        ax.legend()
+    return ax

@@ -1,0 +1,217 @@
+"""A trajectory, its predicted flow and the minimizer manifold on a sphere of three dimensions."""
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from sharpflow.experiments.plots import style
+from sharpflow.models.problem import Params
+
+if TYPE_CHECKING:
+    from mpl_toolkits.mplot3d import Axes3D
+
+_TILT = np.deg2rad(27.0)  # of the view out of the plane of the flow: within it all is a line
+_RIM = 1e-9
+
+
+def sphere(
+    points: np.ndarray,
+    flow_points: np.ndarray,
+    manifold_points: np.ndarray | None = None,
+    ax: "Axes3D | None" = None,
+    *,
+    cloud: bool = False,
+) -> "Axes3D":
+    """Draw a trajectory and the predicted flow on the unit sphere, seen from where they face.
+
+    What lies on the far side is left out; of the manifold it is drawn, but faintly.
+
+    Args:
+      points: θ_t, unit vectors of shape (T, 3), in the order of the steps.
+      flow_points: ζ(τ), unit vectors of shape (P, 3), in the order of τ.
+      manifold_points: Γ, unit vectors of shape (G, 3), in order along it.
+      ax: where to draw, of projection ``"3d"``; by default on a new figure.
+      cloud: whether ``manifold_points`` have no order and are drawn as dots.
+
+    Returns:
+      The axes.
+    """
+    points, flow_points = np.asarray(points), np.asarray(flow_points)
+    view = _view(flow_points, manifold_points)
+    with style.styled(ax, size=(3.4, 3.7), projection="3d") as ax:
+        _look_from(ax, view)
+        _globe(ax, view)
+        if manifold_points is not None:
+            manifold = np.asarray(manifold_points)
+            look: dict[str, Any] = {"color": style.OTHER, "linewidth": 1.1}
+            if cloud:
+                look |= {"linestyle": "none", "marker": ".", "markersize": 2.0}
+            ax.plot(*_where(manifold @ view[2] <= _RIM, manifold).T, **look, alpha=0.2, zorder=2)
+            ax.plot(*_near(manifold, view).T, **look, zorder=3, label=r"minimizers $\Gamma$")
+        ax.plot(
+            *_near(points, view).T,
+            color=(style.MEASURED, 0.3),
+            linewidth=0.25,
+            marker="o",
+            markersize=1.1,
+            markeredgewidth=0.0,
+            markerfacecolor=(style.MEASURED, 0.7),
+            zorder=4,
+            label=r"GD+WD $\theta_t$",
+        )
+        ax.plot(
+            *_near(flow_points, view).T,
+            color=style.PREDICTED,
+            linewidth=2.4,
+            zorder=5,
+            label=r"flow $\zeta(\tau)$",
+        )
+        for end, face in zip(flow_points[[0, -1]], ("white", style.PREDICTED), strict=True):
+            ax.plot(
+                *_near(end[None], view).T,
+                marker="o",
+                markersize=5.0,
+                markerfacecolor=face,
+                markeredgecolor=style.PREDICTED,
+                zorder=6,
+            )
+        ax.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, 0.0),
+            ncols=3,
+            columnspacing=1.2,
+            markerscale=3.0,
+        )
+    return ax
+
+
+def sphere_coordinates(theta: Params, basis: np.ndarray) -> np.ndarray:
+    """Project directions onto the span of three vectors, and back onto the unit sphere.
+
+    What lies outside that span is dropped: exact for d = 3, else a picture only.
+
+    Args:
+      theta: params or directions, a pytree with a leading axis (T, ...), d entries each.
+      basis: orthonormal rows, shape (3, d), as ``basis_from`` returns.
+
+    Returns:
+      Unit vectors, shape (T, 3).
+    """
+    inside = _rows(theta) @ np.asarray(basis).T
+    return inside / np.linalg.norm(inside, axis=1, keepdims=True)
+
+
+def basis_from(flow_points: Params) -> np.ndarray:
+    """The mean direction of points and the two directions in which they spread most.
+
+    Args:
+      flow_points: a pytree with a leading axis (T, ...), d ≥ 3 entries each.
+
+    Returns:
+      Orthonormal rows, shape (3, d).
+
+    Raises:
+      ValueError: fewer than three dimensions, or points without a mean direction.
+    """
+    rows = _rows(flow_points)
+    mean = rows.mean(axis=0)
+    if rows.shape[1] < 3 or np.linalg.norm(mean) < 1e-6 * np.linalg.norm(rows[0]):
+        raise ValueError(
+            "flow_points must have at least three entries each and a mean that is not zero, got "
+            f"shape {rows.shape} and a mean of norm {np.linalg.norm(mean):.2g}"
+        )
+    basis = [_unit(mean)]
+    _, sizes, directions = np.linalg.svd(_without(rows, basis), full_matrices=False)
+    wanted = directions[sizes > 1e-9 * np.linalg.norm(rows)][:2]
+    # points of a plane spread in one direction only: a coordinate completes the basis
+    for candidate in (*wanted, *np.eye(3, rows.shape[1])):
+        rest = _without(_without(candidate, basis), basis)
+        if len(basis) < 3 and np.linalg.norm(rest) > 0.5:
+            basis.append(_unit(rest))
+    return np.stack(basis)
+
+
+def _view(flow_points: np.ndarray, manifold_points: np.ndarray | None) -> np.ndarray:
+    """Rows right, up and toward the viewer: the flow runs to the right, bent downwards."""
+    middle = flow_points.mean(axis=0)
+    if manifold_points is not None:
+        of_all = np.mean(manifold_points, axis=0)
+        middle = of_all if np.linalg.norm(of_all) > 0.3 and of_all @ middle > 0 else middle
+    middle = _unit(middle)
+    run = _without(flow_points[-1] - flow_points[0], [middle])
+    if np.linalg.norm(run) < 1e-9:
+        run = _without(np.eye(3)[np.argmin(np.abs(middle))], [middle])
+    right = _unit(run)
+    pole = np.cross(middle, right)
+    return np.stack(
+        [
+            right,
+            np.cos(_TILT) * pole - np.sin(_TILT) * middle,
+            np.cos(_TILT) * middle + np.sin(_TILT) * pole,
+        ]
+    )
+
+
+def _look_from(ax: "Axes3D", view: np.ndarray) -> None:
+    """Set the camera, without perspective, and leave nothing but the drawing."""
+    right, _, toward = view
+    elevation, azimuth = np.arcsin(np.clip(toward[2], -1.0, 1.0)), np.arctan2(toward[1], toward[0])
+    level = np.array([-np.sin(azimuth), np.cos(azimuth), 0.0])  # right, before the roll
+    roll = -np.arctan2(toward @ np.cross(level, right), level @ right)
+    ax.view_init(*np.rad2deg([elevation, azimuth, roll]))
+    ax.set_proj_type("ortho")
+    ax.set(xlim=(-1, 1), ylim=(-1, 1), zlim=(-1, 1))
+    ax.set_box_aspect((1, 1, 1), zoom=1.62)
+    ax.computed_zorder = False
+    ax.set_axis_off()
+
+
+def _globe(ax: "Axes3D", view: np.ndarray) -> None:
+    """The near side of the unit sphere: a disc, with circles about the pole of the flow."""
+    from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+
+    right, up, toward = view
+    turn = np.linspace(0.0, 2.0 * np.pi, 181)[:, None]
+    rim = np.cos(turn) * right + np.sin(turn) * up
+    ax.add_collection3d(
+        Poly3DCollection(
+            [rim], facecolor="#f4f5f7", edgecolor=style.THRESHOLD, linewidth=0.7, zorder=0
+        )
+    )
+    middle = np.cos(_TILT) * toward - np.sin(_TILT) * up
+    pole = np.cos(_TILT) * up + np.sin(_TILT) * toward
+    for degrees in range(-60, 90, 30):
+        height = np.deg2rad(degrees)
+        around = np.cos(turn) * middle + np.sin(turn) * right
+        _faint(ax, np.cos(height) * around + np.sin(height) * pole, view)
+    for degrees in range(0, 180, 30):
+        across = np.cos(np.deg2rad(degrees)) * right + np.sin(np.deg2rad(degrees)) * middle
+        _faint(ax, np.cos(turn) * across + np.sin(turn) * pole, view)
+
+
+def _faint(ax: "Axes3D", circle: np.ndarray, view: np.ndarray) -> None:
+    ax.plot(*_near(circle, view).T, color=style.FAINT, linewidth=0.5, zorder=1)
+
+
+def _near(points: np.ndarray, view: np.ndarray) -> np.ndarray:
+    return _where(points @ view[2] >= -_RIM, points)
+
+
+def _where(kept: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return np.where(kept[:, None], points, np.nan)
+
+
+def _rows(theta: Params) -> np.ndarray:
+    leaves = [np.asarray(leaf, float) for leaf in jax.tree.leaves(theta)]
+    return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
+
+
+def _without(vectors: np.ndarray, directions: list[np.ndarray]) -> np.ndarray:
+    """``vectors`` less their components along orthonormal ``directions``."""
+    basis = np.stack(directions)
+    return vectors - (vectors @ basis.T) @ basis
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)

@@ -1,0 +1,47 @@
+"""The mean training loss at the Edge of Stability."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots.edge import mark_predicted_entry
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.axes import Axes
+
+
+def mean_loss(comparison: "xarray.Dataset", ax: "Axes | None" = None) -> "Axes":
+    """Draw the mean training loss of each window and its prediction ½ ηλ λ* tr M against τ.
+
+    Args:
+      comparison: what ``sharpflow.compare`` returns; its means are over windows that
+        end at the times at which they are drawn.
+      ax: where to draw; by default on a new figure.
+
+    Returns:
+      The axes.
+    """
+    tau = np.asarray(comparison["tau"])
+    with style.styled(ax) as ax:
+        ax.plot(
+            tau,
+            np.asarray(comparison["loss_mean"]),
+            **style.FINE,
+            label="measured",
+        )
+        ax.plot(
+            tau,
+            np.asarray(comparison["predicted_loss"]),
+            **style.DASHED,
+            label=r"$\frac{1}{2}\,\eta\lambda\,\lambda^{\ast}\,\mathrm{tr}\,M$",
+        )
+        ax.set_xlim(tau[0], tau[-1])
+        style.time_axis(ax)
+        mark_predicted_entry(ax, comparison)
+        ax.set_ylabel(r"mean loss $\bar L$")
+        ax.set_ylim(bottom=0.0)
+        ax.ticklabel_format(axis="y", scilimits=(-2, 3), useMathText=True)
+        ax.legend()
+    return ax

@@ -1,0 +1,85 @@
+"""What every test runs under, and the problems that many of them share."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import sharpflow as sf
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+hypothesis.settings.register_profile("sharpflow", deadline=None, max_examples=25, derandomize=True)
+hypothesis.settings.load_profile("sharpflow")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with reference numbers and CIFAR-10, where this machine has one."""
+    folder = os.environ.get("SHARPFLOW_DATA")
+    if not folder:
+        pytest.skip("SHARPFLOW_DATA does not name the folder with the reference numbers")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def reference(shared_data: Path) -> dict[str, np.ndarray]:
+    """The multi-edge flow on a small network, by a separate program: names to arrays."""
+    with np.load(shared_data / "reference" / "multi_edge_flow.npz") as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+@pytest.fixture(scope="session")
+def reference_problem(reference: dict[str, np.ndarray]) -> sf.Problem:
+    """The Problem of the reference numbers; d = 252, twelve residuals."""
+    return sf.models.mlp(reference["X"], reference["Y"], widths=(12, 12))
+
+
+@pytest.fixture(scope="session")
+def reference_params() -> Callable[[np.ndarray], sf.models.Params]:
+    """The map from the flat vectors of the reference, shape (..., 252), to params."""
+
+    def params(flat: np.ndarray) -> sf.models.Params:
+        layers, start = {}, 0
+        for index, shape in enumerate([(8, 12), (12, 12), (12, 1)]):
+            stop = start + shape[0] * shape[1]
+            kernel = jnp.asarray(flat[..., start:stop]).reshape(*flat.shape[:-1], *shape)
+            layers[f"Dense_{index}"] = {"kernel": kernel}
+            start = stop
+        return layers
+
+    return params
+
+
+class OnManifold(NamedTuple):
+    """A problem and a point of its Γ, of unit norm."""
+
+    problem: sf.Problem
+    theta: sf.models.Params
+
+
+@pytest.fixture(scope="session")
+def tiny_mlp() -> OnManifold:
+    """A 6-6-3 network on eight digits and a point of its Γ; d = 438, 24 residuals."""
+    problem = sf.models.mlp(*sf.models.digits(8, classes=(0, 1, 2)), widths=(6, 6))
+    flat, unravel = ravel_pytree(problem.init(jax.random.key(0)))
+    gradient = jax.grad(lambda theta: problem.loss_value(unravel(theta)))
+
+    @jax.jit
+    def trained(theta: jax.Array) -> jax.Array:
+        def step(_: int, theta: jax.Array) -> jax.Array:
+            theta = theta - 0.02 * gradient(theta)
+            return theta / jnp.linalg.norm(theta)
+
+        return jax.lax.fori_loop(0, 1000, step, theta / jnp.linalg.norm(theta))
+
+    return OnManifold(problem, sf.theory.retract(problem, unravel(trained(flat))))

@@ -1,0 +1,163 @@
+"""Flax modules as Problems: which are refused, and that the remedies named do mend them."""
+
+import ast
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sharpflow.models import check_scale_invariance, from_flax
+
+TRAINING = {"train": True}
+
+
+@pytest.fixture(autouse=True)
+def _promotion_that_flax_needs():
+    """Flax's own layers mix float32 parameters with float64 inputs."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture
+def data():
+    random = np.random.default_rng(0)
+    return random.normal(size=(12, 4)), np.arange(12) % 3
+
+
+class Stock(nn.Module):
+    """What people write: biases, affine batch norm, a trained last layer."""
+
+    epsilon: float = 1e-5
+    num_outputs: int = 3
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Dense(8)(x)
+        x = nn.BatchNorm(use_running_average=not train, epsilon=self.epsilon)(x)
+        return nn.Dense(self.num_outputs)(nn.relu(x))
+
+
+class Dropping(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(3)(nn.Dropout(0.5, deterministic=not train)(x))
+
+
+def _shaken(problem):
+    """Params at which no bias is zero and no scale is one."""
+    params = problem.init(jax.random.key(0))
+    random = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda leaf: leaf + jnp.asarray(0.3 * random.normal(size=leaf.shape), leaf.dtype), params
+    )
+
+
+def _refusal(problem):
+    with pytest.raises(ValueError, match="not invariant to the scale") as caught:
+        check_scale_invariance(problem, _shaken(problem))
+    return str(caught.value)
+
+
+def _proposed(message):
+    return ast.literal_eval(re.search(r"fixed=(\[.*?\])", message).group(1))
+
+
+def test_a_stock_network_is_refused_and_every_breaking_parameter_is_named(data):
+    problem = from_flax(Stock(epsilon=0.0), *data, apply_kwargs=TRAINING)
+    # batch norm undoes the scale of what stands before it, and of nothing else
+    assert set(_proposed(_refusal(problem))) == {
+        "BatchNorm_0/scale",
+        "BatchNorm_0/bias",
+        "Dense_1/kernel",
+        "Dense_1/bias",
+    }
+
+
+def test_holding_constant_what_the_message_names_makes_a_stock_network_invariant(data):
+    problem = from_flax(Stock(epsilon=0.0), *data, apply_kwargs=TRAINING)
+    fixed = _proposed(_refusal(problem))
+    mended = from_flax(Stock(epsilon=0.0), *data, apply_kwargs=TRAINING, fixed=fixed)
+    change = check_scale_invariance(mended, _shaken(mended))
+    assert change < 50 * np.finfo(float).eps
+
+
+def test_the_epsilon_of_batch_norm_is_named_in_float64_and_passes_in_float32(data):
+    double = from_flax(Stock(), *data, apply_kwargs=TRAINING)
+    message = _refusal(double)
+    assert re.search(r"slightly on the scale of Dense_0/kernel.*epsilon.* to 0", message)
+    fixed = _proposed(message)
+    still = from_flax(Stock(), *data, apply_kwargs=TRAINING, fixed=fixed)
+    assert "fixed=" not in _refusal(still)
+
+    single = from_flax(Stock(), *data, apply_kwargs=TRAINING, fixed=fixed, dtype=np.float32)
+    check_scale_invariance(single, _shaken(single))
+
+
+def test_fixed_parameters_leave_the_pytree_and_keep_the_values_of_their_seed(data):
+    fixed = ("BatchNorm_0", "Dense_1")
+
+    def problem(seed):
+        return from_flax(Stock(), *data, apply_kwargs=TRAINING, fixed=fixed, fixed_seed=seed)
+
+    params = problem(0).init(jax.random.key(3))
+    shapes = jax.tree.map(jnp.shape, params)
+    assert shapes == {"Dense_0": {"kernel": (4, 8), "bias": (8,)}}
+
+    whole = from_flax(Stock(), *data, apply_kwargs=TRAINING)
+    merged = whole.init(jax.random.key(0)) | params
+    np.testing.assert_array_equal(problem(0).residual(params), whole.residual(merged))
+    assert not np.allclose(problem(1).residual(params), whole.residual(merged))
+
+
+def test_a_name_in_fixed_is_a_whole_path_component(data):
+    with pytest.raises(ValueError, match="fixed names 'Dense'.*Dense_0/kernel"):
+        from_flax(Stock(), *data, apply_kwargs=TRAINING, fixed=("Dense",))
+
+
+def test_fixing_everything_is_refused(data):
+    everything = ("Dense_0", "BatchNorm_0", "Dense_1")
+    with pytest.raises(ValueError, match="fixed leaves nothing to train"):
+        from_flax(Stock(), *data, apply_kwargs=TRAINING, fixed=everything)
+
+
+def test_dropout_is_refused_and_passes_where_it_is_switched_off(data):
+    with pytest.raises(ValueError, match="dropout.*apply_kwargs"):
+        from_flax(Dropping(), *data, apply_kwargs=TRAINING)
+    from_flax(Dropping(), *data, apply_kwargs={"train": False})
+
+
+def test_outputs_that_do_not_match_the_targets_are_refused(data):
+    with pytest.raises(ValueError, match=r"outputs of shape \(12, 3\).*got \(12, 5\)"):
+        from_flax(Stock(num_outputs=5), *data, apply_kwargs=TRAINING)
+
+
+def test_an_unknown_loss_is_refused(data):
+    with pytest.raises(ValueError, match="loss must be one of.*mse.*'hinge'"):
+        from_flax(Stock(), *data, "hinge", apply_kwargs=TRAINING)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.full((12, 4), np.nan), "x has NaN or infinite"),
+        (np.ones(12), r"x must have shape \(n, \.\.\.\)"),
+        (np.ones((7, 4)), "y must have 7 rows"),
+        (np.full((12, 4), "a"), "x must be real numbers"),
+    ],
+)
+def test_unusable_inputs_are_refused(data, x, message):
+    with pytest.raises(ValueError, match=message):
+        from_flax(Stock(), x, data[1], apply_kwargs=TRAINING)
+
+
+def test_a_module_without_normalization_or_state_is_its_own_function(data):
+    x, labels = data
+    problem = from_flax(nn.Dense(3), x, labels, scale_invariant=False)
+    params = problem.init(jax.random.key(0))
+    one_hot = np.eye(3)[labels]
+    targets = (one_hot - one_hot.mean(axis=0)) / one_hot.std(axis=0)
+    expected = x @ np.asarray(params["kernel"]) + np.asarray(params["bias"]) - targets
+    np.testing.assert_allclose(problem.residual(params), expected.ravel() / np.sqrt(12), atol=1e-14)

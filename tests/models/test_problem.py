@@ -1,0 +1,144 @@
+"""A Problem in each of its forms, and what is refused before anything is computed."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sharpflow as sf
+from sharpflow.models import validate_params
+
+MATRIX = np.array([[1.0, -2.0, 0.5], [0.0, 1.5, 3.0]])
+POINT = np.array([0.3, -1.0, 2.0])
+
+
+def _init(key):
+    return jax.random.normal(key, (3,))
+
+
+def _residual(w):
+    return jnp.asarray(MATRIX) @ w
+
+
+def _half_square(outputs):
+    return 0.5 * jnp.sum(jnp.square(outputs))
+
+
+def _constant(w):
+    return jnp.ones(())
+
+
+def test_the_residual_form_and_the_outputs_form_give_the_loss_of_numpy():
+    expected = 0.5 * np.sum((MATRIX @ POINT) ** 2)
+    by_residual = sf.Problem(init=_init, residual=_residual)
+    by_outputs = sf.Problem(init=_init, outputs=_residual, criterion=_half_square)
+    for problem in (by_residual, by_outputs):
+        value = problem.loss_value(jnp.asarray(POINT))
+        np.testing.assert_allclose(value, expected, rtol=8 * np.finfo(float).eps)
+
+
+def test_only_a_residual_or_outputs_with_a_criterion_define_the_manifold():
+    assert sf.Problem(init=_init, residual=_residual).has_manifold_form
+    assert sf.Problem(init=_init, outputs=_residual, criterion=_half_square).has_manifold_form
+    assert not sf.Problem(init=_init, loss=_constant).has_manifold_form
+
+
+def test_a_loss_alone_is_refused_by_what_needs_the_manifold():
+    problem = sf.Problem(init=_init, loss=lambda w: jnp.sum(jnp.square(w)))
+    with pytest.raises(ValueError, match="loss alone"):
+        sf.theory.retract(problem, jnp.asarray(POINT))
+
+
+def test_problems_are_equal_only_to_themselves():
+    first = sf.Problem(init=_init, residual=_residual)
+    assert first == first
+    assert first != sf.Problem(init=_init, residual=_residual)
+    assert hash(first) == hash(first)
+
+
+def test_metrics_are_copied_so_that_later_changes_do_not_reach_the_problem():
+    metrics = {"size": lambda w: jnp.sum(w)}
+    problem = sf.Problem(init=_init, residual=_residual, metrics=metrics)
+    metrics.clear()
+    assert list(problem.metrics) == ["size"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "exactly one of residual.*got none"),
+        ({"residual": _residual, "loss": _constant}, "exactly one.*'residual', 'loss'"),
+        ({"outputs": _residual}, "outputs and criterion belong together"),
+        ({"criterion": _half_square}, "outputs and criterion belong together"),
+        (
+            {"outputs": _residual, "criterion": _half_square, "residual": _residual},
+            "exactly one.*'residual', 'outputs'",
+        ),
+    ],
+)
+def test_a_problem_takes_exactly_one_form_of_its_loss(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sf.Problem(init=_init, **arguments)
+
+
+def test_an_init_that_is_not_a_function_is_refused():
+    with pytest.raises(ValueError, match="init must be a function"):
+        sf.Problem(init=POINT, residual=_residual)
+
+
+def _refused_params():
+    nan, infinite = POINT.copy(), POINT.copy()
+    nan[1], infinite[2] = np.nan, np.inf
+    return [
+        ((), "holds no arrays"),
+        ({}, "holds no arrays"),
+        (np.zeros(3), "is the zero vector"),
+        (nan, "NaN or infinite"),
+        (infinite, "NaN or infinite"),
+        (np.array([1, 2, 3]), "floating-point arrays of one dtype.*int64"),
+        ((POINT[:2], POINT[2:].astype(np.float32)), "of one dtype.*float32.*float64"),
+    ]
+
+
+@pytest.mark.parametrize(("params", "message"), _refused_params())
+def test_unusable_params_are_refused_under_the_name_of_the_argument(params, message):
+    problem = sf.Problem(init=_init, residual=_residual)
+    with pytest.raises(ValueError, match=f"theta0 .*{message}"):
+        validate_params(problem, params, "theta0")
+
+
+def test_float64_params_without_x64_are_refused_with_the_line_that_enables_it():
+    problem = sf.Problem(init=_init, residual=_residual)
+    line = re.escape("jax.config.update('jax_enable_x64', True)")
+    with jax.enable_x64(False), pytest.raises(ValueError, match=f"params is float64.*{line}"):
+        validate_params(problem, POINT)
+
+
+@pytest.mark.parametrize(
+    ("residual", "found"),
+    [
+        (lambda w: w[:, None] * w[None], r"\(3, 3\)"),
+        (lambda w: jnp.sum(w), r"\(\)"),
+        (lambda w: (w, w), "tuple"),
+    ],
+)
+def test_a_residual_that_is_not_a_vector_is_refused(residual, found):
+    problem = sf.Problem(init=_init, residual=residual)
+    with pytest.raises(ValueError, match=rf"residual must return a vector.*{found}"):
+        validate_params(problem, jnp.asarray(POINT))
+
+
+def test_a_loss_that_is_not_a_scalar_is_refused():
+    problem = sf.Problem(init=_init, loss=lambda w: jnp.square(w))
+    with pytest.raises(ValueError, match=r"loss must be a scalar.*\(3,\)"):
+        validate_params(problem, jnp.asarray(POINT))
+
+
+def test_usable_params_come_back_as_they_were_given():
+    tree = {"a": POINT[:1], "b": [POINT[1:]]}
+    problem = sf.Problem(init=_init, loss=lambda p: jnp.sum(p["a"]) + jnp.sum(p["b"][0]))
+    checked = validate_params(problem, tree)
+    jax.tree.map(np.testing.assert_array_equal, checked, tree)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(checked))

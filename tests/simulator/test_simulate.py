@@ -1,0 +1,190 @@
+"""The simulator against plain loops, and what it does at the edges of its input."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import sharpflow as sf
+from sharpflow.simulator.loop import run_chunk
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return sf.models.matrix_completion(shape=(6, 5), rank=1, width=3)
+
+
+@pytest.fixture(scope="module")
+def params(problem):
+    return problem.init(jax.random.key(3))
+
+
+def _plain_loop(problem, params, eta, decay, num_steps):
+    """Losses, squared norms and params of every step, by a Python loop."""
+    value_and_grad = jax.jit(jax.value_and_grad(problem.loss_value))
+    losses, norms, points = [], [], []
+    for _ in range(num_steps):
+        loss, gradient = value_and_grad(params)
+        losses.append(float(loss))
+        norms.append(sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(params)))
+        points.append(params)
+        params = jax.tree.map(lambda w, g: (1 - eta * decay) * w - eta * g, params, gradient)
+    return np.array(losses), np.array(norms), points, params
+
+
+def test_records_equal_those_of_a_plain_loop(problem, params):
+    losses, norms, points, final = _plain_loop(problem, params, 0.5, 0.01, 40)
+    found = sf.simulate(problem, params, sf.gdwd(0.5, 0.01), 40, record_every=8, snapshot_every=2)
+    np.testing.assert_array_equal(found.step, [0, 8, 16, 24, 32])
+    # different compiled programs round differently; 40 contracting steps add little
+    np.testing.assert_allclose(found["loss"], losses[::8], rtol=1e-9)
+    np.testing.assert_allclose(found["norm_squared"], norms[::8], rtol=1e-12)
+    threshold = 2 * (1 - 0.005) * norms[::8] / 0.5
+    np.testing.assert_allclose(found["threshold"], threshold, rtol=1e-12)
+    np.testing.assert_allclose(found["loss_mean"], losses.reshape(5, 8).mean(axis=1), rtol=1e-9)
+    rises = np.diff(losses, prepend=np.inf) > 0
+    np.testing.assert_allclose(found["loss_rises"], rises.reshape(5, 8).mean(axis=1), atol=1e-15)
+    np.testing.assert_array_equal(found.snapshot_step, [0, 16, 32])
+    for row, step in enumerate(found.snapshot_step):
+        for leaf, expected in zip(
+            jax.tree.leaves(found.params), jax.tree.leaves(points[step]), strict=True
+        ):
+            np.testing.assert_allclose(leaf[row], expected, rtol=1e-10, atol=1e-12)
+    for leaf, expected in zip(
+        jax.tree.leaves(found.final_params), jax.tree.leaves(final), strict=True
+    ):
+        np.testing.assert_allclose(leaf, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 7, 100])
+def test_uneven_numbers_of_steps_are_all_made(problem, params, num_steps):
+    *_, final = _plain_loop(problem, params, 0.5, 0.01, num_steps)
+    found = sf.simulate(problem, params, sf.gdwd(0.5, 0.01), num_steps, record_every=3)
+    assert int(found.final_state.step) == num_steps
+    np.testing.assert_array_equal(found.step, np.arange(0, num_steps, 3))
+    np.testing.assert_allclose(found.final_params["u"], final["u"], rtol=1e-9, atol=1e-12)
+
+
+def test_going_on_from_an_end_is_bit_identical_to_not_stopping(problem, params):
+    rule = sf.gdwd(0.5, 0.01)
+    whole = sf.simulate(problem, params, rule, 90, record_every=10, snapshot_every=1)
+    first = sf.simulate(problem, params, rule, 30, record_every=10, snapshot_every=1)
+    rest = sf.simulate(problem, first, rule, 60, record_every=10, snapshot_every=1)
+    joined = sf.simulator.concatenate(first, rest)
+    np.testing.assert_array_equal(joined.step, whole.step)
+    for name in whole.columns:
+        np.testing.assert_array_equal(joined[name], whole[name])
+    for ours, theirs in zip(
+        jax.tree.leaves((joined.params, joined.final_params)),
+        jax.tree.leaves((whole.params, whole.final_params)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_going_on_with_another_rule_is_refused(problem, params):
+    first = sf.simulate(problem, params, sf.gdwd(0.5, 0.01), 5)
+    for other in (sf.gdwd(0.4, 0.01), optax.sgd(0.5)):
+        with pytest.raises(ValueError, match="optimizer must be the rule"):
+            sf.simulate(problem, first, other, 5)
+
+
+def test_records_may_be_logarithmically_spaced(problem, params):
+    steps = sf.simulator.log_spaced(50, 8)
+    assert steps[0] == 0 and steps[-1] == 49 and np.all(np.diff(steps) > 0)
+    spaced = sf.simulate(problem, params, sf.gdwd(0.5, 0.01), 50, record_at=steps)
+    every = sf.simulate(problem, params, sf.gdwd(0.5, 0.01), 50)
+    np.testing.assert_array_equal(spaced.step, steps)
+    np.testing.assert_allclose(spaced["loss"], every["loss"][steps], rtol=1e-9)
+
+
+def test_other_numbers_reuse_the_compiled_loop(problem, params):
+    sf.simulate(problem, params, sf.gdwd(0.5, 0.01), 20, record_every=5)
+    before = run_chunk._cache_size()
+    sf.simulate(problem, params, sf.gdwd(0.3, 0.02), 20, record_every=5)
+    assert run_chunk._cache_size() == before
+
+
+def test_any_optax_rule_runs_and_extra_arguments_reach_it(problem, params):
+    seen = {}
+
+    def init(params):
+        return optax.EmptyState()
+
+    def update(updates, state, params=None, *, value, grad, value_fn, **extra):
+        seen["matches"] = value_fn(params) - value
+        return jax.tree.map(lambda g: -0.1 * g, grad), state
+
+    ours = sf.simulate(problem, params, optax.GradientTransformationExtraArgs(init, update), 10)
+    plain = sf.simulate(problem, params, optax.sgd(0.1), 10)
+    assert "matches" in seen and "threshold" not in plain.columns
+    np.testing.assert_allclose(ours["loss"], plain["loss"], rtol=1e-10)
+
+
+def test_a_users_effective_learning_rate_gives_the_threshold(problem, params):
+    found = sf.simulate(
+        problem,
+        params,
+        optax.sgd(0.1),
+        10,
+        effective_learning_rate=lambda state, w: 0.1 / optax.tree.norm(w) ** 2,
+    )
+    np.testing.assert_allclose(found["threshold"], 20.0 * found["norm_squared"], rtol=1e-12)
+
+
+def test_a_diverging_run_is_frozen_and_says_so():
+    problem = sf.Problem(init=lambda key: jnp.ones(2), loss=lambda w: jnp.sum(w**4))
+    found = sf.simulate(problem, jnp.array([3.0, 2.0]), optax.sgd(1.0), 50)
+    assert found.status == sf.Status.DIVERGED
+    failed_at = int(found.final_state.step)
+    assert 0 < failed_at < 50
+    assert np.all(np.isfinite(np.asarray(found.final_params)))
+    *_, last = _plain_loop(problem, jnp.array([3.0, 2.0]), 1.0, 0.0, failed_at)
+    np.testing.assert_allclose(found.final_params, last, rtol=1e-12)
+
+
+def test_a_dataset_holds_the_columns_and_survives_netcdf(problem, params, tmp_path):
+    import xarray
+
+    found = sf.simulate(
+        problem, params, sf.gdwd(0.5, 0.01), 20, observables=("loss", "metrics"), snapshot_every=5
+    )
+    found.to_dataset().to_netcdf(tmp_path / "run.nc", engine="h5netcdf")
+    with xarray.open_dataset(tmp_path / "run.nc") as read:
+        np.testing.assert_array_equal(read["loss"], found["loss"])
+        np.testing.assert_array_equal(read["test_error"], found["test_error"])
+        np.testing.assert_allclose(read["tau"], 0.005 * found.step)
+        np.testing.assert_array_equal(read["params.u"], found.params["u"])
+        assert read.attrs["learning_rate"] == 0.5 and read.attrs["status"] == "SUCCESS"
+
+
+def test_the_progress_bar_can_be_turned_on_and_off(problem, params, capsys):
+    sf.simulate(problem, params, sf.gdwd(0.5, 0.01), 4, progress=False)
+    assert capsys.readouterr().err == ""
+    sf.simulate(problem, params, sf.gdwd(0.5, 0.01), 4, progress=True)
+    assert "simulating" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"num_steps": 0}, "num_steps"),
+        ({"record_every": 0}, "record_every"),
+        ({"record_at": [0, 5, 5]}, "record_at"),
+        ({"record_at": [0, 50]}, "record_at"),
+        ({"snapshot_every": 0}, "snapshot_every"),
+        ({"observables": ("loss", "nothing")}, "'nothing'"),
+        ({"observables": ("loss", "loss")}, "more than once"),
+    ],
+)
+def test_unusable_arguments_are_named(problem, params, keywords, message):
+    keywords = {"num_steps": 10} | keywords
+    with pytest.raises(ValueError, match=message):
+        sf.simulate(problem, params, sf.gdwd(0.5, 0.01), **keywords)
+
+
+def test_a_column_that_was_not_recorded_is_named(problem, params):
+    found = sf.simulate(problem, params, sf.gdwd(0.5, 0.01), 2, observables=("loss",))
+    with pytest.raises(KeyError, match="threshold"):
+        found["threshold"]
