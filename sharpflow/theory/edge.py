@@ -52,11 +52,15 @@ def solve_edge_program(
     chex.assert_shape(gradient_gram, (k * (k + 1) // 2,) * 2)
     dtype = drive.dtype
     identity = jnp.eye(k, dtype=dtype)
+    # in the basis of the drive M and R are graded along the axes, and rounding spares
+    # their small eigenvalues
+    drive_values, basis = jnp.linalg.eigh(drive)
+    turn = _congruence(basis)
     trace_vector = symmetric_to_vector(identity)
-    quadratic = gradient_gram + 2.0 * b * jnp.outer(trace_vector, trace_vector)
-    drive_vector = symmetric_to_vector(drive)
+    quadratic = turn.T @ gradient_gram @ turn + 2.0 * b * jnp.outer(trace_vector, trace_vector)
+    drive_vector = symmetric_to_vector(jnp.diag(drive_values))
     tolerance = jnp.finfo(dtype).eps ** 0.65
-    natural_gap = b**2 / jnp.max(jnp.diag(quadratic))  # ⟨M, C⟩ of a generic solution
+    generic_trace = b / jnp.max(jnp.diag(quadratic))  # tr M of a solution of full rank 𝒢
 
     def slack_of(covariance: Array) -> Array:
         return vector_to_symmetric(quadratic @ symmetric_to_vector(covariance) - drive_vector, k)
@@ -64,7 +68,8 @@ def solve_edge_program(
     def unfinished(state: tuple) -> Array:
         covariance, slack, iteration = state
         infeasibility = jnp.max(jnp.abs(slack_of(covariance) - slack))
-        scale = 1.0 + jnp.max(jnp.abs(drive))
+        scale = 1.0 + jnp.max(jnp.abs(drive_values))
+        natural_gap = b * jnp.maximum(generic_trace, jnp.trace(covariance))
         done = (jnp.sum(covariance * slack) <= k * tolerance * natural_gap) & (
             infeasibility <= scale * tolerance
         )
@@ -72,36 +77,52 @@ def solve_edge_program(
 
     def iterate(state: tuple) -> tuple:
         covariance, slack, iteration = state
-        mu = jnp.sum(covariance * slack) / k
-        root, inverse_root = _roots(covariance)
-        inner_root, _ = _roots(root @ slack @ root)
-        scaling = inverse_root @ inner_root @ inverse_root  # W⁻¹, with W R W = M
-        newton = quadratic + _congruence(scaling)
+        # the scaling G that makes both matrices the diagonal S: M = G S Gᵀ, R = H S Hᵀ, HᵀG = I
+        root, slack_root = _cholesky(covariance), _cholesky(slack)
+        left, scaled, right = jnp.linalg.svd(slack_root.T @ root)
+        scaling = (root @ right.T) * jax.lax.rsqrt(scaled)[None]
+        slack_scaling = (slack_root @ left) * jax.lax.rsqrt(scaled)[None]
+        congruence = _congruence(scaling)
+        newton = jnp.eye(congruence.shape[0], dtype=dtype) + congruence.T @ quadratic @ congruence
         factor = jax.scipy.linalg.cho_factor(newton)
-        residual = symmetric_to_vector(slack_of(covariance))
-        inverse = symmetric_to_vector(inverse_root @ inverse_root)
+        infeasible = scaling.T @ (slack_of(covariance) - slack) @ scaling
 
         def direction(target: Array) -> tuple[Array, Array]:
-            move = jax.scipy.linalg.cho_solve(factor, target * inverse - residual)
-            change = vector_to_symmetric(quadratic @ move + residual, k) - slack
-            return vector_to_symmetric(move, k), change
+            total = jnp.diag(target / scaled - scaled)
+            move = jax.scipy.linalg.cho_solve(factor, symmetric_to_vector(total - infeasible))
+            move = vector_to_symmetric(move, k)
+            return move, total - move
 
         move, change = direction(jnp.zeros((), dtype))
-        length = jnp.minimum(1.0, _step_to_boundary(covariance, slack, move, change))
-        mu_affine = jnp.sum((covariance + length * move) * (slack + length * change)) / k
-        centring = jnp.clip(mu_affine / mu, 0.0, 1.0) ** 3
-        move, change = direction(centring * mu)
-        length = jnp.minimum(
-            1.0, _BOUNDARY_FRACTION * _step_to_boundary(covariance, slack, move, change)
+        length = jnp.minimum(1.0, _step_to_boundary(scaled, move, change))
+        moved, changed = jnp.diag(scaled) + length * move, jnp.diag(scaled) + length * change
+        centring = jnp.clip(jnp.sum(moved * changed) / jnp.sum(jnp.square(scaled)), 0.0, 1.0) ** 3
+        move, change = direction(centring * jnp.sum(jnp.square(scaled)) / k)
+        length = jnp.minimum(1.0, _BOUNDARY_FRACTION * _step_to_boundary(scaled, move, change))
+        moved = scaling @ (jnp.diag(scaled) + length * move) @ scaling.T
+        # R by the equation it obeys, which keeps it feasible; where rounding would make that
+        # indefinite, by its own factors, which keep it positive
+        obeying = (1.0 - length) * slack + length * slack_of(covariance)
+        obeying = obeying + vector_to_symmetric(
+            quadratic @ symmetric_to_vector(moved - covariance), k
         )
-        return covariance + length * move, slack + length * change, iteration + 1
+        definite = jnp.all(jnp.isfinite(_cholesky(obeying)))
+        positive = slack_scaling @ (jnp.diag(scaled) + length * change) @ slack_scaling.T
+        changed = jnp.where(definite, obeying, positive)
+        # at the limit of rounding a factorisation fails: keep what was reached
+        usable = jnp.all(jnp.isfinite(moved)) & jnp.all(jnp.isfinite(changed))
+        return (
+            jnp.where(usable, moved, covariance),
+            jnp.where(usable, changed, slack),
+            jnp.where(usable, iteration + 1, _MAX_ITERATIONS),
+        )
 
-    top = jnp.maximum(jnp.max(jnp.abs(drive)), 1.0)
+    top = jnp.maximum(jnp.max(jnp.abs(drive_values)), 1.0)
     start = (identity / (2.0 * k), top * identity, jnp.zeros((), jnp.int32))
     covariance, slack, iterations = jax.lax.while_loop(unfinished, iterate, start)
     return EdgeSolution(
-        covariance=covariance,
-        slack=slack,
+        covariance=basis @ covariance @ basis.T,
+        slack=basis @ slack @ basis.T,
         gap=jnp.sum(covariance * slack),
         num_iterations=iterations,
     )
@@ -130,28 +151,26 @@ def vector_to_symmetric(vector: Float[Array, " p"], k: int) -> Float[Array, "k k
 
 
 def _congruence(matrix: Array) -> Array:
-    """The map A -> S A S as a matrix in the coordinates of ``symmetric_to_vector``."""
+    """The map A -> S A Sᵀ as a matrix in the coordinates of ``symmetric_to_vector``."""
     k = matrix.shape[0]
     basis = jax.vmap(vector_to_symmetric, in_axes=(0, None))(
         jnp.eye(k * (k + 1) // 2, dtype=matrix.dtype), k
     )
-    return jax.vmap(symmetric_to_vector)(matrix @ basis @ matrix)
+    return jax.vmap(symmetric_to_vector)(matrix @ basis @ matrix.T).T
 
 
-def _roots(matrix: Array) -> tuple[Array, Array]:
-    """A^{1/2} and A^{-1/2} of a symmetric positive definite matrix."""
-    values, vectors = jnp.linalg.eigh(matrix)
-    tiny = jnp.finfo(matrix.dtype).tiny ** 0.5
-    root = jnp.sqrt(jnp.maximum(values, tiny))
-    return (vectors * root[None]) @ vectors.T, (vectors / root[None]) @ vectors.T
+def _cholesky(matrix: Array) -> Array:
+    """Lower factor of a graded matrix, with room on its diagonal for rounding."""
+    room = 4 * matrix.shape[0] * jnp.finfo(matrix.dtype).eps
+    return jnp.linalg.cholesky(matrix + room * jnp.diag(jnp.diag(matrix)))
 
 
-def _step_to_boundary(covariance: Array, slack: Array, move: Array, change: Array) -> Array:
-    """Largest step that keeps both matrices positive semidefinite."""
+def _step_to_boundary(scaled: Array, move: Array, change: Array) -> Array:
+    """Largest step from the diagonal S that keeps both matrices positive semidefinite."""
+    inverse_root = jax.lax.rsqrt(scaled)
 
-    def limit(matrix: Array, towards: Array) -> Array:
-        inverse_root = _roots(matrix)[1]
-        lowest = jnp.linalg.eigvalsh(inverse_root @ towards @ inverse_root)[0]
+    def limit(towards: Array) -> Array:
+        lowest = jnp.linalg.eigvalsh(towards * jnp.outer(inverse_root, inverse_root))[0]
         return jnp.where(lowest < 0, -1.0 / lowest, jnp.inf)
 
-    return jnp.minimum(limit(covariance, move), limit(slack, change))
+    return jnp.minimum(limit(move), limit(change))

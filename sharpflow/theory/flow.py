@@ -90,7 +90,10 @@ def sharpness_flow(
       problem: a problem with a residual or an outputs/criterion form.
       theta0: a point of Γ (``retract`` makes one); of unit norm on the sphere.
       tau: increasing output times, shape (T,); theta0 and threshold0 hold at tau[0].
-      threshold0: λ* at tau[0]; by default λ_1(theta0), the edge.
+      threshold0: λ* at tau[0]; by default λ_1(theta0), the edge. Below λ_1(theta0),
+        where a trajectory rests before its oscillation has grown, the flow starts at
+        the crossing of the edge, log(λ_1/threshold0)/b earlier: row 0 is then where
+        an answer without delay would have led.
       max_edge: number k of eigenvalues that may share the edge.
       b: response of the threshold, 2 for GD+WD.
       on_sphere: False for losses that are not scale-invariant.
@@ -173,13 +176,14 @@ def _integrate(
     num_residuals = jax.eval_shape(residual, flat).shape[0]
     k = min(max_edge, flat.shape[0], num_residuals)
     start = edge_space(residual, flat, k)
-    highest = start.eigenvalues[0]
+    edge = jnp.log(start.eigenvalues[0])
+    level = jnp.where(jnp.isnan(threshold0), edge, jnp.log(threshold0))
     fixed = jnp.isfinite(step_size)
     zero = jnp.zeros((), jnp.int32)
     state = _State(
         space=start,
-        log_threshold=jnp.log(jnp.where(jnp.isnan(threshold0), highest, threshold0)),
-        time=tau[0],
+        log_threshold=jnp.maximum(level, edge),
+        time=tau[0] - jnp.maximum(edge - level, 0.0) / b,
         step=jnp.where(fixed, step_size, _FIRST_STEP),
         num_steps=zero,
         num_rejected=zero,
@@ -197,7 +201,9 @@ def _integrate(
         growth = jnp.where(jnp.isfinite(ratio), growth, 0.2)
         # a step cut short to meet an output time says nothing against the longer one
         proposal = jnp.where(growth < 1.0, growth * step, jnp.maximum(state.step, growth * step))
-        crowded = moved.space.next_eigenvalue >= jnp.exp(moved.log_threshold) * (1.0 - 1e-3)
+        crowded = moved.space.next_eigenvalue >= jnp.exp(moved.log_threshold) * (
+            1.0 - jnp.maximum(1e-3, 3.0 * rtol)
+        )
         failure = jnp.select(
             [
                 accepted & crowded,

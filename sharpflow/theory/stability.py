@@ -3,7 +3,9 @@
 import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -165,10 +167,11 @@ def start_at_edge(
 
     Source: design 3.5 and 7.
     """
-    import jax
-
     validate_rates(learning_rate, weight_decay)
     theta0 = validate_params(problem, theta0, "theta0")
+    size = float(optax.tree.norm(theta0))
+    if not abs(size - 1.0) <= 1e3 * float(jnp.finfo(jax.tree.leaves(theta0)[0].dtype).eps):
+        raise ValueError(f"theta0 must have unit norm, got {size:.6g}")
     values, vectors = spherical_sharpness(problem, theta0)
     norm = jnp.sqrt(0.5 * learning_rate * values[0] / (1.0 - learning_rate * weight_decay))
     return jax.tree.map(

@@ -39,8 +39,10 @@ class CompletionResult:
 
 def run(quick: bool = False, progress: bool | None = None) -> CompletionResult:
     """Sharpness and test error fall together after the predicted entry, or not at all."""
-    side = 12 if quick else 30
-    problem = sf.models.matrix_completion(shape=(side, side), seed=1)
+    if quick:
+        problem = sf.models.matrix_completion(shape=(12, 12), init_scale=2.0, seed=1)
+    else:
+        problem = sf.models.matrix_completion(shape=(30, 30), seed=1)
     params = problem.init(jax.random.key(1))
     columns = ("loss", "norm_squared", "threshold", "metrics", "loss_mean", "loss_rises")
     trajectory, without_decay = (

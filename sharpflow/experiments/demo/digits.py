@@ -147,6 +147,12 @@ def _checks(
             0.97,
             1.03,
         ),
-        Check(PART, f"mean edge ratio {at}", smallest.attrs["mean_edge_ratio"], 0.98, 1.02),
+        Check(
+            PART,
+            f"mean edge ratio {at}, 1 + O(√ηλ)",
+            smallest.attrs["mean_edge_ratio"],
+            1.0 - 3.0 * float(np.sqrt(rates[-1])),
+            1.0 + 3.0 * float(np.sqrt(rates[-1])),
+        ),
         Check(PART, "single-edge formula: error / distance moved at the last τ", float(single[-1])),
     ]
