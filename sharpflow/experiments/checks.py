@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -47,23 +48,23 @@ class Check:
 
 
 def print_table(checks: Sequence[Check], title: str) -> None:
-    """Print the statements with their figures; failures stand out."""
-    table = Table(title=title, title_justify="left", show_lines=False)
-    for heading in ("part", "statement"):
-        table.add_column(heading)
+    """Print the statements with their figures, part by part; failures stand out."""
+    table = Table(title=title, title_justify="left", box=box.HORIZONTALS, pad_edge=False)
+    table.add_column("statement")
     table.add_column("measured", justify="right")
-    for heading in ("allowed", "holds", "note"):
-        table.add_column(heading)
+    table.add_column("allowed")
+    table.add_column("holds")
     part = ""
     for check in checks:
         mark = {None: "", True: "[green]yes[/green]", False: "[bold red]NO[/bold red]"}
+        if check.part != part:
+            table.add_section()
+            table.add_row(f"[bold]{check.part}[/bold]")
         table.add_row(
-            check.part if check.part != part else "",
-            check.statement,
+            check.statement + (f" [dim]({check.note})[/dim]" if check.note else ""),
             f"{check.measured:.4g}",
             check.allowed,
             mark[check.holds],
-            check.note,
         )
         part = check.part
     Console().print(table)

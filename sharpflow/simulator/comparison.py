@@ -41,7 +41,8 @@ def compare(
 
       * ``tracking_error``, ‖Φ(θ_t) − ζ(τ)‖, Φ the retraction to Γ;
       * ``distance_moved``, ‖ζ(τ) − ζ(τ_0)‖, and ``relative_error``, their ratio;
-      * ``sharpness`` λ_1(Φ(θ_t)) and ``predicted_sharpness``;
+      * ``eigenvalues``, the k largest at Φ(θ_t), and ``predicted_eigenvalues``, both over
+        (tau, eigenvalue); the first of each are ``sharpness`` and ``predicted_sharpness``;
       * ``threshold``, ``predicted_threshold`` and ``threshold_ratio``;
       * ``edge_ratio``, λ_1(Φ(θ_t))/λ*_t;
       * ``loss_mean``, ``predicted_loss`` and ``loss_ratio``, means over a window that ends
@@ -62,7 +63,9 @@ def compare(
 
     rows, times = _matched(trajectory, flow)
     snapshots = jax.tree.map(lambda leaf: leaf[rows], trajectory.params)
-    projection = project_snapshots(problem, snapshots, on_sphere=trajectory.on_sphere)
+    projection = project_snapshots(
+        problem, snapshots, k=flow.eigenvalues.shape[1], on_sphere=trajectory.on_sphere
+    )
     measured, predicted = _flat(projection.theta), _flat(flow.theta)[times]
     tau = np.asarray(flow.tau)[times]
     steps = trajectory.snapshot_step[rows]
@@ -108,7 +111,14 @@ def compare(
         "loss_rises_after": after,
     }
     return xarray.Dataset(
-        {name: ("tau", values) for name, values in columns.items()},
+        {name: ("tau", values) for name, values in columns.items()}
+        | {
+            "eigenvalues": (("tau", "eigenvalue"), projection.eigenvalues),
+            "predicted_eigenvalues": (
+                ("tau", "eigenvalue"),
+                np.asarray(flow.eigenvalues)[times],
+            ),
+        },
         {"tau": tau, "step": ("tau", steps)},
         attributes,
     )

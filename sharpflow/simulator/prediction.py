@@ -24,45 +24,53 @@ class Projection:
     Attributes:
       theta: Φ of every snapshot, pytree with leading axis (S, ...).
       distance: ‖θ − Φ(θ)‖, shape (S,); NaN where the retraction failed.
-      sharpness: λ_1(∇²L(Φ)), shape (S,); NaN likewise.
+      eigenvalues: the k largest of ∇²L(Φ), descending, shape (S, k); NaN likewise.
       status: of the retraction, shape (S,).
     """
 
     theta: Params
     distance: np.ndarray
-    sharpness: np.ndarray
+    eigenvalues: np.ndarray
     status: np.ndarray
 
+    @property
+    def sharpness(self) -> np.ndarray:
+        """λ_1(∇²L(Φ)), shape (S,)."""
+        return self.eigenvalues[:, 0]
 
-def project_snapshots(problem: Problem, params: Params, *, on_sphere: bool = True) -> Projection:
+
+def project_snapshots(
+    problem: Problem, params: Params, *, k: int = 1, on_sphere: bool = True
+) -> Projection:
     """Retract every snapshot to Γ, one after the other in compiled code.
 
     Args:
       problem: a problem with a residual or an outputs/criterion form.
       params: snapshots, pytree with leading axis (S, ...).
+      k: how many eigenvalues of the Hessian.
       on_sphere: whether the snapshots are taken by their directions.
     """
-    theta, distance, sharpness, status = _project(problem, params, on_sphere=on_sphere)
+    theta, distance, eigenvalues, status = _project(problem, params, k=k, on_sphere=on_sphere)
     return Projection(
         theta=theta,
         distance=np.asarray(distance),
-        sharpness=np.asarray(sharpness),
+        eigenvalues=np.asarray(eigenvalues),
         status=np.asarray(status),
     )
 
 
-@partial(jax.jit, static_argnames=("problem", "on_sphere"))
+@partial(jax.jit, static_argnames=("problem", "k", "on_sphere"))
 def _project(
-    problem: Problem, params: Params, *, on_sphere: bool
+    problem: Problem, params: Params, *, k: int, on_sphere: bool
 ) -> tuple[Params, Array, Array, Array]:
     def one(snapshot: Params) -> tuple[Params, Array, Array, Array]:
         theta, status = retract_with_status(problem, snapshot, on_sphere=on_sphere)
         flat, there = ravel_pytree(snapshot)[0], ravel_pytree(theta)[0]
         flat = flat / jnp.linalg.norm(flat) if on_sphere else flat
-        values, _ = linearize(residual_form(problem, snapshot), there).top_eigenpairs(1)
+        values, _ = linearize(residual_form(problem, snapshot), there).top_eigenpairs(k)
         arrived = status == Status.SUCCESS
         distance = jnp.where(arrived, jnp.linalg.norm(flat - there), jnp.nan)
-        return theta, distance, jnp.where(arrived, values[0], jnp.nan), status
+        return theta, distance, jnp.where(arrived, values, jnp.nan), status
 
     return jax.lax.map(one, params)
 

@@ -13,9 +13,10 @@ from sharpflow.models.problem import Params
 def provenance(params: Params | None = None) -> dict[str, Any]:
     """Versions, device, dtype and date, as plain numbers and strings."""
     device = jax.devices()[0]
+    kind = f"{device.platform}: {device.device_kind}"
     made = {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": f"{device.platform}: {device.device_kind}",
+        "device": device.platform if device.device_kind == device.platform else kind,
         "python": platform.python_version(),
     }
     for package in ("sharpflow", "jax", "jaxlib", "flax", "optax", "numpy"):

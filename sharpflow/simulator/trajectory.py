@@ -64,6 +64,10 @@ class Trajectory:
             raise KeyError(f"{name!r} was not recorded; there are {sorted(self.columns)}")
         return self.columns[name]
 
+    def __contains__(self, name: str) -> bool:
+        """Whether the column ``name`` was recorded."""
+        return name in self.columns
+
     @property
     def tau(self) -> np.ndarray:
         """Flow time τ = intrinsic rate × step of every row, shape (T,)."""

@@ -15,6 +15,8 @@ from sharpflow.theory.status import Status
 
 Residual = Callable[[Float[Array, " d"]], Float[Array, " m"]]
 
+ACCEPTED_SLACK = 30.0  # times the tolerance aimed at: where rounding ends an iteration
+
 
 @chex.dataclass(frozen=True)
 class Linearization:
@@ -154,7 +156,7 @@ def retract_flat(
     norm = jnp.linalg.norm(residual(theta))
     start = (theta, norm, jnp.full_like(norm, jnp.inf), jnp.zeros((), jnp.int32))
     point, norm, _, _ = jax.lax.while_loop(unfinished, iterate, start)
-    accepted = norm <= 30.0 * tolerance
+    accepted = norm <= ACCEPTED_SLACK * tolerance
     return point, jnp.where(accepted, Status.SUCCESS, Status.RETRACTION_FAILED).astype(jnp.int32)
 
 
@@ -208,13 +210,36 @@ def retract(problem: Problem, params: Params, *, on_sphere: bool = True) -> Para
     params = validate_params(problem, params)
     theta, status, norm = _retract(problem, params, on_sphere=on_sphere)
     if int(status) != Status.SUCCESS:
+        leaf = jax.tree.leaves(params)[0]
         raise ValueError(
             f"params are too far from the minimizer manifold: the retraction stopped at "
             f"‖residual‖ = {float(norm):.2g}, at most "
-            f"{residual_tolerance(jax.tree.leaves(params)[0].dtype):.0e} is allowed. "
+            f"{ACCEPTED_SLACK * residual_tolerance(leaf.dtype):.0e} is allowed. "
             "Train further first"
         )
     return theta
+
+
+def require_on_manifold(problem: Problem, theta0: Params, *, on_sphere: bool = True) -> None:
+    """Refuse a point that does not lie on Γ.
+
+    Raises:
+      ValueError: theta0 is off the unit sphere or its residual is not near zero.
+    """
+    flat, _ = ravel_pytree(theta0)
+    norm = float(jnp.linalg.norm(flat))
+    if on_sphere and not abs(norm - 1.0) <= 1e3 * float(jnp.finfo(flat.dtype).eps):
+        raise ValueError(
+            f"theta0 must have unit norm on the sphere, got {norm:.6g}: pass it through "
+            "sharpflow.theory.retract first"
+        )
+    size = float(jnp.linalg.norm(residual_form(problem, theta0)(flat)))
+    allowed = max(1e-6, 100.0 * residual_tolerance(flat.dtype))
+    if not size <= allowed:
+        raise ValueError(
+            f"theta0 must lie on the minimizer manifold: its residual has norm {size:.2g}, "
+            f"{allowed:.0e} is allowed. Pass it through sharpflow.theory.retract first"
+        )
 
 
 @partial(jax.jit, static_argnames=("problem", "on_sphere"))

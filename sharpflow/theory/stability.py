@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sharpflow.models.problem import Params, Problem, validate_params
 from sharpflow.theory.curvature import spherical_sharpness
 from sharpflow.theory.flow import FlowSolution
+from sharpflow.theory.manifold import require_on_manifold
 
 
 def effective_learning_rate(
@@ -163,15 +163,13 @@ def start_at_edge(
       √(η λ_1/(2(1−ηλ))) (θ0 + perturbation · v_1), as ``theta0``.
 
     Raises:
-      ValueError: rates or theta0 out of range.
+      ValueError: rates out of range, theta0 not on Γ, or a loss alone, which has no Γ.
 
     Source: design 3.5 and 7.
     """
     validate_rates(learning_rate, weight_decay)
     theta0 = validate_params(problem, theta0, "theta0")
-    size = float(optax.tree.norm(theta0))
-    if not abs(size - 1.0) <= 1e3 * float(jnp.finfo(jax.tree.leaves(theta0)[0].dtype).eps):
-        raise ValueError(f"theta0 must have unit norm, got {size:.6g}")
+    require_on_manifold(problem, theta0)
     values, vectors = spherical_sharpness(problem, theta0)
     norm = jnp.sqrt(0.5 * learning_rate * values[0] / (1.0 - learning_rate * weight_decay))
     return jax.tree.map(

@@ -94,3 +94,16 @@ def test_too_few_steps_are_reported_and_name_max_steps(regression) -> None:
     np.testing.assert_array_equal(np.isfinite(np.asarray(flow.threshold)), np.arange(9) <= 2)
     with pytest.raises(RuntimeError, match=r"after tau = 0.5: .*max_steps = 12 must grow"):
         sf.sharpness_flow(regression.problem, regression.at(1.0), TAU, **options)
+
+
+def test_exactly_enough_steps_are_enough(regression) -> None:
+    options = {"max_edge": 1, "step_size": 0.05, "max_steps": 40}
+    flow = sf.sharpness_flow(regression.problem, regression.at(1.0), TAU, **options)
+    assert int(flow.num_steps) == 40
+
+
+def test_a_full_edge_is_seen_at_the_default_tolerance(tiny_mlp) -> None:
+    """The controller alone lets λ_2 pass the edge by less than rtol: too little to look for."""
+    flow = sf.sharpness_flow(*tiny_mlp, np.linspace(0.0, 1.0, 6), max_edge=1, throw=False)
+    assert int(flow.status) == Status.EDGE_FULL
+    np.testing.assert_array_equal(np.isfinite(np.asarray(flow.threshold)), np.arange(6) <= 4)

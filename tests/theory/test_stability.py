@@ -219,3 +219,15 @@ def test_predicted_loss_is_half_the_trace_of_hessian_and_covariance(tiny_mlp) ->
     expected = 0.5 * 1e-4 * np.sum(block * covariance)
     # the edge eigenvalues are λ* up to 5 rtol
     np.testing.assert_allclose(sf.theory.predicted_loss(flow, 1e-4)[-1], expected, rtol=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("theta0", "message"),
+    [
+        (lambda case: 1.5 * case.at(1.0), "theta0 must have unit norm on the sphere, got 1.5"),
+        (lambda case: case.at(1.0)[::-1], "theta0 must lie on the minimizer manifold"),
+    ],
+)
+def test_start_at_edge_refuses_a_point_off_the_manifold(regression, theta0, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        sf.theory.start_at_edge(regression.problem, theta0(regression), 0.1, 0.01)

@@ -30,7 +30,6 @@ def write_numbers(
     ).drop_attrs()
     ladder["error"] = ("intrinsic_rate", digits.errors)
     ladder["single_edge_error"] = ("tau", digits.single_edge_error)
-    ladder["eigenvalues"] = (("tau", "eigenvalue"), np.asarray(digits.flow.eigenvalues))
     ladder["edge_covariance"] = (
         ("tau", "eigenvalue", "other_eigenvalue"),
         np.asarray(digits.flow.edge_covariance),

@@ -36,7 +36,7 @@ def draw(
             completion.trajectory, entry_step=completion.comparison.attrs["entry_step"]
         ),
         "completion-mean-loss": plots.mean_loss(completion.comparison),
-        "digits-edge-eigenvalues": plots.edge_eigenvalues(digits.flow),
+        "digits-edge-eigenvalues": plots.edge_eigenvalues(digits.flow, finest),
         "digits-sharpness": plots.sharpness_and_threshold(finest, digits.flow),
         "digits-mean-loss": plots.mean_loss(finest),
         "digits-tracking-error": plots.tracking_error(

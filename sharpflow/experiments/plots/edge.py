@@ -116,8 +116,9 @@ def edge_eigenvalues(
 
     Args:
       flow: the prediction, k eigenvalues at T times.
-      measured: a trajectory with the columns ``sharpness_manifold``, shape (S, j), and
-        ``threshold``, shape (S,); its ratios are drawn under the predicted ones.
+      measured: what ``sharpflow.compare`` returns, or a trajectory with the columns
+        ``sharpness_manifold``, shape (S, j), and ``threshold``, shape (S,); its ratios
+        are drawn under the predicted ones.
       ax: where to draw; by default on a new figure.
 
     Returns:
@@ -127,7 +128,8 @@ def edge_eigenvalues(
     with style.styled(ax) as ax:
         ax.axhline(1.0, **style.LINE)
         if measured is not None:
-            found = np.asarray(measured["sharpness_manifold"])
+            name = "eigenvalues" if "eigenvalues" in measured else "sharpness_manifold"
+            found = np.asarray(measured[name])
             found = found / np.asarray(measured["threshold"])[:, None]
             for index, ratio in enumerate(found.T):
                 ax.plot(
@@ -145,6 +147,5 @@ def edge_eigenvalues(
             )
         style.time_axis(ax)
         ax.set_ylabel(r"edge ratios $\lambda_i/\lambda^{\ast}$")
-        ax.set_ylim(bottom=0.0)
         ax.legend(**style.ABOVE)
     return ax
