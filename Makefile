@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 METADATA := setup.cfg pyproject.toml
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint types bench clean
+.PHONY: help demo test lint types bench docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make lint   check style and formatting"
 	@echo "make types  check the type annotations"
 	@echo "make bench  run the benchmarks (BENCH_ARGS=...)"
+	@echo "make docs   build the documentation into site/"
 	@echo "make clean  remove the environment and all caches"
 
 demo: $(VENV)/installed
@@ -40,8 +41,11 @@ types: $(VENV)/installed-dev
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
+docs: $(VENV)/installed-docs
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
