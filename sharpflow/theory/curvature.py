@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models.problem import Params, Problem, validate_params
-from sharpflow.theory.lanczos import Matvec, lanczos
+from sharpflow.theory.lanczos import Matvec, RitzPairs, Stop, lanczos
 from sharpflow.theory.status import Status
 
 Method = Literal["auto", "dense", "lanczos"]
@@ -25,15 +25,21 @@ class Eigenpairs:
 
     Attributes:
       values: descending, shape (k,); NaN where they did not converge.
-      vectors: unit eigenvectors, a pytree with leading axis k, or shape (k, d).
+      vectors: unit eigenvectors, a pytree with leading axis k.
+      next_start: those and the next one, where there is one, with leading axis k + 1: what
+        to pass as ``start`` at nearby params.
       residuals: ‖A v − λ v‖, shape (k,): each value is within it of an eigenvalue.
+      errors: estimated errors of the values, shape (k,), at most the residuals.
       num_products: products A v that were made.
-      status: ``Status.SUCCESS``, ``NOT_CONVERGED`` or ``NOT_FINITE``.
+      status: ``Status.SUCCESS``, ``NOT_CONVERGED``, ``PRECISION`` (the tolerance is finer
+        than the rounding of the products), ``NOT_SYMMETRIC`` or ``NOT_FINITE``.
     """
 
     values: Float[Array, " k"]
     vectors: Params
+    next_start: Params
     residuals: Float[Array, " k"]
+    errors: Float[Array, " k"]
     num_products: Int[Array, ""]
     status: Int[Array, ""]
 
@@ -43,8 +49,8 @@ def hessian_vector_product(problem: Problem, params: Params) -> Callable[[Params
 
     Source: Pearlmutter 1994.
     """
-    gradient = jax.grad(problem.loss_value)
-    return lambda vector: jax.jvp(gradient, (params,), (vector,))[1]
+    # linearized once: the gradient itself is not computed again for every product
+    return jax.linearize(jax.grad(problem.loss_value), params)[1]
 
 
 def top_eigenpairs(
@@ -53,29 +59,36 @@ def top_eigenpairs(
     k: int = 1,
     *,
     tolerance: float | None = None,
+    stop: Stop = "residual",
     method: Method = "auto",
     start: Params | None = None,
+    basis_size: int | None = None,
 ) -> Eigenpairs:
     """The k largest eigenvalues of ∇²L(params), with eigenvectors and residuals.
 
     Args:
       problem: any problem.
       params: where.
-      k: how many, counted with multiplicity only by the dense method.
-      tolerance: on the residuals relative to the largest eigenvalue in modulus; by
-        default 1e-8 in float64 and 1e-4 in float32.
+      k: how many, counted with multiplicity.
+      tolerance: relative to the largest eigenvalue in modulus; by default 1e-8 in
+        float64 and 1e-4 in float32.
+      stop: what the tolerance bounds: ``"residual"`` the residuals, ``"estimate"`` the
+        estimated errors of the eigenvalues, which takes fewer products.
       method: ``"dense"`` forms the Hessian, ``"lanczos"`` needs products only;
         ``"auto"`` forms it up to d = 400.
-      start: a vector to start Lanczos from, as ``params``; by default a fixed
-        pseudo-random one.
+      start: vectors to start Lanczos from, as ``params`` or with a leading axis q: the
+        eigenvectors of a nearby Hessian; by default k fixed pseudo-random ones.
+      basis_size: vectors that Lanczos keeps, by default 24 or more; the memory is twice
+        that many copies of params.
 
     Returns:
       The eigenpairs; usable under jit and vmap.
 
     Raises:
-      ValueError: k is not in 1..d, or the method is unknown.
+      ValueError: k is not in 1..d, a tolerance below the precision of the dtype, or an
+        unknown method.
 
-    Source: Wu and Simon 2000, thick-restart Lanczos.
+    Source: ``sharpflow.theory.lanczos``.
     """
     flat, unravel = ravel_pytree(params)
     dimension = flat.shape[0]
@@ -83,8 +96,16 @@ def top_eigenpairs(
         raise ValueError(f"k must be between 1 and the dimension {dimension}, got {k}")
     if method not in ("auto", "dense", "lanczos"):
         raise ValueError(f"method must be 'auto', 'dense' or 'lanczos', got {method!r}")
+    if stop not in ("residual", "estimate"):
+        raise ValueError(f"stop must be 'residual' or 'estimate', got {stop!r}")
+    precision = float(jnp.finfo(flat.dtype).eps)
     if tolerance is None:
         tolerance = 1e-8 if flat.dtype == jnp.float64 else 1e-4
+    if not tolerance >= precision:
+        raise ValueError(
+            f"tolerance must be at least {precision:.1e}, the precision of {flat.dtype}, "
+            f"got {tolerance!r}"
+        )
 
     product = hessian_vector_product(problem, params)
 
@@ -92,11 +113,19 @@ def top_eigenpairs(
         return ravel_pytree(product(unravel(vector)))[0]
 
     if method == "dense" or (method == "auto" and dimension <= _DENSE_DIMENSION):
-        found = _dense_eigenpairs(matvec, flat, k, tolerance)
+        found = _dense_ritz_pairs(matvec, flat, k, tolerance)
     else:
-        first = _pseudo_random(flat) if start is None else ravel_pytree(start)[0]
-        found = _judged(*lanczos(matvec, first, k, tolerance=tolerance), tolerance)
-    return found.replace(vectors=jax.vmap(unravel)(found.vectors))  # type: ignore[attr-defined]
+        block = _pseudo_random(flat, k) if start is None else _rows(start, dimension)
+        found = lanczos(matvec, block, k, tolerance=tolerance, stop=stop, basis_size=basis_size)
+    return Eigenpairs(
+        values=jnp.where(found.converged, found.values, jnp.nan),
+        vectors=jax.vmap(unravel)(found.vectors),
+        next_start=jax.vmap(unravel)(found.next_start),
+        residuals=found.residuals,
+        errors=found.errors,
+        num_products=found.num_products,
+        status=_status(found, tolerance, dimension),
+    )
 
 
 def spherical_sharpness(
@@ -137,32 +166,53 @@ def _spherical(problem: Problem, params: Params, *, k: int, method: Method) -> E
     return top_eigenpairs(problem, theta, k, method=method)
 
 
-def _dense_eigenpairs(matvec: Matvec, like: Array, k: int, tolerance: float) -> Eigenpairs:
+def _dense_ritz_pairs(matvec: Matvec, like: Array, k: int, tolerance: float) -> RitzPairs:
     dimension = like.shape[0]
     hessian = jax.vmap(matvec)(jnp.eye(dimension, dtype=like.dtype))
     all_values, all_vectors = jnp.linalg.eigh(0.5 * (hessian + hessian.T))
-    values, vectors = all_values[::-1][:k], all_vectors[:, ::-1][:, :k].T
+    values, best = all_values[::-1][:k], all_vectors[:, ::-1][:, : k + 1].T
+    vectors = best[:k]
     residuals = jnp.linalg.norm(vectors @ hessian - values[:, None] * vectors, axis=1)
     size = jnp.max(jnp.abs(all_values))
-    products = jnp.asarray(dimension, jnp.int32)
-    return _judged(values, vectors, residuals, size, products, tolerance)
-
-
-def _judged(
-    values: Array, vectors: Array, residuals: Array, size: Array, products: Array, tolerance: float
-) -> Eigenpairs:
-    converged = residuals <= tolerance * size
-    finite = jnp.all(jnp.isfinite(residuals)) & jnp.all(jnp.isfinite(values))
-    status = jnp.where(jnp.all(converged), Status.SUCCESS, Status.NOT_CONVERGED)
-    return Eigenpairs(
-        values=jnp.where(converged, values, jnp.nan),
+    return RitzPairs(
+        values=values,
         vectors=vectors,
+        next_start=best,
         residuals=residuals,
-        num_products=products,
-        status=jnp.where(finite, status, Status.NOT_FINITE).astype(jnp.int32),
+        errors=residuals,
+        size=size,
+        asymmetry=jnp.max(jnp.abs(hessian - hessian.T)),
+        num_products=jnp.asarray(dimension, jnp.int32),
+        converged=residuals <= tolerance * size,
     )
 
 
-def _pseudo_random(flat: Array) -> Array:
-    """A fixed vector with no structure that an operator could be orthogonal to."""
-    return jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
+def _status(found: RitzPairs, tolerance: float, dimension: int) -> Int[Array, ""]:
+    """The first of what is wrong; rounding shows in residuals and asymmetry alike."""
+    precision = jnp.finfo(found.values.dtype).eps
+    worst = jnp.max(found.residuals)
+    rounding = jnp.maximum(10.0 * dimension**0.5 * precision * found.size, 10.0 * found.asymmetry)
+    finite = jnp.all(jnp.isfinite(found.residuals)) & jnp.all(jnp.isfinite(found.values))
+    return jnp.select(
+        [
+            ~finite,
+            found.asymmetry > precision**0.4 * found.size,
+            jnp.all(found.converged),
+            worst <= rounding,
+        ],
+        [Status.NOT_FINITE, Status.NOT_SYMMETRIC, Status.SUCCESS, Status.PRECISION],
+        Status.NOT_CONVERGED,
+    ).astype(jnp.int32)
+
+
+def _pseudo_random(flat: Array, k: int) -> Array:
+    """Fixed vectors with no structure that an operator could be orthogonal to, shape (k, d)."""
+    return jax.random.normal(jax.random.key(0), (k, flat.shape[0]), flat.dtype)
+
+
+def _rows(vectors: Params, dimension: int) -> Float[Array, "q d"]:
+    """A pytree as ``params``, with or without a leading axis, as rows."""
+    flat = ravel_pytree(vectors)[0]
+    if flat.shape[0] == dimension:
+        return flat[None]
+    return jax.vmap(lambda tree: ravel_pytree(tree)[0])(vectors)

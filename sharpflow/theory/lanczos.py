@@ -1,104 +1,215 @@
-"""The top of a symmetric operator's spectrum by thick-restart Lanczos."""
+"""The top of a symmetric operator's spectrum, by a block-started Lanczos method with restarts."""
 
 from collections.abc import Callable
+from typing import Literal
 
+import chex
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 Matvec = Callable[[Float[Array, " d"]], Float[Array, " d"]]
+Stop = Literal["residual", "estimate"]
 
 _MAX_CYCLES = 50
 
 
+@chex.dataclass(frozen=True)
+class RitzPairs:
+    """What a Krylov space knows of the k largest eigenvalues.
+
+    Attributes:
+      values: Ritz values, descending, shape (k,).
+      vectors: orthonormal Ritz vectors, shape (k, d).
+      next_start: those and the next one, shape (k + 1, d): where to start at a nearby
+        operator.
+      residuals: ‖A v − θ v‖, shape (k,): each value is within it of an eigenvalue.
+      errors: estimated |θ_i − λ_i|, shape (k,), at most the residuals.
+      size: largest modulus of a Ritz value, shape ().
+      asymmetry: largest |⟨v_i, A v_j⟩ − ⟨A v_i, v_j⟩| met, shape (): rounding of the
+        products, or an operator that is not symmetric.
+      num_products: products A v made, shape ().
+      converged: which pairs met the tolerance, shape (k,).
+    """
+
+    values: Float[Array, " k"]
+    vectors: Float[Array, "k d"]
+    next_start: Float[Array, "q d"]
+    residuals: Float[Array, " k"]
+    errors: Float[Array, " k"]
+    size: Float[Array, ""]
+    asymmetry: Float[Array, ""]
+    num_products: Int[Array, ""]
+    converged: Bool[Array, " k"]
+
+
 def lanczos(
     matvec: Matvec,
-    start: Float[Array, " d"],
+    start: Float[Array, "q d"],
     k: int,
     *,
-    tolerance: float,
+    tolerance: float | Array,
+    stop: Stop = "residual",
     basis_size: int | None = None,
-) -> tuple[
-    Float[Array, " k"], Float[Array, "k d"], Float[Array, " k"], Float[Array, ""], Int[Array, ""]
-]:
+) -> RitzPairs:
     """The k largest eigenvalues of a symmetric operator.
 
-    Every new vector is orthogonalised twice against the whole basis. When the basis
-    is full it is replaced by its best Ritz vectors and the last residual. A Krylov
-    space that ends early, as on Γ, where the Hessian has low rank, goes on with a
-    fresh orthogonal vector.
+    The space grows from the start block by the largest residual of a pair that has not
+    converged. From a single vector that is Lanczos' method; from the eigenvectors of a
+    nearby operator it begins where those left off; and an eigenvalue is found as often
+    as it occurs, up to q times. Every new vector is orthogonalised twice against the
+    whole space. A full space is replaced by its best Ritz vectors, and one that ends
+    early, as on Γ, where the Hessian has low rank, goes on with a fresh vector.
 
     Args:
       matvec: the operator, (d,) -> (d,).
-      start: first vector, shape (d,), not zero.
-      k: how many, at most d; a multiple eigenvalue is seen once, or as often as
-        rounding lets it.
-      tolerance: on the residuals ‖A v − λ v‖, relative to the largest |λ|.
-      basis_size: vectors kept, at least k + 2 and at most d.
+      start: first vectors, shape (q, d), q ≤ ``basis_size``; they need not be orthogonal.
+      k: how many, at most d.
+      tolerance: relative to the largest |θ|; what it bounds, ``stop`` says.
+      stop: ``"residual"`` stops on the residuals, ``"estimate"`` on the errors of the
+        eigenvalues: Σ_{j≤i} r_j²/(θ_i − θ_{i+1}) where that is below r_i.
+      basis_size: vectors kept, more than k + 1 and q, at most d.
 
     Returns:
-      Eigenvalues (k,) descending, eigenvectors (k, d), residuals (k,), the largest
-      modulus of a Ritz value, and the number of products.
+      The Ritz pairs; two arrays of shape (basis_size, d) were held meanwhile.
 
-    Source: Wu and Simon 2000 (thick restart); Lanczos 1950.
+    Source: Davidson 1975 without a preconditioner, which is Lanczos 1950 where q = 1;
+    Wu and Simon 2000 (thick restart); Parlett 1998, section 11.7 (residual²/gap).
     """
-    dimension, dtype = start.shape[0], start.dtype
-    size = min(dimension, max(3 * k + 20, 30) if basis_size is None else basis_size)
-    kept = min(k + 5, size - 1)
+    num_start, dimension = start.shape
+    dtype = start.dtype
+    if basis_size is None:
+        basis_size = max(2 * k + 16, num_start + k + 8, 24)
+    size = min(dimension, basis_size)
+    kept = min(max(k + 4, num_start), size - 1)
     rounding = dimension**0.5 * jnp.finfo(dtype).eps
+    most_products = size + _MAX_CYCLES * max(size - kept, 1)
     fresh = jax.random.normal(jax.random.key(1), (dimension,), dtype)
 
-    def orthogonal(vector: Array, basis: Array) -> tuple[Array, Array]:
-        coefficients = basis @ vector
-        vector = vector - coefficients @ basis
-        correction = basis @ vector
-        return vector - correction @ basis, coefficients + correction
+    def extend(state: dict) -> dict:
+        """One more vector, its image, and the Ritz pairs of the larger space."""
+        basis, images, count = state["basis"], state["images"], state["count"]
+        substitute = jnp.roll(fresh, state["products"])
+        vector = _orthonormal(state["candidate"], basis, substitute, rounding)
+        image = matvec(vector)
+        basis, images = basis.at[count].set(vector), images.at[count].set(image)
+        projected = state["projected"].at[count].set(images @ vector)
+        projected = projected.at[:, count].set(basis @ image)
+        count = count + 1
+        active = rows < count
+        values, coefficients = _ritz(projected, active)
+        top = coefficients[:, : k + 1].T
+        remainders = top @ images - values[: k + 1, None] * (top @ basis)
+        norms = jnp.linalg.norm(remainders, axis=1)
+        remainders, residuals = remainders[:k], norms[:k]
+        largest = jnp.max(jnp.where(active, jnp.abs(values), 0.0))
+        errors = _errors(values, norms, k, count)
+        bounded = errors if stop == "estimate" else residuals
+        converged = (bounded <= tolerance * largest) & (rows[:k] < count)
+        wanted = remainders[jnp.argmax(jnp.where(converged, -1.0, bounded))]
+        following = start[jnp.minimum(count, num_start - 1)]
+        products = state["products"] + 1
+        return {
+            "basis": basis,
+            "images": images,
+            "projected": projected,
+            "count": count,
+            "candidate": jnp.where(products < num_start, following, wanted),
+            "values": values,
+            "coefficients": coefficients,
+            "residuals": residuals,
+            "errors": errors,
+            "size": largest,
+            "asymmetry": jnp.maximum(state["asymmetry"], jnp.max(jnp.abs(projected - projected.T))),
+            "products": products,
+            "converged": converged,
+            "done": (jnp.all(converged) & (products >= num_start))
+            | (count == dimension)
+            | ~jnp.all(jnp.isfinite(image)),
+        }
 
-    def extend(index: Array, state: tuple) -> tuple:
-        basis, projected, _, _ = state
-        image = matvec(basis[index])
-        remainder, coefficients = orthogonal(image, basis)
-        projected = projected.at[:, index].set(coefficients).at[index, :].set(coefficients)
-        length = jnp.linalg.norm(remainder)
-        ended = length <= rounding * jnp.linalg.norm(image)
-        substitute, _ = orthogonal(jnp.roll(fresh, index), basis)
-        following = jnp.where(ended, substitute, remainder)
-        following = following / jnp.linalg.norm(following)
-        basis = jnp.where(
-            index + 1 < size, basis.at[jnp.minimum(index + 1, size - 1)].set(following), basis
+    def fill(state: dict) -> dict:
+        return jax.lax.while_loop(lambda s: ~s["done"] & (s["count"] < size), extend, state)
+
+    def restart(state: dict) -> dict:
+        """The best Ritz vectors in place of the whole space."""
+        room = jnp.zeros((size - kept, dimension), dtype)
+        turn = state["coefficients"][:, :kept].T
+        diagonal = jnp.where(rows < kept, state["values"], 0.0)
+        return fill(
+            state
+            | {
+                "basis": jnp.concatenate([turn @ state["basis"], room]),
+                "images": jnp.concatenate([turn @ state["images"], room]),
+                "projected": jnp.diag(diagonal),
+                "count": jnp.asarray(kept, jnp.int32),
+            }
         )
-        return basis, projected, following, jnp.where(ended, 0.0, length)
 
-    def ritz(state: tuple) -> tuple[Array, Array, Array]:
-        _, projected, _, length = state
-        values, coefficients = jnp.linalg.eigh(projected)
-        values, coefficients = values[::-1], coefficients[:, ::-1]
-        return values, coefficients, length * jnp.abs(coefficients[-1])
+    def unfinished(state: dict) -> Array:
+        return ~state["done"] & (state["products"] < most_products)
 
-    def cycle(carry: tuple) -> tuple:
-        state, cycles = carry
-        basis, _, following, _ = state
-        values, coefficients, _ = ritz(state)
-        rows = coefficients[:, :kept].T @ basis
-        basis = jnp.zeros_like(basis).at[:kept].set(rows).at[kept].set(following)
-        projected = jnp.diag(jnp.where(jnp.arange(size) < kept, values, 0.0))
-        state = (basis, projected, following, jnp.zeros((), dtype))
-        return jax.lax.fori_loop(kept, size, extend, state), cycles + 1
+    rows = jnp.arange(size, dtype=jnp.int32)
+    nothing = jnp.zeros((), jnp.int32)
+    state = {
+        "basis": jnp.zeros((size, dimension), dtype),
+        "images": jnp.zeros((size, dimension), dtype),
+        "projected": jnp.zeros((size, size), dtype),
+        "count": nothing,
+        "candidate": start[0],
+        "values": jnp.zeros((size,), dtype),
+        "coefficients": jnp.eye(size, dtype=dtype),
+        "residuals": jnp.full((k,), jnp.inf, dtype),
+        "errors": jnp.full((k,), jnp.inf, dtype),
+        "size": jnp.zeros((), dtype),
+        "asymmetry": jnp.zeros((), dtype),
+        "products": nothing,
+        "converged": jnp.zeros((k,), bool),
+        "done": jnp.zeros((), bool),
+    }
+    state = jax.lax.while_loop(unfinished, restart, fill(state))
+    best = state["coefficients"][:, : k + 1].T @ state["basis"]
+    return RitzPairs(
+        values=state["values"][:k],
+        vectors=best[:k],
+        next_start=best,
+        residuals=state["residuals"],
+        errors=state["errors"],
+        size=state["size"],
+        asymmetry=state["asymmetry"],
+        num_products=state["products"],
+        converged=state["converged"],
+    )
 
-    def unfinished(carry: tuple) -> Array:
-        state, cycles = carry
-        values, _, residuals = ritz(state)
-        worst = jnp.max(residuals[:k])
-        return (worst > tolerance * jnp.max(jnp.abs(values))) & (cycles < _MAX_CYCLES)
 
-    basis = jnp.zeros((size, dimension), dtype).at[0].set(start / jnp.linalg.norm(start))
-    state = (basis, jnp.zeros((size, size), dtype), basis[0], jnp.zeros((), dtype))
-    state = jax.lax.fori_loop(0, size, extend, state)
-    if size == dimension:
-        cycles = jnp.zeros((), jnp.int32)
-    else:
-        state, cycles = jax.lax.while_loop(unfinished, cycle, (state, jnp.zeros((), jnp.int32)))
-    values, coefficients, residuals = ritz(state)
-    vectors = coefficients[:, :k].T @ state[0]
-    products = size + cycles * (size - kept)
-    return values[:k], vectors, residuals[:k], jnp.max(jnp.abs(values)), products
+def _orthonormal(vector: Array, basis: Array, substitute: Array, rounding: float) -> Array:
+    """``vector``, or else ``substitute``, made orthonormal to the rows of ``basis``."""
+
+    def orthogonal(vector: Array) -> Array:
+        for _ in range(2):
+            vector = vector - (basis @ vector) @ basis
+        return vector
+
+    length = jnp.linalg.norm(vector)
+    remainder = orthogonal(vector / jnp.where(length > 0, length, 1.0))
+    remainder = jnp.where(jnp.linalg.norm(remainder) > rounding, remainder, orthogonal(substitute))
+    remainder = remainder / jnp.linalg.norm(remainder)
+    remainder = remainder - (basis @ remainder) @ basis  # what division by a small norm amplified
+    return remainder / jnp.linalg.norm(remainder)
+
+
+def _ritz(projected: Array, active: Array) -> tuple[Array, Array]:
+    """Ritz values, descending, and coefficients in columns; unused rows come last."""
+    symmetric = 0.5 * (projected + projected.T)
+    below = -(1.0 + 2.0 * jnp.linalg.norm(symmetric))
+    values, coefficients = jnp.linalg.eigh(symmetric + jnp.diag(jnp.where(active, 0.0, below)))
+    return values[::-1], coefficients[:, ::-1]
+
+
+def _errors(values: Array, residuals: Array, k: int, count: Array) -> Array:
+    """min(r_i, Σ_{j≤i} r_j²/(θ_i − θ_{i+1})): quadratic once the gap below is resolved."""
+    gaps = values[:k] - jnp.append(values[1:], values[-1:])[:k]
+    uncertainty = jnp.append(residuals[1:], residuals[-1:])[:k]
+    resolved = (jnp.arange(1, k + 1, dtype=count.dtype) < count) & (gaps > uncertainty)
+    quadratic = jnp.cumsum(jnp.square(residuals[:k])) / jnp.where(resolved, gaps, 1.0)
+    return jnp.where(resolved, jnp.minimum(residuals[:k], quadratic), residuals[:k])

@@ -13,6 +13,8 @@ class Status(enum.IntEnum):
     MAX_STEPS = 4
     DIVERGED = 5
     NOT_FINITE = 6
+    NOT_SYMMETRIC = 7
+    PRECISION = 8
 
     @property
     def message(self) -> str:
@@ -28,4 +30,6 @@ _MESSAGES = {
     Status.MAX_STEPS: "max_steps steps did not reach the last output time",
     Status.DIVERGED: "the loss or the parameters stopped being finite",
     Status.NOT_FINITE: "an operator returned NaN or infinite entries",
+    Status.NOT_SYMMETRIC: "an operator is not symmetric",
+    Status.PRECISION: "the tolerance is below what rounding allows",
 }

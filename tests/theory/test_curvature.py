@@ -118,15 +118,51 @@ def test_a_start_at_another_eigenvector_still_finds_the_top() -> None:
 
 
 @_methods
-def test_an_unconverged_eigenvalue_is_nan_and_says_so(method: str) -> None:
-    problem = _problem(np.float64)
-    # no residual can be below rounding
+def test_a_tolerance_at_the_rounding_of_the_products_is_told_apart(method: str) -> None:
+    problem = _problem(np.float32)
     found = sf.theory.top_eigenpairs(
-        problem, problem.init(jax.random.key(0)), 2, method=method, tolerance=1e-30
+        problem, problem.init(jax.random.key(0)), 2, method=method, tolerance=1.3e-7
     )
+    assert int(found.status) == Status.PRECISION
+    assert np.any(np.isnan(found.values))
+    assert np.all(np.isfinite(found.residuals))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_tolerance_below_the_precision_is_refused(dtype: type) -> None:
+    problem = _problem(dtype)
+    params = problem.init(jax.random.key(0))
+    with pytest.raises(ValueError, match=f"the precision of {np.dtype(dtype)}, got 1e-16"):
+        sf.theory.top_eigenpairs(problem, params, tolerance=1e-16)
+
+
+def test_an_eigenvalue_that_too_few_products_leave_open_is_nan_and_says_so() -> None:
+    """A basis of three vectors and fifty restarts do not separate a dense top."""
+    spectrum = jnp.linspace(0.9999, 1.0, 4000)
+    problem = sf.Problem(
+        init=lambda key: jnp.ones(4000), loss=lambda w: 0.5 * jnp.sum(spectrum * w**2)
+    )
+    found = sf.theory.top_eigenpairs(problem, jnp.ones(4000), basis_size=6, tolerance=1e-12)
     assert int(found.status) == Status.NOT_CONVERGED
     assert np.all(np.isnan(found.values))
     assert np.all(np.isfinite(found.residuals))
+
+
+@_methods
+def test_a_hessian_that_is_not_symmetric_is_reported(method: str) -> None:
+    """A custom derivative that is no gradient of anything."""
+    matrix = jnp.asarray(np.random.default_rng(0).normal(size=(20, 20)))
+
+    @jax.custom_vjp
+    def loss(w: jax.Array) -> jax.Array:
+        return 0.5 * w @ matrix @ w
+
+    loss.defvjp(lambda w: (loss(w), w), lambda w, cotangent: (cotangent * (matrix @ w),))
+    problem = sf.Problem(init=lambda key: jnp.ones(20), loss=loss)
+    found = sf.theory.top_eigenpairs(problem, jnp.ones(20), 2, method=method)
+    assert int(found.status) == Status.NOT_SYMMETRIC
+    with pytest.raises(RuntimeError, match="not symmetric"):
+        sf.theory.spherical_sharpness(problem, jnp.ones(20), 2, method=method)
 
 
 @_methods

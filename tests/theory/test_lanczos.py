@@ -1,4 +1,4 @@
-"""Thick-restart Lanczos on matrices with prescribed spectra."""
+"""Lanczos with restarts on matrices with prescribed spectra."""
 
 from functools import partial
 
@@ -29,13 +29,15 @@ def _matrix(spectrum: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray
     return (basis * spectrum) @ basis.T, basis
 
 
-@partial(jax.jit, static_argnames=("k", "basis_size"))
-def _solve(matrix, start, k, tolerance, basis_size=None):
-    return lanczos(lambda v: matrix @ v, start, k, tolerance=tolerance, basis_size=basis_size)
+@partial(jax.jit, static_argnames=("k", "stop", "basis_size"))
+def _solve(matrix, start, k, tolerance, stop="residual", basis_size=None):
+    return lanczos(
+        lambda v: matrix @ v, start, k, tolerance=tolerance, stop=stop, basis_size=basis_size
+    )
 
 
-def _start(dimension: int, dtype: type) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(1).normal(size=dimension), dtype)
+def _start(dimension: int, dtype: type, rows: int = 1) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(1).normal(size=(rows, dimension)), dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -44,8 +46,9 @@ def test_prescribed_eigenvalues_are_found_within_their_residuals(name: str, dtyp
     spectrum, k = SPECTRA[name], 4
     dimension, size = spectrum.size, np.abs(spectrum).max()
     matrix = jnp.asarray(_matrix(spectrum)[0], dtype)
-    found = _solve(matrix, _start(dimension, dtype), k, TOLERANCE[dtype])
-    values, rows, residuals, largest = (np.asarray(part, np.float64) for part in found[:4])
+    found = _solve(matrix, _start(dimension, dtype, rows=2), k, TOLERANCE[dtype])
+    parts = (found.values, found.vectors, found.residuals, found.size)
+    values, rows, residuals, largest = (np.asarray(part, np.float64) for part in parts)
     rounding = 2 * dimension * np.finfo(dtype).eps * size
     assert np.all(residuals <= TOLERANCE[dtype] * size)
     assert 0.9 * size <= largest <= size + rounding  # a Ritz value never leaves the spectrum
@@ -63,28 +66,73 @@ def test_prescribed_eigenvalues_are_found_within_their_residuals(name: str, dtyp
 def test_a_residual_bounds_the_distance_to_an_eigenvalue(tolerance: float) -> None:
     spectrum = np.sort(np.random.default_rng(4).standard_cauchy(200).clip(-30, 30))
     matrix = jnp.asarray(_matrix(spectrum)[0])
-    values, _, residuals, _, _ = _solve(
-        matrix, _start(200, np.float64), 4, tolerance, basis_size=10
-    )
-    distance = np.abs(np.asarray(values)[:, None] - spectrum).min(axis=1)
-    assert np.all(distance <= np.asarray(residuals) + 200 * np.finfo(float).eps * 30)
+    found = _solve(matrix, _start(200, np.float64), 4, tolerance, basis_size=10)
+    distance = np.abs(np.asarray(found.values)[:, None] - spectrum).min(axis=1)
+    assert np.all(distance <= np.asarray(found.residuals) + 200 * np.finfo(float).eps * 30)
 
 
 def test_a_krylov_space_that_ends_at_once_goes_on_elsewhere() -> None:
     spectrum = np.linspace(0.0, 1.0, 120)
     matrix, basis = _matrix(spectrum)
-    values, *_ = _solve(jnp.asarray(matrix), jnp.asarray(basis[:, 3]), 4, 1e-9)
-    np.testing.assert_allclose(values, spectrum[::-1][:4], atol=1e-9)
+    found = _solve(jnp.asarray(matrix), jnp.asarray(basis[None, :, 3]), 4, 1e-9)
+    np.testing.assert_allclose(found.values, spectrum[::-1][:4], atol=1e-9)
 
 
-def test_a_multiple_eigenvalue_is_found_at_least_once() -> None:
-    spectrum = np.concatenate([[2.0, 2.0, 2.0], np.linspace(0.0, 1.0, 117)])
-    values, _, residuals, _, _ = _solve(
-        jnp.asarray(_matrix(spectrum)[0]), _start(120, np.float64), 4, 1e-9
+REPEATED = {
+    "a triple top": np.concatenate([[2.0, 2.0, 2.0, 1.5, 1.5], np.linspace(-1.0, 1.0, 115)]),
+    "pairs above a cluster": np.concatenate(
+        [[3.0, 3.0, 2.0, 2.0], 1.0 + 1e-3 * np.arange(10), np.linspace(-2.0, 0.5, 106)]
+    ),
+    "negative pairs": np.concatenate([[-1.0, -1.0, -1.1, -1.1, -1.2], np.linspace(-9, -2, 115)]),
+    "five times the same": np.concatenate([[1.0] * 5, np.linspace(-3.0, 0.9, 115)]),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", REPEATED)
+def test_eigenvalues_are_found_as_often_as_they_occur(name: str, dtype: type) -> None:
+    spectrum = REPEATED[name]
+    matrix = jnp.asarray(_matrix(spectrum)[0], dtype)
+    found = _solve(matrix, _start(120, dtype, rows=5), 5, TOLERANCE[dtype])
+    size = np.abs(spectrum).max()
+    assert np.all(np.asarray(found.converged))
+    assert np.all(np.asarray(found.residuals) <= TOLERANCE[dtype] * size)
+    np.testing.assert_allclose(
+        found.values, np.sort(spectrum)[::-1][:5], atol=TOLERANCE[dtype] * size
     )
-    np.testing.assert_allclose(values[0], 2.0, atol=1e-9)
-    distance = np.abs(np.asarray(values)[:, None] - spectrum).min(axis=1)
-    assert np.all(distance <= np.asarray(residuals) + 1e-13)
+
+
+def test_the_estimate_of_an_error_covers_it_and_saves_products() -> None:
+    covered, saved = [], []
+    for seed in range(20):
+        spectrum = np.random.default_rng(seed).standard_cauchy(150).clip(-20, 20)
+        matrix = jnp.asarray(_matrix(spectrum, seed)[0])
+        start = _start(150, np.float64, rows=3)
+        estimated = _solve(matrix, start, 2, 1e-6, stop="estimate")
+        bounded = _solve(matrix, start, 2, 1e-6)
+        true = np.abs(np.asarray(estimated.values) - np.sort(spectrum)[::-1][:2])
+        covered.append(np.all(true <= np.asarray(estimated.errors) + 1e-13))
+        saved.append(int(bounded.num_products) - int(estimated.num_products))
+    assert np.mean(covered) == 1.0
+    assert np.mean(saved) >= 3.0
+
+
+def test_the_eigenvectors_of_a_nearby_operator_are_a_better_start() -> None:
+    spectrum = np.concatenate([1.0 - 0.02 * np.arange(6), _bulk])
+    matrix, basis = _matrix(spectrum)
+    cold = _solve(jnp.asarray(matrix), _start(118, np.float64, rows=2), 1, 1e-6)
+    noise = np.random.default_rng(2).normal(size=(2, 118)) * 1e-3
+    warm = _solve(jnp.asarray(matrix), jnp.asarray(basis[:, :2].T + noise), 1, 1e-6)
+    np.testing.assert_allclose(warm.values, cold.values, rtol=1e-10)
+    assert int(warm.num_products) <= int(cold.num_products) - 5
+
+
+def test_an_operator_that_is_not_symmetric_is_seen() -> None:
+    matrix = np.random.default_rng(0).normal(size=(60, 60))
+    skewed = _solve(jnp.asarray(matrix), _start(60, np.float64), 2, 1e-9)
+    assert float(skewed.asymmetry) > 0.1
+    even = _solve(jnp.asarray(matrix + matrix.T), _start(60, np.float64), 2, 1e-9)
+    assert float(even.asymmetry) <= 1e-13 * float(even.size)
 
 
 def test_restarts_cost_the_products_that_are_reported() -> None:
@@ -94,16 +142,17 @@ def test_restarts_cost_the_products_that_are_reported() -> None:
         jax.debug.callback(lambda: calls.append(1))
         return matrix @ vector
 
-    *_, products = lanczos(counted, _start(120, np.float64), 4, tolerance=1e-9)
+    found = lanczos(counted, _start(120, np.float64), 4, tolerance=1e-9, basis_size=20)
     jax.effects_barrier()
-    assert len(calls) == int(products)
-    assert int(products) > 32  # one basis of 3k + 20 did not suffice
+    assert len(calls) == int(found.num_products)
+    assert int(found.num_products) > 20
 
 
 def test_an_exhausted_basis_costs_as_many_products_as_there_are_dimensions() -> None:
     spectrum = SPECTRA["as many as the basis holds"]
-    *_, products = _solve(jnp.asarray(_matrix(spectrum)[0]), _start(6, np.float64), 4, 1e-9)
-    assert int(products) == 6
+    matrix = jnp.asarray(_matrix(spectrum)[0])
+    found = _solve(matrix, _start(6, np.float64, rows=2), 4, 1e-14)
+    assert int(found.num_products) == 6
 
 
 def test_replicas_under_vmap_do_not_disturb_each_other() -> None:
@@ -115,4 +164,4 @@ def test_replicas_under_vmap_do_not_disturb_each_other() -> None:
         jax.vmap(lambda matrix: lanczos(lambda v: matrix @ v, start, 4, tolerance=1e-9))
     )(matrices)
     for index, spectrum in enumerate(spectra):
-        np.testing.assert_allclose(together[0][index], np.sort(spectrum)[::-1][:4], atol=1e-9)
+        np.testing.assert_allclose(together.values[index], np.sort(spectrum)[::-1][:4], atol=1e-9)
