@@ -1,6 +1,6 @@
 """The compiled inner loop: a scan over records, and updates between them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from sharpflow.models.problem import Params, Problem
-from sharpflow.simulator.observables import Moment, Observable
+from sharpflow.simulator.moment import Moment, Observable
 from sharpflow.simulator.updates import find_rule
 from sharpflow.theory.status import Status
 
@@ -29,6 +29,7 @@ class LoopState:
       previous_loss: L(w_{t−1}), infinite at t = 0.
       step: t.
       status: ``Status.SUCCESS``, or ``DIVERGED`` once the loss is not finite.
+      memories: what each observable remembers from record to record.
     """
 
     params: Params
@@ -37,9 +38,16 @@ class LoopState:
     previous_loss: Float[Array, ""]
     step: Int[Array, ""]
     status: Int[Array, ""]
+    memories: tuple
 
 
-def initial_state(params: Params, optimizer_state: Any, *, keep_previous: bool) -> LoopState:
+def initial_state(
+    params: Params,
+    optimizer_state: Any,
+    observables: tuple[Observable, ...] = (),
+    *,
+    keep_previous: bool,
+) -> LoopState:
     """The state before the first update."""
     dtype = jax.tree.leaves(params)[0].dtype
     return LoopState(
@@ -49,7 +57,13 @@ def initial_state(params: Params, optimizer_state: Any, *, keep_previous: bool) 
         previous_loss=jnp.asarray(jnp.inf, dtype),
         step=jnp.zeros((), jnp.int32),
         status=jnp.zeros((), jnp.int32),
+        memories=initial_memories(params, observables),
     )
+
+
+def initial_memories(params: Params, observables: tuple[Observable, ...]) -> tuple:
+    """What each observable remembers before its first record."""
+    return tuple(None if seen.memory is None else seen.memory(params) for seen in observables)
 
 
 @partial(
@@ -105,12 +119,15 @@ def run_chunk(
             previous_loss=loss,
             step=state.step + 1,
             status=status,
+            memories=state.memories,
         )
         kept = jax.tree.map(lambda new, old: jnp.where(moving, new, old), after, state)
         kept = kept.replace(status=jnp.where(active, status, state.status))
         return kept, loss, gradient
 
-    def observed(state: LoopState, loss: Array, gradient: Params, following: Params) -> dict:
+    def observed(
+        state: LoopState, loss: Array, gradient: Params, following: Params
+    ) -> tuple[dict[str, Array], tuple]:
         rule = find_rule(state.optimizer_state)
         effective: Array | None = None
         if rate is not None:
@@ -128,17 +145,22 @@ def run_chunk(
             previous=state.params if state.previous is None else state.previous,
         )
         columns: dict[str, Array] = {}
-        for observable in observables:
-            if observable.needs_rule and effective is None:
-                continue
-            result = observable.compute(moment)
-            columns |= result if isinstance(result, Mapping) else {observable.name: result}
-        return columns
+        memories = []
+        for observable, memory in zip(observables, state.memories, strict=True):
+            if not (observable.needs_rule and effective is None):
+                found, memory = observable.observe(moment, memory)
+                columns |= found
+            memories.append(memory)
+        return columns, tuple(memories)
 
     def row(state: LoopState, gap: Array) -> tuple[LoopState, dict[str, Array]]:
         before = state
         state, loss, gradient = one_step(before, gap > 0)
-        columns = observed(before, loss, gradient, state.params)
+        columns, memories = observed(before, loss, gradient, state.params)
+        memories = jax.tree.map(
+            lambda new, old: jnp.where(gap > 0, new, old), memories, before.memories
+        )
+        state = state.replace(memories=memories)  # type: ignore[attr-defined]
         running = (loss, (loss > before.previous_loss).astype(loss.dtype))
 
         def more(_: Array, carry: tuple) -> tuple:

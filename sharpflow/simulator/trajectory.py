@@ -13,7 +13,13 @@ import optax
 
 from sharpflow.models.problem import Params, Problem, validate_params
 from sharpflow.simulator import observables as recorded
-from sharpflow.simulator.loop import EffectiveRate, LoopState, initial_state, run_chunk
+from sharpflow.simulator.loop import (
+    EffectiveRate,
+    LoopState,
+    initial_memories,
+    initial_state,
+    run_chunk,
+)
 from sharpflow.simulator.progress import progress_bar
 from sharpflow.simulator.provenance import provenance
 from sharpflow.simulator.updates import EdgeRule, find_rule
@@ -154,7 +160,7 @@ def simulate(
     if snapshot_every is not None and snapshot_every < 1:
         raise ValueError(f"snapshot_every must be at least 1, got {snapshot_every}")
     keep_previous = any(observable.needs_previous for observable in requested)
-    state = _starting_state(problem, params, optimizer, keep_previous)
+    state = _starting_state(problem, params, optimizer, requested, keep_previous)
     start = int(state.step)
     began = time.perf_counter()
     blocks = _blocks(gaps, snapshot_every)
@@ -276,11 +282,14 @@ def _starting_state(
     problem: Problem,
     params: "Params | Trajectory",
     optimizer: optax.GradientTransformation,
+    observables: tuple[recorded.Observable, ...],
     keep_previous: bool,
 ) -> LoopState:
     if not isinstance(params, Trajectory):
         params = jax.tree.map(jnp.copy, validate_params(problem, params))
-        return initial_state(params, optimizer.init(params), keep_previous=keep_previous)
+        return initial_state(
+            params, optimizer.init(params), observables, keep_previous=keep_previous
+        )
     state = params.final_state
     fresh = optimizer.init(state.params)
     same = {jax.tree.structure(fresh)} == {jax.tree.structure(state.optimizer_state)}
@@ -292,6 +301,9 @@ def _starting_state(
             "start from trajectory.final_params to change it"
         )
     state = jax.tree.map(jnp.copy, state)
+    memories = initial_memories(state.params, observables)
+    if jax.tree.map(jnp.shape, memories) != jax.tree.map(jnp.shape, state.memories):
+        state = state.replace(memories=memories)
     if keep_previous and state.previous is None:
         return state.replace(previous=jax.tree.map(jnp.copy, state.params))
     return state if keep_previous else state.replace(previous=None)

@@ -96,7 +96,75 @@ def test_a_users_observable_becomes_a_column(problem):
     np.testing.assert_allclose(found["largest"][0], np.max(np.abs(params["u"])), rtol=1e-14)
 
 
-@pytest.mark.parametrize(("keywords", "name"), [({"at": "nowhere"}, "at must"), ({"k": 0}, "k")])
+@pytest.mark.parametrize(
+    ("keywords", "name"), [({"at": "nowhere"}, "at must"), ({"k": 0}, "k"), ({"every": 0}, "every")]
+)
 def test_sharpness_refuses_what_it_cannot_record(keywords, name):
     with pytest.raises(ValueError, match=name):
         sf.sharpness(**keywords)
+
+
+def test_between_two_sharpness_records_the_column_is_nan(problem, run):
+    observables = (sf.sharpness(k=2, every=4), "loss")
+    found = sf.simulate(
+        problem, problem.init(jax.random.key(5)), sf.gdwd(0.8, 0.02), 30, observables=observables
+    )
+    due = np.arange(30) % 4 == 0
+    np.testing.assert_allclose(
+        found["sharpness_iterate"][due], run["sharpness_iterate"][due], rtol=1e-8
+    )
+    assert np.all(np.isnan(found["sharpness_iterate"][~due]))
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """A network whose Hessian is not formed, d = 704; and a start for it."""
+    problem = sf.models.mlp(*sf.models.digits(24, classes=(0, 1, 2)), widths=(10,))
+    return problem, problem.init(jax.random.key(0))
+
+
+def test_tracked_sharpness_is_that_of_the_recorded_params(wide):
+    problem, params = wide
+    found = sf.simulate(
+        problem,
+        params,
+        sf.gdwd(0.3, 0.01),
+        300,
+        record_every=10,
+        snapshot_every=1,
+        observables=("loss", sf.sharpness(k=3, tolerance=1e-6)),
+    )
+    for index in (1, 15, 29):
+        dense = _eigenvalues(problem, _row(found, index))[:3]
+        norm_squared = float(jnp.sum(ravel_pytree(_row(found, index))[0] ** 2))
+        np.testing.assert_allclose(
+            found["sharpness_iterate"][index],
+            dense * norm_squared,
+            atol=1e-6 * dense[0] * norm_squared,
+        )
+
+
+def test_going_on_tracks_bit_for_bit_as_if_never_stopped(wide):
+    problem, params = wide
+    options = {"record_every": 5, "observables": ("loss", sf.sharpness(every=3))}
+    whole = sf.simulate(problem, params, sf.gdwd(0.3, 0.01), 160, **options)
+    first = sf.simulate(problem, params, sf.gdwd(0.3, 0.01), 80, **options)
+    second = sf.simulate(problem, first, sf.gdwd(0.3, 0.01), 80, **options)
+    together = sf.simulator.concatenate(first, second)
+    np.testing.assert_array_equal(together["sharpness_iterate"], whole["sharpness_iterate"])
+
+
+def test_an_observable_remembers_from_record_to_record(problem):
+    """The largest loss so far, beside the losses it has seen."""
+
+    def compute(moment, memory):
+        memory = jnp.maximum(memory, moment.loss)
+        return memory, memory
+
+    largest = sf.simulator.Observable(
+        "largest_loss", compute, memory=lambda params: jnp.zeros((), params["u"].dtype)
+    )
+    params = problem.init(jax.random.key(5))
+    found = sf.simulate(problem, params, sf.gdwd(4.0, 0.2), 40, observables=("loss", largest))
+    np.testing.assert_array_equal(found["largest_loss"], np.maximum.accumulate(found["loss"]))
+    assert np.any(np.diff(found["loss"]) > 0)

@@ -1,0 +1,62 @@
+"""What an observable sees of a trajectory, and what it is."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jaxtyping import Array
+
+from sharpflow.models.problem import Params, Problem
+from sharpflow.simulator.updates import EdgeRule
+
+
+class Moment(NamedTuple):
+    """A trajectory just before update t, as an observable sees it.
+
+    Attributes:
+      problem: what is trained.
+      params: w_t.
+      loss: L(w_t), shape ().
+      gradient: ∇L(w_t), as ``params``.
+      rule: what the optimizer tells of itself, or None.
+      effective_learning_rate: η̃_t, shape (), or None where nobody tells.
+      following: w_{t+1}.
+      previous: w_{t−1}, and w_0 at t = 0; w_t itself where nothing asks for it.
+    """
+
+    problem: Problem
+    params: Params
+    loss: Array
+    gradient: Params
+    rule: EdgeRule | None
+    effective_learning_rate: Array | None
+    following: Params
+    previous: Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Observable:
+    """A named recorder.
+
+    Attributes:
+      name: of the column, or of the group of columns.
+      compute: moment -> array, or a mapping of column names to arrays. With a memory:
+        (moment, memory) -> (that, memory for the next record).
+      needs_previous: whether it looks at w_{t−1}, which is otherwise not kept.
+      needs_rule: whether it needs η̃ and is left out where nobody tells it.
+      memory: params -> what it remembers from record to record, a pytree of arrays.
+    """
+
+    name: str
+    compute: Callable[..., Any]
+    needs_previous: bool = False
+    needs_rule: bool = False
+    memory: Callable[[Params], Any] | None = None
+
+    def observe(self, moment: Moment, memory: Any) -> tuple[Mapping[str, Array], Any]:
+        """The columns of one record, and the memory after it."""
+        if self.memory is None:
+            result = self.compute(moment)
+        else:
+            result, memory = self.compute(moment, memory)
+        return result if isinstance(result, Mapping) else {self.name: result}, memory

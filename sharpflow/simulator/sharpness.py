@@ -1,0 +1,176 @@
+"""The sharpness recorded along a trajectory, each record started from the last one."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
+
+from sharpflow.models.problem import Params, Problem
+from sharpflow.simulator.moment import Moment, Observable
+from sharpflow.theory.curvature import top_eigenpairs
+from sharpflow.theory.manifold import linearize, retract_flat
+from sharpflow.theory.residuals import residual_form
+from sharpflow.theory.stability import edge_ratio
+from sharpflow.theory.status import Status
+
+Place = Literal["iterate", "midpoint", "manifold"]
+PLACES: tuple[Place, ...] = ("iterate", "midpoint", "manifold")
+
+
+def sharpness(
+    k: int = 1, at: Place = "iterate", *, every: int = 1, tolerance: float | None = None
+) -> Observable:
+    """The k largest eigenvalues of the spherical Hessian, and the edge ratio with them.
+
+    Columns ``sharpness_<at>``, shape (k,), and where η̃ is known ``edge_ratio_<at>``.
+    The three places differ: at an oscillating iterate the Hessian is not that on Γ.
+    Where the Hessian is not formed, each record starts from the eigenvectors of the
+    last one and stops on the estimated error of the eigenvalues.
+
+    Args:
+      k: how many eigenvalues.
+      at: ``"iterate"`` θ_t; ``"midpoint"`` (w_{t−1} + 2w_t + w_{t+1})/4, which costs
+        one more gradient's memory; ``"manifold"`` Φ(θ_t), by the retraction to Γ.
+      every: records from one with eigenvalues to the next; those between hold NaN.
+      tolerance: as in ``top_eigenpairs``; an eigenvalue that does not reach it is NaN.
+
+    Raises:
+      ValueError: an unknown place, or k or ``every`` below 1.
+
+    Source: docs/theory.md, section 8.
+    """
+    if at not in PLACES:
+        raise ValueError(f"at must be one of {PLACES}, got {at!r}")
+    _require_counts(k, every)
+    tracked = _SphericalSharpness(k, every, tolerance, at)
+    return Observable(
+        name=f"sharpness_{at}",
+        compute=tracked,
+        needs_previous=at == "midpoint",
+        memory=tracked.memory,
+    )
+
+
+def hessian_sharpness(k: int = 1, *, every: int = 1, tolerance: float | None = None) -> Observable:
+    """The k largest eigenvalues of ∇²L(w_t) itself, to be drawn against the line 2/η.
+
+    Column ``hessian_sharpness``, shape (k,), and with our rules ``stability_line``.
+
+    Args:
+      k: how many eigenvalues.
+      every, tolerance: as in ``sharpness``.
+
+    Raises:
+      ValueError: k or ``every`` below 1.
+    """
+    _require_counts(k, every)
+    tracked = _HessianSharpness(k, every, tolerance)
+    return Observable(name="hessian_sharpness", compute=tracked, memory=tracked.memory)
+
+
+class _Memory(NamedTuple):
+    """Where the next Lanczos iteration starts, and when.
+
+    Attributes:
+      start: the k + 1 best vectors of the last one, a pytree with leading axis; zero
+        before the first.
+      wait: records until the next, shape ().
+    """
+
+    start: Params
+    wait: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tracked:
+    """Eigenvalues at every so many records, each warm-started from the last."""
+
+    k: int
+    every: int
+    tolerance: float | None
+
+    def memory(self, params: Params) -> _Memory:
+        rows = min(self.k + 1, sum(leaf.size for leaf in jax.tree.leaves(params)))
+        start = jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape), leaf.dtype), params)
+        return _Memory(start, jnp.zeros((), jnp.int32))
+
+    def at(self, problem: Problem, params: Params, start: Params) -> tuple[Array, Params]:
+        """Eigenvalues of ∇²L(params), and where to start the next time."""
+        pairs = top_eigenpairs(
+            problem, params, self.k, tolerance=self.tolerance, stop="estimate", start=start
+        )
+        return pairs.values, pairs.next_start
+
+    def when_due(
+        self, find: Callable[[Params], tuple[Array, Params]], memory: _Memory
+    ) -> tuple[Array, _Memory]:
+        if self.every == 1:
+            values, start = find(memory.start)
+            return values, _Memory(start, memory.wait)
+        dtype = jax.tree.leaves(memory.start)[0].dtype
+        missing = jnp.full((self.k,), jnp.nan, dtype)
+        due = memory.wait == 0
+        values, start = jax.lax.cond(due, find, lambda start: (missing, start), memory.start)
+        wait = jnp.where(due, self.every, memory.wait) - 1
+        return values, _Memory(start, wait.astype(jnp.int32))
+
+
+@dataclasses.dataclass(frozen=True)
+class _SphericalSharpness(_Tracked):
+    place: Place
+
+    def __call__(self, moment: Moment, memory: _Memory) -> tuple[dict[str, Array], _Memory]:
+        find = self._on_manifold if self.place == "manifold" else self._at_point
+        values, memory = self.when_due(lambda start: find(moment, start), memory)
+        columns = {f"sharpness_{self.place}": values}
+        if moment.effective_learning_rate is not None:
+            ratio = edge_ratio(moment.effective_learning_rate, values[0])
+            columns[f"edge_ratio_{self.place}"] = ratio
+        return columns, memory
+
+    def _at_point(self, moment: Moment, start: Params) -> tuple[Array, Params]:
+        params = _midpoint(moment) if self.place == "midpoint" else moment.params
+        values, start = self.at(moment.problem, params, start)
+        if moment.problem.scale_invariant:
+            values = values * jnp.square(optax.tree.norm(params))
+        return values, start
+
+    def _on_manifold(self, moment: Moment, start: Params) -> tuple[Array, Params]:
+        flat, _ = ravel_pytree(moment.params)
+        residual = residual_form(moment.problem, moment.params)
+        theta, status = retract_flat(residual, flat, on_sphere=moment.problem.scale_invariant)
+        values, _ = linearize(residual, theta).top_eigenpairs(self.k)
+        return jnp.where(status == Status.SUCCESS, values, jnp.nan), start
+
+
+@dataclasses.dataclass(frozen=True)
+class _HessianSharpness(_Tracked):
+    def __call__(self, moment: Moment, memory: _Memory) -> tuple[dict[str, Array], _Memory]:
+        values, memory = self.when_due(
+            lambda start: self.at(moment.problem, moment.params, start), memory
+        )
+        columns = {"hessian_sharpness": values}
+        rate = getattr(moment.rule, "learning_rate", None)
+        if rate is not None:
+            columns["stability_line"] = 2.0 / rate
+        return columns, memory
+
+
+def _midpoint(moment: Moment) -> Params:
+    return jax.tree.map(
+        lambda before, now, after: 0.25 * (before + 2.0 * now + after),
+        moment.previous,
+        moment.params,
+        moment.following,
+    )
+
+
+def _require_counts(k: int, every: int) -> None:
+    for name, value in (("k", k), ("every", every)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
