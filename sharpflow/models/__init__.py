@@ -1,5 +1,11 @@
 """What is trained: losses on pytrees of parameters, and the data they are made of."""
 
+from sharpflow.models.cross_entropy import (
+    SmoothedCrossEntropy,
+    smallest_label_smoothing,
+    smallest_logit_scale,
+    smoothed_targets,
+)
 from sharpflow.models.data import digits
 from sharpflow.models.flax_adapter import from_flax
 from sharpflow.models.invariance import check_scale_invariance
@@ -13,6 +19,7 @@ __all__ = [
     "MLP",
     "Params",
     "Problem",
+    "SmoothedCrossEntropy",
     "batch_normalize",
     "check_scale_invariance",
     "digits",
@@ -20,6 +27,9 @@ __all__ = [
     "linear_regression",
     "matrix_completion",
     "mlp",
+    "smallest_label_smoothing",
+    "smallest_logit_scale",
+    "smoothed_targets",
     "standardized_targets",
     "validate_params",
 ]

@@ -1,13 +1,15 @@
 """Scale-invariant networks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sharpflow.models.flax_adapter import from_flax
+from sharpflow.models.cross_entropy import require_reachable
+from sharpflow.models.flax_adapter import LOSSES, from_flax
+from sharpflow.models.metrics import holds_classes
 from sharpflow.models.normalization import resolve_dtype
 from sharpflow.models.problem import Problem
 
@@ -30,11 +32,13 @@ class MLP(nn.Module):
       widths: units of each layer, the outputs last.
       activation: a key of ``ACTIVATIONS``.
       normalization: ``"batch"``, or ``"none"`` for the ablation.
+      logit_scale: γ, what the outputs are multiplied with.
     """
 
     widths: tuple[int, ...]
     activation: str = "softplus"
     normalization: str = "batch"
+    logit_scale: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -54,7 +58,7 @@ class MLP(nn.Module):
                 )(x)
             if index < len(self.widths) - 1:
                 x = ACTIVATIONS[self.activation](x)
-        return x
+        return x if self.logit_scale == 1.0 else self.logit_scale * x
 
 
 def mlp(
@@ -64,10 +68,15 @@ def mlp(
     normalization: str = "batch",
     activation: str = "softplus",
     *,
+    loss: str = "mse",
+    label_smoothing: float = 0.1,
+    logit_scale: float = 1.0,
     test: tuple[np.ndarray, np.ndarray] | None = None,
+    micro_batch: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
     dtype: object = None,
 ) -> Problem:
-    """Batch-norm multilayer perceptron with mean square loss, all parameters scale-invariant.
+    """Batch-norm multilayer perceptron, all of whose parameters are scale-invariant.
 
     Args:
       x: inputs, shape (n, ...).
@@ -77,16 +86,25 @@ def mlp(
       normalization: ``"batch"``, or ``"none"`` for the ablation, which is not
         scale-invariant and gets no flow.
       activation: ``"softplus"``, ``"tanh"``, ``"gelu"`` or ``"relu"``.
-      test: (x, y) for the metrics ``test_error``, the mean square error, and with
-        classes ``test_accuracy``; the statistics are those of the training batch.
+      loss: ``"mse"``, or ``"smoothed_cross_entropy"`` for integer classes, with logits
+        of mean square γ² over the examples. Those reach the smoothed targets only with
+        equally many examples of each class and label_smoothing and logit_scale large
+        enough: see ``smallest_label_smoothing``.
+      label_smoothing: ε of the cross-entropy, in (0, 1).
+      logit_scale: γ, for the cross-entropy.
+      test: (x, y) for the metrics ``test_error``, the mean square error, or
+        ``test_loss``, the cross-entropy, and with classes ``test_accuracy``; the
+        statistics are those of the training batch.
+      micro_batch, devices: as in ``from_flax``.
       dtype: float32 or float64; by default that of jax.
 
     Returns:
-      A Problem with a residual of shape (n·c,) and metric ``train_accuracy`` where
-      ``y`` holds classes.
+      A Problem with a residual of shape (n·c,), or with outputs and a criterion for the
+      cross-entropy, and metric ``train_accuracy`` where ``y`` holds classes.
 
     Raises:
-      ValueError: an unknown normalization or activation, or unusable data.
+      ValueError: an unknown normalization, activation or loss, unusable data, or
+        smoothed targets that the logits do not reach.
     """
     if normalization not in NORMALIZATIONS:
         raise ValueError(f"normalization must be one of {NORMALIZATIONS}, got {normalization!r}")
@@ -94,14 +112,32 @@ def mlp(
         raise ValueError(f"activation must be one of {tuple(ACTIVATIONS)}, got {activation!r}")
     if not all(isinstance(width, int) and width >= 1 for width in widths):
         raise ValueError(f"widths must be positive integers, got {widths!r}")
+    if loss not in LOSSES:
+        raise ValueError(f"loss must be one of {LOSSES}, got {loss!r}")
+    if loss == "mse" and logit_scale != 1.0:
+        raise ValueError(
+            f"logit_scale is for the cross-entropy and must be 1.0 for mse, got {logit_scale}"
+        )
+    if loss != "mse" and normalization == "batch" and holds_classes(np.asarray(y)):
+        require_reachable(np.asarray(y), label_smoothing, logit_scale)
     resolved = resolve_dtype(dtype, x)
     module = MLP(
         widths=(*widths, _num_outputs(np.asarray(y))),
         activation=activation,
         normalization=normalization,
+        logit_scale=logit_scale,
     )
     return from_flax(
-        module, x, y, test=test, dtype=resolved, scale_invariant=normalization != "none"
+        module,
+        x,
+        y,
+        loss,
+        label_smoothing=label_smoothing,
+        test=test,
+        micro_batch=micro_batch,
+        devices=devices,
+        dtype=resolved,
+        scale_invariant=normalization != "none",
     )
 
 

@@ -20,7 +20,10 @@ class Problem:
 
     * ``residual``: params -> (m,) array, with L = ½‖residual‖²;
     * ``outputs`` (params -> array) and ``criterion`` (array -> scalar), with
-      L = criterion(outputs(params)) and the criterion convex;
+      L = criterion(outputs(params)) and the criterion convex. A criterion may know its
+      residual form: a method ``residual``, array -> (m,), with ½‖residual‖² equal to
+      the criterion minus its minimum to second order. Without one the theory forms it
+      from the criterion's Hessian in all outputs together, for small problems only;
     * ``loss``: params -> scalar. It has no minimizer manifold Γ that the theory
       could use: it is simulated and its curvature measured, but it gets no flow.
 
@@ -69,6 +72,11 @@ class Problem:
     def has_manifold_form(self) -> bool:
         """Whether the loss comes in a form that defines the minimizer manifold Γ."""
         return self.residual is not None or self.outputs is not None
+
+    @property
+    def loss_infimum(self) -> float:
+        """inf L: 0 for a residual, and what a criterion tells as its ``infimum``, else 0."""
+        return float(getattr(self.criterion, "infimum", 0.0))
 
     def loss_value(self, params: Params) -> Scalar:
         """L(params), shape ()."""
@@ -124,8 +132,12 @@ def validate_params(problem: Problem, params: Any, name: str = "params") -> Para
 
 
 def _check_shapes(problem: Problem, params: Params) -> None:
-    if problem.residual is not None:
-        shape = jax.eval_shape(problem.residual, params)
+    known = getattr(problem.criterion, "residual", None)
+    residual = problem.residual
+    if residual is None and known is not None and problem.outputs is not None:
+        residual = _composed(problem.outputs, known)
+    if residual is not None:
+        shape = jax.eval_shape(residual, params)
         if not hasattr(shape, "shape") or len(shape.shape) != 1:
             found = getattr(shape, "shape", type(shape).__name__)
             raise ValueError(f"residual must return a vector of shape (m,), got {found}")
@@ -143,9 +155,9 @@ def _half_square(residual: Callable[[Params], Array]) -> Callable[[Params], Scal
 
 
 def _composed(
-    outputs: Callable[[Params], Array], criterion: Callable[[Array], Scalar]
-) -> Callable[[Params], Scalar]:
-    def loss(params: Params) -> Scalar:
-        return criterion(outputs(params))
+    outputs: Callable[[Params], Array], of_outputs: Callable[[Array], Array]
+) -> Callable[[Params], Array]:
+    def composed(params: Params) -> Array:
+        return of_outputs(outputs(params))
 
-    return loss
+    return composed

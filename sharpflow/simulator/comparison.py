@@ -45,8 +45,8 @@ def compare(
         (tau, eigenvalue); the first of each are ``sharpness`` and ``predicted_sharpness``;
       * ``threshold``, ``predicted_threshold`` and ``threshold_ratio``;
       * ``edge_ratio``, λ_1(Φ(θ_t))/λ*_t;
-      * ``loss_mean``, ``predicted_loss`` and ``loss_ratio``, means over a window that ends
-        there and starts at an output at least 100 steps before, NaN before it settles;
+      * ``loss_mean`` above inf L, ``predicted_loss`` and ``loss_ratio``, means over a window
+        that ends there and starts at an output at least 100 steps before, NaN before it settles;
 
       and attributes ``entry_step``, ``predicted_entry_step`` (crossings of edge ratio 1,
       measured and predicted from the norm at tau[0]; NaN where there is none),
@@ -78,9 +78,12 @@ def compare(
     moved = np.linalg.norm(predicted - predicted[0], axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.where(moved > _RESTING, error / moved, np.nan)
-    settled = steps >= _settled_step(trajectory, flow, entry, settle_tau)
+    excess = None
+    if "loss_mean" in trajectory:
+        excess = trajectory["loss_mean"] - problem.loss_infimum
+    settled = steps >= _settled_step(trajectory, flow, excess, entry, settle_tau)
     first = int(np.argmax(settled)) if settled.any() else len(steps)
-    loss, expected_loss, loss_ratio = _window_losses(trajectory, flow, rows, times, first)
+    loss, expected_loss, loss_ratio = _window_losses(trajectory, flow, excess, rows, times, first)
     edge_ratio = projection.sharpness / threshold
     predicted_threshold = np.asarray(flow.threshold)[times]
     columns = {
@@ -175,16 +178,20 @@ def _predicted_entry_step(trajectory: Trajectory, flow: FlowSolution) -> float:
 
 
 def _settled_step(
-    trajectory: Trajectory, flow: FlowSolution, entry: float, settle_tau: float
+    trajectory: Trajectory,
+    flow: FlowSolution,
+    excess: np.ndarray | None,
+    entry: float,
+    settle_tau: float,
 ) -> float:
     """When averages begin: the oscillation answers the entry late, then rings for a while."""
     if not np.isfinite(entry):
         return np.inf
     answered = entry
-    if "loss_mean" in trajectory.columns:
+    if excess is not None:
         equilibrium = np.asarray(predicted_loss(flow, trajectory.intrinsic_rate))
         level = np.interp(trajectory.tau, np.asarray(flow.tau), equilibrium)
-        grown = (trajectory.step >= entry) & (trajectory["loss_mean"] >= level) & (level > 0)
+        grown = (trajectory.step >= entry) & (excess >= level) & (level > 0)
         answered = float(trajectory.step[np.argmax(grown)]) if grown.any() else np.inf
     return answered + settle_tau / trajectory.intrinsic_rate
 
@@ -192,6 +199,7 @@ def _settled_step(
 def _window_losses(
     trajectory: Trajectory,
     flow: FlowSolution,
+    excess: np.ndarray | None,
     rows: np.ndarray,
     times: np.ndarray,
     first: int,
@@ -204,10 +212,10 @@ def _window_losses(
     """
     steps = trajectory.snapshot_step[rows]
     measured, predicted = np.full(len(steps), np.nan), np.full(len(steps), np.nan)
-    if "loss_mean" not in trajectory.columns or first >= len(steps):
+    if excess is None or first >= len(steps):
         return measured, predicted, float("nan")
     ends = np.append(trajectory.step[1:], int(trajectory.final_state.step))
-    sums = np.cumsum(trajectory["loss_mean"] * (ends - trajectory.step))
+    sums = np.cumsum(excess * (ends - trajectory.step))
     sums = np.concatenate([[0.0], sums])[trajectory.snapshot_row[rows]]
     thresholds, tau = np.asarray(flow.threshold)[times], np.asarray(flow.tau)[times]
     # ds/dτ = b (2 tr M − 1) gives the integral of tr M from output to output exactly

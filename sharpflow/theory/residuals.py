@@ -17,9 +17,10 @@ def residual_form(
 ) -> Callable[[Float[Array, " d"]], Float[Array, " m"]]:
     """A residual r on flat parameters with ½‖r‖² = L − inf L to second order around Γ.
 
-    A problem with a residual gives its own. One with outputs and a convex criterion
-    gives r = A^{1/2} (f − f*), f* the outputs that minimise the criterion and A its
-    Hessian there: on Γ both have the same Hessian JᵀAJ.
+    A problem with a residual gives its own. One with outputs and a criterion that knows
+    its residual form gives that. Any other convex criterion gives r = A^{1/2} (f − f*),
+    f* the outputs that minimise it and A its Hessian there, a dense matrix: on Γ all
+    have the same Hessian JᵀAJ.
 
     Args:
       problem: the problem.
@@ -38,6 +39,9 @@ def residual_form(
             "give it a residual, or outputs with a criterion"
         )
     outputs = problem.outputs
+    of_outputs = getattr(problem.criterion, "residual", None)
+    if of_outputs is not None:
+        return lambda flat: of_outputs(outputs(unravel(flat)))
     shape = jax.eval_shape(outputs, like)
     with jax.ensure_compile_time_eval():
         best, root = _criterion_minimum(problem.criterion, shape)

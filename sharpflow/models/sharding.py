@@ -1,0 +1,67 @@
+"""The example axis of a batch, spread over devices."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXIS = "examples"
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleSharding:
+    """Where the examples of a batch live: on one device, or spread over several.
+
+    Attributes:
+      mesh: one axis, named ``"examples"``; None leaves everything where it is.
+    """
+
+    mesh: Mesh | None = None
+
+    @property
+    def num_devices(self) -> int:
+        """Over how many devices the examples are spread."""
+        return 1 if self.mesh is None else self.mesh.size
+
+    def place(self, rows: np.ndarray, axis: int = 0) -> jax.Array:
+        """An array on the devices, its ``axis`` spread; the axis must divide evenly."""
+        if self.mesh is None:
+            return jnp.asarray(rows)
+        spec = PartitionSpec(*(None,) * axis, AXIS)
+        return jax.device_put(rows, NamedSharding(self.mesh, spec))
+
+    def constrain(self, rows: jax.Array) -> jax.Array:
+        """The same array, its first axis spread over the devices in compiled code too.
+
+        A constant that a function closes over loses its placement when it is compiled.
+        """
+        if self.mesh is None:
+            return rows
+        return jax.lax.with_sharding_constraint(rows, NamedSharding(self.mesh, PartitionSpec(AXIS)))
+
+
+def example_sharding(devices: Sequence[jax.Device] | None) -> ExampleSharding:
+    """Spread examples over devices.
+
+    Args:
+      devices: distinct jax devices, or None.
+
+    Raises:
+      ValueError: an empty sequence, something that is no device, or one twice.
+    """
+    if devices is None:
+        return ExampleSharding()
+    found = list(devices)
+    if not found or not all(isinstance(device, jax.Device) for device in found):
+        raise ValueError(f"devices must be a sequence of jax devices, got {devices!r}")
+    if len(set(found)) != len(found):
+        raise ValueError(f"devices must be distinct, got {devices!r}")
+    return ExampleSharding(Mesh(np.array(found), (AXIS,), axis_types=(AxisType.Auto,)))
+
+
+def padded(rows: np.ndarray, length: int) -> np.ndarray:
+    """Rows with copies of the last one up to ``length``: finite wherever the rows are."""
+    return np.concatenate([rows, np.repeat(rows[-1:], length - len(rows), axis=0)])
