@@ -11,15 +11,23 @@ from sharpflow.simulator import (
     sharpness,
     simulate,
 )
-from sharpflow.theory import FlowSolution, Status, sharpness_flow
+from sharpflow.theory import (
+    CentralFlowSolution,
+    FlowSolution,
+    Status,
+    central_flow,
+    sharpness_flow,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CentralFlowSolution",
     "FlowSolution",
     "Problem",
     "Status",
     "Trajectory",
+    "central_flow",
     "compare",
     "gdwd",
     "models",

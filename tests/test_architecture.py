@@ -47,7 +47,7 @@ def test_every_folder_with_modules_is_a_package_that_gets_installed():
 @pytest.mark.parametrize(
     ("room", "names"),
     [
-        ("sharpflow", ["Problem", "sharpness_flow", "predict", "compare"]),
+        ("sharpflow", ["Problem", "sharpness_flow", "central_flow", "predict", "compare"]),
         ("sharpflow", ["gdwd", "quasi_rmsprop", "simulate"]),
         ("sharpflow.models", ["linear_regression", "matrix_completion", "mlp", "from_flax"]),
         ("sharpflow.models", ["check_scale_invariance"]),

@@ -12,7 +12,8 @@ from jaxtyping import Array
 from sharpflow.models.problem import Params, Problem
 from sharpflow.simulator.trajectory import Trajectory
 from sharpflow.theory.flow import FlowSolution, sharpness_flow
-from sharpflow.theory.manifold import linearize, retract_with_status
+from sharpflow.theory.linearization import linearize
+from sharpflow.theory.manifold import retract_with_status
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.status import Status
 

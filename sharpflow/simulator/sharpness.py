@@ -13,7 +13,8 @@ from jaxtyping import Array
 from sharpflow.models.problem import Params, Problem
 from sharpflow.simulator.moment import Moment, Observable
 from sharpflow.theory.curvature import top_eigenpairs
-from sharpflow.theory.manifold import linearize, retract_flat
+from sharpflow.theory.linearization import linearize
+from sharpflow.theory.manifold import retract_flat
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.stability import edge_ratio
 from sharpflow.theory.status import Status

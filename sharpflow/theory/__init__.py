@@ -1,9 +1,11 @@
 """What is predicted, and the curvature that prediction needs."""
 
 from sharpflow.theory import exact
+from sharpflow.theory.central_flow import CentralFlowSolution, central_flow
 from sharpflow.theory.curvature import Eigenpairs, spherical_sharpness, top_eigenpairs
 from sharpflow.theory.edge import EdgeSolution, solve_edge_program
 from sharpflow.theory.flow import FlowSolution, sharpness_flow
+from sharpflow.theory.linearization import Linearization, linearize
 from sharpflow.theory.manifold import retract, retract_with_status, tangent_projection
 from sharpflow.theory.single_edge import single_edge_flow, single_edge_velocity
 from sharpflow.theory.stability import (
@@ -19,16 +21,20 @@ from sharpflow.theory.stability import (
 from sharpflow.theory.status import Status
 
 __all__ = [
+    "CentralFlowSolution",
     "EdgeSolution",
     "Eigenpairs",
     "EntryDelay",
     "FlowSolution",
+    "Linearization",
     "Status",
+    "central_flow",
     "edge_entry_step",
     "edge_ratio",
     "effective_learning_rate",
     "entry_delay",
     "exact",
+    "linearize",
     "predicted_loss",
     "retract",
     "retract_with_status",

@@ -32,14 +32,17 @@ def solve_edge_program(
     """Minimise ½⟨M, 𝒢M⟩ + b (tr M)² − ⟨M, C⟩ over symmetric M ⪰ 0.
 
     Its optimality conditions M ⪰ 0, R = 𝒢M + 2b tr(M) I − C ⪰ 0, ⟨M, R⟩ = 0 say that
-    M is what keeps every edge eigenvalue at or below the threshold.
+    M is what keeps every edge eigenvalue at or below the threshold. Without the trace
+    term, b = 0, there need be no such M; 𝒢M − C then has negative eigenvalues.
 
     Args:
       gradient_gram: 𝒢 in the coordinates of ``symmetric_to_vector``, shape (p, p)
         with p = k(k+1)/2, positive semidefinite, possibly singular.
       drive: C, symmetric, shape (k, k); for a step Δτ from edge eigenvalues D it is
         b I − (I − D)/Δτ.
-      b: strength of the threshold's response, 2 for GD+WD.
+      b: strength of the threshold's response, 2 for GD+WD, 0 where 𝒢 holds all of it.
+        The method stops relative to the drive at the edge, which is b, or for b = 0
+        the largest eigenvalue of C; 𝒢 and C should be of order one.
 
     Returns:
       The solution; for a singular 𝒢 the analytic centre of the solutions.
@@ -60,7 +63,9 @@ def solve_edge_program(
     quadratic = turn.T @ gradient_gram @ turn + 2.0 * b * jnp.outer(trace_vector, trace_vector)
     drive_vector = symmetric_to_vector(jnp.diag(drive_values))
     tolerance = jnp.finfo(dtype).eps ** 0.65
-    generic_trace = b / jnp.max(jnp.diag(quadratic))  # tr M of a solution of full rank 𝒢
+    largest = jnp.maximum(drive_values[-1], tolerance * jnp.max(jnp.abs(drive_values)))
+    size = jnp.where(jnp.asarray(b) > 0, b, largest).astype(dtype)  # of the drive at the edge
+    generic_trace = size / jnp.max(jnp.diag(quadratic))  # tr M of a solution of full rank 𝒢
 
     def slack_of(covariance: Array) -> Array:
         return vector_to_symmetric(quadratic @ symmetric_to_vector(covariance) - drive_vector, k)
@@ -69,7 +74,7 @@ def solve_edge_program(
         covariance, slack, iteration = state
         infeasibility = jnp.max(jnp.abs(slack_of(covariance) - slack))
         scale = 1.0 + jnp.max(jnp.abs(drive_values))
-        natural_gap = b * jnp.maximum(generic_trace, jnp.trace(covariance))
+        natural_gap = size * jnp.maximum(generic_trace, jnp.trace(covariance))
         done = (jnp.sum(covariance * slack) <= k * tolerance * natural_gap) & (
             infeasibility <= scale * tolerance
         )

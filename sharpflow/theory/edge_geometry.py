@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sharpflow.theory.edge import symmetric_to_vector
-from sharpflow.theory.manifold import Linearization, Residual, linearize
+from sharpflow.theory.linearization import Linearization
 
 
 @chex.dataclass(frozen=True)
@@ -31,19 +31,28 @@ class EdgeSpace:
         return self.linearization.theta
 
 
-def edge_space(residual: Residual, theta: Float[Array, " d"], k: int) -> EdgeSpace:
-    """The edge space of dimension k at ``theta``, which lies on Γ."""
-    at_theta = linearize(residual, theta)
-    values, frame = at_theta.top_eigenpairs(k)
-    following = at_theta.eigenvalues[k] if k < at_theta.eigenvalues.shape[0] else 0.0 * values[0]
+def edge_space(
+    linearization: Linearization, k: int, start: Float[Array, "k d"] | None = None
+) -> EdgeSpace:
+    """The edge space of dimension k at a point of Γ.
+
+    Args:
+      linearization: there.
+      k: at most the number of residuals and of parameters.
+      start: the frame of a nearby point.
+    """
+    size = min(linearization.theta.shape[0], linearization.residual.shape[0])
+    values, frame = linearization.top_eigenpairs(min(k + 1, size), start)
+    following = values[k] if k < size else jnp.zeros((), values.dtype)
     return EdgeSpace(
-        linearization=at_theta, eigenvalues=values, frame=frame, next_eigenvalue=following
+        linearization=linearization,
+        eigenvalues=values[:k],
+        frame=frame[:k],
+        next_eigenvalue=following,
     )
 
 
-def edge_gradients(
-    residual: Residual, space: EdgeSpace, *, on_sphere: bool = True
-) -> Float[Array, "p d"]:
+def edge_gradients(space: EdgeSpace, *, on_sphere: bool = True) -> Float[Array, "p d"]:
     """P_Γ ∇³L[v_a, v_b] = P_Γ ∇⟨Jv_a, Jv_b⟩ for every pair, one jvp and one vjp each.
 
     Returns:
@@ -51,7 +60,7 @@ def edge_gradients(
 
     Source: design 3.4 and 3.8.
     """
-    theta = space.theta
+    residual, theta = space.linearization.function, space.theta
     stretched = jax.vmap(lambda vector: jax.jvp(residual, (theta,), (vector,))[1])(space.frame)
 
     def halves(vector: Array) -> Array:
@@ -64,7 +73,6 @@ def edge_gradients(
 
 
 def weighted_edge_gradient(
-    residual: Residual,
     space: EdgeSpace,
     weights: Float[Array, "k k"],
     *,
@@ -73,7 +81,6 @@ def weighted_edge_gradient(
     """Σ_ab M_ab P_Γ ∇³L[v_a, v_b] for one symmetric M: k jvps and vjps instead of k².
 
     Args:
-      residual: r on flat parameters.
       space: where, and the vectors v_a.
       weights: M, shape (k, k).
       on_sphere: whether Γ is taken within the sphere.
@@ -81,7 +88,7 @@ def weighted_edge_gradient(
     Returns:
       Shape (d,).
     """
-    theta = space.theta
+    residual, theta = space.linearization.function, space.theta
 
     def stretched(point: Array) -> Array:
         return jax.vmap(lambda vector: jax.jvp(residual, (point,), (vector,))[1])(space.frame)

@@ -1,113 +1,25 @@
-"""The minimizer manifold Γ: its linearization, the retraction to it, its tangent space."""
+"""The minimizer manifold Γ: the retraction to it, and its tangent space."""
 
-from collections.abc import Callable
 from functools import partial
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from sharpflow.models.problem import Params, Problem, validate_params
+from sharpflow.theory.linearization import (
+    Linearization,
+    Method,
+    Residual,
+    linearize,
+    resolve_method,
+)
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.status import Status
 
-Residual = Callable[[Float[Array, " d"]], Float[Array, " m"]]
-
 ACCEPTED_SLACK = 30.0  # times the tolerance aimed at: where rounding ends an iteration
-
-
-@chex.dataclass(frozen=True)
-class Linearization:
-    """The residual and its Jacobian at a point, decomposed.
-
-    Attributes:
-      theta: the point, shape (d,).
-      residual: r, shape (m,).
-      jacobian: J, shape (m, d).
-      eigenvalues: of JJᵀ or JᵀJ, whichever is smaller, descending, shape (q,), q = min(m, d).
-      basis: its orthonormal eigenvectors in the columns, shape (q, q).
-    """
-
-    theta: Float[Array, " d"]
-    residual: Float[Array, " m"]
-    jacobian: Float[Array, "m d"]
-    eigenvalues: Float[Array, " q"]
-    basis: Float[Array, "q q"]
-
-    def kept(self) -> Bool[Array, " q"]:
-        """Which eigenvalues count as nonzero: a relative cut at the rounding of JJᵀ.
-
-        Batch norm makes the Jacobian rank-deficient, so a plain inverse is no option.
-        """
-        size = max(self.jacobian.shape)
-        cut = size * jnp.finfo(self.eigenvalues.dtype).eps
-        return self.eigenvalues > cut * self.eigenvalues[0]
-
-    def top_eigenpairs(self, k: int) -> tuple[Float[Array, " k"], Float[Array, "k d"]]:
-        """The k largest eigenvalues of JᵀJ, descending, and unit eigenvectors in rows.
-
-        Beyond the rank of J the vectors are zero.
-        """
-        m, d = self.jacobian.shape
-        values, basis = self.eigenvalues[:k], self.basis[:, :k].T
-        if m > d:
-            return values, basis
-        vectors = basis @ self.jacobian
-        norms = jnp.linalg.norm(vectors, axis=1, keepdims=True)
-        kept = self.kept()[:k, None]
-        return values, jnp.where(kept, vectors / jnp.where(kept, norms, 1.0), 0.0)
-
-    def solve(self, residual: Float[Array, " m"]) -> Float[Array, " d"]:
-        """J⁺ r, the least-squares solution of least norm."""
-        inverse = jnp.where(self.kept(), 1.0 / self.eigenvalues, 0.0)
-        m, d = self.jacobian.shape
-        if m > d:
-            return self.basis @ (inverse * (self.basis.T @ (self.jacobian.T @ residual)))
-        return self.jacobian.T @ (self.basis @ (inverse * (self.basis.T @ residual)))
-
-    def project(
-        self, vectors: Float[Array, "... d"], *, on_sphere: bool = True
-    ) -> Float[Array, "... d"]:
-        """P_Γ applied to vectors: I − J⁺J, and on the sphere without the radial part."""
-        if on_sphere:
-            unit = self.theta / jnp.linalg.norm(self.theta)
-            vectors = vectors - jnp.tensordot(vectors @ unit, unit, axes=0)
-        m, d = self.jacobian.shape
-        if m > d:
-            kept = jnp.where(self.kept()[None], self.basis, 0.0)
-            return vectors - (vectors @ kept) @ kept.T
-        inverse = jnp.where(self.kept(), 1.0 / self.eigenvalues, 0.0)
-        for _ in range(2):  # the second pass removes what rounding left of the first
-            coordinates = (vectors @ self.jacobian.T) @ (self.basis * inverse[None])
-            vectors = vectors - (coordinates @ self.basis.T) @ self.jacobian
-        return vectors
-
-
-def linearize(residual: Residual, theta: Float[Array, " d"]) -> Linearization:
-    """Linearize a residual on flat parameters, with the eigenvectors of its Gram matrix.
-
-    On Γ the Hessian of L is JᵀJ, so its eigenpairs come along.
-
-    Source: design 3.8.
-    """
-    value, pullback = jax.vjp(residual, theta)
-    m, d = value.shape[0], theta.shape[0]
-    if m <= d:
-        (jacobian,) = jax.vmap(pullback)(jnp.eye(m, dtype=theta.dtype))
-        gram = jacobian @ jacobian.T
-    else:
-        jacobian = jax.jacfwd(residual)(theta)
-        gram = jacobian.T @ jacobian
-    eigenvalues, basis = jnp.linalg.eigh(gram)
-    return Linearization(
-        theta=theta,
-        residual=value,
-        jacobian=jacobian,
-        eigenvalues=eigenvalues[::-1],
-        basis=basis[:, ::-1],
-    )
+_SHORTENING = 0.25  # a chord that gains less than this is followed by a new linearization
 
 
 def unit(vector: Float[Array, " d"]) -> Float[Array, " d"]:
@@ -125,10 +37,14 @@ def retract_flat(
     theta: Float[Array, " d"],
     *,
     on_sphere: bool = True,
+    method: Method = "auto",
     tolerance: float | None = None,
     max_steps: int = 30,
 ) -> tuple[Float[Array, " d"], Int[Array, ""]]:
     """Gauss–Newton with minimum-norm steps, then unit norm; flat parameters.
+
+    Where the Jacobian is not formed, one linearization serves as long as its steps
+    (chords) shorten the residual to a quarter.
 
     Returns:
       The point, shape (d,), and a status: ``Status.SUCCESS`` or
@@ -138,30 +54,48 @@ def retract_flat(
         tolerance = residual_tolerance(theta.dtype)
     onto = unit if on_sphere else (lambda point: point)
     theta = onto(theta)
+    value = residual(theta)
+    chords = resolve_method(method, value.shape[0], theta.shape[0]) != "dense"
 
-    def unfinished(state: tuple) -> Array:
-        _, norm, previous, step = state
-        improving = (step < 3) | (norm < 0.9 * previous)
-        return (norm > tolerance) & improving & (step < max_steps)
-
-    def iterate(state: tuple) -> tuple:
-        point, norm, _, step = state
-        at_point = linearize(residual, point)
-        move = at_point.solve(at_point.residual)
+    def step(at_point: Linearization, point: Array, value: Array) -> tuple[Array, Array]:
+        move = at_point.solve(value)
         longest = 0.5 * jnp.linalg.norm(point)
         move = move * jnp.minimum(1.0, longest / jnp.maximum(jnp.linalg.norm(move), longest))
         moved = onto(point - move)
-        return moved, jnp.linalg.norm(residual(moved)), norm, step + 1
+        return moved, residual(moved)
 
-    norm = jnp.linalg.norm(residual(theta))
-    start = (theta, norm, jnp.full_like(norm, jnp.inf), jnp.zeros((), jnp.int32))
-    point, norm, _, _ = jax.lax.while_loop(unfinished, iterate, start)
-    accepted = norm <= ACCEPTED_SLACK * tolerance
+    def unfinished(state: tuple) -> Array:
+        _, value, previous, count = state
+        norm = jnp.linalg.norm(value)
+        improving = (count < 3) | (norm < 0.9 * previous)
+        return (norm > tolerance) & improving & (count < max_steps)
+
+    def iterate(state: tuple) -> tuple:
+        point, value, _, count = state
+        at_point, before = linearize(residual, point, method), jnp.linalg.norm(value)
+        point, value = step(at_point, point, value)
+        if chords:
+
+            def gaining(chord: tuple) -> Array:
+                _, value, previous = chord
+                norm = jnp.linalg.norm(value)
+                return (norm > tolerance) & (norm <= _SHORTENING * previous)
+
+            def shorten(chord: tuple) -> tuple:
+                point, value, _ = chord
+                return *step(at_point, point, value), jnp.linalg.norm(value)
+
+            point, value, _ = jax.lax.while_loop(gaining, shorten, (point, value, before))
+        return point, value, before, count + 1
+
+    start = (theta, value, jnp.full((), jnp.inf, theta.dtype), jnp.zeros((), jnp.int32))
+    point, value, _, _ = jax.lax.while_loop(unfinished, iterate, start)
+    accepted = jnp.linalg.norm(value) <= ACCEPTED_SLACK * tolerance
     return point, jnp.where(accepted, Status.SUCCESS, Status.RETRACTION_FAILED).astype(jnp.int32)
 
 
 def retract_with_status(
-    problem: Problem, params: Params, *, on_sphere: bool = True
+    problem: Problem, params: Params, *, on_sphere: bool = True, method: Method = "auto"
 ) -> tuple[Params, Int[Array, ""]]:
     """A point of Γ near ``params``, and whether it was reached; for use inside jit.
 
@@ -169,46 +103,53 @@ def retract_with_status(
       problem: a problem with a residual or an outputs/criterion form.
       params: where to start; only the direction counts on the sphere.
       on_sphere: False for losses that are not scale-invariant.
+      method: how the Jacobian is handled: ``"dense"``, ``"gram"``, ``"iterative"``, or by
+        size.
 
     Returns:
       The point, of unit norm on the sphere, and a ``Status`` code.
 
-    Source: design 3.8. The point lies within O(dist²) of the nearest point of Γ and
-    of the limit of the gradient flow; it is neither of them.
+    Source: docs/theory.md, section 8. The point lies within O(dist²) of the nearest
+    point of Γ and of the limit of the gradient flow; it is neither of them.
     """
     flat, unravel = ravel_pytree(params)
-    theta, status = retract_flat(residual_form(problem, params), flat, on_sphere=on_sphere)
+    residual = residual_form(problem, params)
+    theta, status = retract_flat(residual, flat, on_sphere=on_sphere, method=method)
     return unravel(theta), status
 
 
-@partial(jax.jit, static_argnames=("problem", "on_sphere"))
+@partial(jax.jit, static_argnames=("problem", "on_sphere", "method"))
 def _retract(
-    problem: Problem, params: Params, *, on_sphere: bool
+    problem: Problem, params: Params, *, on_sphere: bool, method: Method
 ) -> tuple[Params, Int[Array, ""], Float[Array, ""]]:
-    theta, status = retract_with_status(problem, params, on_sphere=on_sphere)
+    theta, status = retract_with_status(problem, params, on_sphere=on_sphere, method=method)
     residual = residual_form(problem, params)(ravel_pytree(theta)[0])
     return theta, status, jnp.linalg.norm(residual)
 
 
-def retract(problem: Problem, params: Params, *, on_sphere: bool = True) -> Params:
+def retract(
+    problem: Problem, params: Params, *, on_sphere: bool = True, method: Method = "auto"
+) -> Params:
     """Φ(params): a point of the minimizer manifold Γ near ``params``.
 
     Args:
       problem: a problem with a residual or an outputs/criterion form.
       params: where to start; only the direction counts on the sphere.
       on_sphere: False for losses that are not scale-invariant.
+      method: how the Jacobian is handled: ``"dense"``, ``"gram"``, ``"iterative"``, or by
+        size.
 
     Returns:
       The point, as ``params``; of unit norm on the sphere.
 
     Raises:
       ValueError: the Gauss–Newton iteration does not reach zero residual from
-        ``params``, or the problem has no Γ.
+        ``params``, the problem has no Γ, or an unknown method.
 
-    Source: design 3.8.
+    Source: docs/theory.md, section 8.
     """
     params = validate_params(problem, params)
-    theta, status, norm = _retract(problem, params, on_sphere=on_sphere)
+    theta, status, norm = _retract(problem, params, on_sphere=on_sphere, method=method)
     if int(status) != Status.SUCCESS:
         leaf = jax.tree.leaves(params)[0]
         raise ValueError(
@@ -242,9 +183,14 @@ def require_on_manifold(problem: Problem, theta0: Params, *, on_sphere: bool = T
         )
 
 
-@partial(jax.jit, static_argnames=("problem", "on_sphere"))
+@partial(jax.jit, static_argnames=("problem", "on_sphere", "method"))
 def tangent_projection(
-    problem: Problem, theta: Params, vector: Params, *, on_sphere: bool = True
+    problem: Problem,
+    theta: Params,
+    vector: Params,
+    *,
+    on_sphere: bool = True,
+    method: Method = "auto",
 ) -> Params:
     """P_Γ vector: the part of a vector along the tangent space of Γ at ``theta``.
 
@@ -253,12 +199,15 @@ def tangent_projection(
       theta: a point of Γ.
       vector: a pytree like ``theta``.
       on_sphere: whether Γ is taken within the sphere.
+      method: how the Jacobian is handled: ``"dense"``, ``"gram"``, ``"iterative"``, or by
+        size.
 
     Returns:
-      (I − J⁺J − θθᵀ) vector, as ``vector``; J⁺ has a relative cut.
+      (I − J⁺J − θθᵀ) vector, as ``vector``; J⁺ has a relative cut. NaN where an iterative
+      solution does not converge.
 
-    Source: design 3.8.
+    Source: docs/theory.md, section 8.
     """
     flat, unravel = ravel_pytree(theta)
-    at_theta = linearize(residual_form(problem, theta), flat)
+    at_theta = linearize(residual_form(problem, theta), flat, method)
     return unravel(at_theta.project(ravel_pytree(vector)[0], on_sphere=on_sphere))

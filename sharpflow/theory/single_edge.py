@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 
 from sharpflow.models.problem import Params, Problem, validate_params
 from sharpflow.theory.edge_geometry import edge_gradients, edge_space
-from sharpflow.theory.manifold import Residual, retract_flat
+from sharpflow.theory.linearization import Residual, linearize
+from sharpflow.theory.manifold import retract_flat
 from sharpflow.theory.residuals import residual_form
 
 
@@ -74,8 +75,8 @@ def single_edge_flow(
 
 
 def _velocity(residual: Residual, theta: Array, b: Array) -> Array:
-    space = edge_space(residual, theta, 1)
-    slope = edge_gradients(residual, space)[0] / space.eigenvalues[0]  # ∇_Γ log λ_1
+    space = edge_space(linearize(residual, theta), 1)
+    slope = edge_gradients(space)[0] / space.eigenvalues[0]  # ∇_Γ log λ_1
     return -b * slope / (2.0 * b + slope @ slope)
 
 

@@ -1,6 +1,6 @@
 """How the edge eigenvalues change along Γ, against finite differences of dense Hessians."""
 
-from functools import cache, partial
+from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from sharpflow.theory.edge_geometry import (
     edge_space,
     weighted_edge_gradient,
 )
+from sharpflow.theory.linearization import linearize
 from sharpflow.theory.residuals import residual_form
 
 
@@ -64,8 +65,8 @@ def edge(request) -> Edge:
 
     @jax.jit
     def edge_at(point: jax.Array) -> tuple[EdgeSpace, jax.Array]:
-        space = edge_space(residual, point, k)
-        return space, edge_gradients(residual, space)
+        space = edge_space(linearize(residual, point), k)
+        return space, edge_gradients(space)
 
     return Edge(problem, theta, *edge_at(flat))
 
@@ -130,8 +131,8 @@ def test_regression_sharpness_gradient_is_known(tall_regression) -> None:
 
     @jax.jit
     def slope_at(point: jax.Array) -> jax.Array:
-        space = edge_space(residual, point, 1)
-        return edge_gradients(residual, space)[0] / space.eigenvalues[0]
+        space = edge_space(linearize(residual, point), 1)
+        return edge_gradients(space)[0] / space.eigenvalues[0]
 
     slope = np.asarray(slope_at(theta))
     away = (np.asarray(tall_regression.at(0.7 + 1e-6)) - np.asarray(theta)) / 1e-6
@@ -144,7 +145,7 @@ def test_weighted_gradient_is_the_weighted_sum_of_the_pairs(edge: Edge) -> None:
     weights = np.random.default_rng(0).normal(size=(k, k))
     weights = jnp.asarray(weights @ weights.T)
     expected = symmetric_to_vector(weights) @ edge.gradients
-    found = jax.jit(partial(weighted_edge_gradient, edge.residual))(edge.space, weights)
+    found = jax.jit(weighted_edge_gradient)(edge.space, weights)
     np.testing.assert_allclose(
         found, expected, atol=1e-12 * float(jnp.linalg.norm(expected)), rtol=0
     )
@@ -153,7 +154,7 @@ def test_weighted_gradient_is_the_weighted_sum_of_the_pairs(edge: Edge) -> None:
 def test_directions_beyond_the_rank_have_no_eigenvector_and_no_gradient(tall_regression) -> None:
     """Three independent features under batch norm leave a Hessian of rank two."""
     theta, residual = tall_regression.at(0.7), tall_regression.problem.residual
-    space = edge_space(residual, theta, 4)
+    space = edge_space(linearize(residual, theta), 4)
     rank = np.linalg.matrix_rank(np.asarray(jax.jacobian(residual)(theta)), tol=1e-8)
     assert rank == 2
     np.testing.assert_allclose(space.eigenvalues[2:], 0.0, atol=1e-12 * space.eigenvalues[0])

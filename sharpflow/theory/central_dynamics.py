@@ -1,0 +1,158 @@
+"""What the central flow evaluates: gradients, the top of the Hessian, third derivatives."""
+
+import dataclasses
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int
+
+from sharpflow.models.problem import Params, Problem
+from sharpflow.theory.curvature import top_eigenpairs
+from sharpflow.theory.status import Status
+from sharpflow.theory.tracking import follow_eigenpairs, frame_size, smallest_dimension
+
+_ROOM = 1.1  # for the growth of λ_1 within a step
+
+
+@dataclasses.dataclass(frozen=True)
+class Dynamics:
+    """GD+WD whose average is sought.
+
+    Attributes:
+      problem: gives the loss L.
+      unravel: from flat parameters.
+      k: eigenvalues that may share the edge.
+      learning_rate, weight_decay: η and λ, shape ().
+      tolerance: on the residuals of eigenpairs, relative to the largest, shape ().
+      step_correction: whether the flow takes the length of GD's steps into account.
+    """
+
+    problem: Problem
+    unravel: Callable[[Array], Params]
+    k: int
+    learning_rate: Float[Array, ""]
+    weight_decay: Float[Array, ""]
+    tolerance: Float[Array, ""]
+    step_correction: bool = False
+
+    @property
+    def edge(self) -> Float[Array, ""]:
+        """The largest stable eigenvalue of ∇²L(w), 2/η − λ."""
+        return 2.0 / self.learning_rate - self.weight_decay
+
+    def gradient(self, params: Float[Array, " d"]) -> Float[Array, " d"]:
+        """∇L(w)."""
+        return jax.grad(lambda flat: self.problem.loss_value(self.unravel(flat)))(params)
+
+    def rate(self, pull: Float[Array, " d"]) -> Callable[[Array], Array]:
+        """The map w -> −ηF, F = ∇L(w) + λw + pull; corrected, −η(F + ½η(∇²L + λ)F)."""
+
+        def rate(params: Array) -> Array:
+            force = self.gradient(params) + self.weight_decay * params + pull
+            if self.step_correction:
+                _, product = jax.linearize(self.gradient, params)
+                force = self.corrected(force, product)
+            return -self.learning_rate * force
+
+        return rate
+
+    def corrected(self, force: Array, product: Callable[[Array], Array]) -> Float[Array, " d"]:
+        """F + ½η(∇²L + λ)F, along which a flow passes through the steps w − ηF."""
+        return force + 0.5 * self.learning_rate * (product(force) + self.weight_decay * force)
+
+    def fastest(self, place: "Place") -> Float[Array, ""]:
+        """The largest decay rate of ``rate`` near a point, per unit t."""
+        largest = _ROOM * jnp.maximum(place.eigenvalues[0], 0.0)
+        decay = self.learning_rate * (largest + self.weight_decay)
+        return decay + 0.5 * decay * decay if self.step_correction else decay
+
+    def place(
+        self, params: Array, counts: "Counts", near: Array | None
+    ) -> tuple["Place", "Counts"]:
+        """The point with its k largest eigenvalues, sought from a frame nearby."""
+        dimension = params.shape[0]
+        wanted = min(self.k + 1, dimension)
+        if dimension < smallest_dimension(wanted):
+            found = top_eigenpairs(self.problem, self.unravel(params), wanted, method="dense")
+            values, status, products = found.values, found.status, found.num_products
+            frame = jax.vmap(lambda vector: ravel_pytree(vector)[0])(found.vectors)
+        else:
+            if near is None:
+                shape = (frame_size(wanted), dimension)
+                near = jax.random.normal(jax.random.key(0), shape, params.dtype)
+            _, product = jax.linearize(self.gradient, params)
+            followed = follow_eigenpairs(product, near, wanted, tolerance=self.tolerance)
+            values, frame, products = followed.values, followed.frame, followed.num_products
+            converged = followed.residual <= self.tolerance * followed.size
+            status = jnp.where(converged, Status.SUCCESS, Status.NOT_CONVERGED)
+            status = jnp.where(jnp.isfinite(followed.residual), status, Status.NOT_FINITE)
+        below = jnp.full((1,), -jnp.inf, params.dtype)
+        place = Place(
+            params=params,
+            eigenvalues=values[: self.k],
+            frame=frame,
+            next_eigenvalue=jnp.concatenate([values, below])[self.k],
+            status=status.astype(jnp.int32),
+        )
+        return place, counts.plus(products=products)
+
+    def third_derivatives(
+        self, params: Float[Array, " d"], frame: Float[Array, "k d"]
+    ) -> Float[Array, "p d"]:
+        """∇³L[v_a, v_b] for every pair of rows, in the coordinates of ``symmetric_to_vector``."""
+
+        def third(first: Array, second: Array) -> Array:
+            def product(point: Array) -> Array:
+                return jax.jvp(self.gradient, (point,), (first,))[1]
+
+            return jax.jvp(product, (params,), (second,))[1]
+
+        rows, columns = jnp.triu_indices(frame.shape[0])
+        weight = jnp.where(rows == columns, 1.0, jnp.sqrt(2.0)).astype(params.dtype)
+        return weight[:, None] * jax.vmap(third)(frame[rows], frame[columns])
+
+
+@chex.dataclass(frozen=True)
+class Counts:
+    """What was evaluated: gradients, products ∇²L v, and vectors ∇³L[u, v]."""
+
+    gradients: Int[Array, ""]
+    products: Int[Array, ""]
+    third: Int[Array, ""]
+
+    def plus(
+        self, gradients: Array | int = 0, products: Array | int = 0, third: int = 0
+    ) -> "Counts":
+        """The counts with more added."""
+        return Counts(
+            gradients=self.gradients + gradients,
+            products=self.products + products,
+            third=self.third + third,
+        )
+
+
+@chex.dataclass(frozen=True)
+class Place:
+    """A point, and the top of the Hessian there.
+
+    Attributes:
+      params: w, shape (d,).
+      eigenvalues: the k largest of ∇²L(w), descending, shape (k,).
+      frame: orthonormal eigenvectors in rows, at least k, shape (n, d).
+      next_eigenvalue: the (k+1)-th; minus infinity where there is none.
+      status: of the eigenvalues.
+    """
+
+    params: Float[Array, " d"]
+    eigenvalues: Float[Array, " k"]
+    frame: Float[Array, "n d"]
+    next_eigenvalue: Float[Array, ""]
+    status: Int[Array, ""]
+
+    @property
+    def edge_frame(self) -> Float[Array, "k d"]:
+        """The eigenvectors v_a of the k largest eigenvalues, in rows."""
+        return self.frame[: self.eigenvalues.shape[0]]

@@ -1,0 +1,213 @@
+"""One step of the central flow: gradient descent's average, held at the edge."""
+
+import chex
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sharpflow.theory.central_dynamics import Counts, Dynamics, Place
+from sharpflow.theory.edge import solve_edge_program, symmetric_to_vector, vector_to_symmetric
+from sharpflow.theory.edge_geometry import continuing_turn
+from sharpflow.theory.relaxation import num_stages, relax
+
+_HELD = 1e-3  # largest violation of the program's constraint, relative to its drive
+
+
+@chex.dataclass(frozen=True)
+class Step:
+    """The outcome of an attempted step.
+
+    Attributes:
+      place: where it leads.
+      covariance: C over the step, in the frame of its end, shape (k, k).
+      first_covariance: the same in the frame of its start.
+      error: of the step relative to ‖w‖ and to the edge; infinite where no C holds it.
+      above: whether it ends above the target.
+      counts: so far.
+    """
+
+    place: Place
+    covariance: Float[Array, "k k"]
+    first_covariance: Float[Array, "k k"]
+    error: Float[Array, ""]
+    above: Array
+    counts: Counts
+
+
+def attempt(
+    dynamics: Dynamics, here: Place, touching: Array, step: Array, target: Array, counts: Counts
+) -> Step:
+    """A step of the central flow; if ``touching``, one that ends at or below the target.
+
+    Args:
+      dynamics: what is averaged.
+      here: where it starts.
+      touching: whether to look for C; otherwise C = 0.
+      step: Δt, in steps of GD.
+      target: for the largest eigenvalue of ∇²L at the end.
+      counts: so far.
+    """
+    stages = num_stages(step * dynamics.fastest(here))
+    hold = jax.lax.cond(
+        touching,
+        lambda: _hold(dynamics, here, step, stages, target, counts),
+        lambda: _no_hold(here, counts),
+    )
+    params, error = _sweep(dynamics, here, step, stages, hold.pull)
+    counts = hold.counts.plus(gradients=stages + 2)
+    counts = counts.plus(products=stages + 2) if dynamics.step_correction else counts
+    place, counts = dynamics.place(params, counts, hold.frame)
+    size = jnp.linalg.norm(here.params)
+    corrected = jnp.linalg.norm(params - hold.predicted) / size
+    excess = jnp.maximum(place.eigenvalues[0] - target, 0.0) / dynamics.edge
+    held_error = jnp.maximum(jnp.maximum(error, corrected), excess)
+    turn = _turn(here, place, hold.spread)
+    return Step(
+        place=place,
+        covariance=turn.T @ hold.covariance @ turn,
+        first_covariance=hold.covariance,
+        error=jnp.where(hold.possible, jnp.where(touching, held_error, error), jnp.inf),
+        above=~(excess <= 0.0),
+        counts=counts,
+    )
+
+
+@chex.dataclass(frozen=True)
+class _Hold:
+    """What keeps the edge block below the target over a step.
+
+    Attributes:
+      covariance: C, in the frame of the start, shape (k, k).
+      pull: ½∇⟨∇²L, C⟩, the mean of both ends, shape (d,).
+      predicted: the end of the step by the pull of the start, shape (d,).
+      frame: there, shape (n, d).
+      spread: of the edge block's change in the step; closer eigenvalues count as one.
+      possible: whether there is such a C.
+      counts: so far.
+    """
+
+    covariance: Float[Array, "k k"]
+    pull: Float[Array, " d"]
+    predicted: Float[Array, " d"]
+    frame: Float[Array, "n d"]
+    spread: Float[Array, ""]
+    possible: Array
+    counts: Counts
+
+
+def _no_hold(here: Place, counts: Counts) -> _Hold:
+    k, dtype = here.eigenvalues.shape[0], here.params.dtype
+    return _Hold(
+        covariance=jnp.zeros((k, k), dtype),
+        pull=jnp.zeros_like(here.params),
+        predicted=here.params,
+        frame=here.frame,
+        spread=jnp.ones((), dtype),
+        possible=jnp.asarray(True),
+        counts=counts,
+    )
+
+
+def _hold(
+    dynamics: Dynamics, here: Place, step: Array, stages: Array, target: Array, counts: Counts
+) -> _Hold:
+    """A predictor and a corrector, each with the C that its knowledge of the end asks for.
+
+    The predictor knows the eigenvalues at the end to first order and takes the pull
+    of the start; the corrector has seen them at the predicted point, and takes the
+    mean pull of both ends.
+    """
+    k, num_pairs = dynamics.k, dynamics.k * (dynamics.k + 1) // 2
+    target_block = target * jnp.eye(k, dtype=step.dtype)
+    slopes = dynamics.third_derivatives(here.params, here.edge_frame)
+
+    def end(pull: Array) -> Array:
+        return relax(dynamics.rate(pull), here.params, step, stages)
+
+    def moved_block(move: Array) -> Array:
+        return vector_to_symmetric(slopes @ move, k)
+
+    free = end(jnp.zeros_like(here.params))
+    lowering = -_response(dynamics, here, step, stages, 0.5 * slopes) @ slopes.T
+    lowering = 0.5 * (lowering + lowering.T)
+    change = moved_block(free - here.params)
+    block = jnp.diag(here.eigenvalues) + change
+    covariance, possible = _holding(lowering, block - target_block)
+    predicted = end(0.5 * symmetric_to_vector(covariance) @ slopes)
+    twice = 2 if dynamics.step_correction else 1
+    counts = counts.plus(
+        gradients=3 * stages,
+        products=(num_pairs * twice + 3 * (twice - 1)) * stages,
+        third=2 * num_pairs,
+    )
+    there, counts = dynamics.place(predicted, counts, here.frame)
+    rounding = jnp.finfo(step.dtype).eps * dynamics.edge
+    spread = jnp.maximum(jnp.max(jnp.abs(change)), rounding)
+    turn = _turn(here, there, spread)
+    later_slopes = dynamics.third_derivatives(predicted, turn @ there.edge_frame)
+    mean_slopes = 0.5 * (slopes + later_slopes)
+
+    # what was seen at the predicted point, what the pull of the end changes of it, and C lifted
+    refined = end(0.5 * symmetric_to_vector(covariance) @ mean_slopes)
+    block = turn @ jnp.diag(there.eigenvalues) @ turn.T + moved_block(refined - predicted)
+    block = block + vector_to_symmetric(lowering @ symmetric_to_vector(covariance), k)
+    covariance, still_possible = _holding(lowering, block - target_block)
+    return _Hold(
+        covariance=covariance,
+        pull=0.5 * symmetric_to_vector(covariance) @ mean_slopes,
+        predicted=predicted,
+        frame=there.frame,
+        spread=spread,
+        possible=possible & still_possible,
+        counts=counts,
+    )
+
+
+def _turn(here: Place, there: Place, spread: Array) -> Float[Array, "k k"]:
+    apart = (here.eigenvalues[:, None] - there.eigenvalues[None]) / spread
+    return continuing_turn(here.edge_frame, there.edge_frame, apart)
+
+
+def _sweep(
+    dynamics: Dynamics, here: Place, step: Array, stages: Array, pull: Array
+) -> tuple[Array, Array]:
+    """The end of a step with a constant pull, and its error relative to ‖w‖."""
+    rate, start = dynamics.rate(pull), here.params
+    end = relax(rate, start, step, stages)
+    # Sommeijer, Shampine and Verwer 1998: the third derivative from both ends
+    error = 0.8 * (start - end) + 0.4 * step * (rate(start) + rate(end))
+    return end, jnp.linalg.norm(error) / jnp.linalg.norm(start)
+
+
+def _response(
+    dynamics: Dynamics, here: Place, step: Array, stages: Array, forces: Float[Array, "p d"]
+) -> Float[Array, "p d"]:
+    """What each constant force adds to the end of ``_sweep``, to first order."""
+    _, product = jax.linearize(dynamics.gradient, here.params)
+
+    def rate(moved: Array) -> Array:
+        pulled = jax.vmap(product)(moved) + dynamics.weight_decay * moved + forces
+        if dynamics.step_correction:
+            pulled = dynamics.corrected(pulled, jax.vmap(product))
+        return -dynamics.learning_rate * pulled
+
+    return relax(rate, jnp.zeros_like(forces), step, stages)
+
+
+def _holding(lowering: Float[Array, "p p"], excess: Float[Array, "k k"]) -> tuple[Array, Array]:
+    """The C that lowers the edge block by its excess; and whether there is one."""
+    k = excess.shape[0]
+    drive = jnp.linalg.eigvalsh(excess)[-1]
+    strength = jnp.max(jnp.diag(lowering))
+
+    def solve() -> tuple[Array, Array]:
+        gram = lowering / strength
+        found = solve_edge_program(gram, excess / drive, 0.0).covariance
+        slack = vector_to_symmetric(gram @ symmetric_to_vector(found), k) - excess / drive
+        return found * (drive / strength), jnp.linalg.eigvalsh(slack)[0] >= -_HELD
+
+    nothing = (jnp.zeros_like(excess), jnp.asarray(True))
+    needed = drive > 0
+    possible = strength > jnp.finfo(excess.dtype).tiny
+    covariance, held = jax.lax.cond(needed & possible, solve, lambda: nothing)
+    return covariance, held & (possible | ~needed)

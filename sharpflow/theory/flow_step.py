@@ -1,0 +1,277 @@
+"""One compiled run of the sharpness-reduction flow: steps, error control, output rows."""
+
+from functools import partial
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int
+
+from sharpflow.models.problem import Params, Problem
+from sharpflow.theory.edge import solve_edge_program, symmetric_to_vector, vector_to_symmetric
+from sharpflow.theory.edge_geometry import (
+    EdgeSpace,
+    continuing_turn,
+    edge_gradients,
+    edge_space,
+    weighted_edge_gradient,
+)
+from sharpflow.theory.linearization import Method, linearize
+from sharpflow.theory.manifold import ACCEPTED_SLACK, residual_tolerance, unit
+from sharpflow.theory.residuals import residual_form
+from sharpflow.theory.status import Status
+
+_RETRACTION_STEPS = 30
+_SMALLEST_STEP = 1e-9
+_OUTPUT_DECAY = 2e-3  # of log λ*, over which an output's M holds
+_STEP_SHARE = 0.3  # of rtol, for the first-order error of a step
+
+
+@chex.dataclass(frozen=True)
+class FlowPoint:
+    """Where an integration stands, and all it needs to go on.
+
+    Attributes:
+      theta: ζ, shape (d,).
+      log_threshold: s = log λ*, shape ().
+      time: τ, shape ().
+      step: the next step in τ, shape ().
+      num_steps, num_rejected: so far, shape ().
+      status: a ``Status`` code, shape ().
+    """
+
+    theta: Float[Array, " d"]
+    log_threshold: Float[Array, ""]
+    time: Float[Array, ""]
+    step: Float[Array, ""]
+    num_steps: Int[Array, ""]
+    num_rejected: Int[Array, ""]
+    status: Int[Array, ""]
+
+
+class Rows(NamedTuple):
+    """The flow at T output times; NaN at those that were not reached or lie before the start.
+
+    Attributes:
+      theta: ζ, shape (T, d).
+      log_threshold: s, shape (T,).
+      eigenvalues: the largest of ∇²L(ζ), descending, shape (T, k).
+      covariance: M in the basis of their eigenvectors, shape (T, k, k).
+    """
+
+    theta: Float[Array, "T d"]
+    log_threshold: Float[Array, " T"]
+    eigenvalues: Float[Array, "T k"]
+    covariance: Float[Array, "T k k"]
+
+
+class _State(NamedTuple):
+    point: FlowPoint
+    space: EdgeSpace
+
+
+@partial(
+    jax.jit,
+    static_argnames=(
+        "problem",
+        "edge_dimension",
+        "num_eigenvalues",
+        "on_sphere",
+        "max_steps",
+        "method",
+    ),
+)
+def integrate(
+    problem: Problem,
+    like: Params,
+    start: FlowPoint,
+    *,
+    tau: Float[Array, " T"],
+    b: Array,
+    rtol: Array,
+    step_size: Array,
+    edge_dimension: int,
+    num_eigenvalues: int,
+    on_sphere: bool,
+    max_steps: int,
+    method: Method,
+) -> tuple[FlowPoint, Rows]:
+    """Integrate from ``start`` to the last output time, or until something fails.
+
+    Args:
+      problem, like: the problem and params, for their structure.
+      start: a point of Γ.
+      tau: increasing output times.
+      b, rtol, on_sphere, max_steps: as in ``sharpness_flow``.
+      step_size: a fixed step, or NaN for error control.
+      edge_dimension: eigenvalues that may share the edge; the status is ``EDGE_FULL``
+        when one more reaches it.
+      num_eigenvalues: k of the rows, at least ``edge_dimension``.
+      method: how the Jacobian is handled.
+    """
+    residual = residual_form(problem, ravel_pytree(like)[1](start.theta))
+    fixed = jnp.isfinite(step_size)
+    at_start = linearize(residual, start.theta, method)
+    state = _State(start, edge_space(at_start, edge_dimension))
+
+    def attempt(state: _State, until: Array) -> _State:
+        point = state.point
+        remaining = until - point.time
+        count = jnp.maximum(jnp.ceil(remaining / point.step * (1.0 - 1e-6)), 1.0)
+        step = remaining / count
+        moved, error = _step(state, step, b, rtol, on_sphere)
+        ratio = error / (_STEP_SHARE * rtol)
+        accepted = fixed | (ratio <= 1.0)
+        growth = jnp.clip(0.9 * jax.lax.rsqrt(jnp.maximum(ratio, 1e-6)), 0.2, 4.0)
+        growth = jnp.where(jnp.isfinite(ratio), growth, 0.2)
+        # a step cut short to meet an output time says nothing against the longer one
+        proposal = jnp.where(growth < 1.0, growth * step, jnp.maximum(point.step, growth * step))
+        reached = jnp.where(accepted, jnp.where(count <= 1.0, until, point.time + step), point.time)
+        edge = jnp.exp(moved.point.log_threshold)
+        crowded = moved.space.next_eigenvalue >= edge * (1.0 - jnp.maximum(1e-3, 3.0 * rtol))
+        used_up = point.num_steps + point.num_rejected + 1 >= max_steps
+        failure = jnp.select(
+            [
+                accepted & crowded,
+                ~accepted & (step < _SMALLEST_STEP),
+                (reached < tau[-1]) & used_up,
+            ],
+            [Status.EDGE_FULL, Status.RETRACTION_FAILED, Status.MAX_STEPS],
+            Status.SUCCESS,
+        )
+        chosen = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), moved, state)
+        point = chosen.point.replace(
+            time=reached,
+            step=jnp.where(fixed, step_size, proposal),
+            num_steps=point.num_steps + accepted.astype(jnp.int32),
+            num_rejected=point.num_rejected + (~accepted).astype(jnp.int32),
+            status=failure.astype(jnp.int32),
+        )
+        return _State(point, chosen.space)
+
+    def advance(state: _State, until: Array) -> tuple[_State, Rows]:
+        state = jax.lax.while_loop(
+            lambda s: (s.point.time < until) & (s.point.status == Status.SUCCESS),
+            lambda s: attempt(s, until),
+            state,
+        )
+        point, space = state
+        covariance = _covariance_at(space, point.log_threshold, b, rtol, on_sphere)
+        room = num_eigenvalues - edge_dimension
+        if room:
+            eigenvalues, _ = space.linearization.top_eigenpairs(num_eigenvalues, space.frame)
+        else:
+            eigenvalues = space.eigenvalues
+        row = Rows(point.theta, point.log_threshold, eigenvalues, jnp.pad(covariance, (0, room)))
+        missing = (point.status != Status.SUCCESS) | (point.time > until)
+        return state, jax.tree.map(lambda leaf: jnp.where(missing, jnp.nan, leaf), row)
+
+    state, rows = jax.lax.scan(advance, state, tau)
+    return state.point, rows
+
+
+def _step(
+    state: _State, step: Array, b: Array, rtol: Array, on_sphere: bool
+) -> tuple[_State, Array]:
+    """One step from ``state``, by a predictor and a corrector; and its error estimate.
+
+    Each chooses M so that the edge eigenvalues at the end of the step, as known so
+    far, stay at or below λ*. The predictor knows them to first order and moves along
+    the edge gradients at the start; the corrector has seen them at the predicted
+    point, and moves along the mean of the gradients at both ends.
+    """
+    base, k = state.space, state.space.eigenvalues.shape[0]
+    before = state.point.log_threshold
+    identity = jnp.eye(k, dtype=step.dtype)
+    scale = jnp.exp(-before)
+    gradients = scale * edge_gradients(base, on_sphere=on_sphere)
+    gram = gradients @ gradients.T
+    exact = jnp.asarray(residual_tolerance(step.dtype), step.dtype)
+
+    def threshold_after(covariance: Array) -> Array:
+        return before + step * b * (2.0 * jnp.trace(covariance) - 1.0)
+
+    ratios = base.eigenvalues * scale
+    drive = b * identity - (identity - jnp.diag(ratios)) / step
+    covariance = solve_edge_program(gram, drive, b).covariance
+    start_rate = symmetric_to_vector(covariance) @ gradients
+    theta = _return_to_manifold(
+        base, base.theta - step * start_rate, jnp.maximum(exact, 1e-3 * rtol), on_sphere
+    )
+    predicted = edge_space(base.linearization.nearby(theta), k, base.frame)
+    predicted_threshold = threshold_after(covariance)
+    predicted_scale = jnp.exp(-predicted_threshold)
+
+    predicted_ratios = predicted.eigenvalues * predicted_scale
+    distance = (ratios[:, None] - predicted_ratios[None, :]) / (b * step)
+    turn = continuing_turn(base.frame, predicted.frame, distance)
+    end_block = turn @ jnp.diag(predicted_ratios) @ turn.T
+    drive = _lowering(gram, covariance, b) - (identity - end_block) / step
+    covariance = solve_edge_program(gram, drive, b).covariance
+    start_rate = symmetric_to_vector(covariance) @ gradients
+    end_rate = predicted_scale * weighted_edge_gradient(
+        predicted, turn.T @ covariance @ turn, on_sphere=on_sphere
+    )
+    theta = _return_to_manifold(
+        base, base.theta - 0.5 * step * (start_rate + end_rate), exact, on_sphere
+    )
+    log_threshold = threshold_after(covariance)
+
+    distance = jnp.linalg.norm(theta - predicted.theta) / jnp.linalg.norm(base.theta)
+    error = jnp.maximum(distance, jnp.abs(log_threshold - predicted_threshold))
+    space = edge_space(base.linearization.at(theta), k, predicted.frame)
+    point = state.point.replace(theta=theta, log_threshold=log_threshold)  # type: ignore[attr-defined]
+    return _State(point, space), error
+
+
+def _lowering(gram: Array, covariance: Array, b: Array) -> Array:
+    """𝒢M + 2b tr(M) I, the rate at which M lowers the edge block."""
+    k = covariance.shape[0]
+    lowered = vector_to_symmetric(gram @ symmetric_to_vector(covariance), k)
+    return lowered + 2.0 * b * jnp.trace(covariance) * jnp.eye(k, dtype=covariance.dtype)
+
+
+def _covariance_at(
+    space: EdgeSpace,
+    log_threshold: Array,
+    b: Array,
+    rtol: Array,
+    on_sphere: bool,
+) -> Array:
+    """M over the next ``_OUTPUT_DECAY``/b of flow time, in the basis of the eigenvectors.
+
+    Eigenvalues within a few tolerances of the edge count as on it: divided by so short a
+    step, what the last step left of their distance would pass for a rate.
+    """
+    scale = jnp.exp(-log_threshold)
+    gradients = scale * edge_gradients(space, on_sphere=on_sphere)
+    identity = jnp.eye(space.eigenvalues.shape[0], dtype=scale.dtype)
+    ratios = space.eigenvalues * scale
+    ratios = jnp.where(ratios >= 1.0 - jnp.maximum(3.0 * rtol, 1e-3), 1.0, ratios)
+    drive = b * (identity - (identity - jnp.diag(ratios)) / _OUTPUT_DECAY)
+    return solve_edge_program(gradients @ gradients.T, drive, b).covariance
+
+
+def _return_to_manifold(base: EdgeSpace, theta: Array, tolerance: Array, on_sphere: bool) -> Array:
+    """Back to Γ from a step off ``base``, by chords: its Jacobian serves every iteration.
+
+    Returns NaN where this does not converge: the step was too long.
+    """
+    residual = base.linearization.function
+    onto = unit if on_sphere else (lambda point: point)
+
+    def unfinished(state: tuple) -> Array:
+        _, value, iteration = state
+        return (jnp.linalg.norm(value) > tolerance) & (iteration < _RETRACTION_STEPS)
+
+    def iterate(state: tuple) -> tuple:
+        point, value, iteration = state
+        point = onto(point - base.linearization.solve(value))
+        return point, residual(point), iteration + 1
+
+    theta = onto(theta)
+    start = (theta, residual(theta), jnp.zeros((), jnp.int32))
+    theta, value, _ = jax.lax.while_loop(unfinished, iterate, start)
+    return jnp.where(jnp.linalg.norm(value) <= ACCEPTED_SLACK * tolerance, theta, jnp.nan)

@@ -1,0 +1,70 @@
+"""Least-norm solutions of J x = r from products with J and Jᵀ."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Product = Callable[[Array], Array]
+
+
+def least_norm_solution(
+    push: Product, pull: Product, target: Float[Array, " m"], *, tolerance: float, max_steps: int
+) -> Float[Array, " d"]:
+    """x = J⁺ r by conjugate gradients on JᵀJ x = Jᵀ r, from zero.
+
+    The iterates stay in the range of Jᵀ, so null directions of J never enter, and what
+    of r lies outside the range of J does no harm. The iteration ends where Jᵀ(r − Jx)
+    has fallen by the tolerance or to the rounding of Jᵀ itself: going on from there
+    would amplify null directions, which is what the conjugate gradients of
+    ``jax.scipy`` do.
+
+    Args:
+      push: x -> J x.
+      pull: r -> Jᵀ r.
+      target: r, shape (m,).
+      tolerance: on ‖Jᵀ(r − Jx)‖ relative to ‖Jᵀ r‖.
+      max_steps: products with J at most.
+
+    Returns:
+      x, shape (d,).
+
+    Source: Björck 1996, section 7.4 (CGLS); the second stop is that of Paige and
+    Saunders 1982, section 6.
+    """
+    rounding = 10.0 * jnp.finfo(target.dtype).eps
+    gradient = pull(target)
+    first = jnp.sum(jnp.square(gradient))
+
+    def unfinished(state: dict) -> Array:
+        floor = rounding**2 * state["size"] * jnp.sum(jnp.square(state["remainder"]))
+        wanted = jnp.maximum(tolerance**2 * first, floor)
+        return (state["square"] > wanted) & (state["count"] < max_steps)
+
+    def iterate(state: dict) -> dict:
+        direction, square = state["direction"], state["square"]
+        stretched = push(direction)
+        curvature = jnp.sum(jnp.square(stretched))
+        length = square / curvature
+        remainder = state["remainder"] - length * stretched
+        gradient = pull(remainder)
+        following = jnp.sum(jnp.square(gradient))
+        return {
+            "x": state["x"] + length * direction,
+            "remainder": remainder,
+            "direction": gradient + (following / square) * direction,
+            "square": following,
+            "size": jnp.maximum(state["size"], curvature / jnp.sum(jnp.square(direction))),
+            "count": state["count"] + 1,
+        }
+
+    state = {
+        "x": jnp.zeros_like(gradient),
+        "remainder": target,
+        "direction": gradient,
+        "square": first,
+        "size": jnp.zeros((), target.dtype),  # ‖J‖², from below
+        "count": jnp.zeros((), jnp.int32),
+    }
+    return jax.lax.while_loop(unfinished, iterate, state)["x"]
