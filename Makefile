@@ -11,9 +11,11 @@ export OPENBLAS_NUM_THREADS ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 METADATA := setup.cfg pyproject.toml
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PEERS := build/peers
+PIP_OPTIONS := --quiet --disable-pip-version-check
+INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS)
 
-.PHONY: help demo test lint types bench docs clean
+.PHONY: help demo test lint types bench bench-peers docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -22,6 +24,7 @@ help:
 	@echo "make lint   check style and formatting"
 	@echo "make types  check the type annotations"
 	@echo "make bench  run the benchmarks (BENCH_ARGS=...)"
+	@echo "make bench-peers  and the same figures of PyTorch's packages, installed into $(PEERS)"
 	@echo "make docs   build the documentation into site/"
 	@echo "make clean  remove the environment and all caches"
 
@@ -41,6 +44,9 @@ types: $(VENV)/installed-dev
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
+bench-peers: $(VENV)/installed-bench $(PEERS)/installed
+	$(BIN)/python -m benchmarks --peers $(PEERS)/bin/python $(BENCH_ARGS)
+
 docs: $(VENV)/installed-docs
 	$(BIN)/mkdocs build --strict
 
@@ -58,3 +64,10 @@ $(VENV)/installed: $(METADATA) | $(BIN)/python
 $(VENV)/installed-%: $(METADATA) | $(BIN)/python
 	$(INSTALL) --editable ".[$*]"
 	@touch $@ $(VENV)/installed
+
+# --no-deps: PyHessian may replace torch by another release
+$(PEERS)/installed: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install $(PIP_OPTIONS) --requirement $<
+	$(PEERS)/bin/python -m pip install $(PIP_OPTIONS) --no-deps pyhessian==0.1
+	@touch $@

@@ -8,16 +8,30 @@ from sharpflow.experiments.checks import print_table, write_json
 from sharpflow.experiments.cli import configure_jax
 from sharpflow.simulator.provenance import provenance
 
+NAMES = ("cold_start", "flow", "tracking", "recording", "scale", "central_flow")
+
 
 def main() -> None:
     """Run the benchmarks that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    which = "which ones; all by default"
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help=which)
+    of = "Python of an environment with benchmarks/peers/requirements.txt"
+    parser.add_argument("--peers", type=Path, metavar="PYTHON", help=of)
     arguments = parser.parse_args()
     configure_jax()
-    from benchmarks import cold_start, flow
+    from benchmarks import central_flow, cold_start, flow, recording, scale, tracking
 
-    checks = [*cold_start.measure(), *flow.measure()]
+    measures = {
+        "cold_start": cold_start.measure,
+        "flow": flow.measure,
+        "tracking": lambda: tracking.measure(arguments.peers),
+        "recording": recording.measure,
+        "scale": scale.measure,
+        "central_flow": lambda: central_flow.measure(arguments.out),
+    }
+    checks = [check for name in NAMES if name in arguments.only for check in measures[name]()]
     made = provenance()
     print_table(checks, f"benchmarks on {made['device']}, jax {made['jax_version']}")
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -11,9 +11,10 @@ from jaxtyping import Array, Float, Int
 
 from sharpflow.models.problem import Params, Problem
 from sharpflow.theory.curvature import top_eigenpairs
+from sharpflow.theory.lanczos import lanczos
 from sharpflow.theory.status import Status
-from sharpflow.theory.tracking import follow_eigenpairs, frame_size, smallest_dimension
 
+_DENSE_DIMENSION = 30
 _ROOM = 1.1  # for the growth of λ_1 within a step
 
 
@@ -75,20 +76,20 @@ class Dynamics:
         """The point with its k largest eigenvalues, sought from a frame nearby."""
         dimension = params.shape[0]
         wanted = min(self.k + 1, dimension)
-        if dimension < smallest_dimension(wanted):
+        if dimension <= _DENSE_DIMENSION:
             found = top_eigenpairs(self.problem, self.unravel(params), wanted, method="dense")
             values, status, products = found.values, found.status, found.num_products
             frame = jax.vmap(lambda vector: ravel_pytree(vector)[0])(found.vectors)
         else:
             if near is None:
-                shape = (frame_size(wanted), dimension)
+                shape = (wanted + 1, dimension)
                 near = jax.random.normal(jax.random.key(0), shape, params.dtype)
             _, product = jax.linearize(self.gradient, params)
-            followed = follow_eigenpairs(product, near, wanted, tolerance=self.tolerance)
-            values, frame, products = followed.values, followed.frame, followed.num_products
-            converged = followed.residual <= self.tolerance * followed.size
-            status = jnp.where(converged, Status.SUCCESS, Status.NOT_CONVERGED)
-            status = jnp.where(jnp.isfinite(followed.residual), status, Status.NOT_FINITE)
+            ritz = lanczos(product, near, wanted, tolerance=self.tolerance)
+            values, frame, products = ritz.values, ritz.next_start, ritz.num_products
+            status = jnp.where(jnp.all(ritz.converged), Status.SUCCESS, Status.NOT_CONVERGED)
+            finite = jnp.all(jnp.isfinite(ritz.residuals))
+            status = jnp.where(finite, status, Status.NOT_FINITE)
         below = jnp.full((1,), -jnp.inf, params.dtype)
         place = Place(
             params=params,

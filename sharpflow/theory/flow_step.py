@@ -26,6 +26,7 @@ from sharpflow.theory.status import Status
 _RETRACTION_STEPS = 30
 _SMALLEST_STEP = 1e-9
 _OUTPUT_DECAY = 2e-3  # of log λ*, over which an output's M holds
+_HOLDING = 1e-4  # of tr M, for an eigenvalue of M that holds something at the edge
 _STEP_SHARE = 0.3  # of rtol, for the first-order error of a step
 
 
@@ -121,7 +122,7 @@ def integrate(
         remaining = until - point.time
         count = jnp.maximum(jnp.ceil(remaining / point.step * (1.0 - 1e-6)), 1.0)
         step = remaining / count
-        moved, error = _step(state, step, b, rtol, on_sphere)
+        moved, error, covariance = _step(state, step, b, rtol, on_sphere)
         ratio = error / (_STEP_SHARE * rtol)
         accepted = fixed | (ratio <= 1.0)
         growth = jnp.clip(0.9 * jax.lax.rsqrt(jnp.maximum(ratio, 1e-6)), 0.2, 4.0)
@@ -130,7 +131,10 @@ def integrate(
         proposal = jnp.where(growth < 1.0, growth * step, jnp.maximum(point.step, growth * step))
         reached = jnp.where(accepted, jnp.where(count <= 1.0, until, point.time + step), point.time)
         edge = jnp.exp(moved.point.log_threshold)
-        crowded = moved.space.next_eigenvalue >= edge * (1.0 - jnp.maximum(1e-3, 3.0 * rtol))
+        # a number too small for the edge shows in M, which then holds all of them there
+        least = jnp.linalg.eigvalsh(covariance)[0] > _HOLDING * jnp.trace(covariance)
+        near = moved.space.next_eigenvalue >= edge * (1.0 - jnp.maximum(1e-3, 3.0 * rtol))
+        crowded = (least & near) | (moved.space.next_eigenvalue >= edge * (1.0 + rtol))
         used_up = point.num_steps + point.num_rejected + 1 >= max_steps
         failure = jnp.select(
             [
@@ -174,8 +178,8 @@ def integrate(
 
 def _step(
     state: _State, step: Array, b: Array, rtol: Array, on_sphere: bool
-) -> tuple[_State, Array]:
-    """One step from ``state``, by a predictor and a corrector; and its error estimate.
+) -> tuple[_State, Array, Array]:
+    """One step from ``state``, by a predictor and a corrector; its error estimate; and M.
 
     Each chooses M so that the edge eigenvalues at the end of the step, as known so
     far, stay at or below λ*. The predictor knows them to first order and moves along
@@ -223,7 +227,7 @@ def _step(
     error = jnp.maximum(distance, jnp.abs(log_threshold - predicted_threshold))
     space = edge_space(base.linearization.at(theta), k, predicted.frame)
     point = state.point.replace(theta=theta, log_threshold=log_threshold)  # type: ignore[attr-defined]
-    return _State(point, space), error
+    return _State(point, space), error, covariance
 
 
 def _lowering(gram: Array, covariance: Array, b: Array) -> Array:

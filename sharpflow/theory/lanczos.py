@@ -186,15 +186,13 @@ def _orthonormal(vector: Array, basis: Array, substitute: Array, rounding: float
     """``vector``, or else ``substitute``, made orthonormal to the rows of ``basis``."""
 
     def orthogonal(vector: Array) -> Array:
-        for _ in range(2):
-            vector = vector - (basis @ vector) @ basis
-        return vector
+        return vector - (basis @ vector) @ basis
 
     length = jnp.linalg.norm(vector)
     remainder = orthogonal(vector / jnp.where(length > 0, length, 1.0))
-    remainder = jnp.where(jnp.linalg.norm(remainder) > rounding, remainder, orthogonal(substitute))
-    remainder = remainder / jnp.linalg.norm(remainder)
-    remainder = remainder - (basis @ remainder) @ basis  # what division by a small norm amplified
+    remains = jnp.linalg.norm(remainder) > rounding
+    remainder = jax.lax.cond(remains, lambda: remainder, lambda: orthogonal(substitute))
+    remainder = orthogonal(remainder / jnp.linalg.norm(remainder))  # twice is enough
     return remainder / jnp.linalg.norm(remainder)
 
 

@@ -148,11 +148,8 @@ class DenseLinearization:
     nearby = at
 
     def kept(self) -> Bool[Array, " q"]:
-        """Which eigenvalues count as nonzero: a relative cut at the rounding of JJᵀ.
-
-        Batch norm makes the Jacobian rank-deficient, so a plain inverse is no option.
-        """
-        return _kept(self.eigenvalues, max(self.jacobian.shape))
+        """Which eigenvalues count as nonzero."""
+        return _kept(self.eigenvalues)
 
     def top_eigenpairs(
         self, k: int, start: Float[Array, "q d"] | None = None
@@ -232,8 +229,7 @@ class GramLinearization:
         )
 
     def _inverse(self) -> Float[Array, " m"]:
-        size = max(self.theta.shape[0], self.residual.shape[0])
-        return _inverse(self.eigenvalues, _kept(self.eigenvalues, size))
+        return _inverse(self.eigenvalues, _kept(self.eigenvalues))
 
     def top_eigenpairs(
         self, k: int, start: Float[Array, "q d"] | None = None
@@ -374,8 +370,13 @@ _KINDS: dict[str, Any] = {
 }
 
 
-def _kept(eigenvalues: Array, size: int) -> Bool[Array, " q"]:
-    cut = size * jnp.finfo(eigenvalues.dtype).eps
+def _kept(eigenvalues: Array) -> Bool[Array, " q"]:
+    """Which eigenvalues of JJᵀ count as nonzero: a relative cut at its rounding.
+
+    Batch norm makes the Jacobian rank-deficient, so a plain inverse is no option. The
+    errors of a matrix's entries add up like random numbers: its norm errs by √q eps.
+    """
+    cut = 2.0 * eigenvalues.shape[0] ** 0.5 * jnp.finfo(eigenvalues.dtype).eps
     return eigenvalues > cut * eigenvalues[0]
 
 
