@@ -56,7 +56,7 @@ def test_every_folder_with_modules_is_a_package_that_gets_installed():
         ("sharpflow.theory", ["edge_entry_step", "predicted_loss"]),
     ],
 )
-def test_public_names_of_the_design_are_callable(room, names):
+def test_public_names_are_callable(room, names):
     module = importlib.import_module(room)
     assert not [name for name in names if not callable(getattr(module, name, None))]
 

@@ -38,7 +38,7 @@ class SmoothedCrossEntropy:
         ½‖r‖² = L − inf L up to the third cumulant of u under q, and where r = 0
         JᵀJ = ∇²L. For every example r_i is orthogonal to √q_i.
 
-        Source: design 3.8.
+        Source: docs/theory.md, section 8.
         """
         q = self.targets
         u = logits - jnp.log(q)
@@ -106,7 +106,7 @@ def smallest_label_smoothing(num_classes: int, logit_scale: float = 1.0) -> floa
     Returns:
       C / (C − 1 + exp(γC/√(C − 1))).
 
-    Source: design 3.8.
+    Source: docs/theory.md, section 8.
     """
     gap = logit_scale * num_classes / math.sqrt(num_classes - 1)
     return num_classes * math.exp(-gap) / ((num_classes - 1) * math.exp(-gap) + 1.0)
@@ -122,7 +122,7 @@ def smallest_logit_scale(num_classes: int, label_smoothing: float) -> float:
     Returns:
       √(C − 1)/C · log(1 + C(1 − ε)/ε).
 
-    Source: design 3.8.
+    Source: docs/theory.md, section 8.
     """
     gap = math.log1p(num_classes * (1.0 - label_smoothing) / label_smoothing)
     return gap * math.sqrt(num_classes - 1) / num_classes
@@ -143,7 +143,7 @@ def require_reachable(y: np.ndarray, label_smoothing: float, logit_scale: float)
     Raises:
       ValueError: naming the argument, its value and what is allowed.
 
-    Source: design 3.8.
+    Source: docs/theory.md, section 8.
     """
     _require_smoothing(label_smoothing)
     if not 0.0 < logit_scale < math.inf:

@@ -32,7 +32,7 @@ def linear_regression(x: np.ndarray, y: np.ndarray, *, dtype: object = None) -> 
       ValueError: data that is not finite, a constant target, or targets that the
         centred inputs cannot fit.
 
-    Source: design 3.6; Lyu, Li and Arora 2022, section 5.
+    Source: docs/theory.md, section 6; Lyu, Li and Arora 2022, section 5.
     """
     resolved = resolve_dtype(dtype, x)
     x = validated_inputs(x, resolved)

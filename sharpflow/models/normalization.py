@@ -45,7 +45,7 @@ def standardized_targets(y: np.ndarray, dtype: np.dtype, name: str = "y") -> np.
       ValueError: NaN or infinite entries, a constant column, fewer than two rows,
         or a shape that is neither (n,) nor (n, c).
 
-    Source: design 3.6; otherwise no parameters reach zero residual.
+    Source: docs/theory.md, section 6; otherwise no parameters reach zero residual.
     """
     y = np.asarray(y)
     if y.ndim not in (1, 2) or y.shape[0] < 2:

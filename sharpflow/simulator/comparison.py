@@ -57,7 +57,7 @@ def compare(
     Raises:
       ValueError: no snapshot at a time of the flow.
 
-    Source: design 3.2 to 3.5 and 5.
+    Source: docs/theory.md, sections 2 to 5.
     """
     import xarray
 

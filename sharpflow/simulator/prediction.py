@@ -12,7 +12,7 @@ from jaxtyping import Array
 from sharpflow.models.problem import Params, Problem
 from sharpflow.simulator.trajectory import Trajectory
 from sharpflow.theory.flow import FlowSolution, sharpness_flow
-from sharpflow.theory.linearization import linearize
+from sharpflow.theory.linearization import Method, linearize
 from sharpflow.theory.manifold import retract_with_status
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.status import Status
@@ -85,6 +85,7 @@ def predict(
     num_outputs: int = 64,
     max_edge: int = 8,
     rtol: float = 1e-3,
+    method: Method = "auto",
     throw: bool = True,
 ) -> FlowSolution:
     """Predict a trajectory from where it arrives on the minimizer manifold.
@@ -99,7 +100,7 @@ def predict(
       arrival_step: take the snapshot at this step for the arrival.
       arrival_distance: largest ‖θ − Φ(θ)‖ that counts as arrived.
       num_outputs: most output times; later snapshots are thinned evenly to them.
-      max_edge, rtol, throw: as in ``sharpness_flow``.
+      max_edge, rtol, method, throw: as in ``sharpness_flow``.
 
     Returns:
       The flow; ``tau[0]`` is the arrival.
@@ -112,7 +113,9 @@ def predict(
     thresholds = trajectory["threshold"][trajectory.snapshot_row]
     arrival = _arrival(problem, trajectory, arrival_step, arrival_distance)
     start = jax.tree.map(lambda leaf: jnp.asarray(leaf[arrival]), trajectory.params)
-    theta0, status = retract_with_status(problem, start, on_sphere=trajectory.on_sphere)
+    theta0, status = retract_with_status(
+        problem, start, on_sphere=trajectory.on_sphere, method=method
+    )
     if int(status) != Status.SUCCESS:
         raise ValueError(
             f"arrival_step = {trajectory.snapshot_step[arrival]} is too far from the minimizer "
@@ -130,6 +133,7 @@ def predict(
         b=trajectory.response,
         on_sphere=trajectory.on_sphere,
         rtol=rtol,
+        method=method,
         throw=throw,
     )
 

@@ -126,7 +126,7 @@ def quasi_rmsprop(
     Raises:
       ValueError: η, b or v0 not positive, or bη² ≥ 1.
 
-    Source: Lyu, Li and Arora 2022, section 4; design 3.7.
+    Source: Lyu, Li and Arora 2022, section 4; docs/theory.md, section 7.
     """
     if _concrete(learning_rate, b):
         for name, value in (("learning_rate", learning_rate), ("b", b)):

@@ -14,6 +14,7 @@ from sharpflow.theory.central_dynamics import Counts, Dynamics, Place
 from sharpflow.theory.central_step import Step, attempt
 from sharpflow.theory.stability import validate_rates
 from sharpflow.theory.status import Status
+from sharpflow.theory.times import validated_times
 
 _FIRST_MOVE = 1e-2  # of ‖w‖, in the first step
 _SMALLEST_STEP = 1e-6  # of a step of GD
@@ -304,16 +305,7 @@ def _validated(
     for name, value in (("rtol", rtol), ("step_size", step_size)):
         if value is not None and not (np.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be positive and finite, got {value!r}")
-    times = np.asarray(tau, np.float64)
-    if times.ndim != 1 or times.size < 1 or not np.all(np.isfinite(times)):
-        raise ValueError(f"tau must be a vector of finite output times, got shape {times.shape}")
-    if np.any(np.diff(times) <= 0):
-        index = int(np.argmax(np.diff(times) <= 0))
-        raise ValueError(
-            f"tau must increase strictly, but tau[{index + 1}] = {times[index + 1]:g} follows "
-            f"tau[{index}] = {times[index]:g}"
-        )
-    return times
+    return validated_times(tau)
 
 
 def _validated_clock(

@@ -147,7 +147,7 @@ def spherical_sharpness(
       ValueError: unusable params, or k out of range.
       RuntimeError: the eigenvalues did not converge.
 
-    Source: design 1; Lyu, Li and Arora 2022, section 3.
+    Source: docs/theory.md; Lyu, Li and Arora 2022, section 3.
     """
     params = validate_params(problem, params)
     found = _spherical(problem, params, k=k, method=method)

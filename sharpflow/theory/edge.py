@@ -47,7 +47,7 @@ def solve_edge_program(
     Returns:
       The solution; for a singular 𝒢 the analytic centre of the solutions.
 
-    Source: design 3.4. Primal-dual interior point with the Nesterov–Todd scaling
+    Source: docs/theory.md, section 4. Primal-dual interior point with the Nesterov–Todd scaling
     (Todd, Toh and Tütüncü 1998) and Mehrotra's choice of the centring parameter.
     """
     k = drive.shape[0]

@@ -58,7 +58,7 @@ def edge_gradients(space: EdgeSpace, *, on_sphere: bool = True) -> Float[Array, 
     Returns:
       Shape (p, d), p = k(k+1)/2: pairs in the coordinates of ``symmetric_to_vector``.
 
-    Source: design 3.4 and 3.8.
+    Source: docs/theory.md, sections 4 and 8.
     """
     residual, theta = space.linearization.function, space.theta
     stretched = jax.vmap(lambda vector: jax.jvp(residual, (theta,), (vector,))[1])(space.frame)

@@ -32,7 +32,7 @@ def angle_to_span(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
       Angles in radians, shape (...), float64. On Γ this is the angle to the
       minimum-norm solution.
 
-    Source: design 3.6.
+    Source: docs/theory.md, section 6.
     """
     theta = np.asarray(theta, np.float64)
     centred = np.asarray(x, np.float64) - np.asarray(x, np.float64).mean(axis=0)
@@ -50,7 +50,7 @@ def linear_regression_angle(angle0: ArrayLike, tau: ArrayLike) -> Float[Array, "
       angle0: α(0) in radians.
       tau: flow time since the edge was entered.
 
-    Source: design 3.6.
+    Source: docs/theory.md, section 6.
     """
     return jnp.arctan(jnp.tan(jnp.asarray(angle0)) * jnp.exp(-jnp.asarray(tau)))
 
@@ -63,7 +63,7 @@ def linear_regression_sharpness(sharpness0: ArrayLike, angle0: ArrayLike, tau: A
       angle0: α(0) in radians.
       tau: flow time since the edge was entered.
 
-    Source: design 3.6.
+    Source: docs/theory.md, section 6.
     """
     angle = linear_regression_angle(angle0, tau)
     return jnp.asarray(sharpness0) * jnp.square(jnp.cos(jnp.asarray(angle0)) / jnp.cos(angle))

@@ -16,6 +16,7 @@ from sharpflow.theory.linearization import Method, linearize, resolve_method
 from sharpflow.theory.manifold import require_on_manifold
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.status import Status
+from sharpflow.theory.times import validated_times
 
 _FIRST_STEP = 1e-3
 _WITHIN_REACH = 0.7  # of the edge: such eigenvalues are given room from the start
@@ -113,7 +114,7 @@ def sharpness_flow(
     Arora 2022, equation (7) of Theorem 2.
     """
     theta0 = validate_params(problem, theta0, "theta0")
-    times = _validated_times(tau)
+    times = validated_times(tau)
     for name, value in (("rtol", rtol), ("b", b), ("step_size", step_size)):
         if value is not None and not (np.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be positive and finite, got {value!r}")
@@ -222,19 +223,6 @@ def _completed(rows: Rows, later: Rows) -> Rows:
         return jnp.where(known.reshape((-1,) + (1,) * (first.ndim - 1)), first, second)
 
     return jax.tree.map(chosen, rows, later)
-
-
-def _validated_times(tau: object) -> np.ndarray:
-    times = np.asarray(tau, np.float64)
-    if times.ndim != 1 or times.size < 1 or not np.all(np.isfinite(times)):
-        raise ValueError(f"tau must be a vector of finite output times, got shape {times.shape}")
-    if np.any(np.diff(times) <= 0):
-        index = int(np.argmax(np.diff(times) <= 0))
-        raise ValueError(
-            f"tau must increase strictly, but tau[{index + 1}] = {times[index + 1]:g} follows "
-            f"tau[{index}] = {times[index]:g}"
-        )
-    return times
 
 
 def _raise(status: Status, solution: FlowSolution, max_edge: int, max_steps: int) -> None:

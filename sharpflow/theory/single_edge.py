@@ -26,7 +26,7 @@ def single_edge_velocity(problem: Problem, theta: Params, *, b: float = 2.0) -> 
     Returns:
       −b ∇_Γ log λ_1 / (2b + ‖∇_Γ log λ_1‖²), as ``theta``.
 
-    Source: Lyu, Li and Arora 2022, equation (7); design 3.3.
+    Source: Lyu, Li and Arora 2022, equation (7); docs/theory.md, section 3.
     """
     flat, unravel = ravel_pytree(theta)
     return unravel(_velocity(residual_form(problem, theta), flat, jnp.asarray(b, flat.dtype)))
@@ -59,7 +59,7 @@ def single_edge_flow(
     Raises:
       ValueError: unusable ``theta0`` or ``max_step``.
 
-    Source: Lyu, Li and Arora 2022, equation (7); design 3.3.
+    Source: Lyu, Li and Arora 2022, equation (7); docs/theory.md, section 3.
     """
     theta0 = validate_params(problem, theta0, "theta0")
     if not max_step > 0:

@@ -67,7 +67,7 @@ def edge_entry_step(
     Raises:
       ValueError: a norm or sharpness that is not positive, or rates out of range.
 
-    Source: design 3.2; Lyu, Li and Arora 2022, Theorem 1.
+    Source: docs/theory.md, section 2; Lyu, Li and Arora 2022, Theorem 1.
     """
     validate_rates(learning_rate, weight_decay)
     for name, value in (("norm_squared", norm_squared), ("sharpness", sharpness)):
@@ -109,7 +109,7 @@ def entry_delay(
     Raises:
       ValueError: an argument that is not positive, or no room to grow.
 
-    Source: design 3.2.
+    Source: docs/theory.md, section 2.
     """
     for name, value in (("intrinsic_rate", intrinsic_rate), ("amplitude", amplitude), ("b", b)):
         if not value > 0 or not math.isfinite(value):
@@ -136,7 +136,7 @@ def predicted_loss(flow: FlowSolution, intrinsic_rate: float) -> Float[Array, " 
     Returns:
       Shape (T,); zero before the entry.
 
-    Source: design 3.5.
+    Source: docs/theory.md, section 5.
     """
     return 0.5 * intrinsic_rate * flow.threshold * flow.edge_trace
 
@@ -165,7 +165,7 @@ def start_at_edge(
     Raises:
       ValueError: rates out of range, theta0 not on Γ, or a loss alone, which has no Γ.
 
-    Source: design 3.5 and 7.
+    Source: docs/theory.md, section 5.
     """
     validate_rates(learning_rate, weight_decay)
     theta0 = validate_params(problem, theta0, "theta0")

@@ -96,7 +96,7 @@ def test_batch_normed_logits_reach_the_infimum_above_the_smallest_smoothing_and_
     """Minimised by BFGS over free logits, normalised per class to mean square γ²."""
     scale, classes = 1.0, np.repeat(np.arange(3), 3)
     smallest = smallest_label_smoothing(3, scale)
-    np.testing.assert_allclose(smallest_label_smoothing(10), 0.270039, atol=1e-6)  # design 3.8
+    np.testing.assert_allclose(smallest_label_smoothing(10), 0.270039, atol=1e-6)
     random = np.random.default_rng(0)
 
     @jax.jit

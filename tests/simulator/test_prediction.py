@@ -53,7 +53,7 @@ def test_the_flow_passes_through_the_gd_runs_of_another_program(
     )
     moved = np.linalg.norm(ours[-1] - ours[0])
     errors = [np.linalg.norm(run[-1] - ours[-1]) / moved for run in reference["gd_theta"]]
-    # ηλ = 1e-3, 2.5e-4, 6.25e-5: design 3.4 has 2.4 % and 0.5 % at the ends
+    # ηλ = 1e-3, 2.5e-4, 6.25e-5: the trials before had 2.4 % and 0.5 % at the ends
     assert errors[0] < 0.03 and errors[1] < 0.015 and errors[2] < 0.008
 
 

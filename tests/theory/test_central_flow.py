@@ -11,7 +11,6 @@ from jax.flatten_util import ravel_pytree
 import sharpflow as sf
 from sharpflow.theory import Status
 from sharpflow.theory.edge import solve_edge_program, symmetric_to_vector, vector_to_symmetric
-from sharpflow.theory.tracking import follow_eigenpairs, frame_size
 
 _solve_without_trace = jax.jit(partial(solve_edge_program, b=0.0))
 
@@ -330,21 +329,3 @@ def test_too_few_steps_are_reported(round_valley) -> None:
     # the first attempt finds the edge, and four steps of 0.05 lead to each output
     assert int(flow.status) == Status.MAX_STEPS
     np.testing.assert_array_equal(np.isfinite(flow.loss), np.arange(6) <= 2)
-
-
-@pytest.mark.parametrize("noise", [1e-3, None], ids=["nearby", "random"])
-def test_a_block_finds_all_of_a_multiple_eigenvalue(noise) -> None:
-    random = np.random.default_rng(0)
-    basis, _ = np.linalg.qr(random.normal(size=(80, 80)))
-    spectrum = np.concatenate([[2.0, 2.0, 2.0, 1.9], np.linspace(1.7, -1.5, 76)])
-    matrix = jnp.asarray((basis * spectrum) @ basis.T)
-    frame = random.normal(size=(frame_size(5), 80))
-    if noise is not None:
-        frame = basis[:, : frame_size(5)].T + noise * frame
-    found = jax.jit(
-        lambda frame: follow_eigenpairs(lambda v: matrix @ v, frame, 5, tolerance=1e-6)
-    )(jnp.asarray(frame))
-    assert float(found.residual) <= 1e-6 * 2.0
-    np.testing.assert_allclose(found.values, spectrum[:5], rtol=0, atol=1e-9)
-    vectors = np.asarray(found.frame[:5])
-    np.testing.assert_allclose(vectors @ vectors.T, np.eye(5), atol=1e-12)

@@ -86,8 +86,8 @@ def test_scalar_rmsprop_follows_the_flow_through_a_crossing(factorisation) -> No
     moved = np.linalg.norm(factorisation.path - factorisation.path[0], axis=1)
     error = np.linalg.norm(points - factorisation.path, axis=1)
     assert moved[-1] > 0.3
-    # O(η²) = 1e-4 before the crossing; then the delay of the second oscillation, which design
-    # 3.7 measures at 0.7 to 3 %
+    # O(η²) = 1e-4 before the crossing; then the delay of the second oscillation, which a
+    # trial put at 0.7 to 3 %
     assert np.all(error[1:4] <= 2e-3 * moved[1:4])
     assert np.all(error[4:] <= 0.03 * moved[4:])
     np.testing.assert_allclose(thresholds, factorisation.flow.threshold, rtol=5e-3)

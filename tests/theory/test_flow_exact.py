@@ -33,7 +33,7 @@ def _slope_squared(flow: sf.FlowSolution, angles: np.ndarray) -> np.ndarray:
 
 
 def test_angle_shrinks_as_in_closed_form(regression) -> None:
-    """tan α(τ) = tan α(0) e^{−τ}: design 3.6. The clock is exact, not up to a factor."""
+    """tan α(τ) = tan α(0) e^{−τ}. The clock is exact, not up to a factor."""
     assert _angle_error(regression, _flow(regression), TAU) <= 1e-4
 
 

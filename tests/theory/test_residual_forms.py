@@ -66,7 +66,7 @@ def test_both_forms_have_the_same_flow(regression, forms) -> None:
 
 
 def test_smoothed_cross_entropy_has_the_residual_form_of_its_closed_form() -> None:
-    """r_ic = √(q_ic/n) (u_ic − Σ_k q_ik u_ik), u = z − log q: design 3.8."""
+    """r_ic = √(q_ic/n) (u_ic − Σ_k q_ik u_ik), u = z − log q: docs/theory.md, section 8."""
     classes, smoothing = np.array([0, 1, 2, 0, 1, 2]), 0.3
     targets = (1.0 - smoothing) * np.eye(3)[classes] + smoothing / 3.0
 

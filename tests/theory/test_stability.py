@@ -143,7 +143,7 @@ def test_an_entry_needs_a_positive_norm_and_sharpness(norm_squared, sharpness) -
 
 
 def test_start_at_edge_has_the_curvature_of_marginal_stability(regression) -> None:
-    """λ_1(∇²L(w)) = 2(1 − ηλ)/η, which is 2/η − λ up to ηλ/2 relative: design 3.5."""
+    """λ_1(∇²L(w)) = 2(1 − ηλ)/η, which is 2/η − λ up to ηλ/2 relative."""
     eta, decay = 0.2, 0.05
     problem = regression.problem
     w = sf.theory.start_at_edge(problem, regression.at(1.0), eta, decay, perturbation=1e-9)
