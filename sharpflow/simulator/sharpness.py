@@ -30,15 +30,17 @@ def sharpness(
 
     Columns ``sharpness_<at>``, shape (k,), and where η̃ is known ``edge_ratio_<at>``.
     The three places differ: at an oscillating iterate the Hessian is not that on Γ.
-    Where the Hessian is not formed, each record starts from the eigenvectors of the
-    last one and stops on the estimated error of the eigenvalues.
+    At the iterate and the midpoint, where the Hessian is not formed, each record starts
+    from the eigenvectors of the last one and stops on the estimated error of the
+    eigenvalues.
 
     Args:
       k: how many eigenvalues.
       at: ``"iterate"`` θ_t; ``"midpoint"`` (w_{t−1} + 2w_t + w_{t+1})/4, which costs
         one more gradient's memory; ``"manifold"`` Φ(θ_t), by the retraction to Γ.
       every: records from one with eigenvalues to the next; those between hold NaN.
-      tolerance: as in ``top_eigenpairs``; an eigenvalue that does not reach it is NaN.
+      tolerance: as in ``top_eigenpairs``, at the iterate and the midpoint; an eigenvalue
+        that does not reach it is NaN.
 
     Raises:
       ValueError: an unknown place, or k or ``every`` below 1.

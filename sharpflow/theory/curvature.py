@@ -88,7 +88,7 @@ def top_eigenpairs(
       ValueError: k is not in 1..d, a tolerance below the precision of the dtype, or an
         unknown method.
 
-    Source: ``sharpflow.theory.lanczos``.
+    Source: docs/theory.md, section 8.
     """
     flat, unravel = ravel_pytree(params)
     dimension = flat.shape[0]
@@ -147,7 +147,7 @@ def spherical_sharpness(
       ValueError: unusable params, or k out of range.
       RuntimeError: the eigenvalues did not converge.
 
-    Source: docs/theory.md; Lyu, Li and Arora 2022, section 3.
+    Source: docs/theory.md, setting and symbols; Lyu, Li and Arora 2022, section 3.
     """
     params = validate_params(problem, params)
     found = _spherical(problem, params, k=k, method=method)
