@@ -1,4 +1,4 @@
-"""The code blocks of README run."""
+"""The code blocks of README and of the documentation run."""
 
 import re
 from pathlib import Path
@@ -6,8 +6,16 @@ from pathlib import Path
 import jax
 import pytest
 
-_README = Path(__file__).parents[1] / "README.md"
-_BLOCKS = re.findall(r"```python\n(.*?)```", _README.read_text(), flags=re.DOTALL)
+_ROOT = Path(__file__).parents[1]
+_README = _ROOT / "README.md"
+_PAGES = sorted(page.name for page in (_ROOT / "docs").glob("*.md"))
+
+
+def _blocks(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+
+
+_BLOCKS = _blocks(_README)
 
 
 @pytest.mark.parametrize("block", _BLOCKS, ids=range(len(_BLOCKS)))
@@ -20,3 +28,12 @@ def test_a_code_block_of_the_readme_runs(block, capsys):
     if "from_flax" in block:
         assert "fixed=" in printed
     assert float(printed.splitlines()[-1]) < 0.08
+
+
+@pytest.mark.parametrize("name", [name for name in _PAGES if _blocks(_ROOT / "docs" / name)])
+def test_the_code_of_a_page_runs_from_top_to_bottom(name):
+    names = {"__name__": "page"}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for block in _blocks(_ROOT / "docs" / name):
+            exec(compile(block, name, "exec"), names)
+    assert "sf" in names
