@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from sharpflow.models.problem import Params, Problem
 from sharpflow.theory.curvature import top_eigenpairs
-from sharpflow.theory.lanczos import lanczos
+from sharpflow.theory.lanczos import lanczos, pseudo_random_block
 from sharpflow.theory.status import Status
 
 _DENSE_DIMENSION = 30
@@ -82,8 +82,7 @@ class Dynamics:
             frame = jax.vmap(lambda vector: ravel_pytree(vector)[0])(found.vectors)
         else:
             if near is None:
-                shape = (wanted + 1, dimension)
-                near = jax.random.normal(jax.random.key(0), shape, params.dtype)
+                near = pseudo_random_block(wanted + 1, dimension, params.dtype)
             _, product = jax.linearize(self.gradient, params)
             ritz = lanczos(product, near, wanted, tolerance=self.tolerance)
             values, frame, products = ritz.values, ritz.next_start, ritz.num_products

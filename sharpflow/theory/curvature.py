@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models.problem import Params, Problem, validate_params
-from sharpflow.theory.lanczos import Matvec, RitzPairs, Stop, lanczos
+from sharpflow.theory.lanczos import Matvec, RitzPairs, Stop, lanczos, pseudo_random_block
 from sharpflow.theory.status import Status
 
 Method = Literal["auto", "dense", "lanczos"]
@@ -115,7 +115,11 @@ def top_eigenpairs(
     if method == "dense" or (method == "auto" and dimension <= _DENSE_DIMENSION):
         found = _dense_ritz_pairs(matvec, flat, k, tolerance)
     else:
-        block = _pseudo_random(flat, k) if start is None else _rows(start, dimension)
+        block = (
+            pseudo_random_block(k, dimension, flat.dtype)
+            if start is None
+            else _rows(start, dimension)
+        )
         found = lanczos(matvec, block, k, tolerance=tolerance, stop=stop, basis_size=basis_size)
     return Eigenpairs(
         values=jnp.where(found.converged, found.values, jnp.nan),
@@ -203,11 +207,6 @@ def _status(found: RitzPairs, tolerance: float, dimension: int) -> Int[Array, ""
         [Status.NOT_FINITE, Status.NOT_SYMMETRIC, Status.SUCCESS, Status.PRECISION],
         Status.NOT_CONVERGED,
     ).astype(jnp.int32)
-
-
-def _pseudo_random(flat: Array, k: int) -> Array:
-    """Fixed vectors with no structure that an operator could be orthogonal to, shape (k, d)."""
-    return jax.random.normal(jax.random.key(0), (k, flat.shape[0]), flat.dtype)
 
 
 def _rows(vectors: Params, dimension: int) -> Float[Array, "q d"]:

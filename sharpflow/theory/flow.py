@@ -138,15 +138,14 @@ def sharpness_flow(
     spectrum = np.asarray(_spectrum(problem, theta0, k=most, method=method))
     start = _starting_point(flat, spectrum[0], times[0], threshold0, b, step_size)
     dimension = _first_dimension(edge_dimension, method, spectrum, start, most)
-    numbers = [b, rtol, np.nan if step_size is None else step_size]
     run = partial(
         integrate,
         problem,
         theta0,
         tau=jnp.asarray(times, flat.dtype),
-        b=jnp.asarray(numbers[0], flat.dtype),
-        rtol=jnp.asarray(numbers[1], flat.dtype),
-        step_size=jnp.asarray(numbers[2], flat.dtype),
+        b=jnp.asarray(b, flat.dtype),
+        rtol=jnp.asarray(rtol, flat.dtype),
+        step_size=jnp.asarray(np.nan if step_size is None else step_size, flat.dtype),
         num_eigenvalues=most,
         on_sphere=on_sphere,
         max_steps=max_steps,

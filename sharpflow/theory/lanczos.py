@@ -182,6 +182,11 @@ def lanczos(
     )
 
 
+def pseudo_random_block(rows: int, dimension: int, dtype: jnp.dtype) -> Float[Array, "q d"]:
+    """Fixed vectors with no structure that an operator could be orthogonal to."""
+    return jax.random.normal(jax.random.key(0), (rows, dimension), dtype)
+
+
 def _orthonormal(vector: Array, basis: Array, substitute: Array, rounding: float) -> Array:
     """``vector``, or else ``substitute``, made orthonormal to the rows of ``basis``."""
 

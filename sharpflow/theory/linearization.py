@@ -10,7 +10,7 @@ from jax.scipy.sparse.linalg import cg
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float
 
-from sharpflow.theory.lanczos import lanczos
+from sharpflow.theory.lanczos import lanczos, pseudo_random_block
 from sharpflow.theory.least_squares import least_norm_solution
 
 Residual = Callable[[Float[Array, " d"]], Float[Array, " m"]]
@@ -252,9 +252,7 @@ class GramLinearization:
             return vector
 
         vectors = _without_radial(vectors, self.theta) if on_sphere else vectors
-        rows = vectors.reshape(-1, vectors.shape[-1])
-        batch = _batch(rows.shape[1], rows.shape[0])
-        return jax.lax.map(one, rows, batch_size=batch).reshape(vectors.shape)
+        return _map_rows(one, vectors)
 
 
 @chex.dataclass(frozen=True)
@@ -340,9 +338,7 @@ class IterativeLinearization:
             return jnp.where(small, projected - left, jnp.nan)
 
         vectors = _without_radial(vectors, self.theta) if on_sphere else vectors
-        rows = vectors.reshape(-1, vectors.shape[-1])
-        batch = _batch(rows.shape[1], rows.shape[0])
-        return jax.lax.map(one, rows, batch_size=batch).reshape(vectors.shape)
+        return _map_rows(one, vectors)
 
     def top_eigenpairs(
         self, k: int, start: Float[Array, "q d"] | None = None
@@ -350,9 +346,8 @@ class IterativeLinearization:
         """As of every linearization; NaN where Lanczos' method does not converge."""
         _, push = jax.linearize(self.function, self.theta)
         pull = jax.linear_transpose(push, self.theta)
-        shape = (k, self.residual.shape[0])
         if start is None:
-            block = jax.random.normal(jax.random.key(0), shape, self.theta.dtype)
+            block = pseudo_random_block(k, self.residual.shape[0], self.theta.dtype)
         else:
             block = jax.vmap(push)(start)
         found = lanczos(
@@ -393,6 +388,13 @@ def _unit_rows(vectors: Array, kept: Array) -> Array:
 def _without_radial(vectors: Array, theta: Array) -> Array:
     unit = theta / jnp.linalg.norm(theta)
     return vectors - jnp.tensordot(vectors @ unit, unit, axes=0)
+
+
+def _map_rows(one: Callable[[Array], Array], vectors: Array) -> Array:
+    """``one`` applied to every vector of shape (d,) in an array of shape (..., d)."""
+    rows = vectors.reshape(-1, vectors.shape[-1])
+    batch = _batch(rows.shape[1], rows.shape[0])
+    return jax.lax.map(one, rows, batch_size=batch).reshape(vectors.shape)
 
 
 def _batch(d: int, count: int) -> int:
