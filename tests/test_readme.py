@@ -31,9 +31,10 @@ def test_a_code_block_of_the_readme_runs(block, capsys):
 
 
 @pytest.mark.parametrize("name", [name for name in _PAGES if _blocks(_ROOT / "docs" / name)])
-def test_the_code_of_a_page_runs_from_top_to_bottom(name):
+def test_the_code_of_a_page_runs_from_top_to_bottom(name, capsys):
     names = {"__name__": "page"}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         for block in _blocks(_ROOT / "docs" / name):
             exec(compile(block, name, "exec"), names)
     assert "sf" in names
+    assert "nan" not in capsys.readouterr().out.lower()  # every number shown was found
