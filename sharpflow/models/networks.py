@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sharpflow.models.activations import softplus
 from sharpflow.models.cross_entropy import require_reachable
 from sharpflow.models.flax_adapter import LOSSES, from_flax
 from sharpflow.models.metrics import holds_classes
@@ -14,7 +15,7 @@ from sharpflow.models.normalization import resolve_dtype
 from sharpflow.models.problem import Problem
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "softplus": jax.nn.softplus,
+    "softplus": softplus,
     "tanh": jnp.tanh,
     "gelu": jax.nn.gelu,
     "relu": jax.nn.relu,
