@@ -1,5 +1,6 @@
-"""The compiled inner loop: a scan over records, and updates between them."""
+"""The compiled inner loop: lanes side by side, each a trajectory, through rows of updates."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -16,6 +18,8 @@ from sharpflow.simulator.updates import find_rule
 from sharpflow.theory.status import Status
 
 EffectiveRate = Callable[[Any, Params], Array]
+Hyperparameters = dict[str, Array]
+MakeRule = Callable[..., optax.GradientTransformation]
 
 
 @chex.dataclass(frozen=True)
@@ -29,6 +33,9 @@ class LoopState:
       previous_loss: L(w_{t−1}), infinite at t = 0.
       step: t.
       status: ``Status.SUCCESS``, or ``DIVERGED`` once the loss is not finite.
+      since_record: updates since the last record.
+      loss_total: sum of L over them.
+      loss_rises: how often L was higher than the step before.
       memories: what each observable remembers from record to record.
     """
 
@@ -38,7 +45,70 @@ class LoopState:
     previous_loss: Float[Array, ""]
     step: Int[Array, ""]
     status: Int[Array, ""]
+    since_record: Int[Array, ""]
+    loss_total: Float[Array, ""]
+    loss_rises: Int[Array, ""]
     memories: tuple
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What the loop does, known when it is compiled.
+
+    Attributes:
+      problem: what is trained.
+      make_rule: hyperparameters, by keyword, -> the update rule; called with traced
+        values. Its ``init`` is not called.
+      observables: what is recorded.
+      rate: (optimizer state, params) -> η̃ for rules that do not tell it.
+      num_snapshots: most snapshots of the params in a chunk.
+      in_turn: whether the lanes are observed one after the other: an iteration that
+        takes a number of steps of its own in each lane, as Lanczos' does, then costs no
+        lane more than its own.
+    """
+
+    problem: Problem
+    make_rule: MakeRule
+    observables: tuple[Observable, ...]
+    rate: EffectiveRate | None = None
+    num_snapshots: int = 0
+    in_turn: bool = True
+
+
+@chex.dataclass(frozen=True)
+class Rows:
+    """What a chunk does: each row may record, and then makes updates.
+
+    A chunk is compiled for R rows and runs ``count`` of them. The updates from a record to
+    the next may be spread over several rows, of which the first records.
+
+    Attributes:
+      gaps: updates in each row and lane, shape (R, lanes); a lane with 0 rests.
+      observe: whether the row records, shape (R,).
+      snapshot: whether the params before its first update are kept, shape (R,).
+      count: rows to run, shape ().
+    """
+
+    gaps: Int[Array, "rows lanes"]
+    observe: Bool[Array, " rows"]
+    snapshot: Bool[Array, " rows"]
+    count: Int[Array, ""]
+
+
+def pad_rows(gaps: np.ndarray, snapshot: np.ndarray, num_rows: int) -> Rows:
+    """Rows that all record, padded to the number that a chunk was compiled for.
+
+    Args:
+      gaps: updates in each row and lane, shape (r, lanes).
+      snapshot: which rows keep the params, shape (r,).
+      num_rows: R ≥ r.
+    """
+    count, lanes = gaps.shape
+    padded = np.zeros((num_rows, lanes), np.int32)
+    padded[:count] = gaps
+    flags = np.zeros((2, num_rows), bool)
+    flags[:, :count] = np.ones(count, bool), snapshot
+    return Rows(gaps=padded, observe=flags[0], snapshot=flags[1], count=np.int32(count))
 
 
 def initial_state(
@@ -48,7 +118,7 @@ def initial_state(
     *,
     keep_previous: bool,
 ) -> LoopState:
-    """The state before the first update."""
+    """The state of one trajectory before its first update, without an axis for lanes."""
     dtype = jax.tree.leaves(params)[0].dtype
     return LoopState(
         params=params,
@@ -57,6 +127,9 @@ def initial_state(
         previous_loss=jnp.asarray(jnp.inf, dtype),
         step=jnp.zeros((), jnp.int32),
         status=jnp.zeros((), jnp.int32),
+        since_record=jnp.zeros((), jnp.int32),
+        loss_total=jnp.zeros((), dtype),
+        loss_rises=jnp.zeros((), jnp.int32),
         memories=initial_memories(params, observables),
     )
 
@@ -66,121 +139,180 @@ def initial_memories(params: Params, observables: tuple[Observable, ...]) -> tup
     return tuple(None if seen.memory is None else seen.memory(params) for seen in observables)
 
 
-@partial(
-    jax.jit,
-    static_argnames=("problem", "optimizer", "observables", "rate", "snapshots"),
-    donate_argnames=("state",),
-)
-def run_chunk(
-    state: LoopState,
-    gaps: Int[Array, "blocks rows"],
-    *,
-    problem: Problem,
-    optimizer: optax.GradientTransformation,
-    observables: tuple[Observable, ...],
-    rate: EffectiveRate | None,
-    snapshots: bool,
+def run_rows(
+    program: Program, state: LoopState, hyperparameters: Hyperparameters, rows: Rows
 ) -> tuple[LoopState, dict[str, Array], Params | None]:
-    """Record and update through a chunk of records.
+    """Record and update through a chunk.
+
+    Lanes do not touch each other: one that diverges is frozen and changes no bit of the
+    others.
 
     Args:
-      state: where to start; its buffers are reused.
-      gaps: updates from each record to the next; a gap of 0 pads: nothing happens and
-        its row means nothing.
-      problem, optimizer, observables: what to do; ``optimizer.init`` is not called.
-      rate: (optimizer state, params) -> η̃ for rules that do not tell it.
-      snapshots: whether the params at the first record of every block are returned.
+      program: what to do.
+      state: where to start, leading axis (lanes,).
+      hyperparameters: of the update rule, each of shape (lanes,).
+      rows: how far.
 
     Returns:
-      The state after the last update; columns with leading axes (blocks, rows); the
-      snapshots with leading axis (blocks,), or None.
+      The state after the last update; columns with leading axes (R, lanes), of which the
+      rows that ran and recorded mean something; the snapshots with leading axes
+      (num_snapshots, lanes), or None. ``loss_mean`` and ``loss_rises`` are over the
+      updates since the last record.
     """
-    update = optax.with_extra_args_support(optimizer).update
-    value_and_grad = jax.value_and_grad(problem.loss_value)
+    step = jax.vmap(partial(_one_step, program))
+    record = partial(_record_if_active, program)
+    record = partial(_in_turn, record) if program.in_turn else jax.vmap(record)
+    num_rows = rows.gaps.shape[0]
 
-    def one_step(state: LoopState, active: Bool[Array, ""]) -> tuple[LoopState, Array, Params]:
-        loss, gradient = value_and_grad(state.params)
-        changes, optimizer_state = update(
-            gradient,
-            state.optimizer_state,
-            state.params,
-            value=loss,
-            grad=gradient,
-            value_fn=problem.loss_value,
+    def row(index: Array, carry: tuple) -> tuple:
+        state, columns, snapshots, taken = carry
+        if snapshots is not None:
+            # out of range, and so dropped, in rows without a snapshot
+            place = jnp.where(rows.snapshot[index], taken, program.num_snapshots)
+            snapshots = jax.tree.map(
+                lambda kept, now: kept.at[place].set(now, mode="drop"), snapshots, state.params
+            )
+            taken = taken + rows.snapshot[index].astype(jnp.int32)
+        gap, observed = rows.gaps[index], rows.observe[index]
+        before = _forget_running(state, observed & (gap > 0))
+        state, loss, gradient = step(before, gap > 0, hyperparameters)
+        found, memories = jax.lax.cond(
+            observed,
+            lambda: record(gap > 0, before, loss, gradient, state.params),
+            lambda: (_zeros(recorded), before.memories),
         )
-        params = optax.apply_updates(state.params, changes)
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(params))
-        status = jnp.where(finite, state.status, Status.DIVERGED).astype(jnp.int32)
-        moving = active & (status == Status.SUCCESS)
-        after = LoopState(
-            params=params,
-            previous=None if state.previous is None else state.params,
-            optimizer_state=optimizer_state,
-            previous_loss=loss,
-            step=state.step + 1,
-            status=status,
-            memories=state.memories,
+        state = state.replace(memories=memories)
+        state = jax.lax.fori_loop(
+            1, jnp.max(gap), lambda i, now: step(now, i < gap, hyperparameters)[0], state
         )
-        kept = jax.tree.map(lambda new, old: jnp.where(moving, new, old), after, state)
-        kept = kept.replace(status=jnp.where(active, status, state.status))
-        return kept, loss, gradient
+        found = found | _running(state) | {"step": before.step}
+        columns = jax.tree.map(lambda kept, now: kept.at[index].set(now), columns, found)
+        return state, columns, snapshots, taken
 
-    def observed(
-        state: LoopState, loss: Array, gradient: Params, following: Params
-    ) -> tuple[dict[str, Array], tuple]:
-        rule = find_rule(state.optimizer_state)
-        effective: Array | None = None
-        if rate is not None:
-            effective = rate(state.optimizer_state, state.params)
-        elif rule is not None:
-            effective = rule.effective_learning_rate(state.params)
-        moment = Moment(
-            problem=problem,
-            params=state.params,
-            loss=loss,
-            gradient=gradient,
-            rule=rule,
-            effective_learning_rate=effective,
-            following=following,
-            previous=state.params if state.previous is None else state.previous,
-        )
-        columns: dict[str, Array] = {}
-        memories = []
-        for observable, memory in zip(observables, state.memories, strict=True):
-            if not (observable.needs_rule and effective is None):
-                found, memory = observable.observe(moment, memory)
-                columns |= found
-            memories.append(memory)
-        return columns, tuple(memories)
+    recorded = jax.eval_shape(record, rows.gaps[0] > 0, state, *_step_shapes(state))[0]
+    columns = recorded | jax.eval_shape(_running, state) | {"step": state.step}
+    carry = (
+        state,
+        _zeros(columns, num_rows),
+        _zeros(state.params, program.num_snapshots) if program.num_snapshots else None,
+        jnp.zeros((), jnp.int32),
+    )
+    state, columns, snapshots, _ = jax.lax.fori_loop(0, rows.count, row, carry)
+    return state, columns, snapshots
 
-    def row(state: LoopState, gap: Array) -> tuple[LoopState, dict[str, Array]]:
-        before = state
-        state, loss, gradient = one_step(before, gap > 0)
-        columns, memories = observed(before, loss, gradient, state.params)
-        memories = jax.tree.map(
-            lambda new, old: jnp.where(gap > 0, new, old), memories, before.memories
-        )
-        state = state.replace(memories=memories)  # type: ignore[attr-defined]
-        running = (loss, (loss > before.previous_loss).astype(loss.dtype))
 
-        def more(_: Array, carry: tuple) -> tuple:
-            state, (total, rises) = carry
-            previous_loss = state.previous_loss
-            state, loss, _ = one_step(state, jnp.ones((), bool))
-            return state, (total + loss, rises + (loss > previous_loss).astype(loss.dtype))
+def _one_step(
+    program: Program, state: LoopState, active: Array, hyperparameters: Hyperparameters
+) -> tuple[LoopState, Array, Params]:
+    """One update of one lane where ``active``; the loss and gradient before it."""
+    problem = program.problem
+    loss, gradient = jax.value_and_grad(problem.loss_value)(state.params)
+    rule = optax.with_extra_args_support(program.make_rule(**hyperparameters))
+    changes, optimizer_state = rule.update(
+        gradient,
+        state.optimizer_state,
+        state.params,
+        value=loss,
+        grad=gradient,
+        value_fn=problem.loss_value,
+    )
+    params = optax.apply_updates(state.params, changes)
+    finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(params))
+    status = jnp.where(finite, state.status, Status.DIVERGED).astype(jnp.int32)
+    rises = (loss > state.previous_loss).astype(jnp.int32)
+    after = LoopState(
+        params=params,
+        previous=None if state.previous is None else state.params,
+        optimizer_state=optimizer_state,
+        previous_loss=loss,
+        step=state.step + 1,
+        status=status,
+        since_record=state.since_record + 1,
+        loss_total=state.loss_total + loss,
+        loss_rises=state.loss_rises + rises,
+        memories=state.memories,
+    )
+    moving = active & (status == Status.SUCCESS)
+    kept = jax.tree.map(lambda new, old: jnp.where(moving, new, old), after, state)
+    return kept.replace(status=jnp.where(active, status, state.status)), loss, gradient
 
-        state, (total, rises) = jax.lax.fori_loop(1, gap, more, (state, running))
-        count = jnp.maximum(gap, 1).astype(loss.dtype)
-        return state, columns | {
-            "step": before.step,
-            "loss_mean": total / count,
-            "loss_rises": rises / count,
-        }
 
-    def block(state: LoopState, gaps: Array) -> tuple[LoopState, tuple]:
-        first = state.params if snapshots else None
-        state, columns = jax.lax.scan(row, state, gaps)
-        return state, (columns, first)
+def _record_if_active(
+    program: Program,
+    active: Array,
+    state: LoopState,
+    loss: Array,
+    gradient: Params,
+    following: Params,
+) -> tuple[dict[str, Array], tuple]:
+    """The columns of one lane and the memories after them; zeros in a lane that rests."""
 
-    state, (columns, kept) = jax.lax.scan(block, state, gaps)
-    return state, columns, kept
+    def record() -> tuple[dict[str, Array], tuple]:
+        return _record(program, state, loss, gradient, following)
+
+    shapes = jax.eval_shape(record)[0]
+    return jax.lax.cond(active, record, lambda: (_zeros(shapes), state.memories))
+
+
+def _record(
+    program: Program, state: LoopState, loss: Array, gradient: Params, following: Params
+) -> tuple[dict[str, Array], tuple]:
+    rule = find_rule(state.optimizer_state)
+    effective: Array | None = None
+    if program.rate is not None:
+        effective = program.rate(state.optimizer_state, state.params)
+    elif rule is not None:
+        effective = rule.effective_learning_rate(state.params)
+    moment = Moment(
+        problem=program.problem,
+        params=state.params,
+        loss=loss,
+        gradient=gradient,
+        rule=rule,
+        effective_learning_rate=effective,
+        following=following,
+        previous=state.params if state.previous is None else state.previous,
+    )
+    columns: dict[str, Array] = {}
+    memories = []
+    for observable, memory in zip(program.observables, state.memories, strict=True):
+        if not (observable.needs_rule and effective is None):
+            found, memory = observable.observe(moment, memory)
+            columns |= found
+        memories.append(memory)
+    return columns, tuple(memories)
+
+
+def _in_turn(function: Callable, *arguments: Any) -> Any:
+    return jax.lax.map(lambda lane: function(*lane), arguments)
+
+
+def _forget_running(state: LoopState, where: Array) -> LoopState:
+    def reset(leaf: Array) -> Array:
+        return jnp.where(where, jnp.zeros_like(leaf), leaf)
+
+    return state.replace(  # type: ignore[attr-defined]
+        since_record=reset(state.since_record),
+        loss_total=reset(state.loss_total),
+        loss_rises=reset(state.loss_rises),
+    )
+
+
+def _running(state: LoopState) -> dict[str, Array]:
+    count = jnp.maximum(state.since_record, 1).astype(state.loss_total.dtype)
+    return {
+        "loss_mean": state.loss_total / count,
+        "loss_rises": state.loss_rises.astype(count.dtype) / count,
+    }
+
+
+def _step_shapes(state: LoopState) -> tuple[Any, Params, Params]:
+    """Shapes of the loss, the gradient and the params after a step."""
+    return jax.eval_shape(lambda: (state.loss_total, state.params, state.params))
+
+
+def _zeros(shapes: Any, *leading: int) -> Any:
+    return jax.tree.map(lambda like: jnp.zeros((*leading, *like.shape), like.dtype), shapes)
+
+
+run_chunk = jax.jit(run_rows, static_argnames=("program",), donate_argnames=("state",))

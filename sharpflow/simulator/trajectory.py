@@ -16,8 +16,10 @@ from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.loop import (
     EffectiveRate,
     LoopState,
+    Program,
     initial_memories,
     initial_state,
+    pad_rows,
     run_chunk,
 )
 from sharpflow.simulator.progress import progress_bar
@@ -163,36 +165,35 @@ def simulate(
     state = _starting_state(problem, params, optimizer, requested, keep_previous)
     start = int(state.step)
     began = time.perf_counter()
-    blocks = _blocks(gaps, snapshot_every)
-    chunk = max(1, 1 << (max(len(blocks) // _CHUNKS, 1) - 1).bit_length())
+    rows_per_chunk = _rows_per_chunk(len(gaps))
+    program = Program(
+        problem=problem,
+        make_rule=_GivenRule(optimizer._replace(init=_no_init)),
+        observables=requested,
+        rate=effective_learning_rate,
+        num_snapshots=0 if snapshot_every is None else -(-rows_per_chunk // snapshot_every),
+    )
+    lane = jax.tree.map(lambda leaf: leaf[None], state)
     pieces, snapshots = [], []
     with progress_bar(num_steps, progress) as advance:
-        for first in range(0, len(blocks), chunk):
-            part = blocks[first : first + chunk]
-            padded = np.zeros((chunk, blocks.shape[1]), np.int32)
-            padded[: len(part)] = part
-            state, columns, kept = run_chunk(
-                state,
-                jnp.asarray(padded),
-                problem=problem,
-                optimizer=optimizer._replace(init=_no_init),
-                observables=requested,
-                rate=effective_learning_rate,
-                snapshots=snapshot_every is not None,
-            )
-            pieces.append(jax.tree.map(np.asarray, columns))
-            snapshots.append(_first_rows(kept, len(part)))
+        for first in range(0, len(gaps), rows_per_chunk):
+            part = gaps[first : first + rows_per_chunk]
+            kept = (first + np.arange(len(part))) % (snapshot_every or 1) == 0
+            rows = pad_rows(part[:, None], kept & (snapshot_every is not None), rows_per_chunk)
+            lane, columns, taken = run_chunk(program, lane, {}, rows)
+            pieces.append({name: np.asarray(v)[: len(part), 0] for name, v in columns.items()})
+            if taken is not None:
+                count = int(kept.sum())
+                snapshots.append(jax.tree.map(lambda v, n=count: np.asarray(v)[:n, 0], taken))
             advance(int(part.sum()))
-            if int(state.status) != Status.SUCCESS:
+            if int(lane.status[0]) != Status.SUCCESS:
                 break
+    state = jax.tree.map(lambda leaf: leaf[0], lane)
     seconds = time.perf_counter() - began
     rule = find_rule(state.optimizer_state)
 
-    flat = {
-        name: np.concatenate([piece[name].reshape(-1, *piece[name].shape[2:]) for piece in pieces])
-        for name in pieces[0]
-    }
-    rows = min(len(gaps), len(flat["step"]))
+    flat = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    rows = len(flat["step"])
     wanted = [name for name in flat if name in running or name not in (*recorded.RUNNING, "step")]
     snapshot_row = np.arange(0, rows, snapshot_every) if snapshot_every else np.zeros(0, int)
     return Trajectory(
@@ -269,13 +270,9 @@ def _gaps(
     return np.diff(np.concatenate([steps, [num_steps]])).astype(np.int32)
 
 
-def _blocks(gaps: np.ndarray, snapshot_every: int | None) -> np.ndarray:
-    """The gaps as rows of blocks, a snapshot at the start of each; padded with zeros."""
-    size = min(len(gaps), 16) if snapshot_every is None else min(snapshot_every, len(gaps))
-    count = -(-len(gaps) // size)
-    padded = np.zeros(count * size, np.int32)
-    padded[: len(gaps)] = gaps
-    return padded.reshape(count, size)
+def _rows_per_chunk(num_rows: int) -> int:
+    """About ``_CHUNKS`` chunks; powers of two, so that few lengths are compiled."""
+    return 1 << (max(num_rows // _CHUNKS, min(num_rows, 16)) - 1).bit_length()
 
 
 def _starting_state(
@@ -314,8 +311,14 @@ def _hyperparameters(rule: EdgeRule | None) -> dict[str, float]:
     return {name: float(getattr(rule, name)) for name in names if hasattr(rule, name)}
 
 
-def _first_rows(tree: Params, count: int) -> Params:
-    return jax.tree.map(lambda leaf: np.asarray(leaf[:count]), tree)
+@dataclasses.dataclass(frozen=True)
+class _GivenRule:
+    """The same transformation whatever the hyperparameters."""
+
+    optimizer: optax.GradientTransformation
+
+    def __call__(self, **hyperparameters: jax.Array) -> optax.GradientTransformation:
+        return self.optimizer
 
 
 def _no_init(params: Params) -> Any:
