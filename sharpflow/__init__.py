@@ -6,10 +6,12 @@ from sharpflow.simulator import (
     Trajectory,
     compare,
     gdwd,
+    open_run,
     predict,
     quasi_rmsprop,
     sharpness,
     simulate,
+    simulate_grid,
 )
 from sharpflow.theory import (
     CentralFlowSolution,
@@ -31,11 +33,13 @@ __all__ = [
     "compare",
     "gdwd",
     "models",
+    "open_run",
     "predict",
     "quasi_rmsprop",
     "sharpness",
     "sharpness_flow",
     "simulate",
+    "simulate_grid",
     "simulator",
     "theory",
 ]

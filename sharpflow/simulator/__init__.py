@@ -1,25 +1,39 @@
 """What happens, and how it compares with what is predicted."""
 
 from sharpflow.simulator.comparison import compare
+from sharpflow.simulator.grid import GridPlan, plan_grid, simulate_grid
+from sharpflow.simulator.interrupt import Interrupted
 from sharpflow.simulator.moment import Moment, Observable
 from sharpflow.simulator.prediction import Projection, predict, project_snapshots
+from sharpflow.simulator.processes import Processes, join_processes
 from sharpflow.simulator.sharpness import hessian_sharpness, sharpness
+from sharpflow.simulator.store import RunError, RunLockedError, StorageError, open_run
 from sharpflow.simulator.trajectory import Trajectory, concatenate, log_spaced, simulate
 from sharpflow.simulator.updates import gdwd, quasi_rmsprop
 
 __all__ = [
+    "GridPlan",
+    "Interrupted",
     "Moment",
     "Observable",
+    "Processes",
     "Projection",
+    "RunError",
+    "RunLockedError",
+    "StorageError",
     "Trajectory",
     "compare",
     "concatenate",
     "gdwd",
     "hessian_sharpness",
+    "join_processes",
     "log_spaced",
+    "open_run",
+    "plan_grid",
     "predict",
     "project_snapshots",
     "quasi_rmsprop",
     "sharpness",
     "simulate",
+    "simulate_grid",
 ]

@@ -85,30 +85,34 @@ class Rows:
     Attributes:
       gaps: updates in each row and lane, shape (R, lanes); a lane with 0 rests.
       observe: whether the row records, shape (R,).
-      snapshot: whether the params before its first update are kept, shape (R,).
+      snapshot: whether the params before its first update are kept, shape (R, lanes).
       count: rows to run, shape ().
     """
 
-    gaps: Int[Array, "rows lanes"]
-    observe: Bool[Array, " rows"]
-    snapshot: Bool[Array, " rows"]
-    count: Int[Array, ""]
+    gaps: Int[Array | np.ndarray, "rows lanes"]
+    observe: Bool[Array | np.ndarray, " rows"]
+    snapshot: Bool[Array | np.ndarray, "rows lanes"]
+    count: Int[Array | np.integer, ""]
 
 
-def pad_rows(gaps: np.ndarray, snapshot: np.ndarray, num_rows: int) -> Rows:
-    """Rows that all record, padded to the number that a chunk was compiled for.
+def padded_rows(
+    gaps: np.ndarray,
+    observe: np.ndarray | bool,
+    snapshot: np.ndarray | bool,
+    num_rows: int,
+) -> Rows:
+    """Rows of a chunk, padded to the number that it was compiled for.
 
     Args:
       gaps: updates in each row and lane, shape (r, lanes).
-      snapshot: which rows keep the params, shape (r,).
+      observe, snapshot: shapes (r,) and (r, lanes), or one flag for all.
       num_rows: R ≥ r.
     """
     count, lanes = gaps.shape
     padded = np.zeros((num_rows, lanes), np.int32)
-    padded[:count] = gaps
-    flags = np.zeros((2, num_rows), bool)
-    flags[:, :count] = np.ones(count, bool), snapshot
-    return Rows(gaps=padded, observe=flags[0], snapshot=flags[1], count=np.int32(count))
+    observed, kept = np.zeros(num_rows, bool), np.zeros((num_rows, lanes), bool)
+    padded[:count], observed[:count], kept[:count] = gaps, observe, snapshot
+    return Rows(gaps=padded, observe=observed, snapshot=kept, count=np.int32(count))
 
 
 def initial_state(
@@ -163,14 +167,17 @@ def run_rows(
     record = partial(_record_if_active, program)
     record = partial(_in_turn, record) if program.in_turn else jax.vmap(record)
     num_rows = rows.gaps.shape[0]
+    lanes = jnp.arange(rows.gaps.shape[1])
 
     def row(index: Array, carry: tuple) -> tuple:
         state, columns, snapshots, taken = carry
         if snapshots is not None:
-            # out of range, and so dropped, in rows without a snapshot
+            # out of range, and so dropped, in lanes without a snapshot
             place = jnp.where(rows.snapshot[index], taken, program.num_snapshots)
             snapshots = jax.tree.map(
-                lambda kept, now: kept.at[place].set(now, mode="drop"), snapshots, state.params
+                lambda kept, now: kept.at[place, lanes].set(now, mode="drop"),
+                snapshots,
+                state.params,
             )
             taken = taken + rows.snapshot[index].astype(jnp.int32)
         gap, observed = rows.gaps[index], rows.observe[index]
@@ -181,7 +188,7 @@ def run_rows(
             lambda: record(gap > 0, before, loss, gradient, state.params),
             lambda: (_zeros(recorded), before.memories),
         )
-        state = state.replace(memories=memories)
+        state = state.replace(memories=memories)  # type: ignore[attr-defined]
         state = jax.lax.fori_loop(
             1, jnp.max(gap), lambda i, now: step(now, i < gap, hyperparameters)[0], state
         )
@@ -195,7 +202,7 @@ def run_rows(
         state,
         _zeros(columns, num_rows),
         _zeros(state.params, program.num_snapshots) if program.num_snapshots else None,
-        jnp.zeros((), jnp.int32),
+        jnp.zeros(lanes.shape, jnp.int32),
     )
     state, columns, snapshots, _ = jax.lax.fori_loop(0, rows.count, row, carry)
     return state, columns, snapshots

@@ -2,6 +2,7 @@
 
 import datetime
 import platform
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -27,3 +28,13 @@ def provenance(params: Params | None = None) -> dict[str, Any]:
     if params is not None:
         made["dtype"] = str(jax.tree.leaves(params)[0].dtype)
     return made
+
+
+def git_revision() -> str | None:
+    """The commit of the working directory, ``-dirty`` if it was changed; None outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

@@ -19,11 +19,12 @@ from sharpflow.simulator.loop import (
     Program,
     initial_memories,
     initial_state,
-    pad_rows,
+    padded_rows,
     run_chunk,
 )
 from sharpflow.simulator.progress import progress_bar
 from sharpflow.simulator.provenance import provenance
+from sharpflow.simulator.schedule import schedule
 from sharpflow.simulator.updates import EdgeRule, find_rule
 from sharpflow.theory.status import Status
 
@@ -158,7 +159,14 @@ def simulate(
         trajectory that another rule made.
     """
     requested, running = recorded.resolve(observables)
-    gaps = _gaps(num_steps, record_every, record_at)
+    gaps = schedule(
+        num_steps,
+        None,
+        np.full(1, np.nan),
+        record_every=None if record_at is not None else record_every,
+        record_at=record_at,
+        num_records=None,
+    ).gaps(0, pieces=1)
     if snapshot_every is not None and snapshot_every < 1:
         raise ValueError(f"snapshot_every must be at least 1, got {snapshot_every}")
     keep_previous = any(observable.needs_previous for observable in requested)
@@ -179,7 +187,7 @@ def simulate(
         for first in range(0, len(gaps), rows_per_chunk):
             part = gaps[first : first + rows_per_chunk]
             kept = (first + np.arange(len(part))) % (snapshot_every or 1) == 0
-            rows = pad_rows(part[:, None], kept & (snapshot_every is not None), rows_per_chunk)
+            rows = padded_rows(part[:, None], True, kept[:, None], rows_per_chunk)
             lane, columns, taken = run_chunk(program, lane, {}, rows)
             pieces.append({name: np.asarray(v)[: len(part), 0] for name, v in columns.items()})
             if taken is not None:
@@ -193,12 +201,12 @@ def simulate(
     rule = find_rule(state.optimizer_state)
 
     flat = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-    rows = len(flat["step"])
+    num_records = len(flat["step"])
     wanted = [name for name in flat if name in running or name not in (*recorded.RUNNING, "step")]
-    snapshot_row = np.arange(0, rows, snapshot_every) if snapshot_every else np.zeros(0, int)
+    snapshot_row = np.arange(0, num_records, snapshot_every) if snapshot_every else np.zeros(0, int)
     return Trajectory(
-        step=start + np.concatenate([[0], np.cumsum(gaps[:-1])])[:rows],
-        columns={name: flat[name][:rows] for name in wanted},
+        step=start + np.concatenate([[0], np.cumsum(gaps[:-1])])[:num_records],
+        columns={name: flat[name][:num_records] for name in wanted},
         params=jax.tree.map(lambda *leaves: np.concatenate(leaves), *snapshots)
         if snapshot_every
         else None,
@@ -249,25 +257,6 @@ def concatenate(first: Trajectory, second: Trajectory) -> Trajectory:
         else jax.tree.map(lambda *leaves: np.concatenate(leaves), first.params, second.params),
         snapshot_row=np.concatenate([first.snapshot_row, len(first.step) + second.snapshot_row]),
     )
-
-
-def _gaps(
-    num_steps: int, record_every: int, record_at: Sequence[int] | np.ndarray | None
-) -> np.ndarray:
-    if not (isinstance(num_steps, (int, np.integer)) and num_steps >= 1):
-        raise ValueError(f"num_steps must be an integer of at least 1, got {num_steps!r}")
-    if record_at is None:
-        if not (isinstance(record_every, (int, np.integer)) and record_every >= 1):
-            raise ValueError(f"record_every must be an integer of at least 1, got {record_every!r}")
-        steps = np.arange(0, num_steps, record_every)
-    else:
-        steps = np.asarray(record_at)
-        if steps.ndim != 1 or not np.issubdtype(steps.dtype, np.integer) or not steps.size:
-            raise ValueError("record_at must be a vector of integer steps")
-        if np.any(np.diff(steps) <= 0) or steps[0] < 0 or steps[-1] >= num_steps:
-            raise ValueError(f"record_at must increase strictly within [0, {num_steps})")
-        steps = steps if steps[0] == 0 else np.concatenate([[0], steps])
-    return np.diff(np.concatenate([steps, [num_steps]])).astype(np.int32)
 
 
 def _rows_per_chunk(num_rows: int) -> int:

@@ -1,0 +1,5 @@
+"""Grids of trajectories: seeds, learning rates, weight decays and other axes."""
+
+from sharpflow.simulator.grid.simulate import GridPlan, plan_grid, simulate_grid
+
+__all__ = ["GridPlan", "plan_grid", "simulate_grid"]

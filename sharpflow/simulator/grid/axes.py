@@ -1,0 +1,124 @@
+"""The axes of a grid, and its points."""
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+BASE = ("seed", "learning_rate", "weight_decay")
+RESERVED = (*BASE, "key", "step", "record", "snapshot", "tau")
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """Named axes, the last of which varies fastest.
+
+    Attributes:
+      values: of each axis, in order: seed, learning_rate, weight_decay, and any others.
+    """
+
+    values: dict[str, tuple]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the axes, in order."""
+        return tuple(self.values)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Points along each axis."""
+        return tuple(len(values) for values in self.values.values())
+
+    @property
+    def num_points(self) -> int:
+        """Of the whole grid."""
+        return math.prod(self.shape)
+
+    def index(self, point: int) -> tuple[int, ...]:
+        """Where a point lies along each axis."""
+        return tuple(int(place) for place in np.unravel_index(point, self.shape))
+
+    def at(self, point: int) -> dict[str, Any]:
+        """The value of each axis at a point."""
+        places = zip(self.values.items(), self.index(point), strict=True)
+        return {name: values[place] for (name, values), place in places}
+
+    def describe(self, point: int) -> str:
+        """A point in words."""
+        return ", ".join(f"{name}={value}" for name, value in self.at(point).items())
+
+
+def grid_axes(
+    seeds: int | Sequence[int],
+    learning_rates: float | Sequence[float],
+    weight_decays: float | Sequence[float],
+    others: Mapping[str, Sequence] | None,
+) -> Axes:
+    """The axes of a grid from what the user gives.
+
+    Args:
+      seeds, learning_rates, weight_decays: one value or several.
+      others: further axes by name, each a sequence of numbers, strings or tuples.
+
+    Raises:
+      ValueError: an axis that is empty, holds a value twice or one that is out of range,
+        or has a name that is taken.
+    """
+    values: dict[str, tuple] = {
+        "seed": tuple(_integer(seed) for seed in _several(seeds)),
+        "learning_rate": tuple(_number("learning_rates", v) for v in _several(learning_rates)),
+        "weight_decay": tuple(_number("weight_decays", v) for v in _several(weight_decays)),
+    }
+    for name, given in (others or {}).items():
+        if name in RESERVED or not name.isidentifier():
+            raise ValueError(f"axes has {name!r}; names are identifiers other than {RESERVED}")
+        if isinstance(given, str) or not isinstance(given, (Sequence, np.ndarray)):
+            raise ValueError(f"axes[{name!r}] must be a sequence of values, got {given!r}")
+        values[name] = tuple(_plain(value) for value in given)
+    for name, found in values.items():
+        if not found:
+            raise ValueError(f"the axis {name} is empty; it needs at least one value")
+        if len(set(found)) < len(found):
+            raise ValueError(f"the axis {name} holds a value twice: {found}")
+    if any(rate <= 0 for rate in values["learning_rate"]):
+        raise ValueError(f"learning_rates must be positive, got {values['learning_rate']}")
+    if any(decay < 0 for decay in values["weight_decay"]):
+        raise ValueError(f"weight_decays must not be negative, got {values['weight_decay']}")
+    return Axes(values)
+
+
+def keywords_of(function: Callable, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of ``names`` that a function takes as keywords."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
+        return tuple(names)
+    taken = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return tuple(name for name in names if name in taken)
+
+
+def _several(values: Any) -> list:
+    return list(values) if isinstance(values, (Sequence, np.ndarray)) else [values]
+
+
+def _plain(value: Any) -> Any:
+    """A numpy scalar as the Python number, a list as a tuple."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    return tuple(_plain(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def _integer(value: Any) -> int:
+    value = _plain(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
+        raise ValueError(f"seeds must be integers from 0 to 2**32 - 1, got {value!r}")
+    return value
+
+
+def _number(name: str, value: Any) -> float:
+    value = _plain(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{name} must be finite numbers, got {value!r}")
+    return float(value)

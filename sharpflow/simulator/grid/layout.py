@@ -1,0 +1,89 @@
+"""How a grid is laid out over devices, and how far a chunk goes."""
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+
+WORTH_TRYING = 60.0  # seconds: a shorter run ends before other widths are compiled and timed
+SHARE_OF_MEMORY = 0.8
+MOST_ROWS = 64  # of a chunk
+RELIABLE = 0.02  # seconds that a timed call should take
+MOST_TIMED = 4096  # updates of a timed call
+
+_SERIAL_LANES = 8  # of a CPU device: enough that a chunk outweighs what the host does after it
+_SERIAL_WIDTHS = (1, 8)
+_CHUNK_SECONDS = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How the points of a grid are computed; stored with a run, and used when it resumes.
+
+    Attributes:
+      width: points that one compiled step updates together, by ``vmap``.
+      groups: of that many points on each device, one after the other.
+      devices: over which the lanes are spread.
+      rows: of a chunk; a row is a record and the updates up to the next.
+      capacity: rows that the chunk is compiled for.
+      pieces: rows that the updates from a record to the next are spread over.
+    """
+
+    width: int
+    groups: int
+    devices: int
+    rows: int
+    capacity: int
+    pieces: int
+
+
+def runs_in_turn(devices: Sequence[jax.Device]) -> bool:
+    """Whether points run one after the other on a device, as on a CPU, or side by side."""
+    return devices[0].platform == "cpu"
+
+
+def num_groups(num_points: int, devices: int, width: int, *, in_turn: bool) -> int:
+    """Groups of ``width`` points on each device."""
+    most = max(_SERIAL_LANES // width, 1) if in_turn else 1
+    return max(min(-(-num_points // (devices * width)), most), 1)
+
+
+def candidate_widths(num_points: int, devices: int, *, in_turn: bool) -> list[int]:
+    """Widths worth timing, first of them the one to take where time does not matter."""
+    share = max(-(-num_points // devices), 1)
+    if in_turn:
+        return [width for width in _SERIAL_WIDTHS if width <= share]
+    return sorted({share, *(max(share // part, 1) for part in (4, 16))}, reverse=True)
+
+
+def device_memory(device: jax.Device, devices: int) -> float:
+    """Bytes of memory that one of ``devices`` devices can use."""
+    statistics = device.memory_stats() if device.platform != "cpu" else None
+    if statistics and "bytes_limit" in statistics:
+        return float(statistics["bytes_limit"])
+    return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) / devices
+
+
+def chunk_rows(num_rows: int, seconds_per_row: float, aligned: int) -> int:
+    """Rows of a chunk that takes about two seconds, a multiple of ``aligned`` if it can."""
+    rows = int(max(min(_CHUNK_SECONDS / max(seconds_per_row, 1e-9), num_rows), 1))
+    return rows - rows % aligned if rows >= aligned else rows
+
+
+def num_pieces(largest_gap: int, seconds_per_update: float) -> int:
+    """Rows for the updates from a record to the next, so that a row ends in a few seconds."""
+    wanted = math.ceil(largest_gap * seconds_per_update / _CHUNK_SECONDS)
+    return max(min(wanted, largest_gap), 1)
+
+
+def best_seconds(call: Callable[[], None], repetitions: int = 3) -> float:
+    """Least seconds of a few calls."""
+    found = []
+    for _ in range(repetitions):
+        began = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - began)
+    return min(found)

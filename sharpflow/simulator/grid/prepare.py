@@ -1,0 +1,201 @@
+"""A grid before it runs: what the user asked for, checked as far as that is possible."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from sharpflow.models.problem import Problem
+from sharpflow.simulator import observables as recorded
+from sharpflow.simulator.grid.axes import BASE, Axes, grid_axes, keywords_of
+from sharpflow.simulator.grid.lanes import stacked
+from sharpflow.simulator.grid.points import (
+    GridRule,
+    MakeOptimizer,
+    MakeProblem,
+    Points,
+    Start,
+    batches,
+)
+from sharpflow.simulator.grid.variables import grid_variables
+from sharpflow.simulator.loop import EffectiveRate, Program, padded_rows, run_rows
+from sharpflow.simulator.schedule import Schedule, require_count, schedule
+from sharpflow.simulator.store.arrays import Variable
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A grid, ready to run.
+
+    Attributes:
+      axes: its points.
+      schedule: how far they run and when they record.
+      batches: points that share a problem.
+      variables: the labelled arrays of the result.
+      description: what was asked for, in plain numbers and strings.
+      snapshot_every: records from a snapshot to the next, or None.
+      final_params: whether the last params are kept.
+    """
+
+    axes: Axes
+    schedule: Schedule
+    batches: tuple[Points, ...]
+    variables: dict[str, Variable]
+    description: dict[str, Any]
+    snapshot_every: int | None
+    final_params: bool
+
+
+def prepare(
+    problem: Problem | MakeProblem,
+    *,
+    seeds: int | Sequence[int],
+    learning_rates: float | Sequence[float],
+    weight_decays: float | Sequence[float],
+    axes: Mapping[str, Sequence] | None,
+    num_steps: int | None,
+    tau: float | None,
+    record_every: int | None,
+    record_at: Sequence[int] | None,
+    num_records: int | None,
+    observables: Sequence[str | recorded.Observable],
+    snapshot_every: int | None,
+    final_params: bool,
+    optimizer: MakeOptimizer,
+    start: Start | None,
+    effective_learning_rate: EffectiveRate | None,
+) -> Grid:
+    """Check the arguments of ``simulate_grid`` and work out its points.
+
+    Raises:
+      ValueError: an argument that cannot be used; nothing has been simulated.
+    """
+    found = grid_axes(seeds, learning_rates, weight_decays, axes)
+    others = [name for name in found.names if name not in BASE]
+    taken = _takers(others, problem, start, optimizer)
+    if snapshot_every is not None:
+        require_count("snapshot_every", snapshot_every)
+    requested, running = recorded.resolve(observables)
+
+    def program(made: Problem) -> Program:
+        return Program(made, GridRule(optimizer), requested, effective_learning_rate)
+
+    keep_previous = any(observable.needs_previous for observable in requested)
+    points = tuple(
+        Points(found, batch, start, optimizer, keep_previous=keep_previous)
+        for batch in batches(problem, found, taken, program)
+    )
+    rates = _rates(found, points)
+    timetable = schedule(
+        num_steps,
+        tau,
+        rates,
+        record_every=record_every,
+        record_at=record_at,
+        num_records=num_records,
+    )
+    kept = _one_shape(points) if snapshot_every is not None or final_params else None
+    variables = grid_variables(
+        found,
+        timetable,
+        rates,
+        _columns(points, running),
+        kept if snapshot_every is not None else None,
+        snapshot_every,
+        kept if final_params else None,
+    )
+    first = points[0]
+    description = {
+        "axes": {name: list(values) for name, values in found.values.items()},
+        "num_steps": num_steps,
+        "tau": tau,
+        "record_every": record_every,
+        "record_at": None if record_at is None else [int(step) for step in record_at],
+        "num_records": num_records,
+        "snapshot_every": snapshot_every,
+        "final_params": final_params,
+        "observables": [*(_name(observable) for observable in requested), *running],
+        "optimizer": _name(optimizer),
+        "start": None if start is None else _name(start),
+        "dtype": str(first.dtype),
+        "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(first.example)),
+        "loss_at_start": first.loss_at_start(),
+    }
+    plain = json.loads(json.dumps(description))
+    return Grid(found, timetable, points, variables, plain, snapshot_every, final_params)
+
+
+def _takers(
+    others: Sequence[str], problem: Any, start: Start | None, optimizer: MakeOptimizer
+) -> tuple[str, ...]:
+    """The axes that the problem takes, once it is known that somebody takes each."""
+    made = not isinstance(problem, Problem) and callable(problem)
+    by_problem = keywords_of(problem, others) if made else ()
+    functions = [function for function in (start, optimizer) if function is not None]
+    taken = {*by_problem, *(name for f in functions for name in keywords_of(f, others))}
+    unused = [name for name in others if name not in taken]
+    if unused:
+        raise ValueError(
+            f"axes has {unused}, which neither problem, start nor optimizer takes as a keyword"
+        )
+    return by_problem
+
+
+def _rates(axes: Axes, batches: Sequence[Points]) -> np.ndarray:
+    """Flow time per step of every point; the seed does not enter."""
+    cells = axes.num_points // axes.shape[0]
+    rates = np.full(cells, math.nan)
+    for points in batches:
+        for point in points.batch.points:
+            if point < cells:
+                rates[point] = points.rate(point)
+    return np.tile(rates, axes.shape[0])
+
+
+def _columns(batches: Sequence[Points], running: Sequence[str]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and dtype of one record of every column."""
+    found: dict[str, jax.ShapeDtypeStruct] = {}
+    for points in batches:
+        point = points.batch.points[0]
+        rows = padded_rows(np.ones((1, 1), np.int32), True, False, 1)
+        state, keywords = stacked([points.state(point)]), stacked([points.hyperparameters(point)])
+        run = partial(run_rows, points.batch.program)
+        columns = jax.eval_shape(run, state, keywords, rows)[1]
+        for name, like in columns.items():
+            if name == "step" or (name in recorded.RUNNING and name not in running):
+                continue
+            one = jax.ShapeDtypeStruct(like.shape[2:], like.dtype)
+            if found.setdefault(name, one).shape != one.shape:
+                raise ValueError(
+                    f"{name} has shape {one.shape} at {points.batch.values}, elsewhere "
+                    f"{found[name].shape}: a grid records one shape"
+                )
+    return found
+
+
+def _one_shape(batches: Sequence[Points]) -> Any:
+    shapes = {str(jax.tree.map(np.shape, points.example)) for points in batches}
+    if len(shapes) > 1:
+        raise ValueError(
+            "snapshot_every and final_params need params of one shape at all points, got "
+            f"{sorted(shapes)}"
+        )
+    return batches[0].example
+
+
+def _name(thing: Callable | recorded.Observable) -> str:
+    """What to call a function or an observable, the same in another process."""
+    if isinstance(thing, recorded.Observable):
+        compute = thing.compute
+        plain = dataclasses.is_dataclass(compute) and thing.name in repr(compute)
+        return f"{thing.name}: {compute!r}" if plain else _described(thing.name, compute)
+    return f"{getattr(thing, '__module__', '')}:{getattr(thing, '__qualname__', repr(thing))}"
+
+
+def _described(name: str, compute: Any) -> str:
+    return f"{name}: {compute!r}" if dataclasses.is_dataclass(compute) else name

@@ -1,0 +1,84 @@
+"""Where the records of a grid go: arrays in memory, or a run's folder."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sharpflow.models.problem import Params
+from sharpflow.simulator.grid.axes import Axes
+from sharpflow.simulator.grid.variables import parameter_names
+from sharpflow.simulator.store.folder import RunFolder, storage_errors
+from sharpflow.theory.status import Status
+
+
+class Sink:
+    """Takes the records of single points.
+
+    Args:
+      axes: of the grid.
+      arrays: by name, of numpy or of Zarr.
+      run: the folder they are in, if they are in one.
+      process: index of this process, whose checkpoints these are.
+    """
+
+    def __init__(
+        self, axes: Axes, arrays: Mapping[str, Any], run: RunFolder | None = None, process: int = 0
+    ) -> None:
+        self.axes, self.arrays, self.run, self.process = axes, arrays, run, process
+
+    def write(self, name: str, point: int, first: int, values: np.ndarray) -> None:
+        """Some records of a column, or snapshots, from the ``first`` on."""
+        if len(values) and name in self.arrays:
+            place = (*self.axes.index(point), slice(first, first + len(values)))
+            with self._guarded():
+                self.arrays[name][place] = values
+
+    def write_params(self, prefix: str, point: int, params: Params) -> None:
+        """All leaves of the params of a point."""
+        for name, leaf in self._named(prefix, params):
+            with self._guarded():
+                self.arrays[name][self.axes.index(point)] = leaf
+
+    def write_snapshots(self, point: int, first: int, params: Params) -> None:
+        """Snapshots of a point, leaves with leading axis (snapshots,)."""
+        for name, leaf in self._named("params", params):
+            self.write(name, point, first, leaf)
+
+    def finish(self, point: int, status: int, step: int) -> None:
+        """A point that ended: its records have been written before."""
+        place = self.axes.index(point)
+        with self._guarded():
+            self.arrays["final_step"][place] = step
+            self.arrays["status"][place] = status
+
+    def checkpoint(
+        self, batch: int, positions: Mapping[int, int], leaves: Sequence[np.ndarray]
+    ) -> None:
+        """Keep where the points in flight are, if there is a folder."""
+        if self.run is None:
+            return
+        if positions:
+            self.run.save_checkpoint(batch, self.process, positions, leaves)
+        else:
+            self.run.remove_checkpoints(batch, self.process)
+
+    def statuses(self) -> np.ndarray:
+        """Of all points, shape (points,)."""
+        return np.asarray(self.arrays["status"][...]).reshape(-1)
+
+    def _named(self, prefix: str, params: Params) -> list[tuple[str, Any]]:
+        import jax
+
+        return list(zip(parameter_names(params, prefix), jax.tree.leaves(params), strict=True))
+
+    def _guarded(self) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext() if self.run is None else storage_errors(self.run.path)
+
+
+def summary(statuses: np.ndarray) -> str:
+    """How many points ended how, in words."""
+    names = {-1: "pending"} | {int(status): status.name.lower() for status in Status}
+    values, counts = np.unique(statuses, return_counts=True)
+    return ", ".join(f"{count} {names[int(v)]}" for v, count in zip(values, counts, strict=True))

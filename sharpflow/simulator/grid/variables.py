@@ -1,0 +1,139 @@
+"""The labelled arrays of a grid."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from sharpflow.models.problem import Params
+from sharpflow.simulator.grid.axes import BASE, Axes
+from sharpflow.simulator.schedule import Schedule
+from sharpflow.simulator.store.arrays import Variable, known
+from sharpflow.theory.status import Status
+
+PENDING = -1
+
+_MOST_ROWS = 1024  # of a chunk in a Zarr folder
+_MOST_SEEDS = 16
+_FEW_POINTS = 256
+
+
+def seeds_per_chunk(axes: Axes) -> int:
+    """Seeds that share a chunk of the store; 1 in a small grid, for files of few bytes each."""
+    return 1 if axes.num_points <= _FEW_POINTS else min(axes.shape[0], _MOST_SEEDS)
+
+
+def parameter_names(params: Params, prefix: str) -> list[str]:
+    """``prefix.path`` of every leaf."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
+    return [f"{prefix}.{name}".rstrip(".") for name in names]
+
+
+def grid_variables(
+    axes: Axes,
+    schedule: Schedule,
+    rates: np.ndarray,
+    columns: dict[str, jax.ShapeDtypeStruct],
+    snapshots: Params | None,
+    snapshot_every: int | None,
+    final_params: Params | None,
+) -> dict[str, Variable]:
+    """Every array of a grid, by name.
+
+    Args:
+      axes: of the grid.
+      schedule: of its points.
+      rates: flow time per step of each point, shape (points,).
+      columns: shape and dtype of one record of each column.
+      snapshots: params of one point where snapshots are kept.
+      snapshot_every: records from a snapshot to the next.
+      final_params: params of one point where the last ones are kept.
+    """
+    points, records, time = axes.names, schedule.num_records, schedule.dimension
+    chunk = (seeds_per_chunk(axes), *(1 for _ in axes.shape[1:]))
+
+    def of_points(dtype: Any, fill: Any, trailing: tuple = (), **attributes: Any) -> Variable:
+        """An array of the points with further (dimension, size, chunk)s."""
+        return Variable(
+            dims=(*points, *(name for name, *_ in trailing)),
+            shape=(*axes.shape, *(size for _, size, _ in trailing)),
+            dtype=np.dtype(dtype),
+            fill=fill,
+            attributes=attributes,
+            chunks=(*chunk, *(part for *_, part in trailing)),
+        )
+
+    found = {
+        name: known((name,), [str(v) for v in values] if _labels(values) else np.array(values))
+        for name, values in axes.values.items()
+    }
+    found |= _times(axes, schedule, rates)
+    meanings = ["PENDING", *(status.name for status in Status)]
+    found["status"] = of_points(
+        np.int8,
+        PENDING,
+        flag_values=[PENDING, *(int(status) for status in Status)],
+        flag_meanings=" ".join(meanings),
+    )
+    found["final_step"] = of_points(np.int64, 0, long_name="updates made")
+    found["num_steps"] = known(
+        points, schedule.num_steps.reshape(axes.shape), long_name="updates to make"
+    )
+    for name, like in columns.items():
+        dtype = like.dtype if np.issubdtype(like.dtype, np.floating) else np.float64
+        own = tuple((f"{name}_{axis}", size, size) for axis, size in enumerate(like.shape))
+        rows = (time, records, min(records, _MOST_ROWS))
+        found[name] = of_points(dtype, np.nan, (rows, *own))
+    if snapshots is not None:
+        assert snapshot_every is not None
+        kept = np.arange(0, records, snapshot_every)
+        steps = schedule.steps(int(np.argmax(schedule.num_steps)))[kept]
+        found["snapshot"] = known(("snapshot",), steps if time == "step" else kept)
+        found |= _parameters(snapshots, "params", of_points, (("snapshot", len(kept), 1),))
+    if final_params is not None:
+        found |= _parameters(final_params, "final_params", of_points, ())
+    return found
+
+
+def _parameters(params: Params, prefix: str, of_points: Any, leading: tuple) -> dict[str, Variable]:
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+    names, axes = parameter_names(params, prefix), parameter_names(params, "params")
+    return {
+        name: of_points(
+            leaf.dtype,
+            np.nan,
+            (*leading, *((f"{axis}_{i}", size, size) for i, size in enumerate(leaf.shape))),
+        )
+        for name, axis, leaf in zip(names, axes, leaves, strict=True)
+    }
+
+
+def _times(axes: Axes, schedule: Schedule, rates: np.ndarray) -> dict[str, Variable]:
+    """Steps and flow times of the records; the seed does not enter."""
+    cells, shape = axes.names[1:], axes.shape[1:]
+    first = range(int(np.prod(shape)))  # the points of the first seed
+    assert axes.names[0] == BASE[0]
+    time, records = schedule.dimension, schedule.num_records
+    steps = np.zeros((len(first), records), np.int64)
+    if schedule.count is None:
+        steps[:] = schedule.steps(int(np.argmax(schedule.num_steps)))
+        found = {"step": known(("step",), steps[0])}
+    else:
+        for point in first:
+            steps[point] = schedule.steps(point)
+        found = {
+            "record": known(("record",), np.arange(records)),
+            "step": known((*cells, "record"), steps.reshape(*shape, records)),
+        }
+    rate = rates[: len(first)]
+    if np.any(np.isfinite(rate)):
+        found["intrinsic_rate"] = known(cells, rate.reshape(shape), long_name="flow time per step")
+        tau = (rate[:, None] * steps).reshape(*shape, records)
+        found["tau"] = known((*cells, time), tau, long_name="flow time")
+    return found
+
+
+def _labels(values: tuple) -> bool:
+    """Whether an axis is labelled by words, as widths are."""
+    return not all(isinstance(value, (int, float)) for value in values)

@@ -1,0 +1,67 @@
+"""Several processes that share the points of a grid."""
+
+import dataclasses
+import uuid
+from typing import TypeVar
+
+import jax
+import numpy as np
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """The processes of one launch.
+
+    Attributes:
+      index: of this one.
+      count: of all.
+      token: names the launch, the same in all.
+    """
+
+    index: int = 0
+    count: int = 1
+    token: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
+
+    def share(self, items: list[T]) -> list[T]:
+        """The items that this process takes."""
+        return items[self.index :: self.count]
+
+
+def join_processes(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> Processes:
+    """Meet the other processes of a launch, agree on its name, and part again.
+
+    The processes meet by ``jax.distributed``. They share no computation afterwards, each
+    taking points of its own, so that service is ended at once: from then on the loss of one
+    process, the first included, does not stop the others.
+
+    Args:
+      coordinator: ``"host:port"`` of process 0. Without it, and the numbers, the cluster
+        says them: SLURM, Open MPI, Kubernetes or a TPU pod.
+      num_processes, process_id: how many there are, and which this is.
+
+    Raises:
+      ValueError: some but not all of the three.
+      RuntimeError: the others did not come, or jax computed something before.
+    """
+    given = (coordinator, num_processes, process_id)
+    if any(value is None for value in given) and any(value is not None for value in given):
+        raise ValueError(
+            "coordinator, num_processes and process_id belong together; got "
+            f"{coordinator!r}, {num_processes!r}, {process_id!r}"
+        )
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+    try:
+        index, count = jax.process_index(), jax.process_count()
+        from jax.experimental.multihost_utils import broadcast_one_to_all
+
+        token = np.frombuffer(uuid.uuid4().bytes, np.uint8)
+        agreed = np.asarray(broadcast_one_to_all(token), np.uint8)
+    finally:
+        jax.distributed.shutdown()
+    return Processes(index, count, bytes(agreed).hex())

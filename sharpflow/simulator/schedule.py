@@ -1,0 +1,135 @@
+"""How far each point of a grid runs, and when it records."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+_LARGEST = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Steps and records of every point.
+
+    Attributes:
+      num_steps: updates of each point, shape (points,).
+      every: steps from a record to the next, or None.
+      at: recorded steps, the same for all points, or None.
+      count: records of each point, evenly spaced over its own steps, or None.
+    """
+
+    num_steps: np.ndarray
+    every: int | None = None
+    at: tuple[int, ...] | None = None
+    count: int | None = None
+
+    @property
+    def dimension(self) -> str:
+        """``"step"`` where all points record at the same steps, else ``"record"``."""
+        return "step" if self.count is None else "record"
+
+    @property
+    def num_records(self) -> int:
+        """Of the point with most of them."""
+        return len(self.steps(int(np.argmax(self.num_steps))))
+
+    def steps(self, point: int) -> np.ndarray:
+        """Recorded steps of a point, increasing, 0 first."""
+        last = int(self.num_steps[point])
+        if self.count is not None:
+            return np.arange(self.count, dtype=np.int64) * last // self.count
+        if self.at is not None:
+            return np.array([step for step in self.at if step < last], np.int64)
+        assert self.every is not None
+        return np.arange(0, last, self.every, dtype=np.int64)
+
+    def gaps(self, point: int, pieces: int) -> np.ndarray:
+        """Updates of a point in rows, the updates of a record spread over ``pieces`` rows.
+
+        Returns:
+          Shape (records · pieces,), the first row of each record never 0.
+        """
+        gaps = np.diff(np.append(self.steps(point), self.num_steps[point]))
+        share, rest = np.divmod(gaps, pieces)
+        spread = share[:, None] + (np.arange(pieces) < rest[:, None])
+        return spread.reshape(-1).astype(np.int32)
+
+
+def schedule(
+    num_steps: int | None,
+    tau: float | None,
+    rates: np.ndarray,
+    *,
+    record_every: int | None,
+    record_at: Sequence[int] | np.ndarray | None,
+    num_records: int | None,
+) -> Schedule:
+    """The schedule that the user asks for.
+
+    Args:
+      num_steps, tau: updates of every point, or the flow time of every point.
+      rates: flow time per step of each point, shape (points,); NaN where nothing tells.
+      record_every, record_at, num_records: at most one of them; every step by default.
+
+    Raises:
+      ValueError: not exactly one of ``num_steps`` and ``tau``, more than one way to
+        record, or numbers out of range.
+    """
+    if (num_steps is None) == (tau is None):
+        raise ValueError(f"give num_steps or tau, one of them; got {num_steps!r} and {tau!r}")
+    ways = {"record_every": record_every, "record_at": record_at, "num_records": num_records}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"give one of record_every, record_at and num_records, got {given}")
+    if num_steps is not None:
+        steps = np.full(len(rates), require_count("num_steps", num_steps), np.int64)
+    else:
+        steps = _steps_of(tau, rates)
+    if num_records is not None:
+        count = require_count("num_records", num_records)
+        if count > steps.min():
+            raise ValueError(
+                f"num_records must be at most the steps of every point, {steps.min()}; got {count}"
+            )
+        return Schedule(steps, count=count)
+    if record_at is not None:
+        return Schedule(steps, at=_validated_steps(record_at, int(steps.max())))
+    every = 1 if record_every is None else require_count("record_every", record_every)
+    return Schedule(steps, every=every)
+
+
+def require_count(name: str, value: Any, *, least: int = 1) -> int:
+    """An integer of at least ``least``.
+
+    Raises:
+      ValueError: anything else.
+    """
+    integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not integer or not least <= value <= _LARGEST:
+        raise ValueError(f"{name} must be an integer from {least} to {_LARGEST}, got {value!r}")
+    return int(value)
+
+
+def _steps_of(tau: Any, rates: np.ndarray) -> np.ndarray:
+    if not isinstance(tau, (int, float)) or not 0 < tau < np.inf:
+        raise ValueError(f"tau must be positive and finite, got {tau!r}")
+    if not np.all(rates > 0):
+        raise ValueError(
+            "tau needs a flow time per step that is positive at every point: learning_rate times "
+            "weight_decay for gdwd, and a rule that tells it otherwise; give num_steps instead"
+        )
+    steps = np.maximum(np.rint(tau / rates), 1.0)
+    if steps.max() > _LARGEST:
+        raise ValueError(f"tau={tau:g} takes {steps.max():.3g} steps, more than {_LARGEST}")
+    return steps.astype(np.int64)
+
+
+def _validated_steps(record_at: Any, most: int) -> tuple[int, ...]:
+    steps = np.asarray(record_at)
+    if steps.ndim != 1 or not np.issubdtype(steps.dtype, np.integer) or not steps.size:
+        raise ValueError("record_at must be a vector of integer steps")
+    if np.any(np.diff(steps) <= 0) or steps[0] < 0 or steps[-1] >= most:
+        raise ValueError(f"record_at must increase strictly within [0, {most})")
+    return tuple(int(step) for step in (steps if steps[0] == 0 else [0, *steps]))
