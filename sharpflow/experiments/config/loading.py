@@ -1,0 +1,127 @@
+"""A config from where it is written to what is run: read, laid in layers, and checked."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sharpflow.experiments.config import functions, keys
+from sharpflow.experiments.config.consistency import WITHOUT_DECAY, inconsistent
+from sharpflow.experiments.config.mistakes import (
+    ConfigError,
+    nearest,
+    shortened,
+    shown,
+    shown_key,
+)
+from sharpflow.experiments.config.resolved import Config
+from sharpflow.experiments.config.sources import (
+    ALTERNATIVES,
+    Table,
+    overlaid,
+    read_overrides,
+    read_source,
+    under_preset,
+)
+from sharpflow.simulator.observables import DEFAULT
+
+
+def load(
+    source: str | os.PathLike[str], overrides: Sequence[str] = (), *, check_functions: bool = True
+) -> Config:
+    """The config of a TOML file or a preset, with everything about it checked.
+
+    A preset lies under the file that names it, the file under the overrides. Nothing is
+    computed, but the modules that the config names are imported, from beside the file,
+    the working directory or where Python finds them: load only what you would run.
+
+    Args:
+      source: path of a TOML file, or the name of a preset; ``./name`` is always a file.
+      overrides: ``"key=value"``, as after ``--set``: the value is TOML or a bare word, a
+        dotted key reaches into a table.
+      check_functions: False leaves the named modules alone, for the config that a run
+        has stored.
+
+    Raises:
+      ConfigError: with every mistake there is, one line each.
+    """
+    changes, mistakes = read_overrides(overrides)
+    try:
+        name, folder, table = read_source(source)
+    except ConfigError as error:
+        raise ConfigError(error.source, [*error.mistakes, *mistakes]) from error
+    table = overlaid(table, changes)
+    mistakes += _misgiven(table)
+    doubtful = {"preset", "problem"} <= table.keys()
+    table, wrong = under_preset(table)
+    mistakes += wrong
+    values, wrong = _read(table)
+    mistakes += wrong
+    if "preset" not in table:
+        mistakes += _missing(table)
+    mistakes += inconsistent(values)
+    if check_functions and not doubtful:
+        mistakes += _unusable(values, table, folder)
+    if mistakes:
+        raise ConfigError(name, mistakes)
+    values.setdefault("weight_decay", (0.0,))
+    values.setdefault("observables", DEFAULT)
+    return Config(**values, source=name, folder=folder)
+
+
+def _misgiven(table: Table) -> list[str]:
+    """Keys of which the file and the overrides together give more than one."""
+    return [
+        f"{', '.join(group)}: got {' and '.join(given)}; allowed one of them"
+        for group in (("preset", "problem"), *ALTERNATIVES)
+        if len(given := [f"{key} = {shown(table[key])}" for key in group if key in table]) > 1
+    ]
+
+
+def _missing(table: Table) -> list[str]:
+    """Keys that the table and its preset do not give but a run needs."""
+    required = ["problem", "seed", "learning_rate"]
+    if table.get("optimizer") != WITHOUT_DECAY:
+        required.append("weight_decay")
+    mistakes = [
+        f"{key}: got nothing; allowed {keys.KINDS[key].allowed}"
+        + (', or preset = "name"' if key == "problem" else "")
+        for key in required
+        if key not in table
+    ]
+    if not any(key in table for key in ALTERNATIVES[0]):
+        mistakes.append("num_steps, tau: got neither; allowed one of them")
+    return mistakes
+
+
+def _read(table: Table) -> tuple[dict[str, Any], list[str]]:
+    """Every value that is as it should be, and what is wrong with the others."""
+    unknown = [key for key in table if key not in keys.KEYS]
+    lines = (
+        f"{shown_key(key)}: got an unknown key; allowed {', '.join(keys.KEYS)}"
+        + nearest(key, keys.KEYS)
+        for key in unknown
+    )
+    values, mistakes = {}, shortened(lines, len(unknown), "unknown keys")
+    for key in keys.KEYS[1:]:
+        if key in table:
+            found, wrong = keys.read_key(key, table[key])
+            mistakes += wrong
+            if found is not None:
+                values[key] = found
+    return values, mistakes
+
+
+def _unusable(values: dict[str, Any], table: Table, folder: Path | None) -> list[str]:
+    """What is wrong with the functions that are named."""
+    found, mistakes = {}, []
+    named = {"optimizer": "gdwd"} | {key: values.get(key) for key in table}
+    for key in ("problem", "start", "optimizer"):
+        if reference := named.get(key):
+            function, wrong = functions.find(key, reference, folder)
+            mistakes += wrong
+            if function is not None:
+                found[key] = function
+    if found.keys() != {"problem", "optimizer"} | ({"start"} & table.keys()):
+        return mistakes
+    return functions.misplaced(found, values.get("problem_options", {}), values.get("axes", {}))

@@ -1,0 +1,94 @@
+"""What is wrong with a config, in one line for each mistake."""
+
+import difflib
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+
+from sharpflow.experiments.config.toml import toml_key, toml_value
+
+_MOST_LISTED = 20
+_LONGEST = 60
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run, with everything that is wrong with it.
+
+    Attributes:
+      source: the file or preset it came from.
+      mistakes: one line for each, ``key: got VALUE; allowed ...``.
+    """
+
+    def __init__(self, source: str, mistakes: Sequence[str]) -> None:
+        self.source = source
+        self.mistakes = tuple(mistakes)
+        count = "1 mistake" if len(self.mistakes) == 1 else f"{len(self.mistakes)} mistakes"
+        super().__init__("\n  ".join([f"{one_line(source)}: {count}", *self.mistakes]))
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.source, self.mistakes)
+
+
+def mistake(key: str, value: object, allowed: str) -> str:
+    """The line of a key with a value that is not allowed."""
+    return f"{key}: got {shown(value)}; allowed {allowed}"
+
+
+def shown(value: object, depth: int = 2) -> str:
+    """Any value that TOML can hold, short and on one line, however hostile it is."""
+    if isinstance(value, str):
+        return toml_value(value if len(value) <= _LONGEST else value[:_LONGEST] + "…")
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return f"an integer of {value.bit_length()} bits"  # Python may refuse its digits
+    if isinstance(value, bool | int | float):
+        return toml_value(value)
+    if isinstance(value, Mapping):
+        pairs = [
+            f"{shown_key(key)} = {shown(item, depth - 1)}"
+            for key, item in _first(value.items(), depth)
+        ]
+        return "{" + ", ".join(_with_rest(pairs, len(value))) + "}"
+    if isinstance(value, Sequence):
+        items = [shown(item, depth - 1) for item in _first(value, depth)]
+        return "[" + ", ".join(_with_rest(items, len(value))) + "]"
+    return str(value)  # a date or a time
+
+
+def shown_key(key: str) -> str:
+    """A key, short and on one line."""
+    return toml_key(key if len(key) <= _LONGEST else key[:_LONGEST] + "…")
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """``; did you mean "..."?`` where ``name`` is close to one of the known, else nothing."""
+    if not isinstance(name, str):
+        return ""
+    found = difflib.get_close_matches(name[:_LONGEST], list(known), n=1)
+    return f'; did you mean "{found[0]}"?' if found else ""
+
+
+def reason(error: BaseException) -> str:
+    """An exception as one line: its type and what it says."""
+    said = one_line(str(error))
+    said = said if len(said) <= 5 * _LONGEST else said[: 5 * _LONGEST] + "…"
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks and without what else a terminal would act on."""
+    joined = " ".join(text.split())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in joined)
+
+
+def shortened(lines: Iterable[str], count: int, what: str) -> list[str]:
+    """The first of ``count`` lines and how many more there are: no key floods the report."""
+    first = list(itertools.islice(lines, _MOST_LISTED))
+    rest = count - len(first)
+    return [*first, f"{what}: {rest} more mistakes like these"] if rest else first
+
+
+def _first(items: Iterable, depth: int) -> list:
+    return list(itertools.islice(items, 4 if depth > 0 else 0))
+
+
+def _with_rest(items: list[str], count: int) -> list[str]:
+    return items if len(items) == count else [*items, f"… {count} in all"]

@@ -1,0 +1,183 @@
+"""A config as it is run: every key resolved, written as TOML, built into a grid's arguments."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sharpflow.experiments.config import functions
+from sharpflow.experiments.config.mistakes import ConfigError, mistake, reason
+from sharpflow.experiments.config.toml import toml_key, toml_value
+from sharpflow.models.problem import Problem, x64_enabled
+
+_LONGEST = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What ``load`` makes of a file or a preset; fields are named as its keys.
+
+    Attributes:
+      problem: ``"module:function"``.
+      seed, learning_rate, weight_decay: the axes that every grid has.
+      optimizer, start, dtype: of all its points.
+      num_steps, tau: how long; one of them is None.
+      record_every, record_at, num_records: when is recorded; at least two are None.
+      observables: what is recorded.
+      snapshot_every, group_width: as in ``simulate_grid``, or None.
+      problem_options: keywords of the problem function, lists as tuples.
+      axes: any other axes, name -> values.
+      description: one sentence, or empty.
+      source: the file or preset, for errors.
+      folder: where modules are looked for first, or None.
+
+    Two configs are equal where they ask for the same run: the description, source and
+    folder do not count.
+    """
+
+    problem: str
+    seed: tuple[int, ...]
+    learning_rate: tuple[float, ...]
+    weight_decay: tuple[float, ...]
+    observables: tuple[str, ...]
+    optimizer: str = "gdwd"
+    start: str | None = None
+    dtype: str = "float32"
+    num_steps: int | None = None
+    tau: float | None = None
+    record_every: int | None = None
+    record_at: tuple[int, ...] | None = None
+    num_records: int | None = None
+    snapshot_every: int | None = None
+    group_width: int | None = None
+    problem_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    axes: Mapping[str, tuple] = dataclasses.field(default_factory=dict)
+    description: str = dataclasses.field(default="", compare=False)
+    source: str = dataclasses.field(default="config", compare=False)
+    folder: Path | None = dataclasses.field(default=None, compare=False)
+
+    def to_toml(self) -> str:
+        """The text of a file that ``load`` reads back equal."""
+        lines = [f"description = {toml_value(self.description)}"] if self.description else []
+        tables = []
+        for name, value in self._compared():
+            if isinstance(value, Mapping):
+                if value:
+                    entries = (f"{toml_key(key)} = {toml_value(value[key])}" for key in value)
+                    tables += ["", f"[{name}]", *entries]
+            elif value is not None:
+                lines.append(f"{name} = {toml_value(value)}")
+        return "\n".join([*lines, *tables, ""])
+
+    def build(self) -> dict[str, Any]:
+        """Arguments of ``simulate_grid``: the problem, and every key that is set.
+
+        The problem function is called here, with its options and, where it names it,
+        ``dtype``; a function that takes one of the axes is left to the grid, which calls
+        it once for every value. ``start`` gets the dtype and those of the options that
+        it names.
+
+        Returns:
+          Keywords of ``simulate_grid``, ``problem`` among them.
+
+        Raises:
+          ConfigError: a function that raises, a problem function that returns anything
+            but a Problem, or one whose parameters are not of the config's dtype.
+        """
+        if self.dtype == "float64" and not x64_enabled():
+            allowed = "\"float32\"; or call jax.config.update('jax_enable_x64', True) first"
+            raise ConfigError(self.source, [mistake("dtype", self.dtype, allowed)])
+        problem = self._found("problem")
+        optimizer = self._found("optimizer")
+        arguments = {
+            "problem": self._built(problem),
+            "seeds": self.seed,
+            "learning_rates": self.learning_rate,
+            "weight_decays": self.weight_decay,
+            "axes": dict(self.axes) or None,
+            "optimizer": optimizer.function
+            if optimizer.reference in functions.OPTIMIZERS
+            else optimizer.guarded(self.folder, self.source, {}),
+            "start": None if self.start is None else self._guarded(self._found("start")),
+        }
+        kept = ("num_steps", "tau", "record_every", "record_at", "num_records", "observables")
+        arguments |= {name: getattr(self, name) for name in (*kept, "snapshot_every")}
+        arguments["group_width"] = self.group_width
+        return {name: value for name, value in arguments.items() if value is not None}
+
+    def _compared(self) -> Iterator[tuple[str, Any]]:
+        for field in dataclasses.fields(self):
+            if field.compare:
+                yield field.name, getattr(self, field.name)
+
+    def _found(self, key: str) -> functions.Function:
+        found, mistakes = functions.find(key, getattr(self, key), self.folder)
+        if found is None:
+            raise ConfigError(self.source, mistakes)
+        return found
+
+    def _guarded(self, function: functions.Function) -> Any:
+        keywords = functions.bound(function, self.problem_options, np.dtype(self.dtype))
+        return function.guarded(self.folder, self.source, keywords)
+
+    def _built(self, function: functions.Function) -> Any:
+        if isinstance(function.function, Problem):
+            return self._checked(function.function)
+        make = self._guarded(function)
+
+        def problem(**axes: Any) -> Problem:
+            return self._checked(make(**axes))
+
+        taken = [name for name in self.axes if function.takes(name)]
+        if not taken:
+            return problem()
+        problem.__signature__ = functions.keyword_signature(taken)  # type: ignore[attr-defined]
+        return problem
+
+    def _checked(self, problem: Any) -> Problem:
+        """The problem, refused where it is none or its parameters have another dtype."""
+        if not isinstance(problem, Problem):
+            allowed = f"a function that returns a Problem, not {type(problem).__name__}"
+            raise ConfigError(self.source, [mistake("problem", self.problem, allowed)])
+        if self.start is None:
+            self._check_dtype(problem)
+        return problem
+
+    def _check_dtype(self, problem: Problem) -> None:
+        try:
+            params = problem.init(jax.random.key(self.seed[0]))
+        except Exception as error:
+            said = f"problem: the init of {self.problem} raised {reason(error)}"
+            raise ConfigError(self.source, [said]) from error
+        for found in {str(jnp.result_type(leaf)) for leaf in jax.tree.leaves(params)}:
+            if found != self.dtype:
+                allowed = f'"{found}", which the parameters of {self.problem} have'
+                more = "; or let that function take a keyword dtype"
+                raise ConfigError(self.source, [mistake("dtype", self.dtype, allowed) + more])
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """What differs between the config of a run and another, one line for each key."""
+    before, after = _flat(old), _flat(new)
+    changed = {k: None for k in [*before, *after] if before.get(k) != after.get(k)}
+    return [f"{key}: the run has {_cut(before, key)}, now {_cut(after, key)}" for key in changed]
+
+
+def _cut(values: Mapping[str, str], key: str) -> str:
+    text = values.get(key, "nothing")
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _flat(config: Config) -> dict[str, str]:
+    """Every key that is set, those of tables dotted, with its value as text."""
+    values: dict[str, str] = {}
+    for name, value in config._compared():
+        if isinstance(value, Mapping):
+            values |= {f"{name}.{key}": toml_value(item) for key, item in value.items()}
+        elif value is not None:
+            values[name] = toml_value(value)
+    return values

@@ -1,0 +1,184 @@
+"""Where a config comes from: a preset, a file, and what the command line changes in it."""
+
+import importlib.resources
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sharpflow.experiments.config.mistakes import (
+    ConfigError,
+    mistake,
+    nearest,
+    one_line,
+    shown,
+    shown_key,
+)
+
+Table = dict[str, Any]
+
+# Of each group one key is enough: what is set above replaces what lies below.
+ALTERNATIVES = (("num_steps", "tau"), ("record_every", "record_at", "num_records"))
+_TABLES = ("axes", "problem_options")
+
+_LARGEST_FILE = 2**24
+_PATH = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_BARE_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]*")
+
+
+class Source(NamedTuple):
+    """A table as it was found.
+
+    Attributes:
+      name: what to call it in errors.
+      folder: where functions that it names may lie, or None.
+      table: what it says.
+    """
+
+    name: str
+    folder: Path | None
+    table: Table
+
+
+def presets() -> dict[str, str]:
+    """Names of the presets, each with the sentence that describes it."""
+    return {name: preset_table(name)["description"] for name in preset_names()}
+
+
+def preset_names() -> list[str]:
+    """Names of the presets, in alphabetical order."""
+    files = (importlib.resources.files("sharpflow.experiments") / "presets").iterdir()
+    return sorted(file.name[: -len(".toml")] for file in files if file.name.endswith(".toml"))
+
+
+def preset_table(name: str) -> Table:
+    """What the preset of this name says."""
+    folder = importlib.resources.files("sharpflow.experiments") / "presets"
+    return tomllib.loads((folder / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def read_source(source: str | os.PathLike[str]) -> Source:
+    """The table of a preset, by name, or of a TOML file, by path.
+
+    Raises:
+      ConfigError: neither, a file that cannot be read, or text that is not TOML.
+    """
+    name = os.fspath(source)
+    if name in preset_names():
+        return Source(name, None, {"preset": name})
+    return Source(name, Path(name).absolute().parent, _parsed(name, _text(name)))
+
+
+def read_overrides(overrides: Sequence[str]) -> tuple[Table, list[str]]:
+    """What ``key=value`` strings set, and what is wrong with them.
+
+    A value is TOML, or a bare word for a string; a dotted key reaches into a table. Of
+    two values for a key the later one counts.
+    """
+    table: Table = {}
+    mistakes = []
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        path = path.strip()
+        if not equals or not _PATH.fullmatch(path):
+            mistakes.append(f"--set: got {shown(override)}; allowed key=value or table.key=value")
+            continue
+        try:
+            value = _value(text.strip())
+        except (ValueError, RecursionError) as error:
+            allowed = f'a number, "text", a bare word or a [list] of TOML ({_said(error)})'
+            mistakes.append(mistake(f"--set {shown_key(path)}", text.strip(), allowed))
+            continue
+        *outer, key = path.split(".")
+        within = table
+        for part in outer:
+            if not isinstance(within.get(part), dict):
+                within[part] = {}
+            within = within[part]
+        within[key] = value
+    return table, mistakes
+
+
+def overlaid(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> Table:
+    """The lower table under the upper one.
+
+    The entries of ``axes`` and ``problem_options`` are merged; keys that are
+    alternatives, and an option that becomes an axis or the reverse, replace each other.
+    """
+    replaced = {key for group in ALTERNATIVES if any(k in upper for k in group) for key in group}
+    merged = {key: value for key, value in lower.items() if key not in replaced} | dict(upper)
+    for key, other in (_TABLES, _TABLES[::-1]):
+        below, above, elsewhere = lower.get(key), upper.get(key), upper.get(other)
+        if isinstance(below, dict) and isinstance(above, dict | None):
+            moved = elsewhere if isinstance(elsewhere, dict) else {}
+            kept = {name: value for name, value in below.items() if name not in moved}
+            merged[key] = kept | (above or {})
+    return merged
+
+
+def under_preset(table: Table) -> tuple[Table, list[str]]:
+    """The table over the preset that it names, if any, and what is wrong with the name.
+
+    A preset that is not changed keeps its description.
+    """
+    if "preset" not in table:
+        return table, []
+    name, names = table["preset"], preset_names()
+    if not isinstance(name, str) or name not in names:
+        return table, [mistake("preset", name, f"one of {', '.join(names)}") + nearest(name, names)]
+    preset = preset_table(name)
+    if table != {"preset": name}:
+        del preset["description"]
+    changed = {key: value for key, value in table.items() if key != "preset"}
+    return overlaid(preset, changed), []
+
+
+def _text(name: str) -> str:
+    try:
+        with open(name, "rb") as file:
+            data = file.read(_LARGEST_FILE + 1)
+    except IsADirectoryError as error:
+        allowed = "allowed a TOML file, or the name of a preset"
+        raise ConfigError(name, [f"is a folder; {allowed}"]) from error
+    except FileNotFoundError as error:
+        names = preset_names()
+        known = f"the presets are {', '.join(names)}{nearest(name, names)}"
+        raise ConfigError(name, [f"no such file, and no preset of this name; {known}"]) from error
+    except OSError as error:
+        raise ConfigError(name, [f"cannot be read: {error.strerror}"]) from error
+    except ValueError as error:
+        raise ConfigError(name, [f"is no path: {error}; allowed a TOML file"]) from error
+    if len(data) > _LARGEST_FILE:
+        raise ConfigError(name, [f"is larger than {_LARGEST_FILE} bytes; allowed a smaller file"])
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        where = f"line {data[: error.start].count(10) + 1}, byte {error.start}"
+        raise ConfigError(name, [f"is not UTF-8 ({where}); allowed a text file"]) from error
+
+
+def _parsed(name: str, text: str) -> Table:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(name, [f"is not TOML: {_said(error)}"]) from error
+
+
+def _value(text: str) -> Any:
+    if text.encode(errors="replace").decode() != text:
+        raise ValueError("is not UTF-8")
+    try:
+        found = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        if _BARE_WORD.fullmatch(text):
+            return text
+        raise
+    if found.keys() != {"value"}:
+        raise ValueError("is more than one value")
+    return found["value"]
+
+
+def _said(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else one_line(str(error))

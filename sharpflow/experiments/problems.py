@@ -1,0 +1,141 @@
+"""The problems of the presets, on data that comes with the package, and where they start."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sharpflow.models import digits, linear_regression, mlp
+from sharpflow.models.normalization import resolve_dtype, standardized_targets
+from sharpflow.models.problem import Params, Problem
+from sharpflow.theory.exact import minimum_norm_direction
+
+
+def mlp_digits(
+    num_images: int = 128,
+    num_test_images: int = 512,
+    widths: tuple[int, ...] = (64, 64),
+    normalization: str = "batch",
+    activation: str = "softplus",
+    *,
+    loss: str = "mse",
+    label_smoothing: float = 0.1,
+    logit_scale: float = 1.0,
+    dtype: object = None,
+) -> Problem:
+    """Batch-norm multilayer perceptron on handwritten digits, as ``mlp`` makes it.
+
+    Args:
+      num_images, num_test_images: trained on, and those after them that are tested on.
+      widths, normalization, activation: of the network.
+      loss, label_smoothing, logit_scale: as in ``mlp``.
+      dtype: float32 or float64; by default that of jax.
+
+    Returns:
+      A Problem with metrics ``train_accuracy``, ``test_accuracy`` and ``test_error``, or
+      ``test_loss`` for the cross-entropy.
+
+    Raises:
+      ValueError: more images than there are, or what ``mlp`` refuses.
+    """
+    return mlp(
+        *digits(num_images),
+        widths=widths,
+        normalization=normalization,
+        activation=activation,
+        loss=loss,
+        label_smoothing=label_smoothing,
+        logit_scale=logit_scale,
+        test=digits(num_test_images, offset=num_images),
+        dtype=dtype,
+    )
+
+
+def linear_regression_digits(num_images: int = 20, *, dtype: object = None) -> Problem:
+    """Batch-norm linear regression from the pixels of digits to their numbers.
+
+    The metric ``angle`` is α, with sin α the share of w outside the span of the centred
+    images: the angle to the minimum-norm solution, where the loss is 0. Its flow is
+    tan α(τ) = tan α(0) e^{−τ}.
+
+    Args:
+      num_images: at most about 60, or nothing fits their numbers exactly.
+      dtype: float32 or float64; by default that of jax.
+
+    Raises:
+      ValueError: numbers that the images cannot fit.
+    """
+    x, y = _numbered_digits(num_images)
+    problem = linear_regression(x, y, dtype=dtype)
+    span = jnp.asarray(_row_space(x), resolve_dtype(dtype))
+
+    def angle(w: jax.Array) -> jax.Array:
+        inside = span @ w
+        return jnp.arctan2(jnp.linalg.norm(w - inside @ span), jnp.linalg.norm(inside))
+
+    return Problem(init=problem.init, residual=problem.residual, metrics={"angle": angle})
+
+
+def start_at_angle(
+    key: jax.Array,
+    learning_rate: float,
+    weight_decay: float,
+    *,
+    angle: float = 1.2,
+    num_images: int = 20,
+    perturbation: float = 1e-4,
+    dtype: object = None,
+) -> Params:
+    """Params of ``linear_regression_digits`` at the edge, over a point of Γ at an angle.
+
+    Γ holds all directions cos α · (minimum-norm solution) + sin α · (unit vector outside
+    the span of the images); the key draws the latter. There J = (I − yyᵀ/n) x / (√n s),
+    s the standard deviation of the outputs, so that the top eigenvector of JᵀJ is the
+    same at every point.
+
+    Args:
+      key: of the direction outside the span.
+      learning_rate, weight_decay: η and λ, which set the norm.
+      angle: α in radians, in [0, π/2).
+      num_images, dtype: as of the problem.
+      perturbation: along the top eigenvector, relative to the norm.
+
+    Returns:
+      √(η λ_1/(2(1−ηλ))) (θ + perturbation · v_1), shape (64,).
+
+    Source: docs/theory.md, sections 5 and 6.
+    """
+    resolved = resolve_dtype(dtype)
+    x, y = _numbered_digits(num_images)
+    centred, inside = x - x.mean(axis=0), minimum_norm_direction(x, y)
+    targets = standardized_targets(y[:, None], np.dtype(np.float64))[:, 0]
+    jacobian = centred - np.outer(targets, targets @ centred) / num_images
+    _, sizes, rows = np.linalg.svd(jacobian, full_matrices=False)
+    flattest = np.square(sizes[0] / np.std(centred @ inside)) / num_images  # λ_1 at α = 0
+    span, solution, top = (
+        jnp.asarray(array, resolved) for array in (_row_space(x), inside, rows[0])
+    )
+
+    drawn = jax.random.normal(key, solution.shape, resolved)
+    outside = drawn - (span @ drawn) @ span
+    outside = outside / jnp.linalg.norm(outside)
+    alpha = jnp.asarray(angle, resolved)
+    eta, decay = jnp.asarray(learning_rate, resolved), jnp.asarray(weight_decay, resolved)
+    theta = jnp.cos(alpha) * solution + jnp.sin(alpha) * outside
+    sharpness = jnp.asarray(flattest, resolved) / jnp.square(jnp.cos(alpha))
+    norm = jnp.sqrt(0.5 * eta * sharpness / (1.0 - eta * decay))
+    return norm * (theta + perturbation * top)
+
+
+@cache
+def _numbered_digits(num_images: int) -> tuple[np.ndarray, np.ndarray]:
+    x, labels = digits(num_images)
+    return x, labels.astype(np.float64)
+
+
+def _row_space(x: np.ndarray) -> np.ndarray:
+    """Orthonormal rows that span those of the centred x."""
+    centred = x - x.mean(axis=0)
+    _, sizes, rows = np.linalg.svd(centred, full_matrices=False)
+    return rows[sizes > sizes[0] * max(centred.shape) * np.finfo(np.float64).eps]
