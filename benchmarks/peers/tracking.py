@@ -12,57 +12,26 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pyhessian
 import torch
 from curvlinops import HessianLinearOperator
-from scipy.sparse.linalg import LinearOperator, eigsh
+from network import (
+    Counted,
+    HalfSquare,
+    Network,
+    double_backward,
+    largest_eigenpair,
+    leaves,
+    loss_and_gradient,
+    random_start,
+    versions,
+)
 
 # λ₁, an eigenvector where there is one to start from, and products
 Value = tuple[float, np.ndarray | None, int]
-
-
-class Network(torch.nn.Module):
-    """Dense layers without biases, each batch-normed without affine map and epsilon."""
-
-    def __init__(self, kernels: list[np.ndarray]) -> None:
-        super().__init__()
-        self.kernels = torch.nn.ParameterList(torch.tensor(kernel) for kernel in kernels)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Outputs of shape (n, c)."""
-        for index, kernel in enumerate(self.kernels):
-            x = x @ kernel
-            # torch refuses eps = 0; this one adds nothing to a variance in float32
-            x = torch.nn.functional.batch_norm(x, None, None, training=True, eps=1e-30)
-            if index < len(self.kernels) - 1:
-                x = torch.nn.functional.softplus(x)
-        return x
-
-
-class HalfSquare(torch.nn.Module):
-    """½ mean over examples of the squared error summed over outputs."""
-
-    reduction = "mean"
-
-    def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The loss, shape ()."""
-        return 0.5 * (outputs - targets).square().sum() / targets.shape[0]
-
-
-class Counted:
-    """A function that counts its calls."""
-
-    def __init__(self, function: Callable) -> None:
-        self.function = function
-        self.count = 0
-
-    def __call__(self, *arguments: object) -> object:
-        self.count += 1
-        return self.function(*arguments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,29 +59,9 @@ class Peers:
         self.data = torch.tensor(images), torch.tensor(targets)
         self.loss = HalfSquare()
 
-    def gradient(self, network: Network) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Loss and gradient, to be differentiated again."""
-        images, targets = self.data
-        loss = self.loss(network(images), targets)
-        return loss, torch.autograd.grad(loss, list(network.parameters()), create_graph=True)
-
-    def double_backward(self, network: Network) -> Counted:
-        """The Hessian as an operator, by differentiating the gradient once for all products."""
-        parameters = list(network.parameters())
-        _, gradient = self.gradient(network)
-        sizes = [parameter.numel() for parameter in parameters]
-
-        def product(vector: np.ndarray) -> np.ndarray:
-            parts = torch.from_numpy(vector.astype(np.float32).ravel()).split(sizes)
-            shaped = [part.view_as(like) for part, like in zip(parts, parameters, strict=True)]
-            result = torch.autograd.grad(gradient, parameters, shaped, retain_graph=True)
-            return torch.cat([part.ravel() for part in result]).numpy()
-
-        return Counted(product)
-
     def arpack(self, network: Network, start: np.ndarray | None, tolerance: float = 0.0) -> Value:
         """scipy's eigsh; its default tolerance 0 is the precision of float32."""
-        return self._eigsh(self.double_backward(network), network, start, tolerance)
+        return self._eigsh(double_backward(network, *self.data), network, start, tolerance)
 
     def curvlinops(self, network: Network, start: np.ndarray | None) -> Value:
         """The operator of curvlinops, in eigsh with its defaults."""
@@ -141,12 +90,10 @@ class Peers:
     def _eigsh(
         self, product: Counted, network: Network, start: np.ndarray | None, tolerance: float
     ) -> Value:
-        size = sum(parameter.numel() for parameter in network.parameters())
         if start is None:
-            start = self.random.uniform(-1.0, 1.0, size)  # as ARPACK's own, but from a seed
-        operator = LinearOperator((size, size), matvec=product, dtype=np.float32)
-        values, vectors = eigsh(operator, k=1, which="LA", v0=start, tol=tolerance)
-        return float(values[0]), vectors[:, 0], product.count
+            start = random_start(network, self.random)
+        value, vector = largest_eigenpair(product, start, tolerance)
+        return value, vector, product.count
 
 
 def main() -> None:
@@ -175,7 +122,7 @@ def main() -> None:
     threads = f"threads {torch.get_num_threads()}"
     report = {
         name: {
-            "made": f"{_versions('torch', method.package)}, {threads}",
+            "made": f"{versions('torch', method.package)}, {threads}",
             "seeds": _run(method, task),
         }
         for name, method in methods.items()
@@ -183,13 +130,9 @@ def main() -> None:
     json.dump(report, sys.stdout)
 
 
-def _versions(*packages: str) -> str:
-    return ", ".join(f"{package} {version(package)}" for package in packages)
-
-
 def _run(method: Method, task: Mapping[str, np.ndarray]) -> list[list[dict[str, float]]]:
     """Products, relative error and seconds at all snapshots but the first, seed by seed."""
-    kernels = _leaves(task, "kernel")
+    kernels = leaves(task, "kernel")
     seeds = []
     for seed, truth in enumerate(task["truth"]):
         rows, vector = [], None
@@ -206,16 +149,13 @@ def _run(method: Method, task: Mapping[str, np.ndarray]) -> list[list[dict[str, 
 
 def _require_same_network(peers: Peers, task: Mapping[str, np.ndarray]) -> None:
     """Loss and gradient as jax has them, to the rounding of float32."""
-    loss, gradient = peers.gradient(Network([kernel[0, 0] for kernel in _leaves(task, "kernel")]))
+    network = Network(kernel[0, 0] for kernel in leaves(task, "kernel"))
+    loss, gradient = loss_and_gradient(network, *peers.data)
     np.testing.assert_allclose(loss.item(), task["loss"], rtol=1e-5)
-    expected = _leaves(task, "gradient")
+    expected = leaves(task, "gradient")
     scale = max(np.abs(leaf).max() for leaf in expected)
     for mine, theirs in zip(gradient, expected, strict=True):
         np.testing.assert_allclose(mine.detach().numpy(), theirs, rtol=0, atol=1e-5 * scale)
-
-
-def _leaves(task: Mapping[str, np.ndarray], name: str) -> list[np.ndarray]:
-    return [task[key] for key in sorted(task) if key.startswith(f"{name}_")]
 
 
 if __name__ == "__main__":
