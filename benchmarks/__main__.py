@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from sharpflow.experiments.checks import print_table, write_json
-from sharpflow.experiments.cli import configure_jax
+from sharpflow.experiments.environment import configure_jax, start_cache
 from sharpflow.simulator.provenance import provenance
 
 NAMES = ("cold_start", "flow", "tracking", "recording", "scale", "central_flow")
@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, metavar="PYTHON", help=of)
     arguments = parser.parse_args()
     configure_jax()
+    start_cache()
     from benchmarks import central_flow, cold_start, flow, recording, scale, tracking
 
     measures = {

@@ -249,10 +249,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/central_flow"))
     arguments = parser.parse_args()
-    from sharpflow.experiments.cli import configure_jax
+    from sharpflow.experiments.environment import configure_jax, start_cache
     from sharpflow.simulator.provenance import provenance
 
     configure_jax()
+    start_cache()
     checks, made = measure(arguments.out), provenance()
     print_table(checks, f"central flow on {made['device']}, jax {made['jax_version']}")
     write_json(checks, arguments.out / "central_flow.json", made)

@@ -1,11 +1,17 @@
-"""The command line. Only here is process-wide jax configuration touched."""
+"""The command line."""
 
-import os
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from sharpflow.experiments.environment import DEVICES, configure_jax, num_cores, start_cache
+
+BAD_INPUT = 2
+STOPPED = 128  # plus the number of the signal
 
 app = typer.Typer(
     help="Gradient descent with weight decay on scale-invariant losses, beside its predicted flow.",
@@ -13,6 +19,13 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
+
+Progress = Annotated[
+    bool | None, typer.Option(help="Show progress; by default on a terminal, `run` always.")
+]
+Device = Annotated[
+    str | None, typer.Option(help=f"One of {', '.join(DEVICES)}; the best there is.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -26,19 +39,18 @@ def _options(
         typer.echo(f"sharpflow {__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
-        raise typer.Exit(2)
+        raise typer.Exit(BAD_INPUT)
 
 
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for figures and numbers.")] = Path("runs/demo"),
     quick: Annotated[bool, typer.Option("--quick", help="Smaller problems, a short run.")] = False,
-    progress: Annotated[
-        bool | None, typer.Option(help="Show progress bars; by default on a terminal.")
-    ] = None,
+    progress: Progress = None,
 ) -> None:
     """Run the main job: GD+WD trajectories set against the flow that predicts them."""
     configure_jax()
+    start_cache()
     from sharpflow.experiments.demo.run import run_demo
 
     try:
@@ -51,29 +63,114 @@ def demo(
         raise typer.Exit(1)
 
 
-def configure_jax() -> None:
-    """Enable x64, single-threaded LAPACK and, on accelerators, a compilation cache.
+@app.command()
+def run(
+    config: Annotated[
+        str | None, typer.Argument(help="TOML file or preset; a resume needs none.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as learning_rate=[0.1]."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the grid, its memory and its time.")
+    ] = False,
+    device: Device = None,
+    cpu_devices: Annotated[
+        int | None, typer.Option(min=1, help="jax devices to split a CPU into; one for each core.")
+    ] = None,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="Share the grid among the cluster's processes.")
+    ] = False,
+    coordinator: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Process 0, where no cluster tells.")
+    ] = None,
+    num_processes: Annotated[int | None, typer.Option(min=1, help="How many there are.")] = None,
+    process_id: Annotated[int | None, typer.Option(min=0, help="Which of them this is.")] = None,
+    progress: Progress = True,
+) -> None:
+    """Run a grid of seeds, learning rates and weight decays into a folder."""
+    if device is not None and device not in DEVICES:
+        _refuse(f"--device: got {device}; allowed are {', '.join(DEVICES)}")
+    if out is None and not dry_run:
+        _refuse("--out: name the folder of the run, as in --out runs/mine")
+    configure_jax(device, num_cores() if cpu_devices is None else cpu_devices)
+    with _failures():
+        from sharpflow.experiments import run as runs
+        from sharpflow.simulator import join_processes
 
-    The threads of LAPACK wait for each other busily; beside those of jax they slow a
-    small eigendecomposition down many times on a loaded machine. The cache lies in
-    ``$SHARPFLOW_CACHE``, by default ``~/.cache/sharpflow/jax``. On a CPU jax prints
-    pages of warnings about machine features whenever it reads one, so there is none.
-    """
-    import jax
-    import matplotlib
-    import scipy.linalg  # noqa: F401  its LAPACK must be loaded to be limited
-    from threadpoolctl import threadpool_limits
+        processes = None
+        if distributed or coordinator is not None:
+            processes = join_processes(coordinator, num_processes, process_id)
+        folder = Path("runs") if out is None else out
+        resolved = runs.resolved_config(config, set_ or [], folder, resume)
+        start_cache()
+        if dry_run:
+            typer.echo("\n".join(runs.describe(resolved, runs.plan_config(resolved))))
+            return
+        ended = runs.run_config(
+            resolved, folder, resume=resume, processes=processes, progress=bool(progress)
+        )
+    typer.echo(f"{folder}: {ended}")
 
-    threadpool_limits(1, user_api="blas")
-    matplotlib.use("agg")
 
-    jax.config.update("jax_enable_x64", True)
-    if jax.default_backend() == "cpu":
-        return
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = os.environ.get("SHARPFLOW_CACHE") or str(Path(base) / "sharpflow" / "jax")
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+@app.command("list")
+def list_presets() -> None:
+    """List the presets that `run` takes by name."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from sharpflow.experiments.config import presets
+
+    table = Table("preset", "what one sees", box=box.HORIZONTALS, pad_edge=False)
+    for name, description in presets().items():
+        table.add_row(name, description)
+    Console().print(table)
+
+
+@app.command()
+def plot(
+    folder: Annotated[Path, typer.Argument(help="Of a run, finished or not.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the figures; by default DIR/figures.")
+    ] = None,
+    suffix: Annotated[str, typer.Option(help=".png, .pdf or .svg")] = ".png",
+) -> None:
+    """Draw heat maps over the grid of a run, and its seeds as bands."""
+    configure_jax()
+    with _failures():
+        from sharpflow import open_run
+        from sharpflow.experiments.plots import plot_grid
+
+        for path in plot_grid(open_run(folder), out or folder / "figures", suffix=suffix):
+            typer.echo(path)
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[None]:
+    """Bad input exits with 2, a full disk with 1, a signal with 128 and its number."""
+    from sharpflow.simulator import Interrupted, RunLockedError, StorageError
+
+    try:
+        yield
+    except Interrupted as stopped:
+        typer.echo("stopped; what was done is kept: go on with --resume", err=True)
+        raise typer.Exit(STOPPED + stopped.signal_number) from None
+    except StorageError as error:
+        typer.echo(f"error: {error.strerror}", err=True)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        _refuse(f"{error.filename}: {error.strerror}")
+    except (ValueError, RunLockedError) as error:
+        _refuse(str(error))
+
+
+def _refuse(message: str) -> None:
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(BAD_INPUT)
 
 
 def main() -> None:

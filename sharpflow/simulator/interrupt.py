@@ -41,7 +41,8 @@ class Stop:
 def stop_between_chunks() -> Iterator[Stop]:
     """Turn the first SIGINT or SIGTERM into a request; a second one acts at once.
 
-    Outside the main thread, where Python sets no handlers, signals act as they did.
+    A signal that the process was told to ignore stays ignored. Outside the main thread,
+    where Python sets no handlers, signals act as they did.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -54,8 +55,9 @@ def stop_between_chunks() -> Iterator[Stop]:
         for kind, handler in before.items():
             signal.signal(kind, handler)
 
-    before = {kind: signal.getsignal(kind) for kind in _SIGNALS}
-    for kind in _SIGNALS:
+    handlers = {kind: signal.getsignal(kind) for kind in _SIGNALS}
+    before = {kind: h for kind, h in handlers.items() if h not in (None, signal.SIG_IGN)}
+    for kind in before:
         signal.signal(kind, ask)
     try:
         yield stop

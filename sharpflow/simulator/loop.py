@@ -166,9 +166,10 @@ def run_rows(
     num_rows, num_lanes = rows.gaps.shape
     lanes = jnp.arange(num_lanes)
     side_by_side = _alone if num_lanes == 1 else jax.vmap
-    step = side_by_side(partial(_one_step, program))
-    record = partial(_record_if_active, program)
-    record = partial(_in_turn, record) if program.in_turn else side_by_side(record)
+    step: Callable[..., Any] = side_by_side(partial(_one_step, program))
+    record_lane = partial(_record_if_active, program)
+    in_turn = partial(_in_turn, record_lane)
+    record: Callable[..., Any] = in_turn if program.in_turn else side_by_side(record_lane)
 
     def row(index: Array, carry: tuple) -> tuple:
         state, columns, snapshots, taken = carry
@@ -189,7 +190,7 @@ def run_rows(
             lambda: record(gap > 0, before, loss, gradient, state.params),
             lambda: (_zeros(recorded), before.memories),
         )
-        state = state.replace(memories=memories)  # type: ignore[attr-defined]
+        state = state.replace(memories=memories)
         state = jax.lax.fori_loop(
             1, jnp.max(gap), lambda i, now: step(now, i < gap, hyperparameters)[0], state
         )

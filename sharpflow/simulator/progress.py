@@ -51,21 +51,27 @@ def progress_bar(
         clock = _Clock(total, done)
 
         def advance(count: int, note: str = "") -> None:
-            clock.new += count
-            bar.update(task, advance=count, state=clock.state() + note)
+            bar.update(task, advance=count, state=clock.advance(count) + note)
 
         yield advance
 
 
 class _Clock:
-    """How fast it goes and how long it takes."""
+    """How fast it goes and how long it takes; what comes before the first advance, which
+    compiling is part of, does not count."""
 
     def __init__(self, total: int, done: int) -> None:
         self.total, self.done, self.new = total, done, 0
-        self.began = time.monotonic()
+        self.began: tuple[float, int] | None = None
 
-    def state(self) -> str:
-        rate = self.new / max(time.monotonic() - self.began, 1e-9)
+    def advance(self, count: int) -> str:
+        self.new += count
+        now = time.monotonic()
+        if self.began is None:
+            self.began = now, self.new
+            return ""
+        seconds, before = now - self.began[0], self.began[1]
+        rate = (self.new - before) / max(seconds, 1e-9)
         left = round((self.total - self.done - self.new) / max(rate, 1e-9))
         return f"{rate:,.0f} steps/s, {datetime.timedelta(seconds=left)} left"
 
@@ -74,10 +80,11 @@ def _lines(total: int, description: str, done: int) -> Advance:
     clock = _Clock(total, done)
 
     def advance(count: int, note: str = "") -> None:
-        clock.new += count
+        state = clock.advance(count)
         share = (clock.done + clock.new) / max(total, 1)
         now = datetime.datetime.now().strftime("%H:%M:%S")
-        line = f"{now} {description}: {share:.0%} of {total:,} steps, {clock.state()}{note}"
+        words = ", ".join(part for part in (f"{share:.0%} of {total:,} steps", state) if part)
+        line = f"{now} {description}: {words}{note}"
         print(line, file=sys.stderr, flush=True)
 
     return advance

@@ -2,13 +2,12 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 
 from sharpflow.simulator.grid import layout as laid
-from sharpflow.simulator.grid.lanes import CompiledChunk, Lanes, stacked
+from sharpflow.simulator.grid.compiled import CompiledChunk, stacked
 from sharpflow.simulator.grid.layout import Layout
 from sharpflow.simulator.grid.points import Points
 from sharpflow.simulator.loop import Program
@@ -17,21 +16,21 @@ from sharpflow.simulator.schedule import Schedule
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """What a chunk costs.
+    """What a group of points costs on all devices at once.
 
     Attributes:
-      update: seconds for an update of all lanes.
-      record: seconds for a record of all lanes.
-      lanes: how many they are.
+      update: seconds for an update of a group on each device.
+      record: seconds for a record of a group on each device.
+      points: in all these groups.
     """
 
     update: float
     record: float
-    lanes: int
+    points: int
 
     def seconds(self, updates: float, records: float) -> float:
-        """For so many updates and records of single points, lanes never idle."""
-        return (updates * self.update + records * self.record) / self.lanes
+        """For so many updates and records of single points, no device ever idle."""
+        return (updates * self.update + records * self.record) / self.points
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,30 +79,25 @@ def build_engine(
     in_turn = laid.runs_in_turn(devices)
     num_rows = min(schedule.num_records, laid.MOST_ROWS)
 
-    def compiled(width: int, groups: int, num_rows: int) -> CompiledChunk:
-        lanes = Lanes(devices, groups, width)
+    def compiled(width: int, num_rows: int) -> CompiledChunk:
         kept = 0 if snapshot_every is None else -(-num_rows // snapshot_every)
         return CompiledChunk(
             dataclasses.replace(program, num_snapshots=kept, in_turn=in_turn),
-            lanes,
+            devices,
             num_rows,
-            _repeated([points.state(pending[0])], lanes.count),
-            _repeated([points.hyperparameters(pending[0])], lanes.count),
+            stacked([points.state(pending[0])] * width),
+            stacked([points.hyperparameters(pending[0])] * width),
         )
 
     if stored is not None:
-        chunk = compiled(stored.width, stored.groups, stored.capacity)
+        chunk = compiled(stored.width, stored.capacity)
         return Engine(chunk, dataclasses.replace(stored, devices=len(devices)), None)
 
-    def groups(width: int) -> int:
-        return laid.num_groups(len(pending), len(devices), width, in_turn=in_turn)
-
     def attempt(width: int) -> tuple[CompiledChunk, Timing]:
-        chunk = compiled(width, groups(width), num_rows)
-        room = laid.device_memory(devices[0], len(devices))
-        while chunk.memory_bytes > laid.SHARE_OF_MEMORY * room and chunk.lanes.count > len(devices):
-            width = max(int(width * laid.SHARE_OF_MEMORY * room / chunk.memory_bytes), 1)
-            chunk = compiled(width, 1, num_rows)
+        chunk = compiled(width, num_rows)
+        room = laid.SHARE_OF_MEMORY * laid.device_memory(devices[0], len(devices))
+        while chunk.memory_bytes > room and chunk.width > 1:
+            chunk = compiled(max(int(chunk.width * room / chunk.memory_bytes), 1), num_rows)
         return chunk, time_chunk(chunk, points, pending)
 
     updates = float(sum(schedule.num_steps[point] for point in pending))
@@ -121,12 +115,13 @@ def build_engine(
         if cost(best) > laid.WORTH_TRYING:
             best = min([best, *(attempt(other) for other in others)], key=cost)
     chunk, timing = best
-    gap = int(max(schedule.gaps(point, 1).max() for point in pending[:1]))
-    pieces = laid.num_pieces(gap, timing.update)
-    row = timing.record / pieces + timing.update * gap / pieces
+    groups = laid.num_groups(len(pending), len(devices), chunk.width, in_turn=in_turn)
+    gap = int(schedule.gaps(pending[0], 1).max())
+    pieces = laid.num_pieces(gap, groups * timing.update)
+    row = groups * (timing.record + timing.update * gap) / pieces
     layout = Layout(
-        width=chunk.lanes.width,
-        groups=chunk.lanes.groups,
+        width=chunk.width,
+        groups=groups,
         devices=len(devices),
         rows=laid.chunk_rows(num_rows, row, pieces),
         capacity=num_rows,
@@ -135,20 +130,39 @@ def build_engine(
     return Engine(chunk, layout, timing)
 
 
+class _Trial:
+    """A group whose chunks are timed."""
+
+    def __init__(self, chunk: CompiledChunk, points: Points, few: Sequence[int]) -> None:
+        self.device: int | None = None
+        self._chunk = chunk
+        self._state = stacked([points.state(point) for point in few])
+        self._keywords = stacked([points.hyperparameters(point) for point in few])
+
+    def run(self, device: int, gap: int, observe: bool) -> None:
+        if self.device is None:
+            self._state, self._keywords = self._chunk.place((self._state, self._keywords), device)
+            self.device = device
+        gaps = np.full((1, self._chunk.width), gap, np.int32)
+        rows = self._chunk.rows(gaps, observe)
+        made = self._chunk.run(self.device, self._state, self._keywords, rows)
+        self._state, *_ = jax.block_until_ready(made)
+
+
 def time_chunk(chunk: CompiledChunk, points: Points, pending: Sequence[int]) -> Timing:
-    """Time updates and records of the first points, repeated over the lanes."""
-    few = pending[: min(chunk.lanes.count, 16)]
-    count = chunk.lanes.count
-    state = chunk.lanes.place(_repeated([points.state(point) for point in few], count))
-    keywords = chunk.lanes.place(_repeated([points.hyperparameters(p) for p in few], count))
+    """Time updates and records of the first points, a group on every device."""
+    count = chunk.num_devices * chunk.width
+    several = [pending[index % min(len(pending), 16)] for index in range(count)]
+    trials = [
+        _Trial(chunk, points, several[start : start + chunk.width])
+        for start in range(0, count, chunk.width)
+    ]
 
     def seconds(gap: int, observe: bool) -> float:
-        def call() -> None:
-            nonlocal state
-            rows = chunk.rows(np.full((1, count), gap, np.int32), observe)
-            state, *_ = jax.block_until_ready(chunk(state, keywords, rows))
+        def work(trial: _Trial, device: int) -> None:
+            trial.run(device, gap, observe)
 
-        return laid.best_seconds(call, 2)
+        return laid.best_seconds(lambda: chunk.spread(trials, work), 2)
 
     seconds(1, True)  # the first record starts from nothing
     with_record = seconds(1, True)
@@ -156,8 +170,4 @@ def time_chunk(chunk: CompiledChunk, points: Points, pending: Sequence[int]) -> 
     while (taken := seconds(gap, False)) < laid.RELIABLE and gap < laid.MOST_TIMED:
         gap *= 4
     update = taken / gap
-    return Timing(update=update, record=max(with_record - update, 0.0), lanes=count)
-
-
-def _repeated(trees: Sequence[Any], count: int) -> Any:
-    return stacked([trees[index % len(trees)] for index in range(count)])
+    return Timing(update=update, record=max(with_record - update, 0.0), points=count)

@@ -39,6 +39,10 @@ class Layout:
     capacity: int
     pieces: int
 
+    def rounds_as(self, other: "Layout") -> bool:
+        """Whether a point has the same bits and the same rows under another layout."""
+        return (self.width, self.pieces) == (other.width, other.pieces)
+
 
 def runs_in_turn(devices: Sequence[jax.Device]) -> bool:
     """Whether points run one after the other on a device, as on a CPU, or side by side."""

@@ -13,7 +13,7 @@ import numpy as np
 from sharpflow.models.problem import Problem
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.grid.axes import BASE, Axes, grid_axes, keywords_of
-from sharpflow.simulator.grid.lanes import stacked
+from sharpflow.simulator.grid.compiled import stacked
 from sharpflow.simulator.grid.points import (
     GridRule,
     MakeOptimizer,

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sharpflow.simulator.grid.lanes import CompiledChunk
+from sharpflow.simulator.grid.compiled import CompiledChunk, stacked
 from sharpflow.simulator.grid.layout import Layout
 from sharpflow.simulator.grid.points import Points
 from sharpflow.simulator.grid.sink import Sink
@@ -41,12 +41,41 @@ class _Lane:
         return len(self.gaps) - self.position
 
 
+@dataclasses.dataclass(eq=False)
+class _Group:
+    """Lanes that are updated together.
+
+    Attributes:
+      lanes: the points in them.
+      state, keywords: of the lanes, as numpy arrays.
+      device: index of the one that holds ``placed``, or None.
+      placed: state and keywords on that device.
+      columns, snapshots: of the last chunk.
+      observe, snapshot: which rows of it recorded, and kept the params in which lane.
+    """
+
+    lanes: list[_Lane | None]
+    state: LoopState
+    keywords: dict[str, np.ndarray]
+    device: int | None = None
+    placed: tuple[Any, Any] | None = None
+    columns: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    snapshots: Any = None
+    observe: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, bool))
+    snapshot: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), bool))
+
+    @property
+    def occupied(self) -> list[tuple[int, _Lane]]:
+        return [(index, lane) for index, lane in enumerate(self.lanes) if lane is not None]
+
+
 class BatchRun:
     """Runs the points of a batch to their ends.
 
     Args:
       number: of the batch.
       chunk: compiled for ``layout``.
+      layout: how many points are in flight, and how far a chunk goes.
       points: how they start.
       schedule: how far they run.
       sink: where records go.
@@ -69,7 +98,9 @@ class BatchRun:
         self.number, self.chunk, self.layout = number, chunk, layout
         self.points, self.schedule, self.sink = points, schedule, sink
         self.snapshot_every, self.final_params = snapshot_every, final_params
-        self.lanes: list[_Lane | None] = [None] * chunk.lanes.count
+        self.groups: list[_Group] = []
+        self.waiting: list[int] = []
+        self.resumed = Checkpoint({}, {})
 
     def run(
         self, pending: Sequence[int], resumed: Checkpoint, stop: Stop, advance: Advance
@@ -87,150 +118,145 @@ class BatchRun:
           StorageError: the disk did not take what had to be written.
         """
         begun = [point for point in pending if point in resumed.positions]
-        waiting = begun + [point for point in pending if point not in resumed.positions]
-        example = self.points.state(pending[0])
-        width = self.chunk.lanes.count
-        host = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf)[None], width, axis=0), example)
-        keywords = {
-            name: np.repeat(value, width)
-            for name, value in self.points.hyperparameters(pending[0]).items()
-        }
-        state: Any = None
+        self.waiting = begun + [point for point in pending if point not in resumed.positions]
+        self.resumed = resumed
+        width, first = self.layout.width, pending[0]
+        state, keywords = self.points.state(first), self.points.hyperparameters(first)
+        self.groups = [
+            _Group([None] * width, stacked([state] * width), stacked([keywords] * width))
+            for _ in range(self.layout.groups * self.chunk.num_devices)
+        ]
         while True:
-            if self._fill(waiting, resumed, host, keywords):
-                state = self.chunk.lanes.place(host)
-                placed = self.chunk.lanes.place(keywords)
-                self._checkpoint(host)
-            if all(lane is None for lane in self.lanes):
+            for group in self.groups:
+                self._fill(group)
+            self._checkpoint()
+            active = [group for group in self.groups if group.occupied]
+            if not active:
                 return
             if stop.signal_number is not None:
                 raise Interrupted("stopped between two chunks", stop.signal_number)
-            state, made = self._run_chunk(state, placed, host)
-            advance(made, self._note(waiting))
+            before = sum(int(group.state.step.sum()) for group in active)
+            self.chunk.spread(active, self._run_chunk)
+            advance(sum(int(group.state.step.sum()) for group in active) - before, self._note())
+            for group in active:
+                self._harvest(group)
 
-    def _fill(
-        self, waiting: list[int], resumed: Checkpoint, host: LoopState, keywords: dict
-    ) -> bool:
-        """Put waiting points into empty lanes; those in flight are at the same piece."""
-        filled = False
-        for index, lane in enumerate(self.lanes):
-            if lane is not None or not waiting:
+    def _fill(self, group: _Group) -> None:
+        """Put waiting points into empty lanes; those of a group are at the same piece."""
+        for index, lane in enumerate(group.lanes):
+            if lane is not None or not self.waiting:
                 continue
-            phase = self._phase()
-            pieces = self.layout.pieces
+            phases = [other.position % self.layout.pieces for _, other in group.occupied]
+            position = self.resumed.positions.get
             fitting = (
                 place
-                for place, point in enumerate(waiting)
-                if phase in (None, resumed.positions.get(point, 0) % pieces)
+                for place, point in enumerate(self.waiting)
+                if not phases or position(point, 0) % self.layout.pieces == phases[0]
             )
             place = next(fitting, None)
             if place is None:
-                break
-            point = waiting.pop(place)
-            gaps = self.schedule.gaps(point, pieces)
-            position = resumed.positions.get(point, 0)
-            self.lanes[index] = _Lane(point, gaps, np.cumsum(gaps) - gaps, position)
-            if point in resumed.states:
-                leaves = resumed.states[point]
-            else:
-                leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self.points.state(point))]
-            for kept, leaf in zip(jax.tree.leaves(host), leaves, strict=True):
+                return
+            point = self.waiting.pop(place)
+            gaps = self.schedule.gaps(point, self.layout.pieces)
+            group.lanes[index] = _Lane(point, gaps, np.cumsum(gaps) - gaps, position(point, 0))
+            leaves = self.resumed.states.get(point) or jax.tree.leaves(self.points.state(point))
+            for kept, leaf in zip(jax.tree.leaves(group.state), leaves, strict=True):
                 kept[index] = leaf
             for name, value in self.points.hyperparameters(point).items():
-                keywords[name][index] = value
-            filled = True
-        return filled
+                group.keywords[name][index] = value
+            group.device = group.placed = None
 
-    def _phase(self) -> int | None:
-        lane = next((lane for lane in self.lanes if lane is not None), None)
-        return None if lane is None else lane.position % self.layout.pieces
-
-    def _run_chunk(
-        self, state: LoopState, keywords: dict, host: LoopState
-    ) -> tuple[LoopState, int]:
-        """One chunk; the state after it, also in ``host``, and the updates made."""
-        occupied = [(index, lane) for index, lane in enumerate(self.lanes) if lane is not None]
+    def _run_chunk(self, group: _Group, device: int) -> None:
+        """One chunk of a group, on a device; called by a thread of its own."""
+        occupied = group.occupied
         count = min(self.layout.rows, max(lane.rows_left for _, lane in occupied))
-        pieces, phase = self.layout.pieces, occupied[0][1].position % self.layout.pieces
-        observe = (phase + np.arange(count)) % pieces == 0
-        gaps = np.zeros((count, len(self.lanes)), np.int32)
-        snapshot = np.zeros(gaps.shape, bool)
+        pieces = self.layout.pieces
+        phase = occupied[0][1].position % pieces
+        gaps = np.zeros((count, len(group.lanes)), np.int32)
+        group.observe = (phase + np.arange(count)) % pieces == 0
+        group.snapshot = np.zeros(gaps.shape, bool)
         for index, lane in occupied:
             own = lane.gaps[lane.position : lane.position + count]
             gaps[: len(own), index] = own
             if self.snapshot_every is not None:
                 records = (lane.position + np.arange(count)) // pieces
-                snapshot[:, index] = observe & (records % self.snapshot_every == 0)
-        snapshot &= gaps > 0
-        before = host.step.copy()
-        state, columns, snapshots = self.chunk(
-            state, keywords, self.chunk.rows(gaps, observe, snapshot)
-        )
-        columns, snapshots = jax.tree.map(np.asarray, (columns, snapshots))
-        # copies: the next chunk reuses the buffers of the state
-        for kept, leaf in zip(jax.tree.leaves(host), jax.tree.leaves(state), strict=True):
-            kept[...] = np.asarray(leaf)
-        for index, lane in occupied:
-            made = {name: values[:count, index] for name, values in columns.items()}
-            self._write(lane, made, observe)
-            if snapshots is not None:
-                taken = jax.tree.map(lambda leaf, i=index: leaf[:, i], snapshots)
-                self._write_snapshots(lane, taken, made["step"], snapshot[:, index])
+                due = group.observe & (records % self.snapshot_every == 0)
+                group.snapshot[:, index] = due & (gaps[:, index] > 0)
+        rows = self.chunk.rows(gaps, group.observe, group.snapshot)
+        if group.device != device or group.placed is None:
+            group.placed = self.chunk.place((group.state, group.keywords), device)
+        placed, keywords = group.placed
+        state, columns, snapshots = self.chunk.run(device, placed, keywords, rows)
+        group.columns, group.snapshots = jax.tree.map(np.asarray, (columns, snapshots))
+        # a copy: the next chunk reuses the buffers of the state
+        group.state = jax.tree.map(np.array, state)
+        group.device, group.placed = device, (state, keywords)
+
+    def _harvest(self, group: _Group) -> None:
+        """Write what a chunk recorded; points that are done leave."""
+        count = len(group.observe)
+        for index, lane in group.occupied:
+            columns = {name: values[:count, index] for name, values in group.columns.items()}
+            valid = _valid_rows(lane, columns["step"])
+            self._write(lane, columns, group.observe[:valid])
+            if group.snapshots is not None:
+                taken = jax.tree.map(lambda leaf, i=index: leaf[:, i], group.snapshots)
+                self._write_snapshots(lane, taken, group.snapshot[:valid, index])
             lane.position += min(count, lane.rows_left)
-            self._leave_if_done(index, lane, host)
-        self._checkpoint(host)
-        return state, int((host.step - before).sum())
+            status = int(group.state.status[index])
+            if status != Status.SUCCESS or not lane.rows_left:
+                if self.final_params:
+                    last = jax.tree.map(lambda leaf, i=index: leaf[i], group.state.params)
+                    self.sink.write_params("final_params", lane.point, last)
+                self.sink.finish(lane.point, status, int(group.state.step[index]))
+                group.lanes[index] = None
 
     def _write(self, lane: _Lane, columns: dict[str, np.ndarray], observe: np.ndarray) -> None:
-        """Write the rows that a lane ran before it was done or diverged."""
-        valid = self._valid(lane, columns["step"])
-        if not valid:
+        """Write rows, of which ``observe`` says whether they recorded."""
+        if not observe.size:
             return
-        pieces = self.layout.pieces
-        rows = np.flatnonzero(observe[:valid])
-        records = (lane.position + np.arange(valid)) // pieces
+        rows = np.flatnonzero(observe)
+        records = (lane.position + np.arange(observe.size)) // self.layout.pieces
         for name, values in columns.items():
             if name in RUNNING:
                 # of each record the last row: means over all updates since it
-                last = np.append(np.flatnonzero(np.diff(records)), valid - 1)
+                last = np.append(np.flatnonzero(np.diff(records)), observe.size - 1)
                 self.sink.write(name, lane.point, int(records[0]), values[last])
             elif name != "step" and rows.size:
                 self.sink.write(name, lane.point, int(records[rows[0]]), values[rows])
 
-    def _write_snapshots(
-        self, lane: _Lane, taken: Any, steps: np.ndarray, snapshot: np.ndarray
-    ) -> None:
+    def _write_snapshots(self, lane: _Lane, taken: Any, snapshot: np.ndarray) -> None:
         assert self.snapshot_every is not None
-        valid = self._valid(lane, steps)
-        rows = np.flatnonzero(snapshot[:valid])
+        rows = np.flatnonzero(snapshot)
         if rows.size:
-            first = (lane.position + int(rows[0])) // self.layout.pieces // self.snapshot_every
+            record = (lane.position + int(rows[0])) // self.layout.pieces
             kept = jax.tree.map(lambda leaf: leaf[: rows.size], taken)
-            self.sink.write_snapshots(lane.point, first, kept)
+            self.sink.write_snapshots(lane.point, record // self.snapshot_every, kept)
 
-    def _valid(self, lane: _Lane, steps: np.ndarray) -> int:
-        """Rows at whose start the lane was where its schedule has it."""
-        count = min(lane.rows_left, len(steps))
-        planned = lane.starts[lane.position : lane.position + count]
-        late = np.flatnonzero(steps[:count] != planned)
-        return int(late[0]) if late.size else count
+    def _checkpoint(self) -> None:
+        """Keep where the points are that have begun, in a lane or before one is free."""
+        positions: dict[int, int] = {}
+        states: list[list[np.ndarray]] = []
+        for group in self.groups:
+            leaves = jax.tree.leaves(group.state)
+            for index, lane in group.occupied:
+                positions[lane.point] = lane.position
+                states.append([leaf[index] for leaf in leaves])
+        for point in self.waiting:
+            if point in self.resumed.states:
+                positions[point] = self.resumed.positions[point]
+                states.append(self.resumed.states[point])
+        columns = [np.stack(column) for column in zip(*states, strict=True)]
+        self.sink.checkpoint(self.number, positions, columns)
 
-    def _leave_if_done(self, index: int, lane: _Lane, host: LoopState) -> None:
-        status = int(host.status[index])
-        if status == Status.SUCCESS and lane.rows_left:
-            return
-        if self.final_params:
-            last = jax.tree.map(lambda leaf: leaf[index], host.params)
-            self.sink.write_params("final_params", lane.point, last)
-        self.sink.finish(lane.point, status, int(host.step[index]))
-        self.lanes[index] = None
+    def _note(self) -> str:
+        flying = sum(len(group.occupied) for group in self.groups)
+        return f", {flying} points in flight, {len(self.waiting)} waiting"
 
-    def _checkpoint(self, host: LoopState) -> None:
-        occupied = [index for index, lane in enumerate(self.lanes) if lane is not None]
-        positions = {lane.point: lane.position for lane in self.lanes if lane is not None}
-        leaves = [leaf[occupied] for leaf in jax.tree.leaves(host)]
-        self.sink.checkpoint(self.number, positions, leaves)
 
-    def _note(self, waiting: Sequence[int]) -> str:
-        flying = sum(lane is not None for lane in self.lanes)
-        return f", {flying} points in flight, {len(waiting)} waiting"
+def _valid_rows(lane: _Lane, steps: np.ndarray) -> int:
+    """Rows at whose start a lane was where its schedule has it; not so once it is frozen."""
+    count = min(lane.rows_left, len(steps))
+    planned = lane.starts[lane.position : lane.position + count]
+    late = np.flatnonzero(steps[:count] != planned)
+    return int(late[0]) if late.size else count

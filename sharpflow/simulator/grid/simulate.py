@@ -25,7 +25,8 @@ from sharpflow.simulator.progress import progress_bar
 from sharpflow.simulator.provenance import git_revision, provenance
 from sharpflow.simulator.store.arrays import dataset, in_memory
 from sharpflow.simulator.store.checkpoint import Checkpoint
-from sharpflow.simulator.store.folder import RunFolder, open_run, storage_errors
+from sharpflow.simulator.store.errors import storage_errors
+from sharpflow.simulator.store.folder import RunFolder, open_run
 from sharpflow.simulator.store.lock import announce, announced, launch_lock
 from sharpflow.simulator.updates import gdwd
 
@@ -243,8 +244,12 @@ def _in_folder(
                     continue
                 engine = _engine(grid, points, pending, devices, width, layouts[number])
                 if layouts[number] is None:
-                    run.save_layout(number, dataclasses.asdict(engine.layout))
+                    layout = Layout(**run.settle_layout(number, dataclasses.asdict(engine.layout)))
+                    if not layout.rounds_as(engine.layout):
+                        engine = _engine(grid, points, pending, devices, width, layout)
                 _run(grid, number, points, engine, sink).run(pending, begun[number], stop, advance)
+        if PENDING not in sink.statuses():
+            run.finish()
 
 
 def _open(grid: Grid, run: RunFolder, processes: Processes, resume: bool) -> None:

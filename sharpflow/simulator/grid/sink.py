@@ -9,7 +9,8 @@ import numpy as np
 from sharpflow.models.problem import Params
 from sharpflow.simulator.grid.axes import Axes
 from sharpflow.simulator.grid.variables import parameter_names
-from sharpflow.simulator.store.folder import RunFolder, storage_errors
+from sharpflow.simulator.store.errors import storage_errors
+from sharpflow.simulator.store.folder import RunFolder
 from sharpflow.theory.status import Status
 
 

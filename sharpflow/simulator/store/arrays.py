@@ -111,12 +111,6 @@ def dataset(
     return xarray.Dataset(found, attrs=dict(attributes)).set_coords(coordinates)
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove what a killed process left half written."""
-    for path in folder.rglob("*.partial"):
-        path.unlink(missing_ok=True)
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Zarr warns that strings and consolidated metadata came after its specification."""

@@ -1,14 +1,13 @@
 """Checkpoints: arrays with a manifest that names their digest. No pickle."""
 
+import contextlib
 import dataclasses
-import hashlib
-import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from sharpflow.simulator.store.files import digest, read_sealed, write_atomically, write_sealed
 
 _KEPT = 2
 
@@ -31,7 +30,7 @@ def write_checkpoint(
 ) -> None:
     """Add a checkpoint to a folder and remove all but the last two.
 
-    A checkpoint counts once its manifest is there, which is written last.
+    A checkpoint counts once its manifest is there, which is written last and removed first.
 
     Args:
       folder: of the checkpoints of one process.
@@ -40,18 +39,16 @@ def write_checkpoint(
     """
     folder.mkdir(parents=True, exist_ok=True)
     numbers = _numbers(folder)
-    name = f"{numbers[-1] + 1 if numbers else 0:08d}"
+    name = _name(numbers[-1] + 1 if numbers else 0)
     arrays = {f"{index:04d}": leaf for index, leaf in enumerate(leaves)}
     data = folder / f"{name}.npz"
     write_atomically(data, lambda file: np.savez(file, allow_pickle=False, **arrays))
-    manifest = {
-        "sha256": _digest(data),
-        "points": [[int(point), int(rows)] for point, rows in positions.items()],
-    }
-    write_json(folder / f"{name}.json", manifest)
-    for number in numbers[: 1 - _KEPT]:
-        for suffix in ("json", "npz"):
-            (folder / f"{number:08d}.{suffix}").unlink(missing_ok=True)
+    points = [[int(point), int(rows)] for point, rows in positions.items()]
+    write_sealed(folder / f"{name}.json", {"data": digest(data), "points": points})
+    kept = {name, *(_name(number) for number in numbers[1 - _KEPT :])}
+    for path in sorted(folder.iterdir()):
+        if path.stem not in kept:
+            path.unlink(missing_ok=True)
 
 
 def read_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -59,35 +56,24 @@ def read_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     wrong: list[str] = []
     for number in reversed(_numbers(folder)):
         try:
-            return _read(folder, f"{number:08d}"), wrong
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-            wrong.append(f"{folder / f'{number:08d}'}: {error}")
+            return _read(folder, _name(number)), wrong
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            wrong.append(f"{folder / _name(number)}: {error}")
     return None, wrong
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader finds the old file or the new one, never a part."""
-    text = json.dumps(content, indent=1).encode() + b"\n"
-    write_atomically(path, lambda file: file.write(text))
-
-
-def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
-    """Write a file beside its place, flush it to the disk, and put it in its place."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+def remove_checkpoints(folder: Path) -> None:
+    """Remove all of a folder, manifests first: half removed they must not look damaged."""
+    for path in sorted(folder.glob("*")):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        folder.rmdir()
 
 
 def _read(folder: Path, name: str) -> Checkpoint:
-    manifest = json.loads((folder / f"{name}.json").read_text())
+    manifest = read_sealed(folder / f"{name}.json")
     data = folder / f"{name}.npz"
-    if _digest(data) != manifest["sha256"]:
+    if digest(data) != manifest["data"]:
         raise ValueError("its digest is another one: the file is damaged")
     with np.load(data, allow_pickle=False) as stored:
         leaves = [stored[key] for key in sorted(stored.files)]
@@ -98,11 +84,11 @@ def _read(folder: Path, name: str) -> Checkpoint:
     )
 
 
+def _name(number: int) -> str:
+    return f"{number:08d}"
+
+
 def _numbers(folder: Path) -> list[int]:
+    """Of the checkpoints that have a manifest, increasing."""
     names = [path.stem for path in folder.glob("*.json")] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdigit())
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sorted(int(name) for name in names if name.isdecimal())

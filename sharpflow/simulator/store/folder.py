@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,28 +15,28 @@ from sharpflow.simulator.store.arrays import (
     Variable,
     create_zarr,
     open_zarr,
-    remove_partial,
     zarr_dataset,
 )
 from sharpflow.simulator.store.checkpoint import (
     Checkpoint,
     read_newest,
+    remove_checkpoints,
     write_checkpoint,
-    write_json,
 )
+from sharpflow.simulator.store.errors import RunError, storage_errors
+from sharpflow.simulator.store.files import (
+    PARTIAL,
+    read_sealed,
+    remove_partial,
+    write_json,
+    write_sealed,
+)
+from sharpflow.simulator.store.lock import alone
 
 if TYPE_CHECKING:
     import xarray
 
 FORMAT = 1
-
-
-class RunError(ValueError):
-    """A folder that cannot be used as it was asked for."""
-
-
-class StorageError(OSError):
-    """The disk did not take what had to be written; the run can be resumed."""
 
 
 class RunFolder:
@@ -49,7 +51,8 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        # a run goes on where it began, wherever the program goes meanwhile
+        self.path = Path(path).absolute()
 
     @property
     def data(self) -> Path:
@@ -72,8 +75,11 @@ class RunFolder:
                 f"{self.path} holds a run already; resume it (resume=True, --resume) or choose "
                 "another folder"
             )
-        # a launch that was killed before the run was described leaves these
-        others = {path.name for path in self.path.glob("*")} - {"locks", "data.zarr", "config.toml"}
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file; a run needs a folder: choose another name")
+        names = {path.name for path in self.path.glob("*") if path.suffix != PARTIAL}
+        # a launch that was killed before the run was described leaves arrays beside its locks
+        others = names - {"config.toml"} - ({"locks", "data.zarr"} if "locks" in names else set())
         if others:
             raise RunError(
                 f"{self.path} is not empty: it holds {', '.join(sorted(others)[:3])}; choose "
@@ -131,29 +137,54 @@ class RunFolder:
     def add_launch(self, made: Mapping[str, Any]) -> None:
         """Note how a launch was made."""
         path = self.path / "provenance.json"
-        launches = json.loads(path.read_text())["launches"] if path.is_file() else []
+        try:
+            launches = json.loads(path.read_text())["launches"] if path.is_file() else []
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path} cannot be read: {error}; resume without it") from error
         with storage_errors(self.path):
             write_json(path, {"launches": [*launches, dict(made)]})
 
     def open_arrays(self) -> dict[str, Any]:
-        """The labelled arrays, to write to; leftovers of a killed process are removed."""
-        return open_zarr(self.data)
+        """The labelled arrays, to write to.
+
+        Raises:
+          RunError: they are damaged.
+        """
+        try:
+            return open_zarr(self.data)
+        except (OSError, ValueError, KeyError) as error:
+            raise RunError(f"{self.data} cannot be read: {error}") from error
 
     def clean(self) -> None:
-        """Remove what killed processes left half written."""
-        remove_partial(self.path)
+        """Remove what killed processes left half written, and what nobody can use."""
+        with storage_errors(self.path):
+            remove_partial(self.path)
+            for folder in (self.path / "checkpoints").glob("[0-9]*"):
+                # without a layout nobody knows what a row was
+                if self.layout(int(folder.name)) is None:
+                    warnings.warn(
+                        f"the layout of batch {folder.name} in {self.path} is damaged or missing: "
+                        "its points that had not ended begin again",
+                        stacklevel=2,
+                    )
+                    shutil.rmtree(folder)
 
     def layout(self, batch: int) -> dict[str, int] | None:
-        """How a batch of points was laid out, once that is known."""
+        """How a batch of points is laid out, once that is known."""
         with contextlib.suppress(OSError, ValueError):
-            return json.loads((self.path / "layouts" / f"{batch}.json").read_text())
+            return read_sealed(self._layout(batch))
         return None
 
-    def save_layout(self, batch: int, layout: Mapping[str, int]) -> None:
-        """Keep how a batch is laid out."""
+    def settle_layout(self, batch: int, layout: Mapping[str, int]) -> dict[str, int]:
+        """Keep how a batch is laid out, unless another process was first; what counts."""
         with storage_errors(self.path):
-            (self.path / "layouts").mkdir(exist_ok=True)
-            write_json(self.path / "layouts" / f"{batch}.json", dict(layout))
+            self._layout(batch).parent.mkdir(exist_ok=True)
+            with alone(self.path):
+                found = self.layout(batch)
+                if found is None:
+                    found = dict(layout)
+                    write_sealed(self._layout(batch), found)
+        return found
 
     def save_checkpoint(
         self, batch: int, process: int, positions: Mapping[int, int], leaves: Sequence[np.ndarray]
@@ -177,28 +208,18 @@ class RunFolder:
 
     def remove_checkpoints(self, batch: int, process: int) -> None:
         """Remove those of one process, whose points have all ended."""
-        shutil.rmtree(self._checkpoints(batch) / str(process), ignore_errors=True)
+        with storage_errors(self.path):
+            remove_checkpoints(self._checkpoints(batch) / str(process))
+
+    def finish(self) -> None:
+        """Remove what is left of the checkpoints of a run whose points have all ended."""
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+
+    def _layout(self, batch: int) -> Path:
+        return self.path / "layouts" / f"{batch}.json"
 
     def _checkpoints(self, batch: int) -> Path:
         return self.path / "checkpoints" / str(batch)
-
-
-@contextlib.contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Say what to do where the disk is full.
-
-    Raises:
-      StorageError: in place of any error of the operating system.
-    """
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StorageError(
-            error.errno,
-            f"cannot write to {path}: {reason}; what was written before is whole: make space and "
-            "resume the run",
-        ) from error
 
 
 def open_run(folder: str | Path) -> "xarray.Dataset":
@@ -212,11 +233,14 @@ def open_run(folder: str | Path) -> "xarray.Dataset":
       used; points that have not ended have the status ``PENDING``.
 
     Raises:
-      ValueError: no run in this folder.
+      ValueError: no run in this folder, or its arrays are damaged.
     """
     run = RunFolder(folder)
     run.description  # noqa: B018  raises where there is no run
-    return zarr_dataset(run.data)
+    try:
+        return zarr_dataset(run.data)
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{run.data} cannot be read: {error}") from error
 
 
 def _short(value: Any) -> str:
@@ -227,5 +251,6 @@ def _short(value: Any) -> str:
 def _same(key: str, stored: Any, now: Any) -> bool:
     """Equal; a measured loss up to the rounding of another machine."""
     if key == "loss_at_start" and isinstance(stored, float) and isinstance(now, float):
-        return abs(stored - now) <= 1e-4 * max(abs(stored), abs(now))
+        both_nan = math.isnan(stored) and math.isnan(now)
+        return both_nan or math.isclose(stored, now, rel_tol=1e-4)
     return bool(stored == now)

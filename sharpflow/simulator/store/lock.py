@@ -7,13 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from sharpflow.simulator.store.checkpoint import write_json
+from sharpflow.simulator.store.errors import RunLockedError, storage_errors
+from sharpflow.simulator.store.files import write_json
 
 _PATIENCE = 300.0  # seconds that other processes wait for the first
-
-
-class RunLockedError(RuntimeError):
-    """Another launch is writing to this run."""
 
 
 @contextlib.contextmanager
@@ -31,14 +28,17 @@ def launch_lock(folder: Path, process: int, token: str) -> Iterator[None]:
     Raises:
       RunLockedError: another launch holds the run, or the first process of this one did
         not announce it.
+      StorageError: the folder cannot be written.
     """
     locks = folder / "locks"
-    if process == 0:
-        locks.mkdir(exist_ok=True)
-    else:
+    if process > 0:
         announced(folder, token)
-    with (locks / f"{process}.lock").open("a+") as own:
-        if not _try_lock(own) or (process == 0 and _held_by_others(locks)):
+    with contextlib.ExitStack() as stack:
+        with storage_errors(folder):
+            locks.mkdir(exist_ok=True)
+            own = stack.enter_context((locks / f"{process}.lock").open("a+"))
+            free = _try_lock(own) and not (process == 0 and _held_by_others(locks))
+        if not free:
             raise RunLockedError(
                 f"{folder}: another process is writing to this run; wait until it ends or "
                 "choose another folder"
@@ -46,9 +46,20 @@ def launch_lock(folder: Path, process: int, token: str) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let the processes of a launch pass one at a time."""
+    import fcntl
+
+    with (folder / "locks" / "turn").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def announce(folder: Path, token: str, content: Any) -> None:
     """Tell the other processes of this launch that the run is ready."""
-    write_json(folder / "locks" / "launch.json", {"token": token, "content": content})
+    with storage_errors(folder):
+        write_json(folder / "locks" / "launch.json", {"token": token, "content": content})
 
 
 def announced(folder: Path, token: str) -> Any:

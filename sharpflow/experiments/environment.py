@@ -1,0 +1,69 @@
+"""What the command line sets for the whole process, before anything is computed."""
+
+import contextlib
+import os
+from pathlib import Path
+
+DEVICES = ("cpu", "gpu", "tpu")
+
+
+def configure_jax(device: str | None = None, cpu_devices: int | None = None) -> None:
+    """Enable x64, single-threaded LAPACK and, on accelerators, a compilation cache.
+
+    The threads of LAPACK wait for each other busily; beside those of jax they slow a
+    small eigendecomposition down many times on a loaded machine. The cache lies in
+    ``$SHARPFLOW_CACHE``, by default ``~/.cache/sharpflow/jax``. On a CPU jax prints
+    pages of warnings about machine features whenever it reads one, so there is none.
+
+    Args:
+      device: ``"cpu"``, ``"gpu"`` or ``"tpu"``; the best there is by default.
+      cpu_devices: into how many jax devices the cores are split, each of which then runs
+        matrix products on one thread; one by default.
+
+    Raises:
+      ValueError: no such device here.
+    """
+    if cpu_devices is not None and cpu_devices > 1:
+        flags = os.environ.get("XLA_FLAGS", "")
+        if "xla_cpu_multi_thread_eigen" not in flags:
+            os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+    import jax
+    import matplotlib
+    import scipy.linalg  # noqa: F401  its LAPACK must be loaded to be limited
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1, user_api="blas")
+    matplotlib.use("agg")
+
+    jax.config.update("jax_enable_x64", True)
+    if device is not None:
+        jax.config.update("jax_platforms", {"gpu": "cuda,rocm"}.get(device, device))
+    if cpu_devices is not None:
+        # too late once something was computed: then the devices are as they are
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", cpu_devices)
+
+
+def start_cache() -> None:
+    """Keep what is compiled for an accelerator; called when the backend may start.
+
+    Raises:
+      ValueError: no device of the kind that was asked for.
+    """
+    import jax
+
+    try:
+        backend = jax.default_backend()
+    except RuntimeError as error:
+        raise ValueError(f"--device: {error}") from error
+    if backend == "cpu":
+        return
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    folder = os.environ.get("SHARPFLOW_CACHE") or str(Path(base) / "sharpflow" / "jax")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,65 @@
+"""Files that are there as a whole or not at all, and JSON that shows when it is damaged."""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PARTIAL = ".partial"
+
+
+def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
+    """Write a file beside its place, flush it to the disk, and put it in its place."""
+    # a process number would not do: containers on one disk have the same ones
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that a reader finds the old file or the new one, never a part."""
+    text = json.dumps(content, indent=1).encode() + b"\n"
+    write_atomically(path, lambda file: file.write(text))
+
+
+def write_sealed(path: Path, content: Any) -> None:
+    """Write JSON with its digest."""
+    write_json(path, {"sha256": _digest_of(content), "content": content})
+
+
+def read_sealed(path: Path) -> Any:
+    """What ``write_sealed`` wrote.
+
+    Raises:
+      ValueError: the file is damaged.
+      OSError: it cannot be read.
+    """
+    sealed = json.loads(path.read_text())
+    if not isinstance(sealed, dict) or sealed.get("sha256") != _digest_of(sealed.get("content")):
+        raise ValueError("its digest is another one: the file is damaged")
+    return sealed["content"]
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what killed processes left half written, Zarr's files among them."""
+    for path in folder.rglob(f"*{PARTIAL}"):
+        path.unlink(missing_ok=True)
+
+
+def _digest_of(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
