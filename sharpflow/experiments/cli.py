@@ -101,9 +101,10 @@ def run(
         from sharpflow.experiments import run as runs
         from sharpflow.simulator import join_processes
 
+        named = (coordinator, num_processes, process_id)
         processes = None
-        if distributed or coordinator is not None:
-            processes = join_processes(coordinator, num_processes, process_id)
+        if distributed or any(value is not None for value in named):
+            processes = join_processes(*named)
         folder = Path("runs") if out is None else out
         resolved = runs.resolved_config(config, set_ or [], folder, resume)
         start_cache()

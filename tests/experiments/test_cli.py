@@ -1,0 +1,181 @@
+"""The command line: exit statuses, messages, and runs from configs."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import sharpflow as sf
+from sharpflow.experiments import run as runs
+from sharpflow.experiments.cli import app
+
+SMALL = """
+problem = "tiny:problem"
+seed = [0, 1]
+learning_rate = [0.3, 0.6]
+weight_decay = 0.01
+num_steps = 40
+record_every = 10
+dtype = "float64"
+"""
+MODULE = """
+import sharpflow as sf
+
+
+def problem(width=3):
+    return sf.models.matrix_completion(shape=(6, 5), rank=1, width=width)
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "tiny.py").write_text(MODULE)
+    path = tmp_path / "tiny.toml"
+    path.write_text(SMALL)
+    return path
+
+
+@pytest.fixture
+def call():
+    """Calls the command within this process: its result has output, stderr and exit_code."""
+
+    def call(*arguments):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return call
+
+
+def _malformed(count):
+    path = Path(__file__).with_name("malformed.py")
+    spec = importlib.util.spec_from_file_location("malformed", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.malformed_configs(count, seed=1)
+
+
+def test_a_run_is_what_simulate_grid_gives_and_leaves_its_config(call, config, tmp_path):
+    out = tmp_path / "out"
+    result = call("run", config, "--out", out)
+    assert result.exit_code == 0, result.output + result.stderr
+    assert "4 success" in result.output
+    expected = sf.simulate_grid(
+        sf.models.matrix_completion(shape=(6, 5), rank=1, width=3),
+        seeds=(0, 1),
+        learning_rates=(0.3, 0.6),
+        weight_decays=0.01,
+        num_steps=40,
+        record_every=10,
+    )
+    assert sf.open_run(out).load().drop_attrs().identical(expected.drop_attrs())
+    stored = runs.resolved_config(None, [], out, resume=True)
+    assert stored.seed == (0, 1) and stored.num_steps == 40
+
+
+def test_200_malformed_configs_exit_with_2_and_one_message(call, tmp_path, monkeypatch):
+    def refuse(*arguments, **keywords):
+        raise AssertionError("computed something")
+
+    monkeypatch.setattr(runs, "simulate_grid", refuse)
+    path = tmp_path / "config.toml"
+    for number, (what, content) in enumerate(_malformed(200)):
+        path.write_bytes(content)
+        result = call("run", path, "--out", tmp_path / str(number))
+        assert result.exit_code == 2, (what, result.output, result.stderr)
+        assert result.stderr.count("error: ") == 1, (what, result.stderr)
+        assert "Traceback" not in result.stderr + result.output, what
+        assert not (tmp_path / str(number)).exists(), what
+
+
+def test_a_dry_run_prints_the_grid_its_memory_and_its_time(call, config, tmp_path):
+    result = call("run", config, "--dry-run", "--set", "learning_rate=[0.1,0.2,0.3]")
+    assert result.exit_code == 0, result.stderr
+    assert "6 points: 2 seed × 3 learning_rate × 1 weight_decay" in result.output
+    assert "updates: 240 in all" in result.output
+    assert "memory of a device" in result.output and "time: about" in result.output
+    assert list(tmp_path.glob("**/run.json")) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("CONFIG",), "--out: name the folder"),
+        (("CONFIG", "--out", "OUT", "--device", "abacus"), "allowed are cpu, gpu, tpu"),
+        (("nowhere.toml", "--out", "OUT"), "nowhere.toml"),
+        (("--out", "OUT", "--resume"), "name a TOML file or a preset"),
+        (("CONFIG", "--out", "OUT", "--set", "seed=-1"), "seed"),
+        (("CONFIG", "--out", "CONFIG"), "tiny.toml"),
+        (("CONFIG", "--out", "OUT", "--num-processes", "2"), "belong together"),
+    ],
+)
+def test_bad_arguments_exit_with_2(call, config, tmp_path, arguments, message):
+    places = {"CONFIG": config, "OUT": tmp_path / "out"}
+    result = call("run", *(places.get(argument, argument) for argument in arguments))
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_finished_run_is_left_alone_and_a_changed_config_is_refused(call, config, tmp_path):
+    out = tmp_path / "out"
+    assert call("run", config, "--out", out).exit_code == 0
+    again = call("run", config, "--out", out)
+    assert again.exit_code == 2 and "--resume" in again.stderr
+    changed = call("run", config, "--out", out, "--resume", "--set", "num_steps=50")
+    assert changed.exit_code == 2 and "num_steps: the run has 40, now 50" in changed.stderr
+    assert call("run", "--out", out, "--resume").exit_code == 0
+
+
+def test_plots_of_a_run_are_drawn_into_its_folder(call, config, tmp_path):
+    out = tmp_path / "out"
+    assert call("run", config, "--out", out).exit_code == 0
+    result = call("plot", out)
+    assert result.exit_code == 0, result.stderr
+    drawn = {path.name for path in (out / "figures").iterdir()}
+    assert {"outcomes.png", "final-loss-mean.png", "bands-loss-mean.png"} <= drawn
+    nothing = call("plot", tmp_path / "nothing")
+    assert nothing.exit_code == 2 and "holds no run" in nothing.stderr
+
+
+def test_the_presets_are_listed(call):
+    result = call("list")
+    assert result.exit_code == 0
+    assert all(name in result.output for name in ("mlp-digits", "matrix-completion-small"))
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_exits_with_130(config, tmp_path):
+    def command(*more):
+        return [sys.executable, "-m", "sharpflow", "run", str(config), "--out", str(out), *more]
+
+    long = ("--set", "num_steps=200000", "--set", "record_every=2000", "--cpu-devices", "1")
+    out = tmp_path / "out"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen(
+        command(*long), stderr=subprocess.PIPE, text=True, env=environment
+    ) as running:
+        for line in running.stderr:
+            if " steps" in line:  # after the first chunk
+                running.send_signal(signal.SIGINT)
+                break
+        said = running.stderr.read()
+        assert running.wait(60) == 130, said
+    assert "--resume" in said and "Traceback" not in said
+    finished = int((sf.open_run(out).status == sf.Status.SUCCESS).sum())
+    assert finished < 4 and list(out.glob("checkpoints/*/*/*.npz"))
+    done = subprocess.run(
+        command(*long, "--resume"), capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    data = sf.open_run(out)
+    assert np.all(data.status == sf.Status.SUCCESS) and np.all(data.final_step == 200000)
+    assert bool(np.isfinite(data.loss).all())
+
+
+def test_the_version_is_printed():
+    command = [sys.executable, "-m", "sharpflow", "--version"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0 and run.stdout == f"sharpflow {sf.__version__}\n"
