@@ -32,7 +32,8 @@ class LoopState:
       optimizer_state: of the update rule.
       previous_loss: L(w_{t−1}), infinite at t = 0.
       step: t.
-      status: ``Status.SUCCESS``, or ``DIVERGED`` once the loss is not finite.
+      status: ``Status.SUCCESS``, or ``DIVERGED`` once the loss is not finite; the params
+        then stay where it is not.
       since_record: updates since the last record.
       loss_total: sum of L over them.
       loss_rises: how often L was higher than the step before.
@@ -207,7 +208,7 @@ def run_rows(
         jnp.zeros(lanes.shape, jnp.int32),
     )
     state, columns, snapshots, _ = jax.lax.fori_loop(0, rows.count, row, carry)
-    return state, columns, snapshots
+    return side_by_side(_marked_if_lost)(state), columns, snapshots
 
 
 def _one_step(
@@ -226,8 +227,8 @@ def _one_step(
         value_fn=problem.loss_value,
     )
     params = optax.apply_updates(state.params, changes)
-    finite = jnp.isfinite(loss) & jnp.isfinite(_norm_squared(params))
-    status = jnp.where(finite, state.status, Status.DIVERGED).astype(jnp.int32)
+    # of the loss alone: to wait for the new params would take a copy of them in every step
+    status = jnp.where(jnp.isfinite(loss), state.status, Status.DIVERGED).astype(jnp.int32)
     rises = (loss > state.previous_loss).astype(jnp.int32)
     after = LoopState(
         params=params,
@@ -292,10 +293,11 @@ def _record(
     return columns, tuple(memories)
 
 
-def _norm_squared(params: Params) -> Array:
-    """‖w‖² by dot products, which a CPU computes faster than sums."""
-    leaves = jax.tree.leaves(params)
-    return sum((jnp.vdot(leaf, leaf) for leaf in leaves), start=jnp.zeros((), leaves[0].dtype))
+def _marked_if_lost(state: LoopState) -> LoopState:
+    """Marks a lane whose params are not finite, as the next step would by its loss."""
+    finite = jnp.isfinite(optax.tree.norm(state.params))
+    status = jnp.where(finite, state.status, Status.DIVERGED).astype(jnp.int32)
+    return state.replace(status=status)  # type: ignore[attr-defined]
 
 
 def _alone(function: Callable) -> Callable:

@@ -105,7 +105,14 @@ class _Tracked:
     def at(self, problem: Problem, params: Params, start: Params) -> tuple[Array, Params]:
         """Eigenvalues of ∇²L(params), and where to start the next time."""
         pairs = top_eigenpairs(
-            problem, params, self.k, tolerance=self.tolerance, stop="estimate", start=start
+            problem,
+            params,
+            self.k,
+            tolerance=self.tolerance,
+            stop="estimate",
+            start=start,
+            # a larger basis saves few products, and does not fit into a core's cache
+            basis_size=min(2 * self.k + 14, sum(leaf.size for leaf in jax.tree.leaves(params))),
         )
         return pairs.values, pairs.next_start
 

@@ -12,6 +12,7 @@ Matvec = Callable[[Float[Array, " d"]], Float[Array, " d"]]
 Stop = Literal["residual", "estimate"]
 
 _MAX_CYCLES = 50
+_VECTORS_BETWEEN = 2  # from one Rayleigh–Ritz step to the next: it costs about as much as one
 
 
 @chex.dataclass(frozen=True)
@@ -55,10 +56,10 @@ def lanczos(
     """The k largest eigenvalues of a symmetric operator.
 
     The space grows from the start block by the largest residual of a pair that has not
-    converged. From a single vector that is Lanczos' method; from the eigenvectors of a
-    nearby operator it begins where those left off; and an eigenvalue is found as often
-    as it occurs, up to q times. Every new vector is orthogonalised twice against the
-    whole space. A full space is replaced by its best Ritz vectors, and one that ends
+    converged, and by the image of that. From a single vector that is Lanczos' method; from
+    the eigenvectors of a nearby operator it begins where those left off; and an eigenvalue
+    is found as often as it occurs, up to q times. Every new vector is orthogonalised twice
+    against the whole space. A full space is replaced by its best Ritz vectors, and one that ends
     early, as on Γ, where the Hessian has low rank, goes on with a fresh vector.
 
     Args:
@@ -87,17 +88,38 @@ def lanczos(
     fresh = jax.random.normal(jax.random.key(1), (dimension,), dtype)
 
     def extend(state: dict) -> dict:
-        """One more vector, its image, and the Ritz pairs of the larger space."""
+        """One more vector and its image, with which the next one would go on."""
         basis, images, count = state["basis"], state["images"], state["count"]
         substitute = jnp.roll(fresh, state["products"])
         vector = _orthonormal(state["candidate"], basis, substitute, rounding)
         image = matvec(vector)
         basis, images = basis.at[count].set(vector), images.at[count].set(image)
-        projected = state["projected"].at[count].set(images @ vector)
-        projected = projected.at[:, count].set(basis @ image)
-        count = count + 1
+        row, column = images @ vector, basis @ image
+        projected = state["projected"].at[count].set(row).at[:, count].set(column)
+        products = state["products"] + 1
+        following = start[jnp.minimum(products, num_start - 1)]
+        return state | {
+            "basis": basis,
+            "images": images,
+            "projected": projected,
+            "count": count + 1,
+            "candidate": jnp.where(products < num_start, following, image),
+            "asymmetry": jnp.maximum(state["asymmetry"], jnp.max(jnp.abs(row - column))),
+            "products": products,
+            "broken": ~jnp.all(jnp.isfinite(image)),
+            "since_ritz": state["since_ritz"] + 1,
+        }
+
+    def more(state: dict) -> Array:
+        room = (state["count"] < size) & ~state["broken"]
+        return room & ((state["since_ritz"] < _VECTORS_BETWEEN) | (state["products"] < num_start))
+
+    def examine(state: dict) -> dict:
+        """A few more vectors, then the Ritz pairs of the larger space."""
+        state = jax.lax.while_loop(more, extend, state)
+        basis, images, count = state["basis"], state["images"], state["count"]
         active = rows < count
-        values, coefficients = _ritz(projected, active)
+        values, coefficients = _ritz(state["projected"], active)
         top = coefficients[:, : k + 1].T
         remainders = top @ images - values[: k + 1, None] * (top @ basis)
         norms = jnp.linalg.norm(remainders, axis=1)
@@ -106,30 +128,20 @@ def lanczos(
         errors = _errors(values, norms, k, count)
         bounded = errors if stop == "estimate" else residuals
         converged = (bounded <= tolerance * largest) & (rows[:k] < count)
-        wanted = remainders[jnp.argmax(jnp.where(converged, -1.0, bounded))]
-        following = start[jnp.minimum(count, num_start - 1)]
-        products = state["products"] + 1
-        return {
-            "basis": basis,
-            "images": images,
-            "projected": projected,
-            "count": count,
-            "candidate": jnp.where(products < num_start, following, wanted),
+        return state | {
+            "candidate": remainders[jnp.argmax(jnp.where(converged, -1.0, bounded))],
             "values": values,
             "coefficients": coefficients,
             "residuals": residuals,
             "errors": errors,
             "size": largest,
-            "asymmetry": jnp.maximum(state["asymmetry"], jnp.max(jnp.abs(projected - projected.T))),
-            "products": products,
             "converged": converged,
-            "done": (jnp.all(converged) & (products >= num_start))
-            | (count == dimension)
-            | ~jnp.all(jnp.isfinite(image)),
+            "since_ritz": nothing,
+            "done": jnp.all(converged) | (count == dimension) | state["broken"],
         }
 
     def fill(state: dict) -> dict:
-        return jax.lax.while_loop(lambda s: ~s["done"] & (s["count"] < size), extend, state)
+        return jax.lax.while_loop(lambda s: ~s["done"] & (s["count"] < size), examine, state)
 
     def restart(state: dict) -> dict:
         """The best Ritz vectors in place of the whole space."""
@@ -165,6 +177,8 @@ def lanczos(
         "asymmetry": jnp.zeros((), dtype),
         "products": nothing,
         "converged": jnp.zeros((k,), bool),
+        "since_ritz": nothing,
+        "broken": jnp.zeros((), bool),
         "done": jnp.zeros((), bool),
     }
     state = jax.lax.while_loop(unfinished, restart, fill(state))

@@ -143,9 +143,9 @@ def test_a_diverging_point_is_frozen_and_changes_no_bit_of_the_others():
     for _, point in _points(mixed.sel(learning_rate=[3.0])):
         failed = int(point.final_step)
         assert 0 < failed < 50
-        recorded = point.step.values <= failed
-        assert np.all(np.isfinite(point.norm_squared.values[recorded]))
-        assert np.all(np.isnan(point.norm_squared.values[~recorded]))
+        before, after = point.step.values < failed, point.step.values > failed
+        assert np.all(np.isfinite(point.norm_squared.values[before]))
+        assert np.all(np.isnan(point.norm_squared.values[after]))
 
 
 def _quartic(params):
