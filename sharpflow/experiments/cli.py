@@ -143,8 +143,8 @@ def plot(
     """Draw heat maps over the grid of a run, and its seeds as bands."""
     configure_jax()
     with _failures():
-        from sharpflow import open_run
         from sharpflow.experiments.plots import plot_grid
+        from sharpflow.simulator import open_run
 
         for path in plot_grid(open_run(folder), out or folder / "figures", suffix=suffix):
             typer.echo(path)

@@ -1,0 +1,232 @@
+"""What became of each point of a grid: its last values, and how it ended."""
+
+import enum
+import itertools
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sharpflow.theory.status import Status
+
+if TYPE_CHECKING:
+    import xarray
+
+POINT = ("seed", "learning_rate", "weight_decay")
+LAST_PART = 0.1
+AT_EDGE = (0.9, 1.3)
+LOSS_TOLERANCE = 1e-3
+
+# In this order where several were recorded: theory speaks of the sharpness on Γ.
+EDGE_RATIOS = ("edge_ratio_manifold", "edge_ratio_midpoint", "edge_ratio_iterate")
+
+_PENDING = -1
+
+
+class Outcome(enum.IntEnum):
+    """How a trajectory ended; ``label`` says it in words."""
+
+    CONVERGED = 0
+    AT_EDGE = 1
+    ABOVE_EDGE = 2
+    TRAINING = 3
+    DIVERGED = 4
+    PENDING = 5
+
+    @property
+    def label(self) -> str:
+        """A few words for people."""
+        return self.name.lower().replace("_", " the ")
+
+
+def outcomes(
+    dataset: "xarray.Dataset",
+    *,
+    edge: tuple[float, float] = AT_EDGE,
+    tolerance: float = LOSS_TOLERANCE,
+) -> "xarray.DataArray":
+    """How each trajectory of a grid ended, as the numbers of ``Outcome``.
+
+    ``PENDING`` and ``DIVERGED`` follow the status. Otherwise the last edge ratio decides,
+    as ``last_values`` has it: within ``edge`` it is ``AT_EDGE``, over it ``ABOVE_EDGE``.
+    Below, or where the ratio is unknown, a trajectory has ``CONVERGED`` if its last
+    loss is at most ``tolerance`` times the first one, or its last gradient on the unit
+    sphere, ‖w‖‖∇L(w)‖, at most ``tolerance`` times the first one (a loss such as the
+    cross-entropy does not go to 0); else it is still ``TRAINING``.
+
+    Args:
+      dataset: what ``sharpflow.simulate_grid`` returns. The ratio is that on Γ where it
+        was recorded, else that at the midpoint, else at the iterate. The last loss is
+        ``loss_mean`` where it was recorded, else ``loss``; the first one is ``loss``
+        where it was recorded. The gradient needs ``gradient_norm`` and ``norm_squared``.
+      edge: smallest and largest ratio at the edge.
+      tolerance: of the loss and of the gradient.
+
+    Returns:
+      Dims (seed, learning_rate, weight_decay, ...); the attribute ``edge_ratio`` names
+      the column that was used, "" where there is none.
+
+    Raises:
+      ValueError: neither ``loss_mean`` nor ``loss`` was recorded, or no status.
+    """
+    unfinished = is_pending(dataset)
+    measured = edge_ratio_name(dataset)
+    last = next((name for name in ("loss_mean", "loss") if name in dataset), None)
+    if last is None:
+        raise ValueError("dataset has neither the column 'loss_mean' nor 'loss'")
+    first = "loss" if "loss" in dataset else last
+    low_loss = last_values(dataset, last) <= tolerance * _first(dataset, first)
+    if {"gradient_norm", "norm_squared"} <= set(dataset):
+        gradient = dataset["gradient_norm"] * np.sqrt(dataset["norm_squared"])
+        of_sphere = dataset.assign(gradient_on_sphere=gradient)
+        start = _first(of_sphere, "gradient_on_sphere")
+        low_loss |= last_values(of_sphere, "gradient_on_sphere") <= tolerance * start
+    cases = [(unfinished, Outcome.PENDING), (is_diverged(dataset), Outcome.DIVERGED)]
+    if measured is not None:
+        ratio = last_values(dataset, measured)
+        cases.append((ratio > edge[1], Outcome.ABOVE_EDGE))
+        cases.append((ratio >= edge[0], Outcome.AT_EDGE))
+    cases.append((low_loss, Outcome.CONVERGED))
+    conditions, found = zip(*cases, strict=True)
+    codes = np.select([where.values for where in conditions], found, Outcome.TRAINING)
+    return unfinished.copy(data=codes.astype(np.int8)).assign_attrs(edge_ratio=measured or "")
+
+
+def last_values(
+    dataset: "xarray.Dataset", name: str, *, fraction: float = LAST_PART
+) -> "xarray.DataArray":
+    """The mean over the last part of each trajectory: at the edge, single values oscillate.
+
+    Args:
+      dataset: what ``sharpflow.simulate_grid`` returns.
+      name: of a column; of several eigenvalues the largest is taken.
+      fraction: of the finite values of a trajectory in this column, the last so many are
+        averaged, rounded up.
+
+    Returns:
+      Dims (seed, learning_rate, weight_decay, ...); NaN where a trajectory diverged, is
+      not finished or has no finite value.
+
+    Raises:
+      ValueError: a column or status that is missing.
+    """
+    values = column(dataset, name)
+    finite = np.isfinite(values.values)
+    from_here = np.cumsum(finite[..., ::-1], axis=-1)[..., ::-1]
+    # 0.07 · 100 is 7 + 1e-15, which must not count as 8
+    wanted = np.ceil(fraction * finite.sum(axis=-1, keepdims=True) * (1.0 - 1e-9))
+    kept = finite & (from_here <= np.maximum(wanted, 1))
+    total = np.where(kept, values.values, 0.0).sum(axis=-1)
+    count = kept.sum(axis=-1)
+    mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    ended = ~is_diverged(dataset) & ~is_pending(dataset)
+    return ended.copy(data=mean).where(ended)
+
+
+def median_over_seeds(values: "xarray.DataArray") -> "xarray.DataArray":
+    """The median of what is not NaN along ``seed``; NaN where there is nothing."""
+    axis = values.get_axis_num("seed")
+    ordered = np.sort(values.values, axis=axis)  # NaN last
+    count = np.isfinite(ordered).sum(axis=axis, keepdims=True)
+    middle = np.concatenate([np.maximum(count - 1, 0) // 2, count // 2], axis=axis)
+    median = np.take_along_axis(ordered, middle, axis).mean(axis=axis)
+    return values.isel(seed=0, drop=True).copy(data=median)
+
+
+def column(dataset: "xarray.Dataset", name: str) -> "xarray.DataArray":
+    """A column in float64, dims (seed, learning_rate, weight_decay, ..., time).
+
+    Of several eigenvalues it is the largest; infinite values become NaN.
+
+    Raises:
+      ValueError: a column that was not recorded, or is no column of numbers in time.
+    """
+    time = time_dimension(dataset)
+    if name not in dataset:
+        raise ValueError(f"dataset has no column {name!r}; it has {sorted(map(str, dataset))}")
+    values = dataset[name]
+    dims = (*POINT, *extra_axes(dataset), time)
+    for trailing in [dim for dim in values.dims if dim not in dims]:
+        if trailing != f"{name}_0":
+            raise ValueError(f"the column {name!r} has the dimension {trailing!r} too many")
+        values = values.isel({trailing: 0}, drop=True)
+    if set(values.dims) != set(dims):
+        raise ValueError(f"the column {name!r} must have the dims {dims}, got {values.dims}")
+    values = values.transpose(*dims).astype(np.float64)
+    return values.where(np.isfinite(values))
+
+
+def time_dimension(dataset: "xarray.Dataset") -> str:
+    """``"step"``, or ``"record"`` where each point has steps of its own.
+
+    Raises:
+      ValueError: there is neither, or an axis of the grid is missing.
+    """
+    for name in POINT:
+        if name not in dataset.dims:
+            raise ValueError(
+                f"dataset has no dimension {name!r}; keep it when selecting one value, as in "
+                f".sel({name}=[value])"
+            )
+    for name in ("record", "step"):
+        if name in dataset.dims:
+            return name
+    raise ValueError("dataset has neither the dimension 'step' nor 'record'")
+
+
+def edge_ratio_name(dataset: "xarray.Dataset") -> str | None:
+    """The column with the edge ratio that is nearest to theory; None where there is none."""
+    return next((name for name in EDGE_RATIOS if name in dataset), None)
+
+
+def is_pending(dataset: "xarray.Dataset") -> "xarray.DataArray":
+    """Which points are not finished, dims (seed, learning_rate, weight_decay, ...)."""
+    return _status(dataset) == _PENDING
+
+
+def is_diverged(dataset: "xarray.Dataset") -> "xarray.DataArray":
+    """Which points ended before their last step, dims (seed, learning_rate, weight_decay, ...)."""
+    status = _status(dataset)
+    return (status != _PENDING) & (status != int(Status.SUCCESS))
+
+
+def extra_axes(dataset: "xarray.Dataset") -> tuple[str, ...]:
+    """Axes of the grid beside seed, learning rate and weight decay."""
+    return tuple(str(name) for name in _require_status(dataset).dims if name not in POINT)
+
+
+def combinations(dataset: "xarray.Dataset") -> list[tuple[str, "xarray.Dataset"]]:
+    """The parts of a grid that have no further axis, each with its values in words.
+
+    Returns:
+      ``[("", dataset)]`` where there is no further axis.
+    """
+    axes = extra_axes(dataset)
+    parts = []
+    for places in itertools.product(*(range(dataset.sizes[name]) for name in axes)):
+        chosen = dict(zip(axes, places, strict=True))
+        words = ", ".join(f"{name} = {_plain(dataset[name][at])}" for name, at in chosen.items())
+        parts.append((words, dataset.isel(chosen, drop=True)))
+    return parts
+
+
+def _plain(value: "xarray.DataArray") -> str:
+    number = value.item()
+    return f"{number:.6g}" if isinstance(number, float) else str(number)
+
+
+def _require_status(dataset: "xarray.Dataset") -> "xarray.DataArray":
+    if "status" not in dataset:
+        raise ValueError("dataset has no variable 'status'; sharpflow.simulate_grid writes it")
+    return dataset["status"]
+
+
+def _status(dataset: "xarray.Dataset") -> "xarray.DataArray":
+    return _require_status(dataset).transpose(*POINT, *extra_axes(dataset))
+
+
+def _first(dataset: "xarray.Dataset", name: str) -> "xarray.DataArray":
+    """The first finite value of each trajectory; NaN where there is none."""
+    values = column(dataset, name)
+    place = np.argmax(np.isfinite(values.values), axis=-1)[..., None]
+    first = np.take_along_axis(values.values, place, axis=-1)[..., 0]
+    return _status(dataset).copy(data=first).drop_attrs()

@@ -1,0 +1,234 @@
+"""A column along the trajectories of a grid, its seeds as bands."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sharpflow.experiments.grid_summary import column, is_diverged, is_pending
+from sharpflow.experiments.plots import cells, quantities, series, style
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_LINES = 6
+
+_EDGE: dict[str, Any] = {"linewidth": 0.9, "linestyle": (0, (4, 2))}
+_MARK: dict[str, Any] = {"marker": "x", "linestyle": "none", "markersize": 5.0}
+
+
+def seed_bands(
+    dataset: "xarray.Dataset",
+    name: str,
+    ax: "Axes | None" = None,
+    *,
+    against: str | None = None,
+    title: str = "",
+    most_lines: int = MOST_LINES,
+) -> "Axes":
+    """Draw a column against time: a colour for each learning rate, its seeds as a band.
+
+    The line is the median over the seeds; the band reaches from the 10th to the 90th
+    percentile, or from the smallest to the largest of fewer than five seeds. A seed that
+    diverges leaves the band at its last record, marked ×. Records without any value, as
+    between measurements of the sharpness, are passed over. With a sharpness the median
+    of its edge is drawn, λ* or 2/η; with an edge ratio a line at 1. The axis holds
+    everything but the last tenth of the records of seeds that diverge.
+
+    Args:
+      dataset: what ``sharpflow.simulate_grid`` returns, with one value of the weight
+        decay and of any further axis.
+      name: of a column; of several eigenvalues the largest is drawn.
+      ax: where to draw; by default on a new figure.
+      against: ``"step"`` or ``"tau"``; by default ``"step"`` where all points are to
+        make equally many steps, or some have no flow time.
+      title: put before what the legend says.
+      most_lines: of more learning rates, so many are drawn, evenly chosen.
+
+    Returns:
+      The axes.
+
+    Raises:
+      ValueError: a column that was not recorded, several weight decays, an unknown clock
+        or one that the dataset does not have.
+    """
+    grid, alone = cells.single_grid(dataset), ax is None
+    if grid.sizes["weight_decay"] > 1:
+        raise ValueError(
+            f"dataset has {grid.sizes['weight_decay']} values of weight_decay: select one, as in "
+            ".isel(weight_decay=[0]), or draw a panel for each with seed_band_panels"
+        )
+    clock = series.clock(grid, against)
+    chosen, note = series.thinned(grid, "learning_rate", most_lines)
+    with style.styled(ax) as ax:
+        _draw(ax, chosen, name, clock)
+        _set_scale(ax, series.bounds(chosen, name))
+        words = _legend(chosen, name, [title.replace("_", " "), note], 230.0 if alone else 200.0)
+        cells.put_legend(ax, words, alone)
+    return ax
+
+
+def seed_band_panels(
+    dataset: "xarray.Dataset",
+    name: str,
+    *,
+    against: str | None = None,
+    title: str = "",
+    most_lines: int = MOST_LINES,
+    most_panels: int = cells.MOST_PANELS,
+) -> "Figure":
+    """Draw ``seed_bands`` in a panel for each weight decay, with one scale and one legend.
+
+    Args:
+      dataset: what ``sharpflow.simulate_grid`` returns, with one value of any further
+        axis.
+      name, against, title, most_lines: as for ``seed_bands``.
+      most_panels: of more weight decays, so many are drawn, evenly chosen.
+
+    Returns:
+      The figure.
+
+    Raises:
+      ValueError: as ``seed_bands``.
+    """
+    import matplotlib
+
+    grid = cells.single_grid(dataset)
+    count = min(grid.sizes["weight_decay"], most_panels)
+    if grid.sizes["weight_decay"] == 1:
+        ax = seed_bands(dataset, name, against=against, title=title, most_lines=most_lines)
+        return cells.figure_of(ax)
+    clock = series.clock(grid, against)
+    chosen, note = series.thinned(grid, "learning_rate", most_lines)
+    chosen, other_note = series.thinned(chosen, "weight_decay", most_panels)
+    limits = series.bounds(chosen, name)
+    columns = 2 if count in (2, 4) else min(count, 3)
+    rows = -(-count // columns)
+    with matplotlib.rc_context(style.RC):
+        from matplotlib import pyplot
+
+        figure, axes = pyplot.subplots(
+            rows,
+            columns,
+            figsize=(style.PAGE[0], 0.9 + 1.8 * rows),
+            layout="constrained",
+            sharey=True,
+            squeeze=False,
+        )
+        for ax in axes.flat[count:]:
+            ax.remove()
+        names = cells.category_labels(chosen["weight_decay"].values)
+        for place, ax in enumerate(axes.flat[:count]):
+            _draw(ax, chosen.isel(weight_decay=[place]), name, clock)
+            _set_scale(ax, limits)
+            ax.set_title(rf"$\lambda$ = {names[place]}", fontsize=style.RC["legend.fontsize"])
+            if place % columns:
+                ax.set_ylabel("")
+            if place + columns < count:
+                ax.set_xlabel("")
+            style.keep_tick_fonts(ax)
+        words = _legend(chosen, name, [title.replace("_", " "), note, other_note], 460.0)
+        figure.legend(**words, loc="outside upper left")
+    return figure
+
+
+def _draw(ax: "Axes", grid: "xarray.Dataset", name: str, clock: str) -> None:
+    """The lines, bands and marks of one weight decay."""
+    values = column(grid, name).squeeze("weight_decay")
+    edge = quantities.edge_of(grid, name)
+    edges = None if edge is None else column(grid, edge).squeeze("weight_decay")
+    lost = is_diverged(grid).squeeze("weight_decay")
+    clocks = series.times(grid, clock)[:, 0]
+    for place, colour in enumerate(_colours(grid.sizes["learning_rate"])):
+        time = clocks[place]
+        rows = values.isel(learning_rate=place).values
+        found = series.band(time, rows)
+        if edges is not None:
+            line = series.band(time, edges.isel(learning_rate=place).values)
+            ax.plot(line.time, line.median, color=colour, **_EDGE, zorder=1.8)
+        ax.fill_between(found.time, found.low, found.high, color=colour, alpha=0.22, linewidth=0.0)
+        ax.plot(found.time, found.median, color=colour, linewidth=1.3)
+        ended = lost.isel(learning_rate=place).values & np.isfinite(rows).any(axis=1)
+        for row in rows[ended]:
+            last = np.flatnonzero(np.isfinite(row))[-1:]
+            ax.plot(time[last], row[last], **_MARK, color=colour, clip_on=False, zorder=5.0)
+    style.time_axis(ax, series.CLOCKS[clock])
+    ax.set_ylabel(quantities.label(name))
+    if quantities.is_edge_ratio(name):
+        ax.axhline(1.0, **style.LINE, zorder=0.5)
+    if not np.isfinite(values).any():
+        ax.set_xticks([])
+        ax.text(0.5, 0.5, "no values", transform=ax.transAxes, ha="center", color=style.THRESHOLD)
+
+
+def _set_scale(ax: "Axes", limits: tuple[float, float, bool] | None) -> None:
+    """Bounds of the axis; the marks beyond them move to its border."""
+    if limits is None:
+        ax.set_yticks([])
+        return
+    bottom, top, logarithmic = limits
+    ax.set_ylim(bottom, top)
+    if logarithmic:
+        style.log_axis(ax, "y")
+    for line in ax.lines:
+        if line.get_marker() == _MARK["marker"]:
+            line.set_ydata(np.clip(line.get_ydata(), bottom, top))
+
+
+def _colours(count: int) -> "list[tuple[float, ...]] | list[str]":
+    """From dark to light with the learning rate; never as light as the paper."""
+    import matplotlib
+
+    if count == 1:
+        return [style.MEASURED]
+    return list(matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, count)))
+
+
+def _legend(grid: "xarray.Dataset", name: str, notes: list[str], width: float) -> dict[str, Any]:
+    """A legend of at most ``width`` points, under what the band means and the notes."""
+    from matplotlib.lines import Line2D
+
+    rates = cells.category_labels(grid["learning_rate"].values)
+    labels = [rf"$\eta$ = {rate}" for rate in rates]
+    looks: list[dict[str, Any]] = [
+        {"color": colour, "linewidth": 1.3} for colour in _colours(len(rates))
+    ]
+    if (edge := quantities.edge_of(grid, name)) is not None:
+        labels.append(quantities.symbol(edge))
+        looks.append(_EDGE | {"color": style.THRESHOLD})
+    if is_diverged(grid).any():
+        labels.append("diverges")
+        looks.append(_MARK | {"color": style.THRESHOLD})
+    seeds, size = grid.sizes["seed"], style.RC["legend.fontsize"]
+    if seeds > 1:
+        few = seeds < series.ENOUGH_FOR_PERCENTILES
+        reach = "range" if few else "10th to 90th percentile"
+        notes = [*notes[:1], f"median and {reach} of {seeds} seeds", *notes[1:]]
+    if unfinished := int(is_pending(grid).sum()):
+        notes = [*notes, f"{unfinished} of {grid['status'].size} trajectories unfinished"]
+    widest = max(cells.text_width(label, size) for label in labels)
+    return {
+        "handles": [
+            Line2D([], [], **look, label=label) for look, label in zip(looks, labels, strict=True)
+        ],
+        "title": _lines(notes, width),
+        "title_fontsize": size,
+        "alignment": "left",
+        "ncols": max(1, int(width / (widest + 27.0))),
+        "columnspacing": 1.2,
+        "handlelength": 1.4,
+        "handletextpad": 0.5,
+    }
+
+
+def _lines(notes: list[str], width: float) -> str:
+    """Notes in lines of at most ``width`` points, unless one of them is longer."""
+    lines: list[str] = []
+    for note in filter(None, notes):
+        joined = f"{lines[-1]};  {note}" if lines else note
+        if lines and cells.text_width(joined, style.RC["legend.fontsize"]) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(note)
+    return "\n".join(lines)

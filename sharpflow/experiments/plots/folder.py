@@ -1,0 +1,82 @@
+"""All figures of a grid of trajectories, in a folder."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sharpflow.experiments.grid_summary import EDGE_RATIOS, combinations, time_dimension
+from sharpflow.experiments.plots import quantities, style
+from sharpflow.experiments.plots.bands import seed_band_panels
+from sharpflow.experiments.plots.cells import MOST_PANELS
+from sharpflow.experiments.plots.grid import heat_maps
+from sharpflow.experiments.plots.outcomes import outcome_maps
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.figure import Figure
+
+_SHARPNESSES = (
+    "sharpness_manifold",
+    "sharpness_midpoint",
+    "sharpness_iterate",
+    "hessian_sharpness",
+)
+
+# What figures of other columns need.
+_BESIDE = ("status", "loss", "gradient_norm", "norm_squared", "threshold", "stability_line")
+
+
+def plot_grid(dataset: "xarray.Dataset", folder: str | Path, *, suffix: str = ".png") -> list[Path]:
+    """Draw and save every figure that a grid of trajectories supports.
+
+    ``outcomes`` shows how the trajectories ended, ``final-<column>`` the last values of
+    a column as a heat map and ``bands-<column>`` the column against time, for each
+    sharpness, edge ratio and metric that was recorded and for the mean loss, or the loss
+    where there is no mean. Of a grid with further axes the bands are drawn for each
+    combination, whose number and values end the name, the first six at most.
+
+    Args:
+      dataset: what ``sharpflow.simulate_grid`` returns.
+      folder: made where it is missing; figures of the same names are replaced.
+      suffix: ``.png``, ``.pdf`` or ``.svg``.
+
+    Returns:
+      The paths.
+
+    Raises:
+      ValueError: a dataset that is no grid of trajectories or has nothing to draw, or another
+        suffix.
+    """
+    from matplotlib import pyplot
+
+    time = time_dimension(dataset)
+    losses = [name for name in ("loss_mean", "loss") if name in dataset][:1]
+    recorded = [name for name in (*_SHARPNESSES, *EDGE_RATIOS) if name in dataset]
+    columns = losses + recorded + quantities.metric_names(dataset, time)
+    if not columns:
+        raise ValueError("dataset has no loss, sharpness, edge ratio or metric to draw")
+    beside = [name for name in _BESIDE if name in dataset and name not in columns]
+    dataset = dataset[columns + beside].load()  # each is used several times
+    parts = combinations(dataset)[:MOST_PANELS]
+    drawn: dict[str, Callable[[], Figure]] = {}
+    if losses:
+        drawn["outcomes"] = partial(outcome_maps, dataset)
+    for column in columns:
+        words = column.replace("_", "-")
+        drawn[f"final-{words}"] = partial(heat_maps, dataset, column)
+        for index, (values, part) in enumerate(parts):
+            more = f"-{index}-{_file_name(values)}" if values else ""
+            drawn[f"bands-{words}{more}"] = partial(seed_band_panels, part, column, title=values)
+    paths = []
+    for name, draw in drawn.items():
+        figure = draw()
+        paths.append(style.save(figure, Path(folder) / f"{name}{suffix}"))
+        pyplot.close(figure)
+    return paths
+
+
+def _file_name(values: str) -> str:
+    """What any file system takes, such as ``init_scale=0.1-activation=relu``."""
+    return re.sub(r"[^\w.=+-]+", "-", values.replace(" = ", "="), flags=re.ASCII).strip("-")[:80]

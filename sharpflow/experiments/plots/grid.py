@@ -1,0 +1,223 @@
+"""Heat maps over learning rate and weight decay."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sharpflow.experiments.grid_summary import (
+    combinations,
+    is_diverged,
+    is_pending,
+    last_values,
+    median_over_seeds,
+)
+from sharpflow.experiments.plots import cells, quantities, style
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+SEQUENTIAL, DIVERGING = "cividis", "PuOr_r"
+
+_NO_VALUE = "#ececec"
+_MARK = "#4a4a4a"
+_MOST_NUMBERS = 150  # in a panel; more cannot be taken in
+_NUMBER_SIZES = (8.5, 7.5, 6.5, 6.0)
+_LUMINANCE = np.array([0.299, 0.587, 0.114])  # of red, green and blue
+_TITLE: dict[str, Any] = {
+    "fontsize": style.RC["legend.fontsize"],
+    "linespacing": 1.4,
+    "x": 0.01,
+    "ha": "left",
+}
+
+
+def heat_map(dataset: "xarray.Dataset", name: str, ax: "Axes | None" = None) -> "Axes":
+    """Draw the last values of a column over learning rate and weight decay.
+
+    A cell shows the median over the seeds that have ended without divergence, of the
+    mean over the last tenth of each trajectory: ``last_values`` says it exactly. In the
+    corners of a cell, 2× says that two seeds have diverged, 2… that two are not
+    finished; a cell without any value has × where all have diverged, else ….
+
+    Args:
+      dataset: what ``sharpflow.simulate_grid`` returns, with one value of any further
+        axis.
+      name: of a column. An edge ratio has colours around 1, others a logarithmic scale
+        where they are positive and span a factor of 30.
+      ax: where to draw; by default on a new figure.
+
+    Returns:
+      The axes; the colour bar is in axes of its own beside them.
+
+    Raises:
+      ValueError: a column that was not recorded, or a grid with further axes.
+    """
+    grid, alone = cells.single_grid(dataset), ax is None
+    with style.styled(ax, size=cells.panel_size(grid)) as ax:
+        mesh = _draw(ax, grid, name, _norm(name, _median(grid, name)))
+        _colour_bar([mesh], name, [ax])
+        if alone:
+            cells.figure_of(ax).suptitle(_title(grid), **_TITLE)
+        else:
+            ax.set_title(_title(grid), fontsize=_TITLE["fontsize"], loc="left")
+        cells.frame(ax, grid)
+        _write_numbers(ax, grid, name, mesh)
+    return ax
+
+
+def heat_maps(dataset: "xarray.Dataset", name: str) -> "Figure":
+    """Draw ``heat_map`` for each combination of the further axes of a grid.
+
+    Args:
+      dataset: what ``sharpflow.simulate_grid`` returns.
+      name: of a column.
+
+    Returns:
+      A figure with panels that share their colours, the first six combinations at most.
+
+    Raises:
+      ValueError: a column that was not recorded.
+    """
+    import matplotlib
+
+    parts = combinations(dataset)
+    if len(parts) == 1:
+        return cells.figure_of(heat_map(dataset, name))
+    shown = [(words, cells.sorted_grid(part)) for words, part in parts[: cells.MOST_PANELS]]
+    norm = _norm(name, np.stack([_median(part, name) for _, part in shown]))
+    with matplotlib.rc_context(style.RC):
+        figure, axes = cells.panel_figure(shown)
+        meshes = [_draw(ax, part, name, norm) for ax, (_, part) in zip(axes, shown, strict=True)]
+        _colour_bar(meshes, name, axes)
+        title = _title(dataset, cells.omitted(len(shown), len(parts)))
+        figure.suptitle(title, **_TITLE)
+        cells.frame_panels(axes, shown)
+        for ax, (_, part), mesh in zip(axes, shown, meshes, strict=True):
+            _write_numbers(ax, part, name, mesh)
+    return figure
+
+
+def _median(grid: "xarray.Dataset", name: str) -> np.ndarray:
+    """Over the seeds, shape (weight_decay, learning_rate)."""
+    median = median_over_seeds(last_values(grid, name))
+    return median.transpose("weight_decay", "learning_rate").values
+
+
+def _draw(ax: "Axes", grid: "xarray.Dataset", name: str, norm: "Normalize") -> "QuadMesh":
+    import matplotlib
+
+    colours = matplotlib.colormaps[DIVERGING if quantities.is_edge_ratio(name) else SEQUENTIAL]
+    return ax.pcolormesh(
+        np.ma.masked_invalid(_median(grid, name)),
+        norm=norm,
+        cmap=colours.with_extremes(bad=_NO_VALUE),
+        edgecolors="white",
+        linewidth=0.8,
+    )
+
+
+def _norm(name: str, values: np.ndarray) -> "Normalize":
+    """A scale for all finite values; that of an edge ratio is 1 ± 0.1 at least, 1 ± 1 at most."""
+    from matplotlib.colors import LogNorm, Normalize
+
+    finite = values[np.isfinite(values)]
+    if quantities.is_edge_ratio(name):
+        reach = np.abs(finite - 1.0).max(initial=0.1)
+        reach = min(np.ceil(10.0 * reach - 1e-6) / 10.0, 1.0)
+        return Normalize(1.0 - reach, 1.0 + reach)
+    if not finite.size:
+        return Normalize(0.0, 1.0)
+    low, high = finite.min(), finite.max()
+    if quantities.is_logarithmic(name, finite):
+        return LogNorm(low, high)
+    if low == high:
+        return Normalize(low - 0.1 * abs(low) - 1e-12, low + 0.1 * abs(low) + 1e-12)
+    return Normalize(low, high)
+
+
+def _colour_bar(meshes: "list[QuadMesh]", name: str, axes: "list[Axes]") -> None:
+    """The scale that the meshes share, where there is any value on it."""
+    from matplotlib.colors import LogNorm
+
+    mesh = meshes[0]
+    values = np.concatenate([_values(each).compressed() for each in meshes])
+    if not values.size:
+        return
+    beyond = "max" if np.any(values > mesh.norm.vmax) else "neither"
+    bar = cells.figure_of(axes[0]).colorbar(
+        mesh, ax=axes, label=quantities.label(name), extend=beyond, pad=0.02, aspect=25
+    )
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=2.0)
+    if isinstance(mesh.norm, LogNorm):
+        style.log_axis(bar.ax, "y")
+    style.keep_tick_fonts(bar.ax)
+
+
+def _write_numbers(ax: "Axes", grid: "xarray.Dataset", name: str, mesh: "QuadMesh") -> None:
+    """Values and marks in the cells, in the largest type that fits."""
+    width, height = cells.cell_size(ax, grid)
+    values = _values(mesh).filled(np.nan)
+    texts = np.vectorize(lambda value: _number(name, value), otypes=[object])(values)
+    widest = max(cells.text_width(text, 1.0) for text in set(texts.flat))
+    fitting = [
+        size for size in _NUMBER_SIZES if size * widest < width - 5.0 and size + 2.0 < height
+    ]
+    readable = bool(fitting) and values.size <= _MOST_NUMBERS
+    light = mesh.to_rgba(_values(mesh))[..., :3] @ _LUMINANCE > 0.55
+    lost, waiting = _count(is_diverged(grid)), _count(is_pending(grid))
+    small = min(6.5, 0.45 * height, 0.45 * width)
+    for (row, column), text in np.ndenumerate(texts):
+        middle = (column + 0.5, row + 0.5)
+        if not text:
+            alone = "…" if waiting[row, column] else "×" if lost[row, column] else "–"
+            size = min(11.0, 0.7 * height)
+            ax.text(*middle, alone, ha="center", va="center", color=_MARK, fontsize=size)
+            continue
+        look: dict[str, Any] = {"color": "black" if light[row, column] else "white"}
+        marked = lost[row, column] or waiting[row, column]
+        if readable:
+            middle = (column + 0.5, row + (0.43 if marked and height < 24.0 else 0.5))
+            ax.text(*middle, text, ha="center", va="center_baseline", fontsize=fitting[0], **look)
+        if lost[row, column]:
+            corner, mark = (column + 0.95, row + 0.95), f"{lost[row, column]}×"
+            ax.text(*corner, mark, ha="right", va="top", fontsize=small, **look)
+        if waiting[row, column]:
+            corner, mark = (column + 0.05, row + 0.95), f"{waiting[row, column]}…"
+            ax.text(*corner, mark, ha="left", va="top", fontsize=small, **look)
+
+
+def _values(mesh: "QuadMesh") -> np.ma.MaskedArray:
+    return np.ma.asarray(mesh.get_array())
+
+
+def _number(name: str, value: float) -> str:
+    if quantities.is_edge_ratio(name) and 0.1 <= value < 10.0:
+        return f"{value:.2f}"
+    return cells.number(value)
+
+
+def _title(grid: "xarray.Dataset", more: str = "") -> str:
+    """What a cell shows, and below it what its marks mean."""
+    seeds = grid.sizes["seed"]
+    lost, waiting = is_diverged(grid), is_pending(grid)
+    words = []
+    if (lost.any("seed") & ~lost.all("seed")).any():
+        words.append("2×: two seeds diverged")
+    if lost.all("seed").any():
+        words.append("×: all" if words else "×: all seeds diverged" if seeds > 1 else "×: diverged")
+    if waiting.any():
+        words.append("…: unfinished")
+    title = "mean over the last tenth of the records"
+    title += f", median over {seeds} seeds" if seeds > 1 else ""
+    title += more
+    return "\n".join([title, ";  ".join(words)] if words else [title])
+
+
+def _count(points: "xarray.DataArray") -> np.ndarray:
+    """Seeds in each cell, shape (weight_decay, learning_rate)."""
+    return points.sum("seed").transpose("weight_decay", "learning_rate").values

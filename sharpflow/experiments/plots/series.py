@@ -1,0 +1,117 @@
+"""The columns of a grid against time: over the seeds, on a clock, within bounds."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from sharpflow.experiments.grid_summary import column, is_diverged, time_dimension
+from sharpflow.experiments.plots import quantities, style
+
+if TYPE_CHECKING:
+    import xarray
+
+ENOUGH_FOR_PERCENTILES = 5
+CLOCKS = {"step": "step $t$", "tau": style.TAU}
+
+
+class Band(NamedTuple):
+    """What the seeds do at one learning rate and weight decay.
+
+    Attributes:
+      time: of the records with any value, shape (T,).
+      median, low, high: over the seeds that have a value then, shape (T,).
+    """
+
+    time: np.ndarray
+    median: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def band(time: np.ndarray, values: np.ndarray) -> Band:
+    """Median, 10th and 90th percentile at every record; of fewer than 5 seeds their range.
+
+    Args:
+      time: of the records, shape (T,).
+      values: of the seeds, NaN where there is none, shape (seeds, T).
+    """
+    kept = np.isfinite(time) & np.isfinite(values).any(axis=0)
+    if not kept.any():
+        return Band(*np.empty((4, 0)))
+    few = len(values) < ENOUGH_FOR_PERCENTILES
+    levels = [50.0, 0.0, 100.0] if few else [50.0, 10.0, 90.0]
+    return Band(time[kept], *np.nanpercentile(values[:, kept], levels, axis=0))
+
+
+def steady(dataset: "xarray.Dataset", name: str) -> "xarray.DataArray":
+    """A column without the last tenth of the values of the trajectories that diverged."""
+    values = column(dataset, name)
+    finite = np.isfinite(values.values)
+    late = np.cumsum(finite, axis=-1) > 0.9 * finite.sum(axis=-1, keepdims=True)
+    return values.where(~(late & is_diverged(dataset).values[..., None]))
+
+
+def bounds(dataset: "xarray.Dataset", name: str) -> tuple[float, float, bool] | None:
+    """Where a scale begins and ends that holds all that is steady, and whether it is a log one.
+
+    It holds the edge of a sharpness, too. That of an edge ratio holds 1, and of the first
+    half of the records no more than 1.5 or 1.2 times the largest of the second: before
+    the edge it may be passed far and shortly.
+
+    Returns:
+      None where there is no value.
+    """
+    names = (name, quantities.edge_of(dataset, name))
+    parts = [steady(dataset, part).values for part in names if part is not None]
+    shown = np.concatenate([part[np.isfinite(part)] for part in parts])
+    if not shown.size:
+        return None
+    if quantities.is_edge_ratio(name):
+        late = parts[0][..., parts[0].shape[-1] // 2 :]
+        most = max(1.5, 1.2 * late[np.isfinite(late)].max(initial=0.0))
+        shown = np.append(np.minimum(shown, most), 1.0)
+    low, high = float(shown.min()), float(shown.max())
+    if quantities.is_logarithmic(name, shown):
+        room = (high / low) ** 0.04
+        return low / room, high * room, True
+    margin = 0.04 * (high - low) or 0.1 * abs(high) or 1.0
+    return low - margin, high + margin, False
+
+
+def clock(dataset: "xarray.Dataset", against: str | None) -> str:
+    """``"step"`` or ``"tau"``: the one given, or the one on which the points end together.
+
+    Raises:
+      ValueError: an unknown clock, or one that the dataset does not have.
+    """
+    if against is not None and against not in CLOCKS:
+        raise ValueError(f"against must be one of {tuple(CLOCKS)}, got {against!r}")
+    flows = "tau" in dataset.coords
+    if flows:
+        last = dataset["tau"].max(time_dimension(dataset), skipna=True)
+        flows = bool(np.all(last > 0))
+    if against == "tau" and not flows:
+        raise ValueError(
+            "dataset has no flow time tau at some point, as without weight decay: give "
+            "against='step'"
+        )
+    if against is not None:
+        return against
+    planned = dataset["num_steps"].values if "num_steps" in dataset else np.zeros(1)
+    return "tau" if flows and planned.min() < planned.max() else "step"
+
+
+def times(dataset: "xarray.Dataset", on: str) -> np.ndarray:
+    """A clock at every record, shape (learning_rate, weight_decay, time), in float64."""
+    dims = ("learning_rate", "weight_decay", time_dimension(dataset))
+    found = dataset[on].variable.set_dims({name: dataset.sizes[name] for name in dims})
+    return found.transpose(*dims).values.astype(np.float64)
+
+
+def thinned(dataset: "xarray.Dataset", dim: str, most: int) -> tuple["xarray.Dataset", str]:
+    """At most so many values along a dimension, evenly chosen with both ends, and a note."""
+    count = dataset.sizes[dim]
+    if count <= most:
+        return dataset, ""
+    places = np.unique(np.linspace(0, count - 1, most).round().astype(int))
+    return dataset.isel({dim: places}), f"{len(places)} of {count} {dim.replace('_', ' ')}s"

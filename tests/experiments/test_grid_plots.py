@@ -1,0 +1,383 @@
+"""Heat maps and outcomes of a grid show its medians, its marks and its strips."""
+
+import copy
+import importlib.util
+import itertools
+from pathlib import Path
+
+import jax
+import matplotlib
+import numpy as np
+import pytest
+
+import sharpflow as sf
+from sharpflow.experiments import plots
+from sharpflow.experiments.grid_summary import Outcome
+from sharpflow.experiments.plots import cells, style
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot
+
+
+def _sibling(name):
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+grids = _sibling("grids")
+PENDING, SUCCESS, DIVERGED = grids.PENDING, grids.SUCCESS, grids.DIVERGED
+LABELS = {
+    "loss_mean": r"mean training loss $\bar L$",
+    "edge_ratio_iterate": r"edge ratio $\lambda_1/\lambda^{\ast}$ at $\theta_t$",
+    "sharpness_iterate": r"sharpness $\lambda_1$ at $\theta_t$",
+    "test_accuracy": "test accuracy",
+}
+
+
+def _mesh(ax):
+    (mesh,) = ax.collections
+    return mesh
+
+
+def _written(ax):
+    return sorted(text.get_text() for text in ax.texts)
+
+
+@pytest.fixture(autouse=True)
+def nothing_else_changes():
+    """After every test: the settings of matplotlib as before, and no figure left."""
+    before = copy.deepcopy(dict(matplotlib.rcParams))
+    yield
+    pyplot.close("all")
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.drop_vars("loss_mean"), "loss_mean"),
+        (lambda d: d.drop_vars("status"), "status"),
+        (lambda d: d.isel(seed=0), "seed"),
+        (lambda d: d.isel(step=0), "step"),
+        (lambda d: d.assign(loss_mean=d["num_steps"]), "loss_mean"),
+        (lambda d: d.assign(loss_mean=d["loss"].expand_dims(layer=2)), "layer"),
+    ],
+)
+def test_a_dataset_that_lacks_something_is_refused_with_its_name(change, message):
+    for draw in (plots.heat_map, plots.heat_maps, plots.seed_band_panels):
+        with pytest.raises(ValueError, match=message):
+            draw(change(grids.grid()), "loss_mean")
+
+
+# --- outcomes ---
+
+
+def test_outcome_map_sorts_the_seeds_of_a_cell_by_outcome():
+    dataset = grids.grid((3, 2, 2), rates=[0.5, 0.1], decays=[1e-3, 1e-4])
+    dataset["loss"][:], dataset["loss_mean"][:] = 1.0, 1.0
+    dataset["edge_ratio_iterate"][:] = 0.5
+    dataset["edge_ratio_iterate"][{"learning_rate": 0, "weight_decay": 0, "seed": 2}] = 1.0
+    dataset = grids.ended(dataset, DIVERGED, at=5, seed=0, learning_rate=1, weight_decay=1)
+    dataset = grids.ended(dataset, PENDING, at=5, seed=[0, 1], learning_rate=0, weight_decay=1)
+    ax = plots.outcome_map(dataset)
+    edge, training, lost, waiting = (
+        Outcome.AT_EDGE, Outcome.TRAINING, Outcome.DIVERGED, Outcome.PENDING
+    )  # fmt: skip
+    # learning rates 0.1 and 0.5, weight decays 1e-4 below 1e-3
+    below = [training, training, lost, training, waiting, waiting]
+    above = [training, training, training, edge, training, training]
+    np.testing.assert_array_equal(_mesh(ax).get_array(), [below, above])
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0.1", "0.5"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["$10^{-4}$", "0.001"]
+    names = [text.get_text() for text in ax.figure.legends[0].get_texts()]
+    assert names == ["at the edge", "training", "diverged", "pending"]
+    (hatched,) = ax.patches
+    np.testing.assert_allclose(
+        [hatched.get_x(), hatched.get_y(), hatched.get_width()], [4.0 / 3.0, 0.0, 2.0 / 3.0]
+    )
+
+
+def test_outcome_map_has_the_colours_of_its_legend():
+    ax = plots.outcome_map(grids.grid())
+    colours = _mesh(ax).to_rgba(np.array(list(Outcome)))
+    expected = {outcome.label: tuple(colours[outcome]) for outcome in Outcome}
+    for patch in ax.figure.legends[0].get_patches():
+        assert patch.get_facecolor() == expected[patch.get_label()]
+
+
+def test_outcome_map_says_where_the_edge_was_not_measured():
+    measured = grids.grid((1, 2, 2))
+    title = plots.outcome_map(measured).figure.legends[0].get_title().get_text()
+    assert title == "outcome"
+    ax = plots.outcome_map(measured.drop_vars("edge_ratio_iterate"))
+    assert "edge ratio was not recorded" in ax.figure.legends[0].get_title().get_text()
+
+
+# --- heat maps ---
+
+
+@pytest.mark.parametrize("name", LABELS)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 4, 2), (4, 20, 20)])
+def test_heat_map_draws_the_medians(name, shape):
+    dataset = grids.grid(shape)
+    values = dataset[name].values.reshape(*shape, 30, -1)[..., -3:, 0].mean(axis=-1)
+    ax = plots.heat_map(dataset, name)
+    np.testing.assert_allclose(_mesh(ax).get_array(), np.median(values, axis=0).T, rtol=1e-12)
+    bar = ax.figure.axes[1]
+    assert bar.get_ylabel() == LABELS[name]
+    assert ("median over" in ax.figure.get_suptitle()) == (shape[0] > 1)
+
+
+def test_heat_map_writes_its_values_in_rising_order_of_both_axes():
+    dataset = grids.grid((1, 3, 2), rates=[0.5, 0.01, 0.1], decays=[1e-2, 1e-5])
+    dataset["test_accuracy"][:] = dataset["learning_rate"] + 100.0 * dataset["weight_decay"]
+    ax = plots.heat_map(dataset, "test_accuracy")
+    expected = np.add.outer([1e-3, 1.0], [0.01, 0.1, 0.5])
+    np.testing.assert_allclose(_mesh(ax).get_array(), expected, rtol=1e-12)
+    written = {text.get_position(): text.get_text() for text in ax.texts}
+    assert written == {
+        (0.5, 0.5): "0.011", (1.5, 0.5): "0.10", (2.5, 0.5): "0.50",
+        (0.5, 1.5): "1.0", (1.5, 1.5): "1.1", (2.5, 1.5): "1.5",
+    }  # fmt: skip
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0.01", "0.1", "0.5"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["$10^{-5}$", "0.01"]
+
+
+def test_heat_map_passes_over_seeds_that_diverged_and_counts_them():
+    dataset = grids.ended(
+        grids.grid(), DIVERGED, at=25, seed=[0, 2], learning_rate=1, weight_decay=0
+    )
+    dataset = grids.ended(dataset, DIVERGED, at=5, learning_rate=2, weight_decay=1)
+    dataset = grids.ended(dataset, PENDING, seed=1, learning_rate=0, weight_decay=0)
+    dataset = grids.ended(dataset, PENDING, learning_rate=3, weight_decay=0)
+    ax = plots.heat_map(dataset, "edge_ratio_iterate")
+    drawn = _mesh(ax).get_array()
+    last = dataset["edge_ratio_iterate"].values[..., -3:].mean(axis=-1)
+    assert drawn[0, 1] == pytest.approx(last[1, 1, 0])
+    assert drawn[0, 0] == pytest.approx((last[0, 0, 0] + last[2, 0, 0]) / 2.0)
+    assert np.argwhere(drawn.mask).tolist() == [[0, 3], [1, 2]]
+    marks = {t.get_text(): t.get_position() for t in ax.texts if t.get_text()[-1] in "×…"}
+    assert marks == {"2×": (1.95, 0.95), "×": (2.5, 1.5), "1…": (0.05, 0.95), "…": (3.5, 0.5)}
+    note = ax.figure.get_suptitle().splitlines()[1]
+    assert all(words in note for words in ("2×: two seeds diverged", "×: all", "…: unfinished"))
+
+
+@pytest.mark.parametrize(("status", "mark"), [(DIVERGED, "×"), (PENDING, "…"), (SUCCESS, "–")])
+def test_a_heat_map_without_any_value_has_marks_and_no_colour_bar(status, mark):
+    ax = plots.heat_map(grids.ended(grids.grid((2, 2, 2)), status), "loss_mean")
+    assert _written(ax) == [mark] * 4 and ax.figure.axes == [ax]
+    assert _mesh(ax).get_array().mask.all()
+
+
+@pytest.mark.parametrize(
+    ("ratios", "reach", "beyond"),
+    [((0.97, 1.04), 0.1, False), ((0.4, 1.1), 0.6, False), ((0.9, 5.0), 1.0, True)],
+)
+def test_edge_ratios_have_colours_around_one(ratios, reach, beyond):
+    dataset = grids.grid((1, 2, 1))
+    dataset["edge_ratio_iterate"][:] = np.array(ratios)[None, :, None, None]
+    ax = plots.heat_map(dataset, "edge_ratio_iterate")
+    norm = _mesh(ax).norm
+    np.testing.assert_allclose([norm.vmin, norm.vmax], [1.0 - reach, 1.0 + reach])
+    red, green, blue = _mesh(ax).cmap(norm(1.0))[:3]
+    assert min(red, green, blue) > 0.95
+    assert (len(ax.figure.axes[1].patches) > 0) == beyond  # the arrow at the end of the bar
+
+
+@pytest.mark.parametrize(("largest", "scale"), [(29.0, "linear"), (31.0, "log")])
+def test_values_over_more_than_a_factor_of_thirty_have_a_logarithmic_scale(largest, scale):
+    dataset = grids.grid((1, 2, 1))
+    dataset["loss_mean"][:] = np.array([1.0, largest])[None, :, None, None]
+    ax = plots.heat_map(dataset, "loss_mean")
+    assert ax.figure.axes[1].get_yscale() == scale
+    norm = _mesh(ax).norm
+    np.testing.assert_allclose([norm.vmin, norm.vmax], [1.0, largest])
+
+
+AXES = {"init_scale": [0.1, 1.0, 10.0], "activation": ["relu", "tanh"]}
+
+
+@pytest.mark.parametrize("draw", [lambda d: plots.heat_maps(d, "loss_mean"), plots.outcome_maps])
+def test_each_combination_of_further_axes_has_its_own_panel(draw):
+    dataset = grids.grid((3, 4, 2), axes=AXES)
+    figure = draw(dataset)
+    panels = figure.axes[:6]
+    combinations = [(i, j) for i in range(3) for j in range(2)]
+    for ax, (i, j) in zip(panels, combinations, strict=True):
+        name = f"init scale = {AXES['init_scale'][i]:g}, activation = {AXES['activation'][j]}"
+        assert ax.get_title().replace("\n", " ") == name
+        alone = draw(dataset.isel(init_scale=[i], activation=[j])).axes[0]
+        np.testing.assert_array_equal(_mesh(ax).get_array(), _mesh(alone).get_array())
+    assert len({(_mesh(ax).norm.vmin, _mesh(ax).norm.vmax) for ax in panels}) == 1
+
+
+def test_more_than_six_combinations_are_cut_off_and_the_title_says_so():
+    figure = plots.heat_maps(grids.grid((2, 2, 2), axes={"copy": list(range(9))}), "loss_mean")
+    assert [ax.get_title() for ax in figure.axes[:-1]] == [f"copy = {i}" for i in range(6)]
+    assert "the first 6 of 9 combinations" in figure.get_suptitle()
+
+
+def test_a_single_panel_refuses_further_axes():
+    dataset = grids.grid((2, 2, 1), axes=AXES)
+    for draw in (
+        lambda: plots.heat_map(dataset, "loss_mean"),
+        lambda: plots.outcome_map(dataset),
+        lambda: plots.seed_bands(dataset, "loss_mean"),
+    ):
+        with pytest.raises(ValueError, match=r"init_scale.*activation"):
+            draw()
+
+
+# --- numbers, places and files ---
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.01, 0.0316227766, 0.1], ["0.01", "0.032", "0.1"]),
+        ([0.0, 1e-5, 3.2e-4], ["0", "$10^{-5}$", r"$3.2\!\times\!10^{-4}$"]),
+        ([0.1, 0.1001], ["0.1", "0.1001"]),
+        ([1.0, 256.0, 1e5], ["1", "256", "$10^{5}$"]),
+    ],
+)
+def test_labels_of_cells_are_short_and_different(values, expected):
+    assert cells.category_labels(np.array(values)) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.123, "0.12"), (0.0046, "0.0046"), (5481.3, "5481"), (12.34, "12"), (1.0, "1.0"),
+        (4.6e-4, "4.6e−4"), (3.7e4, "3.7e4"), (-0.5, "-0.50"), (0.0, "0.0"), (np.nan, ""),
+    ],
+)  # fmt: skip
+def test_numbers_in_cells_have_two_digits(value, expected):
+    assert cells.number(value) == expected
+
+
+LONG = [0.012345, 0.0123456, 0.5, 123456.0]
+FIGURES = {
+    "values": lambda dataset: plots.heat_maps(dataset, "loss_mean"),
+    "ratios": lambda dataset: plots.heat_maps(dataset, "edge_ratio_iterate"),
+    "outcomes": plots.outcome_maps,
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        grids.grid((1, 1, 1)),
+        grids.grid((3, 4, 3)),
+        grids.grid((3, 12, 4)).map(lambda values: 1e-10 * values if values.ndim > 3 else values),
+        grids.grid((3, 20, 20), rows=3, rates=np.geomspace(1.1e-5, 1e-3, 20)),
+        grids.grid((2, 2, 60), rows=3),
+        grids.grid((2, 60, 2), rows=3),
+        grids.grid((2, 4, 5), rates=LONG, axes={"init_scale": [0.1, 1.0, 10.0]}),
+        grids.grid((2, 4, 5), rates=LONG, axes=AXES),
+    ],
+    ids=["one", "few", "tiny numbers", "many", "tall", "wide", "panels in a row", "panels in rows"],
+)
+def test_nothing_is_clipped_and_no_labels_overlap(name, dataset):
+    dataset = grids.ended(dataset, DIVERGED, seed=0, learning_rate=0, weight_decay=0)
+    figure = FIGURES[name](dataset)
+    with matplotlib.rc_context(style.RC):
+        figure.draw_without_rendering()
+        for ax in figure.axes:
+            _require_room(figure, ax)
+    turned = {label.get_rotation() for ax in figure.axes for label in ax.get_xticklabels()}
+    assert len(turned) == 1
+
+
+def _require_room(figure, ax):
+    """Axes on their page, tick labels apart from each other, texts inside of their cells."""
+    for corner in (ax.get_tightbbox().min, ax.get_tightbbox().max):
+        assert figure.bbox.contains(*corner)
+    for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
+        boxes = [label.get_window_extent() for label in labels if label.get_text()]
+        assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
+    for text in ax.texts:
+        box = text.get_window_extent()
+        x, y = (np.floor(place) for place in text.get_position())
+        (left, bottom), (right, top) = ax.transData.transform([(x, y), (x + 1, y + 1)])
+        assert left <= box.x0 and box.x1 <= right and bottom <= box.y0 and box.y1 <= top
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda ax: plots.heat_map(grids.grid((2, 2, 1)), "loss_mean", ax),
+        lambda ax: plots.outcome_map(grids.grid((2, 2, 1)), ax),
+        lambda ax: plots.seed_bands(grids.grid((2, 2, 1)), "loss_mean", ax),
+    ],
+)
+def test_drawings_use_the_axes_given_and_open_no_other_figure(draw):
+    figure, ax = pyplot.subplots()
+    assert draw(ax) is ax
+    assert pyplot.get_fignums() == [figure.number]
+
+
+def test_figures_take_what_simulate_grid_returns(tmp_path):
+    x = np.random.default_rng(0).normal(size=(4, 6))
+    problem = sf.models.linear_regression(x, x[:, 0])
+    rates, decays = (0.2, 0.1), (1e-2, 3e-2)
+    observables = ("loss", "threshold", sf.simulator.sharpness(2, every=4))
+    dataset = sf.simulate_grid(
+        problem,
+        seeds=[0, 1, 2],
+        learning_rates=rates,
+        weight_decays=decays,
+        tau=0.1,
+        num_records=10,
+        observables=observables,
+        progress=False,
+    )
+    last = np.empty((2, 2, 3))
+    for (row, decay), (place, rate), seed in itertools.product(
+        enumerate(decays), enumerate(reversed(rates)), range(3)
+    ):
+        steps = round(0.1 / (rate * decay))
+        at = np.arange(10) * steps // 10
+        params = problem.init(jax.random.key(seed))
+        rule = sf.gdwd(rate, decay)
+        alone = sf.simulate(problem, params, rule, steps, record_at=at, observables=["loss"])
+        last[row, place, seed] = alone["loss"][-1]
+    drawn = _mesh(plots.heat_map(dataset, "loss")).get_array()
+    np.testing.assert_allclose(drawn, np.median(last, axis=-1), rtol=1e-9)
+    pyplot.close("all")
+    names = {path.stem for path in plots.plot_grid(dataset, tmp_path)}
+    columns = ("loss", "sharpness-iterate", "edge-ratio-iterate")
+    figures = {f"{kind}-{column}" for column in columns for kind in ("final", "bands")}
+    assert names == {"outcomes"} | figures
+
+
+def test_plot_grid_draws_what_was_recorded(tmp_path):
+    paths = plots.plot_grid(grids.grid((2, 2, 2)), tmp_path / "new")
+    columns = ("loss-mean", "sharpness-iterate", "edge-ratio-iterate", "test-accuracy")
+    kinds = [f"{kind}-{column}" for column in columns for kind in ("final", "bands")]
+    assert [path.name for path in paths] == [f"{name}.png" for name in ("outcomes", *kinds)]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+    assert not pyplot.get_fignums()
+
+
+def test_plot_grid_needs_no_sharpness_and_names_further_axes(tmp_path):
+    dataset = grids.grid((2, 1, 1), axes={"name": ["a b", "a/b"]})
+    kept = ["loss", "status", "num_steps"]
+    paths = plots.plot_grid(dataset[kept], tmp_path, suffix=".svg")
+    assert [path.name for path in paths] == [
+        "outcomes.svg", "final-loss.svg", "bands-loss-0-name=a-b.svg", "bands-loss-1-name=a-b.svg",
+    ]  # fmt: skip
+
+
+def test_plot_grid_refuses_what_is_no_grid(tmp_path):
+    trajectory = grids.grid().isel(seed=0, learning_rate=0, weight_decay=0)
+    with pytest.raises(ValueError, match="seed"):
+        plots.plot_grid(trajectory, tmp_path)
+    with pytest.raises(ValueError, match="loss"):
+        plots.plot_grid(grids.grid()[["threshold", "status"]], tmp_path)
+    with pytest.raises(ValueError, match=r"\.png"):
+        plots.plot_grid(grids.grid((1, 1, 1)), tmp_path, suffix=".jpg")

@@ -1,0 +1,213 @@
+"""Bands hold the seeds that they say, on the clock and the scale that they say."""
+
+import copy
+import importlib.util
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+
+from sharpflow.experiments import plots
+from sharpflow.experiments.plots import series
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot
+
+
+def _sibling(name):
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+grids = _sibling("grids")
+PENDING, DIVERGED = grids.PENDING, grids.DIVERGED
+
+
+@pytest.fixture(autouse=True)
+def nothing_else_changes():
+    """After every test: the settings of matplotlib as before, and no figure left."""
+    before = copy.deepcopy(dict(matplotlib.rcParams))
+    yield
+    pyplot.close("all")
+    assert dict(matplotlib.rcParams) == before
+
+
+def _drawn_band(collection):
+    """Times, low and high of a band."""
+    corners = collection.get_paths()[0].vertices
+    times = np.unique(corners[:, 0])
+    edges = [[corners[corners[:, 0] == t, 1].min(), corners[corners[:, 0] == t, 1].max()]
+             for t in times]  # fmt: skip
+    return times, np.array(edges)
+
+
+@pytest.mark.parametrize(("seeds", "low", "high"), [(2, 0, 100), (4, 0, 100), (5, 10, 90)])
+def test_bands_are_percentiles_or_the_range_of_few_seeds(seeds, low, high):
+    dataset = grids.grid((seeds, 3, 1))
+    ax = plots.seed_bands(dataset, "loss_mean")
+    values = dataset["loss_mean"].values[:, :, 0]
+    assert len(ax.lines) == len(ax.collections) == 3
+    for index, (line, band) in enumerate(zip(ax.lines, ax.collections, strict=True)):
+        np.testing.assert_array_equal(line.get_xdata(), dataset["step"])
+        median = np.median(values[:, index], axis=0)
+        np.testing.assert_allclose(line.get_ydata(), median, rtol=1e-12)
+        times, edges = _drawn_band(band)
+        np.testing.assert_array_equal(times, dataset["step"])
+        expected = np.percentile(values[:, index], [low, high], axis=0).T
+        np.testing.assert_allclose(edges, expected, rtol=1e-12)
+    said = "range" if high == 100 else "10th to 90th percentile"
+    title = ax.figure.legends[0].get_title().get_text()
+    assert title == f"median and {said} of {seeds} seeds"
+    names = [text.get_text() for text in ax.figure.legends[0].get_texts()]
+    assert names == [r"$\eta$ = 0.01", r"$\eta$ = 0.1", r"$\eta$ = 1"]
+
+
+def test_one_seed_is_a_line_without_a_word_about_seeds():
+    dataset = grids.grid((1, 1, 1))
+    ax = plots.seed_bands(dataset, "test_accuracy")
+    (line,) = ax.lines
+    np.testing.assert_array_equal(line.get_ydata(), dataset["test_accuracy"].values.ravel())
+    assert ax.figure.legends[0].get_title().get_text() == ""
+    assert ax.get_ylabel() == "test accuracy" and ax.get_xlabel() == "step $t$"
+
+
+def test_a_seed_that_diverges_leaves_the_band_and_is_marked():
+    dataset = grids.grid((3, 1, 1))
+    dataset["loss_mean"][{"seed": 1, "step": slice(18, 20)}] = [1e9, np.inf]
+    dataset = grids.ended(dataset, DIVERGED, at=20, seed=1)
+    ax = plots.seed_bands(dataset, "loss_mean")
+    line, mark = ax.lines
+    values = dataset["loss_mean"].values[:, 0, 0]
+    np.testing.assert_allclose(line.get_ydata()[:18], np.median(values[:, :18], axis=0))
+    others = values[[0, 2]]
+    np.testing.assert_allclose(line.get_ydata()[19:], np.median(others[:, 19:], axis=0))
+    top = ax.get_ylim()[1]
+    assert values[np.isfinite(values)].max() > 1e8 > top >= others.max()
+    np.testing.assert_allclose(np.ravel(mark.get_data()), [180.0, top])
+    assert "diverges" in [text.get_text() for text in ax.figure.legends[0].get_texts()]
+
+
+def test_a_seed_that_diverged_before_any_value_has_no_mark():
+    ax = plots.seed_bands(grids.ended(grids.grid((3, 1, 1)), DIVERGED, seed=1), "loss_mean")
+    assert len(ax.lines) == 1
+
+
+def test_records_between_measurements_are_passed_over_and_the_threshold_is_drawn():
+    dataset = grids.grid((5, 2, 1))
+    dataset["sharpness_iterate"][{"step": np.arange(30) % 3 != 0}] = np.nan
+    ax = plots.seed_bands(dataset, "sharpness_iterate")
+    for index in range(2):
+        threshold, sharpness = ax.lines[2 * index : 2 * index + 2]
+        of_rate = dataset.isel(learning_rate=index, weight_decay=0)
+        expected = np.median(of_rate["threshold"].values, axis=0)
+        np.testing.assert_allclose(threshold.get_data(), [dataset["step"], expected])
+        expected = np.median(of_rate["sharpness_iterate"].values[:, ::3, 0], axis=0)
+        np.testing.assert_allclose(sharpness.get_data(), [dataset["step"][::3], expected])
+        assert threshold.get_color() is sharpness.get_color()
+    assert r"$\lambda^{\ast}$" in [text.get_text() for text in ax.figure.legends[0].get_texts()]
+
+
+def test_a_threshold_that_was_not_recorded_is_not_drawn():
+    ax = plots.seed_bands(grids.grid((3, 2, 1)).drop_vars("threshold"), "sharpness_iterate")
+    assert len(ax.lines) == 2
+
+
+def test_edge_ratios_have_a_line_at_one_and_an_axis_for_their_second_half():
+    dataset = grids.grid((3, 1, 1))
+    dataset["edge_ratio_iterate"][:] = 0.5
+    dataset["edge_ratio_iterate"][{"step": 2}] = 40.0
+    ax = plots.seed_bands(dataset, "edge_ratio_iterate")
+    np.testing.assert_array_equal(ax.lines[-1].get_ydata(), 1.0)
+    low, high = ax.get_ylim()
+    assert low < 0.5 and 1.5 <= high < 1.6
+    dataset["edge_ratio_iterate"][{"step": 20}] = 3.0
+    _, high = plots.seed_bands(dataset, "edge_ratio_iterate").get_ylim()
+    assert 3.6 <= high < 3.8
+
+
+def test_points_of_different_length_are_drawn_against_flow_time():
+    dataset = grids.grid((2, 2, 1))
+    against_step = plots.seed_bands(dataset, "loss")
+    assert against_step.get_xlabel() == "step $t$"
+    dataset["num_steps"][{"learning_rate": 0}] = 100
+    ax = plots.seed_bands(dataset, "loss")
+    assert ax.get_xlabel() == r"flow time $\tau$"
+    for index, line in enumerate(ax.lines):
+        np.testing.assert_allclose(line.get_xdata(), dataset["tau"][index, 0])
+    ax = plots.seed_bands(dataset, "loss", against="step")
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), dataset["step"])
+
+
+def test_records_at_equal_flow_times_have_steps_of_their_own():
+    dataset = grids.grid((2, 2, 2))
+    every = np.array([[7, 5], [3, 2]])[..., None] * np.arange(30)
+    dims = ("learning_rate", "weight_decay", "record")
+    tau = dataset["tau"].values
+    dataset = dataset.drop_vars(["step", "tau"]).rename(step="record")
+    dataset = dataset.assign_coords(step=(dims, every), tau=(dims, tau))
+    figure = plots.seed_band_panels(dataset, "loss", against="step")
+    for place, ax in enumerate(figure.axes):
+        for index, line in enumerate(ax.lines):
+            np.testing.assert_array_equal(line.get_xdata(), every[index, place])
+    ax = plots.seed_bands(dataset.isel(weight_decay=[1]), "loss", against="tau")
+    np.testing.assert_allclose(ax.lines[1].get_xdata(), tau[1, 1])
+
+
+def test_without_weight_decay_there_is_no_flow_time():
+    dataset = grids.grid((2, 2, 2), decays=[0.0, 1e-3])
+    dataset["num_steps"][{"learning_rate": 0}] = 100
+    assert plots.seed_band_panels(dataset, "loss").axes[0].get_xlabel() == "step $t$"
+    with pytest.raises(ValueError, match="tau"):
+        plots.seed_band_panels(dataset, "loss", against="tau")
+    with pytest.raises(ValueError, match="against"):
+        plots.seed_band_panels(dataset, "loss", against="epoch")
+
+
+def test_a_panel_for_each_weight_decay_on_one_scale():
+    dataset = grids.grid((3, 2, 3), decays=[1e-2, 1e-5, 1e-3])
+    dataset["test_accuracy"][{"weight_decay": 0}] *= 0.5
+    figure = plots.seed_band_panels(dataset, "test_accuracy")
+    titles = [r"$\lambda$ = $10^{-5}$", r"$\lambda$ = 0.001", r"$\lambda$ = 0.01"]
+    assert [ax.get_title() for ax in figure.axes] == titles
+    values = dataset["test_accuracy"]
+    for ax in figure.axes:
+        low, high = ax.get_ylim()
+        assert low < values.min() < values.max() < high
+    for ax, place in zip(figure.axes, (1, 2, 0), strict=True):
+        median = dataset["test_accuracy"].isel(weight_decay=place).median("seed")
+        for line, expected in zip(ax.lines, median, strict=True):
+            np.testing.assert_allclose(line.get_ydata(), expected)
+    with pytest.raises(ValueError, match="seed_band_panels"):
+        plots.seed_bands(dataset, "test_accuracy")
+
+
+def test_of_many_rates_and_decays_some_are_drawn_with_both_ends():
+    dataset = grids.grid((2, 20, 20), rows=3)
+    figure = plots.seed_band_panels(dataset, "loss", title="a name")
+    assert len(figure.axes) == 6 and all(len(ax.lines) == 6 for ax in figure.axes)
+    last = dataset["loss"].values[:, -1, -1].mean(axis=0)  # the median of two
+    np.testing.assert_allclose(figure.axes[-1].lines[-1].get_ydata(), last)
+    title = figure.legends[0].get_title().get_text()
+    words = ("a name", "6 of 20 learning rates", "6 of 20 weight decays")
+    assert all(word in title for word in words)
+
+
+def test_an_unfinished_grid_is_drawn_as_far_as_it_is():
+    dataset = grids.ended(grids.grid((3, 2, 2)), PENDING, at=10, learning_rate=1)
+    dataset = grids.ended(dataset, PENDING, weight_decay=0)
+    empty, part = plots.seed_band_panels(dataset, "loss").axes
+    assert [text.get_text() for text in empty.texts] == ["no values"]
+    assert [line.get_xdata().size for line in part.lines] == [30, 10]
+    title = part.figure.legends[0].get_title().get_text()
+    assert "9 of 12 trajectories unfinished" in title
+    ax = plots.seed_bands(grids.ended(grids.grid((1, 1, 1)), PENDING), "loss")
+    assert [text.get_text() for text in ax.texts] == ["no values"]
+
+
+def test_a_band_of_nothing_is_empty():
+    assert series.band(np.arange(3.0), np.full((2, 3), np.nan)).median.shape == (0,)
