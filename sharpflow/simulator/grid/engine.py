@@ -1,6 +1,7 @@
 """Chooses how a batch of points is laid out over devices, and compiles it."""
 
 import dataclasses
+import heapq
 from collections.abc import Sequence
 
 import jax
@@ -28,9 +29,14 @@ class Timing:
     record: float
     points: int
 
-    def seconds(self, updates: float, records: float) -> float:
-        """For so many updates and records of single points, no device ever idle."""
-        return (updates * self.update + records * self.record) / self.points
+    def seconds(self, updates: Sequence[int], records: Sequence[int]) -> float:
+        """For points with so many updates and records, longest first.
+
+        A lane whose point is done takes the next one; those that find none rest while the
+        others of their group go on.
+        """
+        longest = longest_lane(updates, self.points), longest_lane(records, self.points)
+        return longest[0] * self.update + longest[1] * self.record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +106,7 @@ def build_engine(
             chunk = compiled(max(int(chunk.width * room / chunk.memory_bytes), 1), num_rows)
         return chunk, time_chunk(chunk, points, pending)
 
-    updates = float(sum(schedule.num_steps[point] for point in pending))
-    records = float(sum(len(schedule.steps(point)) for point in pending[:64]))
-    records *= len(pending) / min(len(pending), 64)
+    updates, records = lengths(schedule, pending)
 
     def cost(found: tuple[CompiledChunk, Timing]) -> float:
         return found[1].seconds(updates, records)
@@ -128,6 +132,24 @@ def build_engine(
         pieces=pieces,
     )
     return Engine(chunk, layout, timing)
+
+
+def lengths(schedule: Schedule, points: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Updates and records of points."""
+    counts: dict[int, int] = {}
+    updates = [int(schedule.num_steps[point]) for point in points]
+    for point, steps in zip(points, updates, strict=True):
+        if steps not in counts:
+            counts[steps] = len(schedule.steps(point))
+    return updates, [counts[steps] for steps in updates]
+
+
+def longest_lane(lengths: Sequence[int], lanes: int) -> int:
+    """Largest sum of lengths in a lane, where each goes to the lane that is free first."""
+    ends = [0] * lanes
+    for length in lengths:
+        heapq.heapreplace(ends, ends[0] + length)
+    return max(ends)
 
 
 class _Trial:

@@ -15,6 +15,8 @@ from sharpflow.simulator.grid.axes import BASE, Axes, keywords_of
 from sharpflow.simulator.loop import Hyperparameters, LoopState, Program, initial_state
 from sharpflow.simulator.updates import find_rule
 
+_MOST_DRAWN = 32  # starts kept for the next point of the same seed
+
 MakeProblem = Callable[..., Problem]
 Start = Callable[..., Params]
 MakeOptimizer = Callable[..., optax.GradientTransformation]
@@ -142,8 +144,9 @@ class Points:
             return self._start(key, at["learning_rate"], at["weight_decay"], **others)
         # the rates do not enter: drawn once for each seed
         if at["seed"] not in self._drawn:
-            key = jax.random.key(at["seed"])
-            drawn = self.batch.program.problem.init(key)
+            if len(self._drawn) >= _MOST_DRAWN:
+                del self._drawn[next(iter(self._drawn))]
+            drawn = self.batch.program.problem.init(jax.random.key(at["seed"]))
             self._drawn[at["seed"]] = jax.tree.map(np.asarray, drawn)
         return self._drawn[at["seed"]]
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -99,12 +100,13 @@ def prepare(
         record_at=record_at,
         num_records=num_records,
     )
+    columns = _columns(points, running)
     kept = _one_shape(points) if snapshot_every is not None or final_params else None
     variables = grid_variables(
         found,
         timetable,
         rates,
-        _columns(points, running),
+        columns,
         kept if snapshot_every is not None else None,
         snapshot_every,
         kept if final_params else None,
@@ -120,6 +122,7 @@ def prepare(
         "snapshot_every": snapshot_every,
         "final_params": final_params,
         "observables": [*(_name(observable) for observable in requested), *running],
+        "columns": {name: list(like.shape) for name, like in columns.items()},
         "optimizer": _name(optimizer),
         "start": None if start is None else _name(start),
         "dtype": str(first.dtype),
@@ -192,10 +195,7 @@ def _name(thing: Callable | recorded.Observable) -> str:
     """What to call a function or an observable, the same in another process."""
     if isinstance(thing, recorded.Observable):
         compute = thing.compute
-        plain = dataclasses.is_dataclass(compute) and thing.name in repr(compute)
-        return f"{thing.name}: {compute!r}" if plain else _described(thing.name, compute)
-    return f"{getattr(thing, '__module__', '')}:{getattr(thing, '__qualname__', repr(thing))}"
-
-
-def _described(name: str, compute: Any) -> str:
-    return f"{name}: {compute!r}" if dataclasses.is_dataclass(compute) else name
+        text = f"{thing.name}: {compute!r}" if dataclasses.is_dataclass(compute) else thing.name
+    else:
+        text = f"{thing.__module__}:{getattr(thing, '__qualname__', repr(thing))}"
+    return re.sub(r" at 0x[0-9a-f]+", "", text)

@@ -49,7 +49,9 @@ class _Group:
       lanes: the points in them.
       state, keywords: of the lanes, as numpy arrays.
       device: index of the one that holds ``placed``, or None.
-      placed: state and keywords on that device.
+      placed: state and keywords on that device; newer than ``state`` after a chunk.
+      fetched: what was placed when ``state`` was copied from it.
+      step, status: of the lanes, after the last chunk.
       columns, snapshots: of the last chunk.
       observe, snapshot: which rows of it recorded, and kept the params in which lane.
     """
@@ -59,6 +61,9 @@ class _Group:
     keywords: dict[str, np.ndarray]
     device: int | None = None
     placed: tuple[Any, Any] | None = None
+    step: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
+    status: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
+    fetched: tuple[Any, Any] | None = None
     columns: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     snapshots: Any = None
     observe: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, bool))
@@ -67,6 +72,13 @@ class _Group:
     @property
     def occupied(self) -> list[tuple[int, _Lane]]:
         return [(index, lane) for index, lane in enumerate(self.lanes) if lane is not None]
+
+    def fetch(self) -> LoopState:
+        """The state, as numpy arrays: copies, for the next chunk reuses its buffers."""
+        if self.placed is not None and self.fetched is not self.placed:
+            self.state = jax.tree.map(np.array, self.placed[0])
+            self.fetched = self.placed
+        return self.state
 
 
 class BatchRun:
@@ -101,6 +113,7 @@ class BatchRun:
         self.groups: list[_Group] = []
         self.waiting: list[int] = []
         self.resumed = Checkpoint({}, {})
+        self.made = 0
 
     def run(
         self, pending: Sequence[int], resumed: Checkpoint, stop: Stop, advance: Advance
@@ -135,11 +148,11 @@ class BatchRun:
                 return
             if stop.signal_number is not None:
                 raise Interrupted("stopped between two chunks", stop.signal_number)
-            before = sum(int(group.state.step.sum()) for group in active)
+            self.made = 0
             self.chunk.spread(active, self._run_chunk)
-            advance(sum(int(group.state.step.sum()) for group in active) - before, self._note())
             for group in active:
                 self._harvest(group)
+            advance(self.made, self._note())
 
     def _fill(self, group: _Group) -> None:
         """Put waiting points into empty lanes; those of a group are at the same piece."""
@@ -160,11 +173,11 @@ class BatchRun:
             gaps = self.schedule.gaps(point, self.layout.pieces)
             group.lanes[index] = _Lane(point, gaps, np.cumsum(gaps) - gaps, position(point, 0))
             leaves = self.resumed.states.get(point) or jax.tree.leaves(self.points.state(point))
-            for kept, leaf in zip(jax.tree.leaves(group.state), leaves, strict=True):
+            for kept, leaf in zip(jax.tree.leaves(group.fetch()), leaves, strict=True):
                 kept[index] = leaf
             for name, value in self.points.hyperparameters(point).items():
                 group.keywords[name][index] = value
-            group.device = group.placed = None
+            group.device = group.placed = group.fetched = None
 
     def _run_chunk(self, group: _Group, device: int) -> None:
         """One chunk of a group, on a device; called by a thread of its own."""
@@ -188,8 +201,7 @@ class BatchRun:
         placed, keywords = group.placed
         state, columns, snapshots = self.chunk.run(device, placed, keywords, rows)
         group.columns, group.snapshots = jax.tree.map(np.asarray, (columns, snapshots))
-        # a copy: the next chunk reuses the buffers of the state
-        group.state = jax.tree.map(np.array, state)
+        group.step, group.status = np.array(state.step), np.array(state.status)
         group.device, group.placed = device, (state, keywords)
 
     def _harvest(self, group: _Group) -> None:
@@ -202,13 +214,14 @@ class BatchRun:
             if group.snapshots is not None:
                 taken = jax.tree.map(lambda leaf, i=index: leaf[:, i], group.snapshots)
                 self._write_snapshots(lane, taken, group.snapshot[:valid, index])
+            self.made += int(group.step[index]) - int(columns["step"][0])
             lane.position += min(count, lane.rows_left)
-            status = int(group.state.status[index])
+            status = int(group.status[index])
             if status != Status.SUCCESS or not lane.rows_left:
                 if self.final_params:
-                    last = jax.tree.map(lambda leaf, i=index: leaf[i], group.state.params)
+                    last = jax.tree.map(lambda leaf, i=index: leaf[i], group.fetch().params)
                     self.sink.write_params("final_params", lane.point, last)
-                self.sink.finish(lane.point, status, int(group.state.step[index]))
+                self.sink.finish(lane.point, status, int(group.step[index]))
                 group.lanes[index] = None
 
     def _write(self, lane: _Lane, columns: dict[str, np.ndarray], observe: np.ndarray) -> None:
@@ -235,10 +248,12 @@ class BatchRun:
 
     def _checkpoint(self) -> None:
         """Keep where the points are that have begun, in a lane or before one is free."""
+        if not self.sink.keeps_checkpoints:
+            return
         positions: dict[int, int] = {}
         states: list[list[np.ndarray]] = []
-        for group in self.groups:
-            leaves = jax.tree.leaves(group.state)
+        for group in (group for group in self.groups if group.occupied):
+            leaves = jax.tree.leaves(group.fetch())
             for index, lane in group.occupied:
                 positions[lane.point] = lane.position
                 states.append([leaf[index] for leaf in leaves])

@@ -11,7 +11,7 @@ import numpy as np
 
 from sharpflow.models.problem import Problem
 from sharpflow.simulator import observables as recorded
-from sharpflow.simulator.grid.engine import Engine, build_engine
+from sharpflow.simulator.grid.engine import Engine, build_engine, lengths
 from sharpflow.simulator.grid.layout import Layout
 from sharpflow.simulator.grid.points import MakeOptimizer, MakeProblem, Points, Start
 from sharpflow.simulator.grid.prepare import Grid, prepare
@@ -104,6 +104,7 @@ def simulate_grid(
       StorageError: the disk did not take what had to be written; resume later.
       Interrupted: a signal asked to stop a run with a folder; it can be resumed.
     """
+    run = None if out is None else RunFolder(out)
     grid = prepare(
         problem,
         seeds=seeds,
@@ -123,13 +124,13 @@ def simulate_grid(
         effective_learning_rate=effective_learning_rate,
     )
     used = tuple(jax.local_devices() if devices is None else devices)
-    if out is None:
+    if run is None:
         if resume or processes is not None:
             raise ValueError("resume and processes need a folder: give out as well")
         return _in_memory(grid, used, group_width, progress)
     together = Processes() if processes is None else processes
-    _in_folder(grid, RunFolder(out), together, used, group_width, resume, progress)
-    return open_run(out)
+    _in_folder(grid, run, together, used, group_width, resume, progress)
+    return open_run(run.path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,9 +182,7 @@ def plan_grid(
         pending = _longest_first(grid, points.batch.points)
         engine = _engine(grid, points, pending, used, group_width, None)
         assert engine.timing is not None
-        updates = sum(int(grid.schedule.num_steps[point]) for point in pending)
-        records = sum(len(grid.schedule.steps(point)) for point in pending)
-        seconds += engine.timing.seconds(updates, records)
+        seconds += engine.timing.seconds(*lengths(grid.schedule, pending))
         memory = max(memory, engine.chunk.memory_bytes)
         layouts.append(engine.layout)
     return GridPlan(

@@ -29,6 +29,11 @@ class Sink:
     ) -> None:
         self.axes, self.arrays, self.run, self.process = axes, arrays, run, process
 
+    @property
+    def keeps_checkpoints(self) -> bool:
+        """Whether there is a folder for them."""
+        return self.run is not None
+
     def write(self, name: str, point: int, first: int, values: np.ndarray) -> None:
         """Some records of a column, or snapshots, from the ``first`` on."""
         if len(values) and name in self.arrays:
