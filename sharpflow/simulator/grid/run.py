@@ -197,7 +197,7 @@ class BatchRun:
                 group.snapshot[:, index] = due & (gaps[:, index] > 0)
         rows = self.chunk.rows(gaps, group.observe, group.snapshot)
         if group.device != device or group.placed is None:
-            group.placed = self.chunk.place((group.state, group.keywords), device)
+            group.placed = self.chunk.place((group.fetch(), group.keywords), device)
         placed, keywords = group.placed
         state, columns, snapshots = self.chunk.run(device, placed, keywords, rows)
         group.columns, group.snapshots = jax.tree.map(np.asarray, (columns, snapshots))
