@@ -51,6 +51,15 @@ class Grid:
     snapshot_every: int | None
     final_params: bool
 
+    @property
+    def title(self) -> str:
+        """For progress."""
+        return f"grid of {self.axes.num_points}"
+
+    def longest_first(self, points: Sequence[int]) -> list[int]:
+        """Points by their number of updates, those with most first."""
+        return sorted(points, key=lambda point: (-int(self.schedule.num_steps[point]), point))
+
 
 def prepare(
     problem: Problem | MakeProblem,

@@ -1,0 +1,195 @@
+"""Run a grid that is prepared: in memory, or in a folder with other processes."""
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from sharpflow.simulator.grid.engine import Engine, build_engine
+from sharpflow.simulator.grid.layout import Layout
+from sharpflow.simulator.grid.points import Points
+from sharpflow.simulator.grid.prepare import Grid
+from sharpflow.simulator.grid.run import BatchRun
+from sharpflow.simulator.grid.sink import Sink
+from sharpflow.simulator.grid.variables import PENDING, seeds_per_chunk
+from sharpflow.simulator.interrupt import Stop, stop_between_chunks
+from sharpflow.simulator.processes import Processes
+from sharpflow.simulator.progress import progress_bar
+from sharpflow.simulator.provenance import git_revision, provenance
+from sharpflow.simulator.store.arrays import dataset, in_memory
+from sharpflow.simulator.store.checkpoint import Checkpoint
+from sharpflow.simulator.store.errors import storage_errors
+from sharpflow.simulator.store.folder import RunFolder
+from sharpflow.simulator.store.lock import announce, announced, launch_lock
+
+if TYPE_CHECKING:
+    import xarray
+
+
+def run_in_memory(
+    grid: Grid, devices: Sequence[jax.Device], width: int | None, progress: bool | None
+) -> "xarray.Dataset":
+    """Run a grid and keep its result in memory only; arguments as of ``simulate_grid``."""
+    arrays = in_memory(grid.variables)
+    sink = Sink(grid.axes, arrays)
+    with progress_bar(int(grid.schedule.num_steps.sum()), progress, grid.title) as advance:
+        for number, points in enumerate(grid.batches):
+            pending = grid.longest_first(points.batch.points)
+            engine = engine_of(grid, points, pending, devices, width, None)
+            _run(grid, number, points, engine, sink).run(
+                pending, Checkpoint({}, {}), Stop(), advance
+            )
+    return dataset(arrays, grid.variables, _attributes(grid))
+
+
+def run_in_folder(
+    grid: Grid,
+    run: RunFolder,
+    processes: Processes,
+    devices: Sequence[jax.Device],
+    width: int | None,
+    resume: bool,
+    progress: bool | None,
+) -> None:
+    """Run this process's share of a grid into a folder, from where it stands.
+
+    Args:
+      grid: all of it.
+      run: the folder.
+      processes: that share the grid.
+      devices, width, resume, progress: as of ``simulate_grid``.
+
+    Raises:
+      RunError, RunLockedError, StorageError, Interrupted: as of ``simulate_grid``.
+    """
+    first = processes.index == 0
+    if first:
+        if not (resume and run.exists):
+            run.require_unused()
+        with storage_errors(run.path):
+            run.path.mkdir(parents=True, exist_ok=True)
+    with launch_lock(run.path, processes.index, processes.token), stop_between_chunks() as stop:
+        if first:
+            _open(grid, run, processes, resume)
+        unfinished = announced(run.path, processes.token)
+        sink = Sink(grid.axes, run.open_arrays(), run, processes.index)
+        mine = [_shared(grid, points, unfinished, processes) for points in grid.batches]
+        layouts = [_stored_layout(run, number) for number in range(len(grid.batches))]
+        begun = [_begun(run, number, layout) for number, layout in enumerate(layouts)]
+        total, done = _updates(grid, unfinished, mine, layouts, begun)
+        with progress_bar(total, progress, grid.title, done=done) as advance:
+            for number, (points, pending) in enumerate(zip(grid.batches, mine, strict=True)):
+                if not pending:
+                    continue
+                engine = engine_of(grid, points, pending, devices, width, layouts[number])
+                if layouts[number] is None:
+                    layout = Layout(**run.settle_layout(number, dataclasses.asdict(engine.layout)))
+                    if not layout.rounds_as(engine.layout):
+                        engine = engine_of(grid, points, pending, devices, width, layout)
+                _run(grid, number, points, engine, sink).run(pending, begun[number], stop, advance)
+        if PENDING not in sink.statuses():
+            run.finish()
+
+
+def _open(grid: Grid, run: RunFolder, processes: Processes, resume: bool) -> None:
+    """Begin or take up a run, and tell the other processes what is left to do."""
+    if resume and run.exists:
+        run.require_same(grid.description)
+    else:
+        run.require_unused()
+        run.create(grid.description, grid.variables, _attributes(grid))
+    run.clean()
+    run.add_launch(_attributes(grid) | {"processes": processes.count})
+    statuses = Sink(grid.axes, run.open_arrays()).statuses()
+    unfinished = [int(point) for point in np.flatnonzero(statuses == PENDING)]
+    announce(run.path, processes.token, unfinished)
+
+
+def engine_of(
+    grid: Grid,
+    points: Points,
+    pending: Sequence[int],
+    devices: Sequence[jax.Device],
+    width: int | None,
+    stored: Layout | None,
+) -> Engine:
+    """The compiled engine of a batch; arguments as of ``build_engine``."""
+    return build_engine(
+        points.batch.program,
+        points,
+        pending,
+        grid.schedule,
+        devices,
+        snapshot_every=grid.snapshot_every,
+        width=width,
+        stored=stored,
+    )
+
+
+def _run(grid: Grid, number: int, points: Points, engine: Engine, sink: Sink) -> BatchRun:
+    return BatchRun(
+        number,
+        engine.chunk,
+        engine.layout,
+        points,
+        grid.schedule,
+        sink,
+        snapshot_every=grid.snapshot_every,
+        final_params=grid.final_params,
+    )
+
+
+def _shared(
+    grid: Grid, points: Points, unfinished: Sequence[int], processes: Processes
+) -> list[int]:
+    """The points that this process takes; those that share a chunk of the store together."""
+    left = set(unfinished)
+    together: dict[tuple, list[int]] = {}
+    for point in grid.longest_first([p for p in points.batch.points if p in left]):
+        seed, *cell = grid.axes.index(point)
+        together.setdefault((seed // seeds_per_chunk(grid.axes), *cell), []).append(point)
+    return [point for block in processes.share(list(together.values())) for point in block]
+
+
+def _stored_layout(run: RunFolder, number: int) -> Layout | None:
+    stored = run.layout(number)
+    return None if stored is None else Layout(**stored)
+
+
+def _begun(run: RunFolder, number: int, layout: Layout | None) -> Checkpoint:
+    """Where the points in flight were; without a layout nobody knows what a row was."""
+    if layout is None:
+        return Checkpoint({}, {})
+    checkpoint, damaged = run.read_checkpoints(number)
+    for what in damaged:
+        warnings.warn(f"skipped a damaged checkpoint: {what}", stacklevel=4)
+    return checkpoint
+
+
+def _updates(
+    grid: Grid,
+    unfinished: Sequence[int],
+    mine: Sequence[Sequence[int]],
+    layouts: Sequence[Layout | None],
+    begun: Sequence[Checkpoint],
+) -> tuple[int, int]:
+    """Updates of finished points and of those this process takes; how many are made."""
+    steps = grid.schedule.num_steps
+    finished = int(steps.sum() - steps[list(unfinished)].sum())
+    total, done = finished, finished
+    for pending, layout, checkpoint in zip(mine, layouts, begun, strict=True):
+        total += int(steps[list(pending)].sum())
+        for point in checkpoint.positions.keys() & set(pending):
+            assert layout is not None
+            rows = grid.schedule.gaps(point, layout.pieces)
+            done += int(rows[: checkpoint.positions[point]].sum())
+    return total, done
+
+
+def _attributes(grid: Grid) -> dict[str, Any]:
+    made = provenance(grid.batches[0].example)
+    revision = git_revision()
+    return made if revision is None else made | {"git_revision": revision}
