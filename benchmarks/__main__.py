@@ -8,7 +8,17 @@ from sharpflow.experiments.checks import print_table, write_json
 from sharpflow.experiments.environment import configure_jax, start_cache
 from sharpflow.simulator.provenance import provenance
 
-NAMES = ("cold_start", "flow", "tracking", "recording", "scale", "central_flow")
+NAMES = (
+    "cold_start",
+    "flow",
+    "tracking",
+    "recording",
+    "grid",
+    "grid_arithmetic",
+    "grid_memory",
+    "scale",
+    "central_flow",
+)
 
 
 def main() -> None:
@@ -22,13 +32,26 @@ def main() -> None:
     arguments = parser.parse_args()
     configure_jax()
     start_cache()
-    from benchmarks import central_flow, cold_start, flow, recording, scale, tracking
+    from benchmarks import (
+        central_flow,
+        cold_start,
+        flow,
+        grid,
+        grid_arithmetic,
+        grid_memory,
+        recording,
+        scale,
+        tracking,
+    )
 
     measures = {
         "cold_start": cold_start.measure,
         "flow": flow.measure,
         "tracking": lambda: tracking.measure(arguments.peers),
         "recording": recording.measure,
+        "grid": lambda: grid.measure(arguments.peers),
+        "grid_arithmetic": grid_arithmetic.measure,
+        "grid_memory": grid_memory.measure,
         "scale": scale.measure,
         "central_flow": lambda: central_flow.measure(arguments.out),
     }

@@ -1,0 +1,113 @@
+"""What a folder costs a grid: the time of writing, and the memory of a long run.
+
+Each part runs in an interpreter of its own, ``python -m benchmarks.grid_memory``.
+"""
+
+import dataclasses
+import json
+import resource
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import sharpflow as sf
+from benchmarks.grid import CORES, REPETITIONS, CompiledGrid, Report, Task, run_alone, spread
+from sharpflow.experiments.checks import Check
+from sharpflow.experiments.environment import configure_jax
+from sharpflow.simulator.store.folder import RunFolder
+
+FEW, MANY = 1_000, 1_000_000  # steps
+RECORDS = 100
+SEEDS = 4
+MOST_ADDED = 100.0  # MB
+MODULE = "benchmarks.grid_memory"
+
+
+def measure(*, quick: bool = False) -> list[Check]:
+    """Time that writing adds, and peak memory at 10⁶ steps less that at 10³.
+
+    Args:
+      quick: less of everything, once: whether it works, not how much it is.
+    """
+    repetitions = 1 if quick else REPETITIONS
+    task = Task(num_seeds=1, num_steps=400) if quick else Task()
+    return [*_time(task, repetitions), *_memory(MANY // 50 if quick else MANY, repetitions)]
+
+
+def _time(task: Task, repetitions: int) -> list[Check]:
+    report = run_alone(MODULE, "time", json.dumps(dataclasses.asdict(task)), repetitions)
+    memory, folder = report["memory"], report["folder"]
+    in_turns = ", ".join(f"{b / a - 1.0:.3f}" for a, b in zip(memory, folder, strict=True))
+    part = f"{task}, into a folder"
+    return [
+        Check(part, "time added, of that in memory, best of each",
+              min(folder) / min(memory) - 1.0, note=f"in turns {in_turns}"),
+        Check(part, "s in memory, best", min(memory), note=spread(memory)),
+    ]  # fmt: skip
+
+
+def _memory(many: int, repetitions: int) -> list[Check]:
+    reports = [
+        (run_alone(MODULE, "memory", FEW), run_alone(MODULE, "memory", many))
+        for _ in range(repetitions)
+    ]
+    low, high = (
+        [report["peak"] / 1e6 for report in column] for column in zip(*reports, strict=True)
+    )
+    part = f"grid of {SEEDS}, matrix completion, {RECORDS} records, into a folder"
+    return [
+        Check(part, f"peak memory at {many:,} steps less that at {FEW:,}, MB, median of each",
+              float(np.median(high) - np.median(low)), high=MOST_ADDED,
+              note=f"at most {max(high) - min(low):.1f}"),
+        Check(part, f"peak memory at {FEW:,} steps, MB, median", float(np.median(low)),
+              note=spread(low)),
+    ]  # fmt: skip
+
+
+def _measure_time(task: Task, repetitions: int) -> Report:
+    """Seconds in memory and into a folder, in turns."""
+    compiled = CompiledGrid(task)
+    memory, folder = [], []
+    for _ in range(repetitions):
+        memory.append(compiled.run()[0])
+        with tempfile.TemporaryDirectory() as path:
+            folder.append(compiled.run(RunFolder(path))[0])
+    return {"memory": memory, "folder": folder}
+
+
+def _measure_memory(num_steps: int) -> Report:
+    """Peak memory of this process, in bytes, once it has run a grid."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = sf.simulate_grid(
+            sf.models.matrix_completion(shape=(10, 10), width=4),
+            seeds=SEEDS,
+            learning_rates=0.1,
+            weight_decays=1e-3,
+            num_steps=num_steps,
+            record_every=num_steps // RECORDS,
+            out=folder,
+            progress=False,
+        )
+        if run.sizes["step"] != RECORDS or np.any(run.final_step != num_steps):
+            raise RuntimeError(f"a grid that is measured must make all steps: {run.final_step}")
+    return {"peak": _peak_memory()}
+
+
+def _peak_memory() -> float:
+    """Bytes; Linux starts getrusage's from the peak of the process that started this one."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return 1024.0 * float(lines["VmHWM"].split()[0])
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # in bytes on macOS
+
+
+if __name__ == "__main__":
+    configure_jax("cpu", CORES)
+    what, size, *times = sys.argv[1:]
+    if what == "time":
+        print(json.dumps(_measure_time(Task(**json.loads(size)), int(*times))))
+    else:
+        print(json.dumps(_measure_memory(int(size))))
