@@ -151,7 +151,8 @@ def test_ctrl_c_keeps_a_checkpoint_and_exits_with_130(config, tmp_path):
     def command(*more):
         return [sys.executable, "-m", "sharpflow", "run", str(config), "--out", str(out), *more]
 
-    long = ("--set", "num_steps=200000", "--set", "record_every=2000", "--cpu-devices", "1")
+    # 2,000 rows, of which a chunk takes 64: the signal comes long before the end
+    long = ("--set", "num_steps=200000", "--set", "record_every=100", "--cpu-devices", "1")
     out = tmp_path / "out"
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     with subprocess.Popen(
