@@ -15,12 +15,13 @@ PEERS := build/peers
 PIP_OPTIONS := --quiet --disable-pip-version-check
 INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS)
 
-.PHONY: help demo test lint types bench bench-peers docs clean
+.PHONY: help demo test soak lint types bench bench-peers docs clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo   install into $(VENV) and run the demo (DEMO_ARGS=...)"
 	@echo "make test   run the tests (PYTEST_ARGS=...)"
+	@echo "make soak   kill runs many times over, at random and at every write; takes an hour"
 	@echo "make lint   check style and formatting"
 	@echo "make types  check the type annotations"
 	@echo "make bench  run the benchmarks (BENCH_ARGS=...)"
@@ -33,6 +34,9 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+soak: $(VENV)/installed-test
+	SHARPFLOW_SOAK=1 $(BIN)/python -m pytest -q tests/faults
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
