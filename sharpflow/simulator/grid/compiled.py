@@ -55,15 +55,17 @@ class CompiledChunk:
         chunk = jax.jit(partial(run_rows, program), donate_argnums=0)
         resting = self.rows(np.zeros((1, self.width), np.int32))
 
-        def compiled(sharding: SingleDeviceSharding) -> Any:
+        def lowered(sharding: SingleDeviceSharding) -> Any:
             arguments = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
                 (state, hyperparameters, resting),
             )
-            return chunk.lower(*arguments).compile()
+            return chunk.lower(*arguments)
 
+        # traced here: jax's settings of a context hold in one thread only
+        programs = [lowered(sharding) for sharding in self._shardings]
         with ThreadPoolExecutor(len(devices)) as pool:
-            self._compiled = list(pool.map(compiled, self._shardings))
+            self._compiled = list(pool.map(lambda program: program.compile(), programs))
         found = self._compiled[0].memory_analysis()
         self.memory_bytes = 0 if found is None else found.peak_memory_in_bytes
 
