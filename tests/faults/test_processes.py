@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from filesystem import before_changes
 from launches import finished, free_port, launched, wait_for
-from scenarios import differences
+from scenarios import cut_short, differences
 
 import sharpflow as sf
 from sharpflow.simulator.processes import Processes, join_processes
 from sharpflow.simulator.store import lock
+from sharpflow.simulator.store.folder import RunFolder
 
 
 def _together(stack, count, run, gates=None):
@@ -92,6 +93,28 @@ def test_no_two_processes_write_to_the_same_file_of_the_arrays(short, tmp_path):
     assert len(files[0]) > 50 and len(files[1]) > 50 and not files[0] & files[1]
     alone = sf.simulate_grid(**(short.arguments | many | {"num_steps": 10}))
     assert differences(sf.open_run(run), alone) == []
+
+
+def test_processes_that_time_their_chunks_differently_settle_on_one_layout(
+    short, updates_made, tmp_path, monkeypatch
+):
+    run, settle, others = tmp_path / "run", RunFolder.settle_layout, []
+
+    def late(self, batch, layout):
+        if not others:  # a second process comes first, and is killed after a chunk
+            others.append(True)
+            cut_short(monkeypatch.setattr, pieces=3, rows=5)
+            updates_made.clear()
+            updates_made.stop_after = 1
+            with pytest.raises(sf.simulator.Interrupted):
+                short.run(run, processes=Processes(1, 2, "launch"))
+            updates_made.stop_after = None
+        return settle(self, batch, layout)
+
+    monkeypatch.setattr(RunFolder, "settle_layout", late)
+    short.run(run, processes=Processes(0, 2, "launch"))
+    assert differences(short.run(run), short.result) == []
+    assert RunFolder(run).layout(0)["pieces"] == 3 and sum(updates_made) == short.updates
 
 
 def test_a_process_waits_for_its_own_launch_only(tmp_path, monkeypatch):
