@@ -5,15 +5,14 @@ Each part runs in an interpreter of its own, ``python -m benchmarks.grid_memory`
 
 import dataclasses
 import json
-import resource
 import sys
 import tempfile
-from pathlib import Path
 
 import numpy as np
 
 import sharpflow as sf
 from benchmarks.grid import CORES, REPETITIONS, CompiledGrid, Report, Task, run_alone, spread
+from benchmarks.memory import peak_memory
 from sharpflow.experiments.checks import Check
 from sharpflow.experiments.environment import configure_jax
 from sharpflow.simulator.store.folder import RunFolder
@@ -92,16 +91,7 @@ def _measure_memory(num_steps: int) -> Report:
         )
         if run.sizes["step"] != RECORDS or np.any(run.final_step != num_steps):
             raise RuntimeError(f"a grid that is measured must make all steps: {run.final_step}")
-    return {"peak": _peak_memory()}
-
-
-def _peak_memory() -> float:
-    """Bytes; Linux starts getrusage's from the peak of the process that started this one."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return 1024.0 * float(lines["VmHWM"].split()[0])
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # in bytes on macOS
+    return {"peak": peak_memory()}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ operations alone.
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import sharpflow as sf
+from benchmarks.memory import peak_memory
 from sharpflow.experiments.checks import Check
 from sharpflow.experiments.demo.digits import trained_to_manifold
 from sharpflow.theory.residuals import residual_form
@@ -104,8 +104,7 @@ def _measure_large(folder: Path) -> list[tuple]:
 
     rows.append(("flow step with up to 8 at the edge, s with compilation", _timed(step)[1]))
     rows.append(("flow step, s compiled", _timed(step)[1]))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    rows.append(("peak memory, GiB", peak, 0.0, 4.0))
+    rows.append(("peak memory, GiB", peak_memory() / 2**30, 0.0, 4.0))
     return rows
 
 
