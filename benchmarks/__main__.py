@@ -60,7 +60,8 @@ def main() -> None:
     print_table(checks, f"benchmarks on {made['device']}, jax {made['jax_version']}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     kind = str(made["device"]).split(":")[0]
-    path = arguments.out / f"{str(made['created'])[:10]}-{kind}.json"
+    minute = str(made["created"])[:16].replace(":", "")
+    path = arguments.out / f"{minute}-{kind}.json"
     write_json(checks, path, made)
     print(json.dumps({"written": str(path)}))
 
