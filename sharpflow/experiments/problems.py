@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sharpflow.models import digits, linear_regression, mlp
-from sharpflow.models.normalization import resolve_dtype, standardized_targets
+from sharpflow.models.inputs import resolve_dtype, standardized_targets
 from sharpflow.models.problem import Params, Problem
 from sharpflow.theory.exact import minimum_norm_direction
 

@@ -8,11 +8,12 @@ from sharpflow.models.cross_entropy import (
 )
 from sharpflow.models.data import digits
 from sharpflow.models.flax_adapter import from_flax
+from sharpflow.models.inputs import standardized_targets
 from sharpflow.models.invariance import check_scale_invariance
 from sharpflow.models.linear import linear_regression
 from sharpflow.models.matrix_completion import matrix_completion
 from sharpflow.models.networks import MLP, mlp
-from sharpflow.models.normalization import batch_normalize, standardized_targets
+from sharpflow.models.normalization import batch_normalize
 from sharpflow.models.problem import Params, Problem, validate_params
 
 __all__ = [

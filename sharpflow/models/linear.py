@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sharpflow.models.normalization import (
-    batch_normalize,
+from sharpflow.models.inputs import (
     resolve_dtype,
     standardized_targets,
     validated_inputs,
 )
+from sharpflow.models.normalization import batch_normalize
 from sharpflow.models.problem import Problem
 
 

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sharpflow.models.normalization import batch_normalize, resolve_dtype
+from sharpflow.models.inputs import resolve_dtype
+from sharpflow.models.normalization import batch_normalize
 from sharpflow.models.problem import Params, Problem
 
 

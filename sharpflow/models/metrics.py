@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sharpflow.models.cross_entropy import SmoothedCrossEntropy, smoothed_targets
-from sharpflow.models.normalization import validated_inputs
+from sharpflow.models.inputs import validated_inputs
 
 Scores = dict[str, Callable[[Float[Array, "n c"]], Float[Array, ""]]]
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from sharpflow.models import from_flax, mlp
-from sharpflow.models.batch_norm import Moments
-from sharpflow.models.micro_batch import split
+from sharpflow.models.flax_adapter.batch_norm import Moments
+from sharpflow.models.flax_adapter.micro_batch import split
 
 NUM_EXAMPLES = 50  # in micro-batches of 16: 13, 13, 13 and 11
 LABELS = np.arange(NUM_EXAMPLES) % 2

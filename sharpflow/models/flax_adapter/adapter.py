@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from sharpflow.models.cross_entropy import SmoothedCrossEntropy, smoothed_targets
-from sharpflow.models.flax_network import Network, Outputs
+from sharpflow.models.flax_adapter.network import Network, Outputs
+from sharpflow.models.flax_adapter.sharding import example_sharding
+from sharpflow.models.inputs import (
+    resolve_dtype,
+    standardized_targets,
+    validated_inputs,
+)
 from sharpflow.models.metrics import (
     Scores,
     cross_entropy_scores,
@@ -18,13 +24,7 @@ from sharpflow.models.metrics import (
     mean_square_scores,
     validated_test,
 )
-from sharpflow.models.normalization import (
-    resolve_dtype,
-    standardized_targets,
-    validated_inputs,
-)
 from sharpflow.models.problem import Params, Problem
-from sharpflow.models.sharding import example_sharding
 
 LOSSES = ("mse", "smoothed_cross_entropy")
 

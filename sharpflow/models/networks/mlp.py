@@ -10,8 +10,8 @@ import numpy as np
 from sharpflow.models.activations import softplus
 from sharpflow.models.cross_entropy import require_reachable
 from sharpflow.models.flax_adapter import LOSSES, from_flax
+from sharpflow.models.inputs import resolve_dtype
 from sharpflow.models.metrics import holds_classes
-from sharpflow.models.normalization import resolve_dtype
 from sharpflow.models.problem import Problem
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {

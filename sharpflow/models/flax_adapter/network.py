@@ -11,15 +11,15 @@ from flax.errors import InvalidRngError
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
-from sharpflow.models.micro_batch import (
+from sharpflow.models.flax_adapter.micro_batch import (
     MicroBatches,
     batch_outputs,
     batch_statistics,
     count_batch_norms,
     split,
 )
+from sharpflow.models.flax_adapter.sharding import ExampleSharding, padded
 from sharpflow.models.problem import Params
-from sharpflow.models.sharding import ExampleSharding, padded
 
 _COMPARED = 128  # examples on which micro-batches are compared with one batch
 

@@ -17,15 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sharpflow.models.batch_norm import (
+from sharpflow.models.flax_adapter.batch_norm import (
     MOMENTS,
     Moments,
     Statistics,
     normalize_with,
     uses_batch_statistics,
 )
+from sharpflow.models.flax_adapter.sharding import ExampleSharding, padded
 from sharpflow.models.problem import Params
-from sharpflow.models.sharding import ExampleSharding, padded
 
 
 class Apply(Protocol):
