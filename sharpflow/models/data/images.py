@@ -1,0 +1,225 @@
+"""Labelled images that know where they come from, and subsets of them."""
+
+import dataclasses
+import hashlib
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from sharpflow.models.data.labels import require_labels
+from sharpflow.models.data.origin import Origin
+from sharpflow.models.data.standardization import Standardization, standardized
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Images:
+    """Labelled images, standardised when asked for; unpacks as ``x, y = images``.
+
+    What is kept are the pixels as they were read, hence a subset of a large set is
+    taken before anything is converted. Like the pair (x, y), it takes ``[0]`` and ``[1]``.
+
+    Attributes:
+      pixels: as read, uint8 or floating point, shape (n, h, w, c), or (n, d) for flat
+        data.
+      labels: integer classes, shape (n,), int64, keys of ``classes``.
+      classes: label to name, of every class that may occur.
+      origin: the files or arrays that were read.
+      standardization: the constants of ``images``; None for pixels as they are.
+      dtype: of ``images``, float32 or float64.
+      indices: where each image stood in what was read, shape (n,).
+      subsets: the subsets taken, in order, each as its rule with its arguments.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    classes: Mapping[int, str]
+    origin: Origin
+    standardization: Standardization | None
+    dtype: np.dtype
+    indices: np.ndarray
+    subsets: tuple[dict[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        require_labels(self.labels, self.classes, "labels")
+        for name in ("pixels", "labels", "indices"):
+            # What a digest was taken of must not change under it.
+            view = getattr(self, name).view()
+            view.flags.writeable = False
+            object.__setattr__(self, name, view)
+
+    @cached_property
+    def images(self) -> np.ndarray:
+        """Standardised images, shape of ``pixels``, of ``dtype``; read-only, kept."""
+        images = standardized(self.pixels, self.standardization, self.dtype)
+        images.flags.writeable = False
+        return images
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter((self.images, self.labels))
+
+    def __getitem__(self, part: int) -> np.ndarray:
+        return (self.images, self.labels)[part]
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> "Images":
+        """The images of these indices, in their order.
+
+        Args:
+          indices: distinct, from 0 to n − 1.
+
+        Raises:
+          ValueError: no index, one out of range, one twice, or not integers.
+        """
+        chosen = np.asarray(indices)
+        if chosen.ndim != 1 or not chosen.size or not np.issubdtype(chosen.dtype, np.integer):
+            raise ValueError(
+                "indices must be a sequence of integers, at least one, "
+                f"got shape {chosen.shape} of dtype {chosen.dtype}"
+            )
+        outside = chosen[(chosen < 0) | (chosen >= self.labels.size)]
+        if outside.size:
+            raise ValueError(
+                f"indices must be within 0 and {self.labels.size - 1}, got {outside[0]}"
+            )
+        values, counts = np.unique(chosen, return_counts=True)
+        if values.size < chosen.size:
+            raise ValueError(f"indices must be distinct, got {values[counts > 1][0]} twice")
+        return self._taken(chosen, {"rule": "indices", "indices": chosen.tolist()})
+
+    def first(self, n: int) -> "Images":
+        """The first n images.
+
+        Raises:
+          ValueError: fewer than one, or more than there are.
+        """
+        n = _require_count(n, self.labels.size, "there are")
+        return self._taken(np.arange(n), {"rule": "first", "n": n})
+
+    def sample(self, n: int, *, seed: int = 0, per_class: bool = False) -> "Images":
+        """Images drawn without replacement, in the order in which they stood.
+
+        A smaller n with the same seed draws a part of the same images.
+
+        Args:
+          n: how many in all, or of each class.
+          seed: the key of the random numbers, from 0 to 2⁶⁴ − 1.
+          per_class: n of each of ``classes``, as normalized outputs want them.
+
+        Raises:
+          ValueError: n less than one or more than there are, of some class, or a seed
+            out of range.
+        """
+        if not 0 <= operator.index(seed) < 2**64:
+            raise ValueError(f"seed must be from 0 to 2**64 - 1, got {seed}")
+        # Raw words of Philox, of which the n smallest win: NumPy keeps the bits of a
+        # generator through all versions (NEP 19), but not what choice() makes of them.
+        words = np.random.Philox(key=operator.index(seed)).random_raw(self.labels.size)
+        chosen = []
+        for positions, what in self._groups(per_class):
+            n = _require_count(n, positions.size, what)
+            chosen.append(positions[np.argsort(words[positions], kind="stable")[:n]])
+        rule = {"rule": "sample", "n": n, "seed": operator.index(seed), "per_class": per_class}
+        return self._taken(np.sort(np.concatenate(chosen)), rule)
+
+    def keep(self, classes: Sequence[int]) -> "Images":
+        """The images of some classes; labels stay what they are.
+
+        Raises:
+          ValueError: no class, an unknown one, one twice, or one without images.
+        """
+        kept = [operator.index(label) for label in classes]
+        unknown = [label for label in kept if label not in self.classes]
+        if unknown:
+            raise ValueError(f"classes must be among {sorted(self.classes)}, got {unknown[0]}")
+        if not kept or len(set(kept)) < len(kept):
+            raise ValueError(f"classes must be distinct and at least one, got {kept}")
+        counts = self.class_counts
+        for label in kept:
+            _require_count(1, counts[label], f"class {self._called(label)} has")
+        chosen = np.flatnonzero(np.isin(self.labels, kept))
+        names = {label: self.classes[label] for label in sorted(kept)}
+        rule = {"rule": "keep", "classes": sorted(kept)}
+        return dataclasses.replace(self._taken(chosen, rule), classes=names)
+
+    @property
+    def class_counts(self) -> dict[int, int]:
+        """How many images each class has, of all that may occur."""
+        return {label: int(np.sum(self.labels == label)) for label in self.classes}
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Where the images come from and what was made of them, fit for JSON.
+
+        What was found in the files and how much there officially is, the subsets, the
+        constants of the standardisation, and ``sha256``: of shape and dtype, the
+        pixels as read and the labels.
+        """
+        constants = self.standardization
+        return {
+            **self.origin.record(),
+            "num_images": int(self.labels.size),
+            "subsets": [dict(rule) for rule in self.subsets],
+            "standardization": None
+            if constants is None
+            else {"mean": list(constants.mean), "deviation": list(constants.deviation)},
+            "dtype": str(self.dtype),
+            "sha256": self._sha256,
+        }
+
+    def __repr__(self) -> str:
+        shape = "x".join(str(length) for length in self.pixels.shape[1:])
+        taken = "".join(f", {_sentence(rule)}" for rule in self.subsets)
+        return (
+            f"Images(n={self.labels.size}, {shape}, {len(self.classes)} classes, "
+            f"{self.origin.sentence()}{taken})"
+        )
+
+    @cached_property
+    def _sha256(self) -> str:
+        little = self.pixels.dtype.newbyteorder("<")
+        digest = hashlib.sha256(f"{self.pixels.shape} {little.str}".encode())
+        digest.update(np.ascontiguousarray(self.pixels, little).data)
+        digest.update(np.ascontiguousarray(self.labels, "<i8").data)
+        return digest.hexdigest()
+
+    def _taken(self, chosen: np.ndarray, rule: dict[str, Any]) -> "Images":
+        return dataclasses.replace(
+            self,
+            pixels=self.pixels[chosen],
+            labels=self.labels[chosen],
+            indices=self.indices[chosen],
+            subsets=(*self.subsets, rule),
+        )
+
+    def _groups(self, per_class: bool) -> list[tuple[np.ndarray, str]]:
+        """Positions to draw from, and how an error begins that says how many."""
+        if not per_class:
+            return [(np.arange(self.labels.size), "there are")]
+        return [
+            (np.flatnonzero(self.labels == label), f"class {self._called(label)} has")
+            for label in self.classes
+        ]
+
+    def _called(self, label: int) -> str:
+        name = self.classes[label]
+        return name if name == str(label) else f"{label} ({name})"
+
+
+def _require_count(n: int, available: int, what: str) -> int:
+    if not available:
+        raise ValueError(f"{what} no images")
+    if not 1 <= operator.index(n) <= available:
+        raise ValueError(f"n must be from 1 to {available}: {what} {available} images, got n={n}")
+    return operator.index(n)
+
+
+def _sentence(rule: Mapping[str, Any]) -> str:
+    if rule["rule"] == "indices":
+        return f"{len(rule['indices'])} by index"
+    if rule["rule"] == "first":
+        return f"first {rule['n']}"
+    if rule["rule"] == "keep":
+        return f"classes {rule['classes']}"
+    return f"{rule['n']} {'of each class ' if rule['per_class'] else ''}by seed {rule['seed']}"
