@@ -1,5 +1,7 @@
 """What is trained: losses on pytrees of parameters, and the data they are made of."""
 
+from sharpflow.models import data
+from sharpflow.models.convolution import conv_general_dilated
 from sharpflow.models.cross_entropy import (
     SmoothedCrossEntropy,
     smallest_label_smoothing,
@@ -12,25 +14,44 @@ from sharpflow.models.inputs import standardized_targets
 from sharpflow.models.invariance import check_scale_invariance
 from sharpflow.models.linear import linear_regression
 from sharpflow.models.matrix_completion import matrix_completion
-from sharpflow.models.networks import MLP, mlp
-from sharpflow.models.normalization import batch_normalize
+from sharpflow.models.networks import (
+    MLP,
+    VGG,
+    ResNet,
+    Transformer,
+    mlp,
+    resnet20,
+    transformer,
+    vgg11,
+)
+from sharpflow.models.normalization import Normalization, batch_normalize, normalized
 from sharpflow.models.problem import Params, Problem, validate_params
 
 __all__ = [
     "MLP",
+    "VGG",
+    "Normalization",
     "Params",
     "Problem",
+    "ResNet",
     "SmoothedCrossEntropy",
+    "Transformer",
     "batch_normalize",
     "check_scale_invariance",
+    "conv_general_dilated",
+    "data",
     "digits",
     "from_flax",
     "linear_regression",
     "matrix_completion",
     "mlp",
+    "normalized",
+    "resnet20",
     "smallest_label_smoothing",
     "smallest_logit_scale",
     "smoothed_targets",
     "standardized_targets",
+    "transformer",
     "validate_params",
+    "vgg11",
 ]

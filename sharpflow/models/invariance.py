@@ -54,6 +54,7 @@ def check_scale_invariance(
              for path, _ in jax.tree_util.tree_leaves_with_path(params)]  # fmt: skip
     leaf_of = np.repeat(np.arange(len(paths)), [leaf.size for leaf in jax.tree.leaves(params)])
 
+    @jax.jit
     def change(point: jax.Array, factors: jax.Array) -> jax.Array:
         before = problem.loss_value(unravel(point))
         after = problem.loss_value(unravel(point * factors))

@@ -1,8 +1,8 @@
-"""Any Flax linen module, with its data, as a Problem."""
+"""Any Flax module, linen or nnx, with its data, as a Problem."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sharpflow.models.cross_entropy import SmoothedCrossEntropy, smoothed_targets
+from sharpflow.models.flax_adapter.functional import FunctionalModule
+from sharpflow.models.flax_adapter.linen_module import LinenModule
 from sharpflow.models.flax_adapter.network import Network, Outputs
 from sharpflow.models.flax_adapter.sharding import example_sharding
 from sharpflow.models.inputs import (
@@ -26,11 +28,14 @@ from sharpflow.models.metrics import (
 )
 from sharpflow.models.problem import Params, Problem
 
+if TYPE_CHECKING:
+    from flax import nnx
+
 LOSSES = ("mse", "smoothed_cross_entropy")
 
 
 def from_flax(
-    module: nn.Module,
+    module: "nn.Module | nnx.Module | Callable[[nnx.Rngs], nnx.Module]",
     x: np.ndarray,
     y: np.ndarray,
     loss: str = "mse",
@@ -45,7 +50,7 @@ def from_flax(
     dtype: object = None,
     scale_invariant: bool = True,
 ) -> Problem:
-    """A Flax linen module and its full training batch as a Problem.
+    """A Flax module and its full training batch as a Problem.
 
     Batch norm is part of the loss: the module is applied in training mode to the
     whole batch, every time, and its running averages are never used. For the test
@@ -53,8 +58,18 @@ def from_flax(
     batch alone.
 
     Args:
-      module: maps (n, ...) inputs to (n, c) outputs. Its normalization layers must
-        use batch statistics: pass what switches them in ``apply_kwargs``.
+      module: maps (n, ...) inputs to (n, c) outputs. One of
+
+        * a ``flax.linen`` module. Its normalization layers must use batch statistics:
+          pass what switches them in ``apply_kwargs``;
+        * a function from ``nnx.Rngs`` to a ``flax.nnx`` module,
+          ``lambda rngs: Net(rngs=rngs)``; every key of ``init`` makes a new one;
+        * a ``flax.nnx`` module. Its own parameters are then what ``init`` gives for
+          every key, and seeds make no difference: it does not know how it was made.
+
+        ``nnx.BatchNorm`` uses batch statistics in whatever mode the module is, also
+        where a call asks for running averages. The module itself is copied and never
+        changed; variables that are no ``nnx.Param`` are constants.
       x: inputs, shape (n, ...).
       y: integer classes, shape (n,), or targets, shape (n,) or (n, c); standardised
         per column.
@@ -65,15 +80,16 @@ def from_flax(
       label_smoothing: ε of the cross-entropy, in (0, 1).
       test: (x, y) for the metrics ``test_error``, or ``test_loss`` for cross-entropy,
         and with classes ``test_accuracy``.
-      apply_kwargs: keywords for ``module.apply``, for instance ``{"train": True}``.
+      apply_kwargs: keywords for ``module.apply``, or for calling an nnx module, for
+        instance ``{"train": True}``.
       fixed: parameters held constant, by path or by the start of one
-        (``"Dense_2"``, ``"BatchNorm_0/scale"``): a trained last layer or affine
-        parameters break scale invariance.
+        (``"Dense_2"``, ``"BatchNorm_0/scale"``, ``"layers/0/kernel"``): a trained last
+        layer or affine parameters break scale invariance.
       fixed_seed: seed of the values of the fixed parameters.
       micro_batch: most examples that go through the module at once, for memory. The
         loss is the same: the statistics are those of the whole batch, made layer by
         layer, one pass more for every batch-norm layer. None takes all examples at
-        once. On a CPU a convolution runs slowly inside the compiled loop.
+        once. Not for nnx modules.
       devices: jax devices over which the examples are spread, of each micro-batch or
         of the whole batch; parameters are copied to all. A compiled function holds
         the data itself on every device, unless jax runs with
@@ -82,18 +98,22 @@ def from_flax(
       scale_invariant: False marks an ablation.
 
     Returns:
-      A Problem whose params are the module's, without the fixed ones, as the
-      ``"params"`` collection nests them. It has a residual for ``"mse"``, outputs and a
+      A Problem whose params are the module's, without the fixed ones: nested
+      dictionaries as of the ``"params"`` collection, or of the ``nnx.Param`` with the
+      places in a list as ``"0"``, ``"1"``, .... It has a residual for ``"mse"``, outputs and a
       criterion (``SmoothedCrossEntropy``) otherwise.
 
     Raises:
-      ValueError: an unknown loss, targets that it does not take, a name in ``fixed``
-        that matches nothing, nothing left to train, dropout, outputs whose shape does
-        not match the targets, or a split batch with a module that mixes its examples
-        otherwise than by ``nn.BatchNorm``.
+      ValueError: no Flax module, an unknown loss, targets that it does not take, a
+        name in ``fixed`` that matches nothing, nothing left to train, dropout or other
+        random numbers, outputs whose shape does not match the targets, or a split batch
+        with an nnx module or one that mixes its examples otherwise than by
+        ``nn.BatchNorm``.
     """
     if loss not in LOSSES:
         raise ValueError(f"loss must be one of {LOSSES}, got {loss!r}")
+    if micro_batch is not None and not (isinstance(micro_batch, int) and micro_batch >= 1):
+        raise ValueError(f"micro_batch must be a positive integer or None, got {micro_batch!r}")
     resolved = resolve_dtype(dtype, x)
     inputs = validated_inputs(x, resolved)
     labels = np.asarray(y)
@@ -108,9 +128,8 @@ def from_flax(
             cross_entropy_scores, labels, dtype=resolved, label_smoothing=label_smoothing
         )
     network = Network(
-        module,
+        _functional(module, inputs[:micro_batch], apply_kwargs or {}),
         inputs,
-        apply_kwargs=apply_kwargs or {},
         fixed=fixed,
         fixed_seed=fixed_seed,
         micro_batch=micro_batch,
@@ -130,6 +149,25 @@ def from_flax(
     if loss == "mse":
         return problem(residual=_standardized_residual(network.outputs, targets))
     return problem(outputs=network.outputs, criterion=SmoothedCrossEntropy(targets))
+
+
+def _functional(
+    module: Any, sample: np.ndarray, apply_kwargs: Mapping[str, Any]
+) -> FunctionalModule:
+    if isinstance(module, nn.Module):
+        return LinenModule(module, jnp.asarray(sample), apply_kwargs)
+    # imported here, because linen alone loads in half the time
+    from flax import nnx
+
+    from sharpflow.models.flax_adapter.nnx_module import NnxModule
+
+    makes_one = callable(module) and not isinstance(module, type)
+    if not (makes_one or isinstance(module, nnx.Module)):
+        raise ValueError(
+            "module must be a flax.linen module, a flax.nnx module, or a function from nnx.Rngs "
+            f"to one, such as lambda rngs: Net(rngs=rngs); got {module!r}"
+        )
+    return NnxModule(module, sample.dtype, apply_kwargs)
 
 
 def _standardized_residual(outputs: Outputs, targets: jax.Array) -> Callable[[Params], jax.Array]:

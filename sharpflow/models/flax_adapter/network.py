@@ -1,16 +1,16 @@
-"""A Flax linen module bound to its full training batch."""
+"""A Flax module bound to its full training batch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.errors import InvalidRngError
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
+from sharpflow.models.flax_adapter.functional import FunctionalModule
+from sharpflow.models.flax_adapter.linen_module import LinenModule
 from sharpflow.models.flax_adapter.micro_batch import (
     MicroBatches,
     batch_outputs,
@@ -30,9 +30,8 @@ class Network:
     """A module bound to its training batch, with some parameters fixed.
 
     Args:
-      module: maps (n, ...) inputs to (n, c) or (n,) outputs.
+      module: maps (n, ...) inputs to (n, c) outputs.
       inputs: the training batch, shape (n, ...), in the dtype of the problem.
-      apply_kwargs: keywords for ``module.apply``.
       fixed: parameters held constant, by path or by the start of one.
       fixed_seed: seed of their values.
       micro_batch: most examples that go through the module at once; None takes all.
@@ -40,40 +39,42 @@ class Network:
 
     Raises:
       ValueError: a name in ``fixed`` that matches nothing, nothing left to train,
-        dropout, a ``micro_batch`` below one, or a module that mixes examples otherwise
-        than by ``nn.BatchNorm`` where the batch is split.
+        dropout, or, where the batch is split, an nnx module or one that mixes examples
+        otherwise than by ``nn.BatchNorm``.
     """
 
     def __init__(
         self,
-        module: nn.Module,
+        module: FunctionalModule,
         inputs: np.ndarray,
         *,
-        apply_kwargs: Mapping[str, Any],
         fixed: Sequence[str] = (),
         fixed_seed: int = 0,
         micro_batch: int | None = None,
         sharding: ExampleSharding | None = None,
     ) -> None:
-        if micro_batch is not None and not (isinstance(micro_batch, int) and micro_batch >= 1):
-            raise ValueError(f"micro_batch must be a positive integer or None, got {micro_batch!r}")
+        if micro_batch is not None and not isinstance(module, LinenModule):
+            raise ValueError(
+                f"micro_batch={micro_batch} needs a flax.linen module, whose layers can be given "
+                "the statistics of the whole batch: leave micro_batch=None, and spread the "
+                "examples by devices= where memory is short"
+            )
         self._module, self._inputs = module, inputs
-        self._apply_kwargs = dict(apply_kwargs)
         self._micro_batch, self._sharding = micro_batch, sharding or ExampleSharding()
-        self._sample = jnp.asarray(inputs if micro_batch is None else inputs[:micro_batch])
         self._fix(fixed, fixed_seed)
         if micro_batch is None:
             self.outputs: Outputs = self._joint_outputs(inputs)
         else:
             params = jax.eval_shape(self.init, jax.random.key(0))
-            self._num_layers = count_batch_norms(self._apply, params, self._sample)
+            sample = jnp.asarray(inputs[:micro_batch])
+            self._num_layers = count_batch_norms(self._collecting, params, sample)
             self._batches = split(inputs, micro_batch, self._sharding)
             self.outputs = self._outputs_of(self._batches, self._batches)
             self._require_separate_examples(micro_batch)
 
     def init(self, key: jax.Array) -> Params:
         """Parameters, without the fixed ones."""
-        flat = flatten_dict(self._variables(key)["params"], sep="/")
+        flat, _ = self._module.init(key)
         return unflatten_dict(
             {path: value for path, value in flat.items() if path not in self._fixed}, sep="/"
         )
@@ -101,7 +102,7 @@ class Network:
             raise ValueError(
                 "test metrics need the statistics of the training batch, but this module mixes "
                 f"the test examples into them (outputs change by {change:.1g}): "
-                "normalize with flax.linen.BatchNorm, or leave test=None"
+                f"normalize with {self._module.batch_norm}, or leave test=None"
             )
         return lambda params: joint(params)[num_train:]
 
@@ -109,33 +110,24 @@ class Network:
         """Outputs on all rows in one go, statistics from the training rows alone.
 
         Rows that are not of the training batch, be they ``others`` or padding for the
-        devices, are kept out by a mask that every ``nn.BatchNorm`` gets.
+        devices, are kept out by a mask that every batch-norm layer gets.
         """
         rows = training if others is None else np.concatenate([training, others])
         devices = self._sharding.num_devices
         total = -(-len(rows) // devices) * devices
         inputs = self._sharding.place(padded(rows, total))
-        in_training = np.arange(total) < len(training)
-
-        def masked(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
-            if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
-                mask = jnp.asarray(in_training).reshape((-1,) + (1,) * (args[0].ndim - 1))
-                kwargs = dict(kwargs) | {"mask": mask}
-            return call(*args, **kwargs)
+        num_training = None if total == len(training) else len(training)
 
         def outputs(params: Params) -> Array:
-            spread = self._sharding.constrain(inputs)
-            if in_training.all():
-                return self._apply(params, spread)[0]
-            with nn.intercept_methods(masked):
-                return self._apply(params, spread)[0][: len(rows)]
+            found = self._apply(params, self._sharding.constrain(inputs), num_training)
+            return found if num_training is None else found[: len(rows)]
 
         return outputs
 
     def _outputs_of(self, rows: MicroBatches, training: MicroBatches) -> Outputs:
         def outputs(params: Params) -> Array:
-            statistics = batch_statistics(self._apply, params, training, self._num_layers)
-            return batch_outputs(self._apply, params, rows, statistics)
+            statistics = batch_statistics(self._collecting, params, training, self._num_layers)
+            return batch_outputs(self._collecting, params, rows, statistics)
 
         return jax.jit(outputs)  # outside compiled code a scan would be compiled at every call
 
@@ -144,7 +136,7 @@ class Network:
         number = min(len(self._inputs), max(micro_batch, _COMPARED))
         some = self._inputs[np.linspace(0, len(self._inputs) - 1, number).astype(int)]
         params = self.init(jax.random.key(1))
-        together, _ = jax.jit(self._apply)(params, jnp.asarray(some))
+        together = jax.jit(self._apply)(params, jnp.asarray(some))
         halves = split(some, -(-number // 2))
         apart = self._outputs_of(halves, halves)(params)
         change = _relative_change(apart, together)
@@ -156,30 +148,22 @@ class Network:
             )
 
     def _apply(
-        self, params: Params, inputs: Array, collect: tuple[str, ...] = ()
-    ) -> tuple[Array, Mapping[str, Any]]:
-        flat = flatten_dict(params, sep="/") | self._fixed
-        variables = {"params": unflatten_dict(flat, sep="/"), **self._collections}
-        mutable = [*self._collections, *collect]
-        try:
-            outputs, state = self._module.apply(
-                variables, inputs, mutable=mutable, **self._apply_kwargs
-            )
-        except InvalidRngError as error:
-            raise ValueError(
-                "module draws random numbers in every call, as dropout does, which full-batch "
-                "gradient descent does not have; switch it off through apply_kwargs"
-            ) from error
-        return (outputs if outputs.ndim > 1 else outputs[:, None]), state
+        self, params: Params, inputs: Array, num_training: int | None = None
+    ) -> Float[Array, "n c"]:
+        return self._module.apply(self._whole(params), self._constants, inputs, num_training)
 
-    def _variables(self, key: jax.Array) -> dict[str, Any]:
-        variables = self._module.init(key, self._sample, **self._apply_kwargs)
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf, self._inputs.dtype), variables)
+    def _collecting(
+        self, params: Params, inputs: Array, collect: tuple[str, ...] = ()
+    ) -> tuple[Float[Array, "n c"], Mapping[str, Any]]:
+        assert isinstance(self._module, LinenModule)
+        return self._module.apply_collecting(self._whole(params), self._constants, inputs, collect)
+
+    def _whole(self, params: Params) -> dict[str, Array]:
+        """Parameters by path, with the fixed ones."""
+        return flatten_dict(params, sep="/") | self._fixed
 
     def _fix(self, fixed: Sequence[str], seed: int) -> None:
-        variables = self._variables(jax.random.key(seed))
-        self._collections = {name: value for name, value in variables.items() if name != "params"}
-        flat = flatten_dict(variables.get("params", {}), sep="/")
+        flat, self._constants = self._module.init(jax.random.key(seed))
         for name in fixed:
             if not any(_matches(path, name) for path in flat):
                 raise ValueError(f"fixed names {name!r}, but the parameters are {sorted(flat)}")

@@ -1,5 +1,8 @@
 """Networks whose loss is invariant to the scale of all that is trained."""
 
 from sharpflow.models.networks.mlp import MLP, mlp
+from sharpflow.models.networks.resnet import ResNet, resnet20
+from sharpflow.models.networks.transformer import Transformer, transformer
+from sharpflow.models.networks.vgg import VGG, vgg11
 
-__all__ = ["MLP", "mlp"]
+__all__ = ["MLP", "VGG", "ResNet", "Transformer", "mlp", "resnet20", "transformer", "vgg11"]

@@ -134,7 +134,7 @@ def test_float64_without_x64_is_refused(data):
         ({"widths": (0,)}, r"widths must be positive integers, got \(0,\)"),
         ({"widths": (2.5,)}, "widths must be positive integers"),
         ({"activation": "sine"}, "activation must be one of.*softplus.*'sine'"),
-        ({"normalization": "layer"}, "normalization must be one of.*batch.*'layer'"),
+        ({"normalization": "btach"}, "normalization must be one of.*batch.*'btach'"),
         ({"dtype": np.float16}, "dtype must be float32 or float64, got float16"),
         ({"dtype": np.int32}, "dtype must be float32 or float64, got int32"),
     ],

@@ -1,0 +1,123 @@
+"""Convolutions that are fast in a compiled loop on a CPU too."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+Padding = Sequence[tuple[int, int]]
+
+
+def conv_general_dilated(
+    lhs: Array,
+    rhs: Array,
+    window_strides: Sequence[int],
+    padding: str | Padding,
+    *args: Any,
+    **kwargs: Any,
+) -> Array:
+    """``jax.lax.conv_general_dilated``, by matrix products where that is faster.
+
+    XLA's convolution is slow inside a compiled loop on a CPU, by a factor of 30 in small
+    networks. There a two-dimensional one goes by ``convolve``; everything else, and every
+    convolution where the default device is no CPU, goes by ``jax.lax``. In ``from_flax``
+    Flax's layers go by it; elsewhere, hand it to them:
+    ``nn.Conv(..., conv_general_dilated=sf.models.conv_general_dilated)``.
+
+    Args:
+      lhs, rhs, window_strides, padding, args, kwargs: as of
+        ``jax.lax.conv_general_dilated``.
+
+    Returns:
+      As that, up to rounding.
+    """
+    options = _options(*args, **kwargs)
+    if not (_default_device_is_cpu() and _is_plain(lhs, rhs, window_strides, options)):
+        return lax.conv_general_dilated(lhs, rhs, window_strides, padding, *args, **kwargs)
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
+    return convolve(lhs, rhs, window_strides, padding, options["precision"])
+
+
+def convolve(
+    x: Float[Array, "n h w c"],
+    kernel: Float[Array, "p q c f"],
+    strides: Sequence[int] = (1, 1),
+    padding: Padding = ((0, 0), (0, 0)),
+    precision: Any = None,
+) -> Float[Array, "n i j f"]:
+    """Two-dimensional convolution as slices and p matrix products.
+
+    y[n, i, j] = Σ_p Σ_q x[n, s i + p, t j + q] kernel[p, q], with strides (s, t): slices side
+    by side for the columns q, a sum of products over the rows p. All slices side by side
+    would take p times the memory, and a product for each of them twice the time.
+
+    Args:
+      x: images, channels last, shape (n, h, w, c).
+      kernel: shape (p, q, c, f).
+      strides: of the rows and columns.
+      padding: zeros before and after the rows, and the columns.
+      precision: of the products, as for ``jax.numpy.matmul``.
+
+    Returns:
+      Shape (n, i, j, f), with i = ⌊(h − p)/s⌋ + 1 of the padded height, and so j.
+    """
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    num_rows, num_columns = (
+        (size - window) // stride + 1
+        for size, window, stride in zip(x.shape[1:3], kernel.shape[:2], strides, strict=True)
+    )
+
+    def every(offset: int, number: int, stride: int) -> slice:
+        return slice(offset, offset + (number - 1) * stride + 1, stride)
+
+    columns = jnp.concatenate(
+        [x[:, :, every(q, num_columns, strides[1])] for q in range(kernel.shape[1])], axis=-1
+    )
+    y = jnp.zeros((), x.dtype)
+    for p, row in enumerate(kernel.reshape(kernel.shape[0], -1, kernel.shape[-1])):
+        y = y + jnp.matmul(columns[:, every(p, num_rows, strides[0])], row, precision=precision)
+    return y
+
+
+def _default_device_is_cpu() -> bool:
+    """Whether functions that are traced now will run on a CPU, unless they are moved."""
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if device is None:
+        return jax.default_backend() == "cpu"
+    return getattr(device, "platform", device) == "cpu"
+
+
+def _options(
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    **others: Any,
+) -> dict[str, Any]:
+    """The optional arguments of ``jax.lax.conv_general_dilated``, in its order."""
+    return locals()
+
+
+def _is_plain(
+    lhs: Array, rhs: Array, window_strides: Sequence[int], options: dict[str, Any]
+) -> bool:
+    """Whether a convolution is of one group, not dilated, and with channels last."""
+    others = (option for option in options["others"].values() if option is not None)
+    if lhs.ndim != 4 or rhs.ndim != 4 or any(others):
+        return False
+    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, options["dimension_numbers"])
+    dilations = (*(options["lhs_dilation"] or ()), *(options["rhs_dilation"] or ()))
+    return (
+        numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, ("NHWC", "HWIO", "NHWC"))
+        and all(dilation == 1 for dilation in dilations)
+        and options["feature_group_count"] == options["batch_group_count"] == 1
+        and options["preferred_element_type"] is None
+        and lhs.dtype == rhs.dtype
+    )

@@ -1,0 +1,52 @@
+"""What a Flax module is to the adapter, whichever of Flax's two interfaces it is written in."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+from jaxtyping import Array, Float
+
+RANDOM_NUMBERS = (
+    "module draws random numbers in every call, as dropout does, which full-batch "
+    "gradient descent does not have; switch it off through apply_kwargs"
+)
+
+
+class FunctionalModule(Protocol):
+    """A module without state of its own: pure functions of parameters and constants.
+
+    Attributes:
+      batch_norm: the layer whose statistics can be kept to the training rows.
+    """
+
+    batch_norm: str
+
+    def init(self, key: jax.Array) -> tuple[dict[str, Array], Any]:
+        """All parameters by path (``"layers/0/kernel"``), and the constants of ``apply``."""
+        ...
+
+    def apply(
+        self,
+        params: Mapping[str, Array],
+        constants: Any,
+        inputs: Array,
+        num_training: int | None = None,
+    ) -> Float[Array, "n c"]:
+        """Outputs in training mode, shape (n, c).
+
+        Args:
+          params: all parameters by path.
+          constants: what ``init`` gave beside the parameters.
+          inputs: shape (n, ...).
+          num_training: how many rows, from the first, batch norm takes its statistics
+            from; None takes all.
+
+        Raises:
+          ValueError: the module draws random numbers.
+        """
+        ...
+
+
+def as_columns(outputs: Array) -> Float[Array, "n c"]:
+    """Outputs of shape (n,) as (n, 1), others as they are."""
+    return outputs if outputs.ndim > 1 else outputs[:, None]

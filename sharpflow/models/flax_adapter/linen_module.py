@@ -1,0 +1,92 @@
+"""Flax linen modules as pure functions."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.errors import InvalidRngError
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float
+
+from sharpflow.models.convolution import conv_general_dilated
+from sharpflow.models.flax_adapter.functional import RANDOM_NUMBERS, as_columns
+
+
+class LinenModule:
+    """A linen module as a ``FunctionalModule``; its constants are its other collections.
+
+    Args:
+      module: maps (n, ...) inputs to (n, c) or (n,) outputs.
+      sample: inputs that its parameters are made for, in the dtype of the problem.
+      apply_kwargs: keywords for ``module.apply``.
+    """
+
+    batch_norm = "flax.linen.BatchNorm"
+
+    def __init__(self, module: nn.Module, sample: Array, apply_kwargs: Mapping[str, Any]) -> None:
+        self._module, self._sample = module, sample
+        self._apply_kwargs = dict(apply_kwargs)
+        # compiled, all but the making of parameters falls away
+        self._init = jax.jit(lambda key, sample: module.init(key, sample, **self._apply_kwargs))
+
+    def init(self, key: jax.Array) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Parameters by path, and the other collections, all in the dtype of the sample."""
+        variables = self._init(key, self._sample)
+        variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, self._sample.dtype), variables)
+        collections = {name: value for name, value in variables.items() if name != "params"}
+        return flatten_dict(variables.get("params", {}), sep="/"), collections
+
+    def apply(
+        self,
+        params: Mapping[str, Array],
+        constants: Mapping[str, Any],
+        inputs: Array,
+        num_training: int | None = None,
+    ) -> Float[Array, "n c"]:
+        """As in ``FunctionalModule``: rows beyond ``num_training`` get a mask in batch norm."""
+        if num_training is None:
+            return self.apply_collecting(params, constants, inputs)[0]
+        in_training = np.arange(len(inputs)) < num_training
+
+        def masked(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+            if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
+                mask = jnp.asarray(in_training).reshape((-1,) + (1,) * (args[0].ndim - 1))
+                kwargs = dict(kwargs) | {"mask": mask}
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(masked):
+            return self.apply_collecting(params, constants, inputs)[0]
+
+    def apply_collecting(
+        self,
+        params: Mapping[str, Array],
+        constants: Mapping[str, Any],
+        inputs: Array,
+        collect: tuple[str, ...] = (),
+    ) -> tuple[Float[Array, "n c"], Mapping[str, Any]]:
+        """Outputs, and the collections named in ``collect`` as the call leaves them."""
+        variables = {"params": unflatten_dict(dict(params), sep="/"), **constants}
+        mutable = [*constants, *collect]
+        try:
+            with nn.intercept_methods(_by_our_convolution):
+                outputs, state = self._module.apply(
+                    variables, inputs, mutable=mutable, **self._apply_kwargs
+                )
+        except InvalidRngError as error:
+            raise ValueError(RANDOM_NUMBERS) from error
+        return as_columns(outputs), state
+
+
+def _by_our_convolution(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+    """Have Flax's layers convolve by ``conv_general_dilated``, unless they have their own."""
+    layer = context.module  # the copy that this call was bound to, not the user's
+    if (
+        isinstance(layer, nn.Conv)
+        and layer.conv_general_dilated is None
+        and layer.conv_general_dilated_cls is None
+    ):
+        object.__setattr__(layer, "conv_general_dilated", conv_general_dilated)
+    return call(*args, **kwargs)

@@ -1,0 +1,167 @@
+"""Flax nnx modules as pure functions, by split and merge."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from flax.errors import TraceContextError
+from jax import lax
+from jaxtyping import Array, Float
+
+from sharpflow.models.convolution import conv_general_dilated
+from sharpflow.models.flax_adapter.functional import RANDOM_NUMBERS, as_columns
+
+
+class Constants(NamedTuple):
+    """What ``nnx.split`` gives beside the values of the parameters.
+
+    Attributes:
+      graph: the structure of the module.
+      paths: of the parameters, in the order of ``params``.
+      params: structure of the state of all ``nnx.Param``.
+      others: every other variable and array.
+    """
+
+    graph: nnx.GraphDef
+    paths: tuple[str, ...]
+    params: jax.tree_util.PyTreeDef
+    others: nnx.State
+
+
+class NnxModule:
+    """An nnx module as a ``FunctionalModule``.
+
+    Its parameters are its ``nnx.Param``; everything else is constant. Every call works on
+    a fresh copy, so that what it changes in the module is forgotten.
+
+    Args:
+      module: a module that maps (n, ...) inputs to (n, c) or (n,) outputs, whose own
+        parameters ``init`` gives for every key, or a function from ``nnx.Rngs`` to one.
+      dtype: of the parameters, and of every constant that is floating point.
+      call_kwargs: keywords for calling the module.
+
+    Raises:
+      ValueError: random streams among the keywords.
+    """
+
+    batch_norm = "flax.nnx.BatchNorm"
+
+    def __init__(
+        self,
+        module: nnx.Module | Callable[[nnx.Rngs], nnx.Module],
+        dtype: np.dtype,
+        call_kwargs: Mapping[str, Any],
+    ) -> None:
+        streams = (nnx.Rngs, nnx.RngStream)
+        if any(isinstance(value, streams) for value in call_kwargs.values()):
+            raise _random_numbers()
+        # a copy, since training the instance elsewhere writes to its variables
+        self._module = nnx.clone(module) if isinstance(module, nnx.Module) else module
+        self._dtype, self._call_kwargs = dtype, dict(call_kwargs)
+
+    def init(self, key: jax.Array) -> tuple[dict[str, Array], Constants]:
+        """Parameters by path, of a new module or, from an instance, its own."""
+        graph, *states = nnx.split(self._adapted(key), nnx.Param, ...)
+        params, others = states
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        named = {_name(path): jnp.asarray(leaf, self._dtype) for path, leaf in leaves}
+        others = jax.tree.map(self._constant, others)
+        return named, Constants(graph, tuple(named), jax.tree.structure(params), others)
+
+    def apply(
+        self,
+        params: Mapping[str, Array],
+        constants: Constants,
+        inputs: Array,
+        num_training: int | None = None,
+    ) -> Float[Array, "n c"]:
+        """As in ``FunctionalModule``; batch norm uses batch statistics in every mode."""
+        of_params = jax.tree.unflatten(constants.params, [params[path] for path in constants.paths])
+        others = jax.tree.map(lambda leaf: leaf, constants.others)  # new variables to write to
+        module = nnx.merge(constants.graph, of_params, others)
+        for _, node in nnx.iter_graph(module):
+            if isinstance(node, _BatchNorm):
+                node.num_training = num_training
+            if isinstance(node, nnx.Conv) and node.conv_general_dilated is lax.conv_general_dilated:
+                node.conv_general_dilated = conv_general_dilated
+        try:
+            return as_columns(module(inputs, **self._call_kwargs))
+        except TraceContextError as error:
+            raise ValueError(
+                "module changes flax.nnx variables that are not its own, as drawing random "
+                "numbers from an nnx.Rngs outside of it does, which no function of its "
+                "parameters may"
+            ) from error
+
+    def _adapted(self, key: jax.Array) -> nnx.Module:
+        """A copy of the module in which batch norm and random streams are ours."""
+        module = self._module
+        if not isinstance(module, nnx.Module):
+            module = module(nnx.Rngs(key))
+            if not isinstance(module, nnx.Module):
+                raise ValueError(
+                    "module must be a function from nnx.Rngs to a flax.nnx module, "
+                    f"but it returned {type(module).__name__}"
+                )
+        module = nnx.clone(module)
+        for _, node in nnx.iter_graph(module):
+            for theirs, ours in _SUBSTITUTES.items():
+                if isinstance(node, theirs):
+                    object.__setattr__(node, "__class__", _substituted(type(node), theirs, ours))
+        return module
+
+    def _constant(self, leaf: Any) -> Any:
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
+            return jnp.asarray(leaf, self._dtype)
+        return leaf
+
+
+class _BatchNorm(nnx.BatchNorm):
+    """Batch norm with the statistics of the first rows, whatever mode it is called in."""
+
+    num_training: int | None = None
+
+    def __call__(
+        self, x: Array, use_running_average: bool | None = None, *, mask: Array | None = None
+    ) -> Array:
+        if self.num_training is not None:
+            rows = np.arange(x.shape[0]).reshape((-1,) + (1,) * (x.ndim - 1))
+            in_training = jnp.asarray(rows < self.num_training)
+            mask = in_training if mask is None else in_training & mask
+        return super().__call__(x, use_running_average=False, mask=mask)
+
+
+class _RefusedStream(nnx.RngStream):
+    """A stream of random keys that gives none."""
+
+    def __call__(self) -> jax.Array:
+        raise _random_numbers()
+
+
+_SUBSTITUTES = {nnx.BatchNorm: _BatchNorm, nnx.RngStream: _RefusedStream}
+
+
+@functools.cache
+def _substituted(kind: type, theirs: type, ours: type) -> type:
+    """``kind`` with the methods of ``ours`` in place of those of ``theirs``.
+
+    Another subclass of ``theirs`` keeps its own methods, and finds ours by ``super()``.
+    """
+    if kind is theirs:
+        return ours
+    return type(kind.__name__, (kind, ours), {"__module__": kind.__module__})
+
+
+def _random_numbers() -> ValueError:
+    return ValueError(f"{RANDOM_NUMBERS}, or in the module by deterministic=True or eval()")
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    """Keys of a path by slashes, without the attribute of a variable that holds its value."""
+    keys = (key for key in path if not isinstance(key, jax.tree_util.GetAttrKey))
+    return jax.tree_util.keystr(tuple(keys), simple=True, separator="/")

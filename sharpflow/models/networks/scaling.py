@@ -1,0 +1,17 @@
+"""Numbers of features that are scaled by one factor."""
+
+
+def scaled(
+    features: tuple[int, ...], width: float, normalization: str, num_groups: int
+) -> tuple[int, ...]:
+    """``width`` times each number, rounded, at least 1; of groups, a multiple of their number.
+
+    Raises:
+      ValueError: a width that is not positive.
+    """
+    if not width > 0.0:
+        raise ValueError(f"width must be positive, got {width}")
+    unit = num_groups if normalization == "group" else 1
+    return tuple(
+        max(round(width * number / unit), 1) * unit if number else 0 for number in features
+    )

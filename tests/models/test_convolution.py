@@ -1,0 +1,142 @@
+"""Convolutions as matrix products, against XLA's own."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+from sharpflow.models import from_flax
+from sharpflow.models.convolution import conv_general_dilated, convolve
+
+CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
+on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="for CPUs alone")
+
+
+def _xla(x, kernel, strides, padding):
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=CHANNELS_LAST)
+
+
+def _relative(found, expected):
+    difference = np.linalg.norm(np.asarray(found, float) - np.asarray(expected, float))
+    return difference / np.linalg.norm(np.asarray(expected, float))
+
+
+def _arrays(dtype, image=(3, 9, 11, 4), kernel=(3, 3, 4, 5)):
+    random = np.random.default_rng(0)
+    return tuple(
+        jnp.asarray(random.normal(size=shape), dtype) for shape in (image, kernel, image, kernel)
+    )
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-13)])
+@pytest.mark.parametrize(
+    ("window", "strides", "padding"),
+    [
+        ((3, 3), (1, 1), ((1, 1), (1, 1))),
+        ((3, 3), (2, 2), ((1, 1), (1, 1))),
+        ((1, 1), (1, 1), ((0, 0), (0, 0))),
+        ((2, 5), (3, 1), ((0, 2), (1, 0))),
+    ],
+)
+def test_value_gradient_and_hessian_product_are_those_of_xla(
+    window, strides, padding, dtype, tolerance
+):
+    x, kernel, dx, dkernel = _arrays(dtype, kernel=(*window, 4, 5))
+    ours, theirs = (lambda x, kernel, f=f: f(x, kernel, strides, padding) for f in (convolve, _xla))
+    assert _relative(ours(x, kernel), theirs(x, kernel)) <= tolerance
+
+    def derivatives(convolution):
+        def loss(arrays):
+            return jnp.sum(jnp.tanh(convolution(*arrays)))  # curved in both
+
+        gradient, product = jax.jvp(jax.grad(loss), ((x, kernel),), ((dx, dkernel),))
+        return [*gradient, *product]
+
+    for found, expected in zip(derivatives(ours), derivatives(theirs), strict=True):
+        assert _relative(found, expected) <= tolerance
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("size", [8, 9])
+def test_named_paddings_are_those_of_xla(size, padding):
+    x, kernel, _, _ = _arrays("float64", image=(2, size, size, 4))
+    ours = conv_general_dilated(x, kernel, (2, 2), padding, dimension_numbers=CHANNELS_LAST)
+    assert _relative(ours, _xla(x, kernel, (2, 2), padding)) <= 1e-13
+
+
+def _convolutions(function, *arrays):
+    return str(jax.make_jaxpr(function)(*arrays)).count("conv_general_dilated")
+
+
+@on_cpu
+def test_flax_layers_go_by_matrix_products_on_a_cpu_and_by_xla_elsewhere(monkeypatch):
+    layer = nn.Conv(5, (3, 3), dtype=jnp.float64, conv_general_dilated=conv_general_dilated)
+    x = _arrays("float64")[0]
+    variables = layer.init(jax.random.key(0), x)
+    assert _convolutions(layer.apply, variables, x) == 0
+    fast = layer.apply(variables, x)
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert _convolutions(layer.apply, variables, x) == 1
+    assert _relative(fast, layer.apply(variables, x)) <= 1e-13
+
+
+@on_cpu
+def test_the_default_device_of_the_caller_decides():
+    x, kernel, _, _ = _arrays("float32")
+
+    def convolution(x, kernel):
+        return conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=CHANNELS_LAST)
+
+    with jax.default_device(jax.devices("cpu")[0]):
+        assert _convolutions(convolution, x, kernel) == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"feature_group_count": 2},
+        {"lhs_dilation": (2, 1)},
+        {"rhs_dilation": (1, 2)},
+        {"dimension_numbers": ("NCHW", "HWIO", "NHWC")},
+    ],
+)
+def test_what_is_no_plain_convolution_is_left_to_xla(options):
+    image = (2, 4, 8, 8) if "dimension_numbers" in options else (2, 8, 8, 4)
+    kernel = (3, 3, 4 // options.get("feature_group_count", 1), 6)
+    x, kernel, _, _ = _arrays("float64", image, kernel)
+    options = {"dimension_numbers": CHANNELS_LAST} | options
+    found = conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), **options)
+    expected = lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), **options)
+    np.testing.assert_array_equal(found, expected)
+
+
+class _Linen(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Conv(3, (3, 3), param_dtype=x.dtype)(x).mean(axis=(1, 2))
+
+
+class _Nnx(nnx.Module):
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(2, 3, (3, 3), rngs=rngs)
+
+    def __call__(self, x):
+        return self.conv(x).mean(axis=(1, 2))
+
+
+@on_cpu
+@pytest.mark.parametrize("module", [_Linen(), _Nnx])
+def test_convolutions_of_the_users_modules_go_by_matrix_products(module, monkeypatch):
+    x = np.random.default_rng(0).normal(size=(6, 5, 5, 2)).astype(np.float32)
+    module = module if isinstance(module, nn.Module) else lambda rngs: _Nnx(rngs)
+    problem = from_flax(module, x, np.arange(6) % 3)
+    params = problem.init(jax.random.key(0))
+    assert _convolutions(problem.loss_value, params) == 0
+    fast = problem.loss_value(params)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert _convolutions(problem.loss_value, params) == 1
+    np.testing.assert_allclose(fast, problem.loss_value(params), rtol=1e-5)
