@@ -13,6 +13,7 @@ NAMES = (
     "flow",
     "tracking",
     "recording",
+    "convolution",
     "grid",
     "grid_arithmetic",
     "grid_memory",
@@ -35,6 +36,7 @@ def main() -> None:
     from benchmarks import (
         central_flow,
         cold_start,
+        convolution,
         flow,
         grid,
         grid_arithmetic,
@@ -49,6 +51,7 @@ def main() -> None:
         "flow": flow.measure,
         "tracking": lambda: tracking.measure(arguments.peers),
         "recording": recording.measure,
+        "convolution": convolution.measure,
         "grid": lambda: grid.measure(arguments.peers),
         "grid_arithmetic": grid_arithmetic.measure,
         "grid_memory": grid_memory.measure,

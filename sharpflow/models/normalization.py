@@ -14,8 +14,8 @@ last two, whose kernel it normalizes; exact with an epsilon of zero:
 An epsilon ε beside a variance v divides by √(v + ε): scaling the kernel by c is scaling ε
 by 1/c², and the outputs change by ε (1 − c⁻²)/(2v) relative. Networks in use have ε = 1e-5,
 and affine parameters whose negative biases can shut a ReLU off for all inputs; then ε
-keeps 0/0 away. Without affine parameters what is normalized by a mean has both signs, no
-feature is shut off for all inputs, and a variance is zero only where inputs are.
+keeps 0/0 away. Without affine parameters what has been centred has both signs, a ReLU leaves
+a part of it, and a variance is zero only where inputs are.
 """  # noqa: E501
 
 import math
@@ -40,7 +40,7 @@ class Normalization(nn.Module):
         table of this module.
       epsilon: added to the variance, or to the mean square. Anything but 0 breaks
         invariance. Values that all are 0, such as a black corner of an image gives, stay
-        0 without it.
+        0 without it; but a feature that is constant over a batch is 0/0 for ``"batch"``.
       num_groups: of ``"group"``; it must divide the features.
     """
 

@@ -363,6 +363,18 @@ def test_an_unknown_preset_is_told_with_those_there_are(write):
 # --- layers ---
 
 
+def test_a_preset_lies_over_the_one_that_it_names(write):
+    base, ablation = load("vgg11-cifar10-small"), load("vgg11-cifar10-no-decay-small")
+    assert ablation.weight_decay == (0.0,) and base.weight_decay != (0.0,)
+    assert ablation.problem_options == base.problem_options
+    assert (
+        ablation.problem == load("vgg11-cifar10").problem and ablation.num_steps == base.num_steps
+    )
+    below = load(write('preset = "vgg11-cifar10-no-decay-small"\nnum_steps = 7'))
+    assert (below.weight_decay, below.num_steps) == ((0.0,), 7)
+    assert all(presets().values())  # each tells what one sees
+
+
 def test_the_file_lies_over_the_preset_and_the_overrides_over_the_file(write):
     path = write("""
         preset = "mlp-digits-small"
@@ -420,6 +432,9 @@ def test_an_axis_replaces_the_option_of_that_name_and_the_reverse(write):
         ("axes.angle=[0.1, 1]", "axes", {"angle": (0.1, 1.0)}),
         ("axes={angle = [1, 2]}", "axes", {"angle": (1, 2)}),
         ("description=a-word", "description", "a-word"),
+        ("description=/a/b.c", "description", "/a/b.c"),
+        ("description=./a", "description", "./a"),
+        ("description=../a", "description", "../a"),
     ],
 )
 def test_an_override_is_toml_or_a_bare_word(write, override, key, value):
@@ -439,6 +454,7 @@ def test_of_two_overrides_of_a_key_the_later_one_counts(write):
         ("seed=", '--set seed: got ""; allowed'),
         ("seed=[1", '--set seed: got "[1"; allowed'),
         ("seed=1\nnum_steps=2", '--set seed: got "1\\nnum_steps=2"; allowed'),
+        ("learning_rate=.5", '--set learning_rate: got ".5"; allowed a number, "text", a bare'),
         ("dtype=float 32", '--set dtype: got "float 32"; allowed'),
         ("dtype='\udcff'", "--set dtype: got \"'\\udcff'\"; allowed"),
         ("seed.x=3", "seed: got {x = 3}; allowed an integer from 0"),

@@ -37,8 +37,8 @@ def load(
 
     Args:
       source: path of a TOML file, or the name of a preset; ``./name`` is always a file.
-      overrides: ``"key=value"``, as after ``--set``: the value is TOML or a bare word, a
-        dotted key reaches into a table.
+      overrides: ``"key=value"``, as after ``--set``: the value is TOML, or a bare word
+        or path; a dotted key reaches into a table.
       check_functions: False leaves the named modules alone, for the config that a run
         has stored.
 

@@ -25,7 +25,7 @@ _TABLES = ("axes", "problem_options")
 
 _LARGEST_FILE = 2**24
 _PATH = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
-_BARE_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]*")
+_BARE_WORD = re.compile(r"([A-Za-z_]|\.{0,2}/)[A-Za-z0-9_.:/-]*")  # or a path
 
 
 class Source(NamedTuple):
@@ -54,9 +54,12 @@ def preset_names() -> list[str]:
 
 
 def preset_table(name: str) -> Table:
-    """What the preset of this name says."""
+    """What the preset of this name says, over the one that it names in turn."""
     folder = importlib.resources.files("sharpflow.experiments") / "presets"
-    return tomllib.loads((folder / f"{name}.toml").read_text(encoding="utf-8"))
+    table = tomllib.loads((folder / f"{name}.toml").read_text(encoding="utf-8"))
+    if "preset" not in table:
+        return table
+    return overlaid(preset_table(table.pop("preset")), table)
 
 
 def read_source(source: str | os.PathLike[str]) -> Source:
@@ -74,7 +77,7 @@ def read_source(source: str | os.PathLike[str]) -> Source:
 def read_overrides(overrides: Sequence[str]) -> tuple[Table, list[str]]:
     """What ``key=value`` strings set, and what is wrong with them.
 
-    A value is TOML, or a bare word for a string; a dotted key reaches into a table. Of
+    A value is TOML, or a bare word or path for a string; a dotted key reaches into a table. Of
     two values for a key the later one counts.
     """
     table: Table = {}
@@ -88,7 +91,7 @@ def read_overrides(overrides: Sequence[str]) -> tuple[Table, list[str]]:
         try:
             value = _value(text.strip())
         except (ValueError, RecursionError) as error:
-            allowed = f'a number, "text", a bare word or a [list] of TOML ({_said(error)})'
+            allowed = f'a number, "text", a bare word or path, or a [list] of TOML ({_said(error)})'
             mistakes.append(mistake(f"--set {shown_key(path)}", text.strip(), allowed))
             continue
         *outer, key = path.split(".")

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 RANDOM_NUMBERS = (
@@ -45,6 +47,15 @@ class FunctionalModule(Protocol):
           ValueError: the module draws random numbers.
         """
         ...
+
+
+def training_rows(num_training: int, inputs: Array) -> Array:
+    """Which rows are of the training batch, as a mask of shape (n, 1, ..., 1) for batch norm.
+
+    The barrier keeps XLA from summing the mask of every layer while it compiles.
+    """
+    rows = np.arange(inputs.shape[0]).reshape((-1,) + (1,) * (inputs.ndim - 1))
+    return jax.lax.optimization_barrier(jnp.asarray(rows < num_training))
 
 
 def as_columns(outputs: Array) -> Float[Array, "n c"]:

@@ -6,13 +6,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.errors import InvalidRngError
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
 from sharpflow.models.convolution import conv_general_dilated
-from sharpflow.models.flax_adapter.functional import RANDOM_NUMBERS, as_columns
+from sharpflow.models.flax_adapter.functional import RANDOM_NUMBERS, as_columns, training_rows
 
 
 class LinenModule:
@@ -49,12 +48,10 @@ class LinenModule:
         """As in ``FunctionalModule``: rows beyond ``num_training`` get a mask in batch norm."""
         if num_training is None:
             return self.apply_collecting(params, constants, inputs)[0]
-        in_training = np.arange(len(inputs)) < num_training
 
         def masked(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
             if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
-                mask = jnp.asarray(in_training).reshape((-1,) + (1,) * (args[0].ndim - 1))
-                kwargs = dict(kwargs) | {"mask": mask}
+                kwargs = dict(kwargs) | {"mask": training_rows(num_training, args[0])}
             return call(*args, **kwargs)
 
         with nn.intercept_methods(masked):

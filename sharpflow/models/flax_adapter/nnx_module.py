@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from sharpflow.models.convolution import conv_general_dilated
-from sharpflow.models.flax_adapter.functional import RANDOM_NUMBERS, as_columns
+from sharpflow.models.flax_adapter.functional import RANDOM_NUMBERS, as_columns, training_rows
 
 
 class Constants(NamedTuple):
@@ -130,8 +130,7 @@ class _BatchNorm(nnx.BatchNorm):
         self, x: Array, use_running_average: bool | None = None, *, mask: Array | None = None
     ) -> Array:
         if self.num_training is not None:
-            rows = np.arange(x.shape[0]).reshape((-1,) + (1,) * (x.ndim - 1))
-            in_training = jnp.asarray(rows < self.num_training)
+            in_training = training_rows(self.num_training, x)
             mask = in_training if mask is None else in_training & mask
         return super().__call__(x, use_running_average=False, mask=mask)
 

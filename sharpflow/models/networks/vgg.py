@@ -56,12 +56,12 @@ def vgg11(
     pooling: str = "mean",
     **options: Unpack[Options],
 ) -> Problem:
-    """VGG-11, smooth or as it was published, all of whose parameters are scale-invariant.
+    """VGG-11, all of whose parameters are scale-invariant.
 
     Eight 3 × 3 convolutions without biases, each normalized, pooling between them and one
-    dense layer, the form in which VGG is used on CIFAR. The smooth one has softplus and
-    mean pooling; the original has ReLU and max pooling: ``activation="relu",
-    pooling="max"``, and there an ε of 1e-5 and affine parameters in its batch norm.
+    dense layer, the form in which VGG is used on CIFAR. Softplus and mean pooling are
+    smooth; the original has ReLU and max pooling, ``activation="relu", pooling="max"``.
+    Batch norm is commonly put into it with an ε of 1e-5 and affine parameters.
 
     Args:
       x: images, shape (n, h, w, c), h and w multiples of 32.

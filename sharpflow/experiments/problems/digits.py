@@ -1,4 +1,4 @@
-"""The problems of the presets, on data that comes with the package, and where they start."""
+"""Digits that come with the package, and networks and regressions on them."""
 
 from functools import cache
 

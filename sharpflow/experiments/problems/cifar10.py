@@ -1,0 +1,114 @@
+"""Networks on CIFAR-10, full batch and without augmentation."""
+
+from sharpflow.models import data, resnet20, vgg11
+from sharpflow.models.data import Images
+from sharpflow.models.problem import Problem
+
+
+def vgg11_cifar10(
+    root: str = "data",
+    *,
+    num_images: int | None = None,
+    num_test_images: int | None = None,
+    sample_seed: int = 0,
+    download: bool = False,
+    width: float = 1.0,
+    normalization: str = "batch",
+    activation: str = "softplus",
+    pooling: str = "mean",
+    head: str | None = None,
+    loss: str = "mse",
+    label_smoothing: float = 0.1,
+    logit_scale: float = 1.0,
+    micro_batch: int | None = None,
+    dtype: object = None,
+) -> Problem:
+    """VGG-11 on the images of CIFAR-10 that are found.
+
+    Args:
+      root: folder with ``cifar-10-batches-bin`` or its files, whole or in part.
+      num_images: trained on, equally many of each class; all that are there by default.
+      num_test_images: tested on, so; all that are there by default.
+      sample_seed: of the choice of those images.
+      download: fetch the archive into ``root`` where nothing is there.
+      width, normalization, activation, pooling: as in ``vgg11``.
+      head, loss, label_smoothing, logit_scale, micro_batch: as in ``mlp``.
+      dtype: float32 or float64; by default that of jax.
+
+    Returns:
+      A Problem with metrics ``train_accuracy``, ``test_accuracy`` and ``test_error``, or
+      ``test_loss`` for the cross-entropy.
+
+    Raises:
+      FileNotFoundError: no images below ``root``.
+      ValueError: more images than there are, or what ``vgg11`` refuses.
+    """
+    train, test = _images(root, num_images, num_test_images, sample_seed, download)
+    return vgg11(
+        *train,
+        width,
+        normalization,
+        activation,
+        pooling=pooling,
+        head=head,
+        loss=loss,
+        label_smoothing=label_smoothing,
+        logit_scale=logit_scale,
+        test=tuple(test),
+        micro_batch=micro_batch,
+        dtype=dtype,
+    )
+
+
+def resnet20_cifar10(
+    root: str = "data",
+    *,
+    num_images: int | None = None,
+    num_test_images: int | None = None,
+    sample_seed: int = 0,
+    download: bool = False,
+    width: float = 1.0,
+    normalization: str = "batch",
+    activation: str = "softplus",
+    head: str | None = None,
+    loss: str = "mse",
+    label_smoothing: float = 0.1,
+    logit_scale: float = 1.0,
+    micro_batch: int | None = None,
+    dtype: object = None,
+) -> Problem:
+    """ResNet-20 on the images of CIFAR-10 that are found; arguments as of ``vgg11_cifar10``."""
+    train, test = _images(root, num_images, num_test_images, sample_seed, download)
+    return resnet20(
+        *train,
+        width,
+        normalization,
+        activation,
+        head=head,
+        loss=loss,
+        label_smoothing=label_smoothing,
+        logit_scale=logit_scale,
+        test=tuple(test),
+        micro_batch=micro_batch,
+        dtype=dtype,
+    )
+
+
+def _images(
+    root: str, num_images: int | None, num_test_images: int | None, seed: int, download: bool
+) -> tuple[Images, Images]:
+    """Images to train on and to test on, as many of each class as were asked for."""
+    train, test = data.cifar10(root, download=download)
+    return (
+        _balanced(train, "num_images", num_images, seed),
+        _balanced(test, "num_test_images", num_test_images, seed),
+    )
+
+
+def _balanced(images: Images, name: str, number: int | None, seed: int) -> Images:
+    if number is None:
+        return images
+    classes = len(images.classes)
+    if number < classes or number % classes:
+        raise ValueError(f"{name} must be a positive multiple of {classes} classes, got {number}")
+    return images.sample(number // classes, seed=seed, per_class=True)
