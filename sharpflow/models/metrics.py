@@ -1,6 +1,6 @@
 """What is watched beside the loss: accuracy, and the error on test data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,14 +18,15 @@ def holds_classes(y: np.ndarray) -> bool:
 
 
 def validated_test(
-    test: tuple[np.ndarray, np.ndarray], labels: np.ndarray, dtype: np.dtype
+    test: Iterable[np.ndarray], labels: np.ndarray, dtype: np.dtype
 ) -> tuple[np.ndarray, np.ndarray]:
     """Test inputs and targets, refused where they do not go with the training targets.
 
     Raises:
       ValueError: inputs that are not finite numbers, or targets of another shape.
     """
-    inputs, targets = validated_inputs(test[0], dtype, "test x"), np.asarray(test[1])
+    x, y = test
+    inputs, targets = validated_inputs(x, dtype, "test x"), np.asarray(y)
     expected = (inputs.shape[0], *labels.shape[1:])
     if targets.shape != expected:
         raise ValueError(f"test y must have shape {expected}, got {targets.shape}")

@@ -271,8 +271,10 @@ def _record(
     effective: Array | None = None
     if program.rate is not None:
         effective = program.rate(state.optimizer_state, state.params)
-    elif rule is not None:
+    elif rule is not None and program.problem.scale_invariant:
         effective = rule.effective_learning_rate(state.params)
+    elif rule is not None:
+        effective = rule.step_size()
     moment = Moment(
         problem=program.problem,
         params=state.params,

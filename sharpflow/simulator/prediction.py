@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from sharpflow.models.problem import Params, Problem
 from sharpflow.simulator.trajectory import Trajectory
+from sharpflow.simulator.updates import find_rule
 from sharpflow.theory.flow import FlowSolution, sharpness_flow
 from sharpflow.theory.linearization import Method, linearize
 from sharpflow.theory.manifold import retract_with_status
@@ -150,6 +151,12 @@ def _require_predictable(problem: Problem, trajectory: Trajectory) -> None:
         raise ValueError(
             f"trajectory has intrinsic rate {trajectory.intrinsic_rate}; the flow needs a rule "
             "that tells a positive one (gdwd with weight decay, or quasi_rmsprop)"
+        )
+    rule = find_rule(trajectory.final_state.optimizer_state)
+    if not problem.scale_invariant and rule is not None and bool(rule.stays_on_sphere()):
+        raise ValueError(
+            "problem is marked as not scale-invariant, and its optimizer has a flow on the sphere "
+            "only: there is none to predict for an ablation"
         )
     if not problem.has_manifold_form:
         raise ValueError("problem has a loss alone, which defines no minimizer manifold")

@@ -34,6 +34,9 @@ def sharpness(
     from the eigenvectors of the last one and stops on the estimated error of the
     eigenvalues.
 
+    For a problem that is marked as not scale-invariant the Hessian is that at w itself, and
+    the edge is λ* = 2/η − λ.
+
     Args:
       k: how many eigenvalues.
       at: ``"iterate"`` θ_t; ``"midpoint"`` (w_{t−1} + 2w_t + w_{t+1})/4, which costs

@@ -19,6 +19,9 @@ class EdgeRule(Protocol):
     def effective_learning_rate(self, params: Params) -> Array:
         """η̃, the step size that θ feels, shape ()."""
 
+    def step_size(self) -> Array:
+        """η̃ where the loss is not scale-invariant and w itself moves, shape ()."""
+
     def intrinsic_rate(self) -> Array:
         """Flow time per step, shape ()."""
 
@@ -38,6 +41,10 @@ class GDWDState(NamedTuple):
     def effective_learning_rate(self, params: Params) -> Array:
         """η̃ = η / ((1 − ηλ) ‖w‖²)."""
         return effective_learning_rate(_norm_squared(params), self.learning_rate, self.weight_decay)
+
+    def step_size(self) -> Array:
+        """η/(1 − ηλ/2), so that 2/η̃ = 2/η − λ: there −1 is an eigenvalue of a step."""
+        return self.learning_rate / (1.0 - 0.5 * self.learning_rate * self.weight_decay)
 
     def intrinsic_rate(self) -> Array:
         """ηλ."""
@@ -63,6 +70,10 @@ class QuasiRMSpropState(NamedTuple):
     def effective_learning_rate(self, params: Params) -> Array:
         """η̃ = η/√v."""
         del params
+        return self.step_size()
+
+    def step_size(self) -> Array:
+        """η/√v."""
         return self.learning_rate / jnp.sqrt(self.v)
 
     def intrinsic_rate(self) -> Array:

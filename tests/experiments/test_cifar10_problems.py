@@ -7,25 +7,13 @@ import pytest
 from sharpflow.experiments.problems import resnet20_cifar10, vgg11_cifar10
 from sharpflow.models import data, vgg11
 
-NUM_RECORDS = 40  # of each file, every class equally often
 
-
-@pytest.fixture
-def root(tmp_path):
-    folder = tmp_path / "cifar-10-batches-bin"
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
-        labels = np.arange(NUM_RECORDS, dtype=np.uint8)[:, None] % 10
-        pixels = random.integers(0, 256, (NUM_RECORDS, 3072), dtype=np.uint8)
-        np.hstack([labels, pixels]).tofile(folder / f"{name}.bin")
-    return tmp_path
-
-
-def test_the_network_is_trained_on_equally_many_images_of_each_class(root):
+def test_the_network_is_trained_on_equally_many_images_of_each_class(cifar10_root):
     options = {"width": 1 / 16, "normalization": "layer"}
-    problem = vgg11_cifar10(str(root), num_images=20, num_test_images=10, sample_seed=3, **options)
-    train, _ = data.cifar10(root)
+    problem = vgg11_cifar10(
+        str(cifar10_root), num_images=20, num_test_images=10, sample_seed=3, **options
+    )
+    train, _ = data.cifar10(cifar10_root)
     train = train.sample(2, seed=3, per_class=True)
     assert np.all(np.bincount(train.labels) == 2)
     expected = vgg11(*train, **options)
@@ -43,9 +31,9 @@ def test_the_network_is_trained_on_equally_many_images_of_each_class(root):
         ({"num_images": 500}, "class 0 .* has 20 images, got n=50"),
     ],
 )
-def test_images_that_there_are_not_enough_of_are_refused(root, options, message):
+def test_images_that_there_are_not_enough_of_are_refused(cifar10_root, options, message):
     with pytest.raises(ValueError, match=message):
-        resnet20_cifar10(str(root), **options)
+        resnet20_cifar10(str(cifar10_root), **options)
 
 
 def test_a_folder_without_images_is_told_with_the_remedy(tmp_path):

@@ -168,3 +168,23 @@ def test_an_observable_remembers_from_record_to_record(problem):
     found = sf.simulate(problem, params, sf.gdwd(4.0, 0.2), 40, observables=("loss", largest))
     np.testing.assert_array_equal(found["largest_loss"], np.maximum.accumulate(found["loss"]))
     assert np.any(np.diff(found["loss"]) > 0)
+
+
+def test_without_scale_invariance_the_edge_is_that_of_plain_gradient_descent():
+    eta, decay, curvatures = 0.5, 0.4, np.array([3.0, 1.0, 0.2])
+    problem = sf.Problem(
+        init=lambda key: jnp.ones(3),
+        residual=lambda w: jnp.sqrt(jnp.asarray(curvatures)) * w,
+        scale_invariant=False,
+    )
+    run = sf.simulate(
+        problem,
+        jnp.ones(3),
+        sf.gdwd(eta, decay),
+        4,
+        observables=("threshold", "sharpness_iterate"),
+    )
+    # a step multiplies each coordinate by 1 − η(λ_i + λ), which is −1 at the edge
+    edge = 2.0 / eta - decay
+    np.testing.assert_allclose(run["threshold"], edge, rtol=1e-14)
+    np.testing.assert_allclose(run["edge_ratio_iterate"], 3.0 / edge, rtol=1e-12)

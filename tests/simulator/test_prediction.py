@@ -177,6 +177,16 @@ def test_what_cannot_be_predicted_is_refused_with_the_remedy(completion):
         sf.compare(trajectory, flow.replace(tau=flow.tau + 100.0), problem)
 
 
+def test_an_ablation_has_no_prediction_and_says_so():
+    x, y = sf.models.digits(12, classes=(0, 1))
+    problem = sf.models.mlp(x, y, (4,), "none")
+    run = sf.simulate(
+        problem, problem.init(jax.random.key(0)), sf.gdwd(0.1, 0.01), 10, snapshot_every=5
+    )
+    with pytest.raises(ValueError, match="not scale-invariant.*none to predict for an ablation"):
+        sf.predict(problem, run, arrival_distance=1.0)
+
+
 def test_an_arrival_past_the_edge_is_predicted_from_the_crossing():
     # GD reaches Γ here at an edge ratio of 1.18, its oscillation not yet grown
     problem = sf.models.matrix_completion(shape=(12, 12), seed=1)

@@ -43,9 +43,10 @@ def vgg11_cifar10(
       FileNotFoundError: no images below ``root``.
       ValueError: more images than there are, or what ``vgg11`` refuses.
     """
-    train, test = _images(root, num_images, num_test_images, sample_seed, download)
+    (x, y), test = _images(root, num_images, num_test_images, sample_seed, download)
     return vgg11(
-        *train,
+        x,
+        y,
         width,
         normalization,
         activation,
@@ -54,7 +55,7 @@ def vgg11_cifar10(
         loss=loss,
         label_smoothing=label_smoothing,
         logit_scale=logit_scale,
-        test=tuple(test),
+        test=test,
         micro_batch=micro_batch,
         dtype=dtype,
     )
@@ -78,9 +79,10 @@ def resnet20_cifar10(
     dtype: object = None,
 ) -> Problem:
     """ResNet-20 on the images of CIFAR-10 that are found; arguments as of ``vgg11_cifar10``."""
-    train, test = _images(root, num_images, num_test_images, sample_seed, download)
+    (x, y), test = _images(root, num_images, num_test_images, sample_seed, download)
     return resnet20(
-        *train,
+        x,
+        y,
         width,
         normalization,
         activation,
@@ -88,7 +90,7 @@ def resnet20_cifar10(
         loss=loss,
         label_smoothing=label_smoothing,
         logit_scale=logit_scale,
-        test=tuple(test),
+        test=test,
         micro_batch=micro_batch,
         dtype=dtype,
     )
@@ -106,6 +108,8 @@ def _images(
 
 
 def _balanced(images: Images, name: str, number: int | None, seed: int) -> Images:
+    if not len(images.labels):
+        raise ValueError(f"none of the images of {name} is there: {images!r}")
     if number is None:
         return images
     classes = len(images.classes)

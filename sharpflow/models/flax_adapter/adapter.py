@@ -1,6 +1,6 @@
 """Any Flax module, linen or nnx, with its data, as a Problem."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ def from_flax(
     loss: str = "mse",
     *,
     label_smoothing: float = 0.1,
-    test: tuple[np.ndarray, np.ndarray] | None = None,
+    test: Iterable[np.ndarray] | None = None,
     apply_kwargs: Mapping[str, Any] | None = None,
     fixed: Sequence[str] = (),
     fixed_seed: int = 0,

@@ -1,6 +1,6 @@
 """Multilayer perceptrons."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import flax.linen as nn
@@ -42,7 +42,7 @@ def mlp(
     loss: str = "mse",
     label_smoothing: float = 0.1,
     logit_scale: float = 1.0,
-    test: tuple[np.ndarray, np.ndarray] | None = None,
+    test: Iterable[np.ndarray] | None = None,
     micro_batch: int | None = None,
     devices: Sequence[jax.Device] | None = None,
     fixed_seed: int = 0,

@@ -1,6 +1,6 @@
 """What all networks share: normalized layers, an activation, and a head."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypedDict
 
 import flax.linen as nn
@@ -88,7 +88,7 @@ class Options(TypedDict, total=False):
     loss: str
     label_smoothing: float
     logit_scale: float
-    test: tuple[np.ndarray, np.ndarray] | None
+    test: Iterable[np.ndarray] | None
     micro_batch: int | None
     devices: Sequence[jax.Device] | None
     fixed_seed: int
@@ -108,7 +108,7 @@ def network_problem(
     loss: str = "mse",
     label_smoothing: float = 0.1,
     logit_scale: float = 1.0,
-    test: tuple[np.ndarray, np.ndarray] | None = None,
+    test: Iterable[np.ndarray] | None = None,
     micro_batch: int | None = None,
     devices: Sequence[jax.Device] | None = None,
     fixed_seed: int = 0,
