@@ -26,6 +26,15 @@ SHORT = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _compiled_fast():
+    """Most of the time here goes into compiling what runs a few times."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(scope="module")
 def images():
     x = np.random.default_rng(0).normal(size=(12, 8, 8, 3))
