@@ -21,8 +21,8 @@ def conv_general_dilated(
 ) -> Array:
     """``jax.lax.conv_general_dilated``, by matrix products where that is faster.
 
-    XLA's convolution is slow inside a compiled loop on a CPU, by a factor of 30 in small
-    networks. There a two-dimensional one goes by ``convolve``; everything else, and every
+    XLA's convolution is slow inside a compiled loop on a CPU: benchmarks/convolution.py
+    says how slow. There a two-dimensional one goes by ``convolve``; everything else, and every
     convolution where the default device is no CPU, goes by ``jax.lax``. In ``from_flax``
     Flax's layers go by it; elsewhere, hand it to them:
     ``nn.Conv(..., conv_general_dilated=sf.models.conv_general_dilated)``.
@@ -35,7 +35,7 @@ def conv_general_dilated(
       As that, up to rounding.
     """
     options = _options(*args, **kwargs)
-    if not (_default_device_is_cpu() and _is_plain(lhs, rhs, window_strides, options)):
+    if not (_default_device_is_cpu() and _is_plain(lhs, rhs, options)):
         return lax.conv_general_dilated(lhs, rhs, window_strides, padding, *args, **kwargs)
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
@@ -53,7 +53,7 @@ def convolve(
 
     y[n, i, j] = Σ_p Σ_q x[n, s i + p, t j + q] kernel[p, q], with strides (s, t): slices side
     by side for the columns q, a sum of products over the rows p. All slices side by side
-    would take p times the memory, and a product for each of them twice the time.
+    would take p times the memory, and a product for each of them more time.
 
     Args:
       x: images, channels last, shape (n, h, w, c).
@@ -105,9 +105,7 @@ def _options(
     return locals()
 
 
-def _is_plain(
-    lhs: Array, rhs: Array, window_strides: Sequence[int], options: dict[str, Any]
-) -> bool:
+def _is_plain(lhs: Array, rhs: Array, options: dict[str, Any]) -> bool:
     """Whether a convolution is of one group, not dilated, and with channels last."""
     others = (option for option in options["others"].values() if option is not None)
     if lhs.ndim != 4 or rhs.ndim != 4 or any(others):

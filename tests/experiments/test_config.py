@@ -790,9 +790,9 @@ def test_every_preset_has_a_small_version_of_the_same_problem():
         large, small = load(name), load(f"{name}-small")
         assert large.problem == small.problem
         changed = large.problem_options.items() ^ small.problem_options.items()
-        assert {key for key, _ in changed} <= smaller
+        assert {key for key, _ in changed} <= (smaller if "cifar10" in name else set())
         assert small.num_steps is None or small.num_steps < large.num_steps
-        assert len(small.seed) <= len(large.seed)
+        assert len(small.seed) < len(large.seed) or "cifar10" in name
 
 
 def test_a_changed_preset_loses_its_description():

@@ -85,12 +85,14 @@ def test_flax_layers_go_by_matrix_products_on_a_cpu_and_by_xla_elsewhere(monkeyp
 
 
 @on_cpu
-def test_the_default_device_of_the_caller_decides():
+def test_the_default_device_of_the_caller_decides(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     x, kernel, _, _ = _arrays("float32")
 
     def convolution(x, kernel):
         return conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=CHANNELS_LAST)
 
+    assert _convolutions(convolution, x, kernel) == 1
     with jax.default_device(jax.devices("cpu")[0]):
         assert _convolutions(convolution, x, kernel) == 0
 
