@@ -14,6 +14,12 @@ def softplus(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
     Value and derivative share one exponential; a step of a small network on a CPU takes
     three quarters of the time.
+
+    Args:
+      x: any shape.
+
+    Returns:
+      As ``x``.
     """
     return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
@@ -51,7 +57,6 @@ _EXACT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "gelu": lambda z: 0.5 * z * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (z + 0.044715 * z**3))),
     "relu": lambda z: np.maximum(z, 0.0),
 }
-
 
 # as derivatives jax would need x64 for what quadrature in double precision can use
 _EXACT_SLOPE: dict[str, Callable[[np.ndarray], np.ndarray]] = {

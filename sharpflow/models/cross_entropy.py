@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from sharpflow.models.inputs import one_hot
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SmoothedCrossEntropy:
@@ -24,7 +26,7 @@ class SmoothedCrossEntropy:
     targets: Float[Array, "n c"]
 
     def __call__(self, logits: Float[Array, "n c"]) -> Float[Array, ""]:
-        """L for logits of shape (n, c)."""
+        """L for logits of shape (n, c), a scalar."""
         return -jnp.mean(jnp.sum(self.targets * jax.nn.log_softmax(logits, axis=1), axis=1))
 
     @property
@@ -37,6 +39,12 @@ class SmoothedCrossEntropy:
 
         ½‖r‖² = L − inf L up to the third cumulant of u under q, and where r = 0
         JᵀJ = ∇²L. For every example r_i is orthogonal to √q_i.
+
+        Args:
+          logits: z, shape (n, c).
+
+        Returns:
+          r, shape (n·c,).
 
         Source: docs/theory.md, section 8.
         """
@@ -88,8 +96,8 @@ def smoothed_targets(
             f"{name} holds the classes {unknown.tolist()}, which no training example has: "
             f"a cross-entropy knows {columns.tolist()} alone"
         )
-    one_hot = (y[:, None] == columns[None, :]).astype(np.float64)
-    return ((1.0 - label_smoothing) * one_hot + label_smoothing / columns.size).astype(dtype)
+    right = one_hot(y, columns)
+    return ((1.0 - label_smoothing) * right + label_smoothing / columns.size).astype(dtype)
 
 
 def smallest_label_smoothing(num_classes: int, logit_scale: float = 1.0) -> float:
@@ -106,8 +114,13 @@ def smallest_label_smoothing(num_classes: int, logit_scale: float = 1.0) -> floa
     Returns:
       C / (C − 1 + exp(γC/√(C − 1))).
 
+    Raises:
+      ValueError: fewer than two classes, or γ not positive.
+
     Source: docs/theory.md, section 8.
     """
+    _require_class_count(num_classes)
+    _require_scale(logit_scale)
     gap = logit_scale * num_classes / math.sqrt(num_classes - 1)
     return num_classes * math.exp(-gap) / ((num_classes - 1) * math.exp(-gap) + 1.0)
 
@@ -122,8 +135,13 @@ def smallest_logit_scale(num_classes: int, label_smoothing: float) -> float:
     Returns:
       √(C − 1)/C · log(1 + C(1 − ε)/ε).
 
+    Raises:
+      ValueError: fewer than two classes, or ε outside (0, 1).
+
     Source: docs/theory.md, section 8.
     """
+    _require_class_count(num_classes)
+    _require_smoothing(label_smoothing)
     gap = math.log1p(num_classes * (1.0 - label_smoothing) / label_smoothing)
     return gap * math.sqrt(num_classes - 1) / num_classes
 
@@ -146,8 +164,7 @@ def require_reachable(y: np.ndarray, label_smoothing: float, logit_scale: float)
     Source: docs/theory.md, section 8.
     """
     _require_smoothing(label_smoothing)
-    if not 0.0 < logit_scale < math.inf:
-        raise ValueError(f"logit_scale must be positive and finite, got {logit_scale}")
+    _require_scale(logit_scale)
     classes, counts = np.unique(y, return_counts=True)
     _require_two(classes, "y")
     reason = "otherwise batch-normed logits reach the smoothed targets for no parameters"
@@ -174,9 +191,19 @@ def _require_smoothing(label_smoothing: float) -> None:
         )
 
 
+def _require_scale(logit_scale: float) -> None:
+    if not 0.0 < logit_scale < math.inf:
+        raise ValueError(f"logit_scale must be positive and finite, got {logit_scale}")
+
+
 def _require_two(classes: np.ndarray, name: str) -> None:
     if classes.size < 2:
         raise ValueError(f"{name} must hold at least two classes, got {classes.tolist()}")
+
+
+def _require_class_count(num_classes: int) -> None:
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
 
 
 def _rounded_up(value: float) -> float:

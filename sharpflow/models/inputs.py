@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sharpflow.models.problem import x64_enabled
+from sharpflow.models.problem import require_x64_for, x64_enabled
 
 
 def standardized_targets(y: np.ndarray, dtype: np.dtype, name: str = "y") -> np.ndarray:
@@ -28,10 +28,7 @@ def standardized_targets(y: np.ndarray, dtype: np.dtype, name: str = "y") -> np.
         raise ValueError(f"{name} must have shape (n,) or (n, c) with n >= 2, got {y.shape}")
     if (not np.issubdtype(y.dtype, np.number) and y.dtype != bool) or np.iscomplexobj(y):
         raise ValueError(f"{name} must be real numbers, got dtype {y.dtype}")
-    columns = y if y.ndim == 2 else y[:, None]
-    if y.ndim == 1 and np.issubdtype(y.dtype, np.integer):
-        columns = (y[:, None] == np.unique(y)[None, :]).astype(np.float64)
-    columns = columns.astype(np.float64)
+    columns = target_columns(y, y)
     if not np.all(np.isfinite(columns)):
         raise ValueError(f"{name} has NaN or infinite entries; all must be finite")
     centred = columns - columns.mean(axis=0)
@@ -45,6 +42,39 @@ def standardized_targets(y: np.ndarray, dtype: np.dtype, name: str = "y") -> np.
     return (centred / deviation).astype(dtype)
 
 
+def holds_classes(y: np.ndarray) -> bool:
+    """Whether targets are integer classes, shape (n,), and not numbers to be fitted."""
+    return y.ndim == 1 and np.issubdtype(y.dtype, np.integer)
+
+
+def one_hot(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """A column for each class, 1 in the rows that are of it.
+
+    Args:
+      y: integer classes, shape (n,).
+      classes: in the order of the columns, shape (C,).
+
+    Returns:
+      Shape (n, C), float64; zero in the row of a class that is not among ``classes``.
+    """
+    return (y[:, None] == classes[None, :]).astype(np.float64)
+
+
+def target_columns(y: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Targets as columns, before they are standardised.
+
+    Args:
+      y: shape (n,) or (n, c).
+      labels: the training targets, whose classes make the columns.
+
+    Returns:
+      Shape (n, c), float64.
+    """
+    if holds_classes(labels):
+        return one_hot(y, np.unique(labels))
+    return (y if y.ndim == 2 else y[:, None]).astype(np.float64)
+
+
 def validated_inputs(x: np.ndarray, dtype: np.dtype, name: str = "x") -> np.ndarray:
     """Inputs as an array of ``dtype``, refused where they are not finite numbers.
 
@@ -52,6 +82,9 @@ def validated_inputs(x: np.ndarray, dtype: np.dtype, name: str = "x") -> np.ndar
       x: shape (n, ...).
       dtype: of the result.
       name: what to call ``x`` in errors.
+
+    Returns:
+      A copy, shape (n, ...).
 
     Raises:
       ValueError: fewer than two axes or two rows, or NaN or infinite entries.
@@ -74,18 +107,36 @@ def resolve_dtype(dtype: object, *arrays: np.ndarray) -> np.dtype:
         float32 otherwise, but float32 arrays keep a problem in float32.
       arrays: the data.
 
+    Returns:
+      float32 or float64.
+
     Raises:
       ValueError: a dtype that is not float32 or float64, or float64 without x64.
     """
     if dtype is None:
         single = any(np.asarray(array).dtype == np.float32 for array in arrays)
         return np.dtype(np.float64 if x64_enabled() and not single else np.float32)
-    resolved = np.dtype(dtype)  # type: ignore[call-overload]
+    resolved = floating_dtype(dtype)
+    require_x64_for(resolved, "dtype")
+    return resolved
+
+
+def floating_dtype(dtype: object) -> np.dtype:
+    """What numpy makes of a dtype, if that is one to compute in.
+
+    Args:
+      dtype: whatever ``numpy.dtype`` takes.
+
+    Returns:
+      float32 or float64.
+
+    Raises:
+      ValueError: another dtype, or none.
+    """
+    try:
+        resolved = np.dtype(dtype)  # type: ignore[call-overload]
+    except TypeError as error:
+        raise ValueError(f"dtype must be float32 or float64, got {dtype!r}") from error
     if resolved not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ValueError(f"dtype must be float32 or float64, got {resolved}")
-    if resolved == np.dtype(np.float64) and not x64_enabled():
-        raise ValueError(
-            "dtype is float64 but jax runs without x64: "
-            "call jax.config.update('jax_enable_x64', True) first, or use float32"
-        )
     return resolved

@@ -39,8 +39,13 @@ def check_scale_invariance(
 
     Raises:
       ValueError: the change exceeds ``tolerance``; the message names the parameters
-        that break invariance and, where holding them constant mends it, says so.
+        that break invariance and, where holding them constant mends it, says so. Or
+        unusable params, or numbers out of range.
     """
+    if num_scales < 1:
+        raise ValueError(f"num_scales must be at least 1, got {num_scales}")
+    if not 1.0 < max_scale < np.inf:
+        raise ValueError(f"max_scale must be finite and above 1, got {max_scale}")
     params = validate_params(problem, params)
     flat, unravel = ravel_pytree(params)
     if tolerance is None:
@@ -50,9 +55,9 @@ def check_scale_invariance(
     directions *= float(jnp.linalg.norm(flat)) / np.linalg.norm(directions, axis=1, keepdims=True)
     points = flat[None] + jnp.asarray(directions, flat.dtype)
     scales = jnp.asarray(max_scale ** random.uniform(-1.0, 1.0, num_scales), flat.dtype)
-    paths = [jax.tree_util.keystr(path, simple=True, separator="/")
-             for path, _ in jax.tree_util.tree_leaves_with_path(params)]  # fmt: skip
-    leaf_of = np.repeat(np.arange(len(paths)), [leaf.size for leaf in jax.tree.leaves(params)])
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    leaf_of = np.repeat(np.arange(len(paths)), [leaf.size for _, leaf in leaves])
 
     @jax.jit
     def change(point: jax.Array, factors: jax.Array) -> jax.Array:

@@ -43,8 +43,8 @@ def matrix_completion(
       residual with one component for each observed entry.
 
     Raises:
-      ValueError: a matrix with NaN, infinite or constant observed entries, or sizes
-        out of range.
+      ValueError: a matrix with NaN or infinite entries or one constant over the observed
+        ones, a mask that leaves nothing to test or to train on, or numbers out of range.
 
     Source: Lyu, Li and Arora 2022, section 6.
     """
@@ -56,8 +56,10 @@ def matrix_completion(
         left, right = random.normal(size=(shape[0], rank)), random.normal(size=(shape[1], rank))
         matrix = left @ right.T
     matrix = np.asarray(matrix, np.float64)
-    if matrix.ndim != 2 or not np.all(np.isfinite(matrix)):
-        raise ValueError("matrix must have two axes and finite entries")
+    if matrix.ndim != 2:
+        raise ValueError(f"matrix must have shape (rows, columns), got {matrix.shape}")
+    if not np.all(np.isfinite(matrix)):
+        raise ValueError("matrix has NaN or infinite entries; all must be finite")
     if observed is None:
         if not 0.0 < observed_fraction < 1.0:
             raise ValueError(f"observed_fraction must be in (0, 1), got {observed_fraction}")
@@ -71,7 +73,10 @@ def matrix_completion(
             f"got {observed.dtype} of shape {observed.shape}"
         )
     if not 2 <= observed.sum() < observed.size:
-        raise ValueError("observed must mark at least two entries and leave one out")
+        raise ValueError(
+            "observed must mark at least two entries and leave one out, got "
+            f"{observed.sum()} of {observed.size}"
+        )
     mean, deviation = matrix[observed].mean(), matrix[observed].std()
     if deviation <= 1e-12 * np.abs(matrix[observed]).max():
         raise ValueError("matrix is constant over the observed entries; they must vary")
@@ -79,6 +84,8 @@ def matrix_completion(
     columns = min(matrix.shape) if width is None else width
     if columns < 1:
         raise ValueError(f"width must be >= 1, got {width}")
+    if not 0.0 < init_scale < np.inf:
+        raise ValueError(f"init_scale must be positive and finite, got {init_scale}")
     return _problem(targets, observed, columns, init_scale)
 
 

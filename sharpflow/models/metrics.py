@@ -7,20 +7,23 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sharpflow.models.cross_entropy import SmoothedCrossEntropy, smoothed_targets
-from sharpflow.models.inputs import validated_inputs
+from sharpflow.models.inputs import holds_classes, target_columns, validated_inputs
 
 Scores = dict[str, Callable[[Float[Array, "n c"]], Float[Array, ""]]]
-
-
-def holds_classes(y: np.ndarray) -> bool:
-    """Whether targets are integer classes."""
-    return y.ndim == 1 and np.issubdtype(y.dtype, np.integer)
 
 
 def validated_test(
     test: Iterable[np.ndarray], labels: np.ndarray, dtype: np.dtype
 ) -> tuple[np.ndarray, np.ndarray]:
     """Test inputs and targets, refused where they do not go with the training targets.
+
+    Args:
+      test: a pair (x, y).
+      labels: the training targets, shape (n,) or (n, c).
+      dtype: of the inputs.
+
+    Returns:
+      Inputs, shape (k, ...), and targets, shape (k,) or (k, c).
 
     Raises:
       ValueError: inputs that are not finite numbers, or targets of another shape.
@@ -46,9 +49,9 @@ def mean_square_scores(labels: np.ndarray, scored: np.ndarray, dtype: np.dtype) 
       ``accuracy``: the share of outputs whose most probable class, in units of the
       one-hot columns, is right.
     """
-    columns = _columns(labels, labels)
+    columns = target_columns(labels, labels)
     mean, deviation = columns.mean(axis=0), columns.std(axis=0)
-    targets = jnp.asarray(((_columns(scored, labels) - mean) / deviation).astype(dtype))
+    targets = jnp.asarray(((target_columns(scored, labels) - mean) / deviation).astype(dtype))
     scores: Scores = {"error": lambda outputs: jnp.mean(jnp.square(outputs - targets))}
     if holds_classes(labels):
         right = _accuracy(labels, scored)
@@ -62,6 +65,15 @@ def cross_entropy_scores(
 ) -> Scores:
     """Scores of logits: ``loss``, the smoothed cross-entropy, and ``accuracy``.
 
+    Args:
+      labels: the training classes, shape (n,).
+      scored: the classes of the logits to be scored.
+      dtype: of the logits.
+      label_smoothing: ε, in (0, 1).
+
+    Returns:
+      Both by name.
+
     Raises:
       ValueError: a class to be scored that is not among the training classes.
     """
@@ -71,12 +83,6 @@ def cross_entropy_scores(
         "loss": SmoothedCrossEntropy(jnp.asarray(targets)),
         "accuracy": _accuracy(labels, scored),
     }
-
-
-def _columns(y: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    if holds_classes(labels):
-        return (y[:, None] == np.unique(labels)[None, :]).astype(np.float64)
-    return (y if y.ndim == 2 else y[:, None]).astype(np.float64)
 
 
 def _accuracy(labels: np.ndarray, scored: np.ndarray) -> Callable[[Array], Array]:

@@ -11,6 +11,8 @@ from jaxtyping import Array, Float, Key, PyTree
 Params: TypeAlias = PyTree[Float[Array, "..."]]
 Scalar = Float[Array, ""]
 
+_FORMS = ("residual", "outputs", "criterion", "loss")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Problem:
@@ -38,7 +40,7 @@ class Problem:
         simulated but gets no flow on the sphere.
 
     Raises:
-      ValueError: not exactly one form is given.
+      ValueError: not exactly one form is given, or something that is no function.
     """
 
     init: Callable[[Key[Array, ""]], Params]
@@ -50,13 +52,14 @@ class Problem:
     scale_invariant: bool = True
 
     def __post_init__(self) -> None:
-        if not callable(self.init):
-            raise ValueError(f"init must be a function key -> params, got {self.init!r}")
+        forms = {name: getattr(self, name) for name in _FORMS if getattr(self, name) is not None}
+        metrics = {f"metrics[{name!r}]": metric for name, metric in self.metrics.items()}
+        for name, function in ({"init": self.init} | forms | metrics).items():
+            if not callable(function):
+                raise ValueError(f"{name} must be a function, got {function!r}")
         if (self.outputs is None) != (self.criterion is None):
             raise ValueError("outputs and criterion belong together: give both or neither")
-        given = [
-            name for name in ("residual", "outputs", "loss") if getattr(self, name) is not None
-        ]
+        given = [name for name in forms if name != "criterion"]
         if len(given) != 1:
             raise ValueError(
                 "a Problem takes exactly one of residual, outputs with criterion, or loss; "
@@ -79,7 +82,14 @@ class Problem:
         return float(getattr(self.criterion, "infimum", 0.0))
 
     def loss_value(self, params: Params) -> Scalar:
-        """L(params), shape ()."""
+        """L(params).
+
+        Args:
+          params: a pytree as of ``init``.
+
+        Returns:
+          Shape ().
+        """
         assert self.loss is not None
         return self.loss(params)
 
@@ -87,6 +97,23 @@ class Problem:
 def x64_enabled() -> bool:
     """Whether jax computes in float64 here and now."""
     return jnp.result_type(float) == jnp.float64
+
+
+def require_x64_for(dtype: Any, name: str) -> None:
+    """Refuse float64 where jax would compute in float32.
+
+    Args:
+      dtype: of what is given, or asked for; anything but float64 passes.
+      name: what to call it in the error.
+
+    Raises:
+      ValueError: float64 without x64.
+    """
+    if dtype == jnp.float64 and not x64_enabled():
+        raise ValueError(
+            f"{name} is float64 but jax runs without x64: "
+            "call jax.config.update('jax_enable_x64', True) first, or use float32"
+        )
 
 
 def validate_params(problem: Problem, params: Any, name: str = "params") -> Params:
@@ -109,11 +136,7 @@ def validate_params(problem: Problem, params: Any, name: str = "params") -> Para
     if not leaves:
         raise ValueError(f"{name} holds no arrays; it must be a pytree of floating-point arrays")
     for leaf in leaves:
-        if getattr(leaf, "dtype", None) == jnp.float64 and not x64_enabled():
-            raise ValueError(
-                f"{name} is float64 but jax runs without x64: "
-                "call jax.config.update('jax_enable_x64', True) first, or use float32"
-            )
+        require_x64_for(getattr(leaf, "dtype", None), name)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
     dtypes = {leaf.dtype for leaf in leaves}
     if len(dtypes) != 1 or not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):

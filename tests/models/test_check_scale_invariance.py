@@ -130,3 +130,12 @@ def test_the_sphere_flow_refuses_a_loss_that_is_not_invariant():
     theta = sf.theory.retract(problem, jnp.ones(4), on_sphere=False)
     with pytest.raises(ValueError, match="not invariant to the scale"):
         sf.sharpness_flow(problem, theta, np.array([0.0, 0.1]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"num_scales": 0}, "num_scales.*got 0"), ({"max_scale": 1.0}, "max_scale.*got 1.0")],
+)
+def test_a_check_that_would_look_at_nothing_is_refused(tiny_mlp, options, message):
+    with pytest.raises(ValueError, match=message):
+        check_scale_invariance(*tiny_mlp, **options)

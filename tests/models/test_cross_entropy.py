@@ -282,3 +282,17 @@ def test_logits_that_are_not_normalised_are_free_of_the_bound():
     # four points in four dimensions: a linear map reaches any logits
     theta = sf.theory.retract(linear, linear.init(jax.random.key(0)), on_sphere=False)
     np.testing.assert_allclose(linear.loss_value(theta), linear.criterion.infimum, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("bound", "arguments", "name"),
+    [
+        (smallest_label_smoothing, (1,), "num_classes"),
+        (smallest_label_smoothing, (3, 0.0), "logit_scale"),
+        (smallest_logit_scale, (1, 0.1), "num_classes"),
+        (smallest_logit_scale, (3, 0.0), "label_smoothing"),
+    ],
+)
+def test_a_bound_without_a_meaning_is_refused_by_name(bound, arguments, name):
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        bound(*arguments)

@@ -92,17 +92,18 @@ def _marked(*entries):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"matrix": np.ones(4)}, "matrix must have two axes"),
-        ({"matrix": np.full((3, 3), np.nan)}, "matrix must have.*finite"),
+        ({"matrix": np.ones(4)}, r"matrix must have shape \(rows, columns\), got \(4,\)"),
+        ({"matrix": np.full((3, 3), np.nan)}, "matrix has NaN.*finite"),
         ({"matrix": np.full((3, 3), 2.0)}, "matrix is constant"),
         ({"matrix": np.full((9, 9), 0.1)}, "matrix is constant"),
         ({"rank": 0}, "rank must be >= 1"),
         ({"shape": (1, 4)}, "both sides >= 2"),
         ({"width": 0}, "width must be >= 1, got 0"),
+        ({"init_scale": 0.0}, "init_scale must be positive and finite, got 0.0"),
         ({"observed_fraction": 1.0}, "observed_fraction must be in"),
         ({"observed": np.ones((2, 2), bool)}, r"observed must be.*\(30, 30\)"),
         ({"observed": np.ones((30, 30))}, "observed must be a boolean mask.*float64"),
-        ({"observed": np.ones((30, 30), bool)}, "observed must mark"),
+        ({"observed": np.ones((30, 30), bool)}, "observed must mark.*got 900 of 900"),
         ({"matrix": np.eye(ROWS, COLUMNS), "observed": _marked((0, 0))}, "observed must mark"),
     ],
 )

@@ -83,9 +83,18 @@ def test_a_problem_takes_exactly_one_form_of_its_loss(arguments, message):
         sf.Problem(init=_init, **arguments)
 
 
-def test_an_init_that_is_not_a_function_is_refused():
-    with pytest.raises(ValueError, match="init must be a function"):
-        sf.Problem(init=POINT, residual=_residual)
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"init": POINT, "residual": _residual}, "init"),
+        ({"residual": POINT}, "residual"),
+        ({"outputs": _residual, "criterion": 2.0}, "criterion"),
+        ({"residual": _residual, "metrics": {"loss": POINT}}, r"metrics\['loss'\]"),
+    ],
+)
+def test_what_is_not_a_function_is_refused_by_name(arguments, name):
+    with pytest.raises(ValueError, match=f"{name} must be a function, got"):
+        sf.Problem(**({"init": _init} | arguments))
 
 
 def _refused_params():

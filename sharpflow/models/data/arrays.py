@@ -8,7 +8,8 @@ import numpy.typing as npt
 from sharpflow.models.data.images import Images
 from sharpflow.models.data.labels import named_classes
 from sharpflow.models.data.origin import Origin
-from sharpflow.models.data.standardization import validated_dtype, validated_standardization
+from sharpflow.models.data.standardization import validated_standardization
+from sharpflow.models.inputs import floating_dtype
 
 
 def arrays(
@@ -64,7 +65,7 @@ def labelled_images(
         classes=classes,
         origin=origin,
         standardization=validated_standardization(standardize, pixels.shape[-1]),
-        dtype=validated_dtype(dtype),
+        dtype=floating_dtype(dtype),
         indices=np.arange(len(pixels)),
     )
 

@@ -19,7 +19,8 @@ class Images:
     """Labelled images, standardised when asked for; unpacks as ``x, y = images``.
 
     What is kept are the pixels as they were read, hence a subset of a large set is
-    taken before anything is converted. Like the pair (x, y), it takes ``[0]`` and ``[1]``.
+    taken before anything is converted. Like the pair (x, y), it takes ``[0]`` and ``[1]``;
+    how many images there are, ``num_images`` says.
 
     Attributes:
       pixels: as read, uint8 or floating point, shape (n, h, w, c), or (n, d) for flat
@@ -57,6 +58,11 @@ class Images:
         images.flags.writeable = False
         return images
 
+    @property
+    def num_images(self) -> int:
+        """n; there is no length, which of a pair would be 2."""
+        return int(self.labels.size)
+
     def __iter__(self) -> Iterator[np.ndarray]:
         return iter((self.images, self.labels))
 
@@ -78,10 +84,10 @@ class Images:
                 "indices must be a sequence of integers, at least one, "
                 f"got shape {chosen.shape} of dtype {chosen.dtype}"
             )
-        outside = chosen[(chosen < 0) | (chosen >= self.labels.size)]
+        outside = chosen[(chosen < 0) | (chosen >= self.num_images)]
         if outside.size:
             raise ValueError(
-                f"indices must be within 0 and {self.labels.size - 1}, got {outside[0]}"
+                f"indices must be within 0 and {self.num_images - 1}, got {outside[0]}"
             )
         values, counts = np.unique(chosen, return_counts=True)
         if values.size < chosen.size:
@@ -91,10 +97,13 @@ class Images:
     def first(self, n: int) -> "Images":
         """The first n images.
 
+        Args:
+          n: how many.
+
         Raises:
           ValueError: fewer than one, or more than there are.
         """
-        n = _require_count(n, self.labels.size, "there are")
+        n = _require_count(n, self.num_images, "there are")
         return self._taken(np.arange(n), {"rule": "first", "n": n})
 
     def sample(self, n: int, *, seed: int = 0, per_class: bool = False) -> "Images":
@@ -115,7 +124,7 @@ class Images:
             raise ValueError(f"seed must be from 0 to 2**64 - 1, got {seed}")
         # Raw words of Philox, of which the n smallest win: NumPy keeps the bits of a
         # generator through all versions (NEP 19), but not what choice() makes of them.
-        words = np.random.Philox(key=operator.index(seed)).random_raw(self.labels.size)
+        words = np.random.Philox(key=operator.index(seed)).random_raw(self.num_images)
         chosen = []
         for positions, what in self._groups(per_class):
             n = _require_count(n, positions.size, what)
@@ -125,6 +134,9 @@ class Images:
 
     def keep(self, classes: Sequence[int]) -> "Images":
         """The images of some classes; labels stay what they are.
+
+        Args:
+          classes: labels, distinct, keys of ``classes``.
 
         Raises:
           ValueError: no class, an unknown one, one twice, or one without images.
@@ -159,7 +171,7 @@ class Images:
         constants = self.standardization
         return {
             **self.origin.record(),
-            "num_images": int(self.labels.size),
+            "num_images": self.num_images,
             "subsets": [dict(rule) for rule in self.subsets],
             "standardization": None
             if constants is None
@@ -172,7 +184,7 @@ class Images:
         shape = "x".join(str(length) for length in self.pixels.shape[1:])
         taken = "".join(f", {_sentence(rule)}" for rule in self.subsets)
         return (
-            f"Images(n={self.labels.size}, {shape}, {len(self.classes)} classes, "
+            f"Images(n={self.num_images}, {shape}, {len(self.classes)} classes, "
             f"{self.origin.sentence()}{taken})"
         )
 
@@ -196,7 +208,7 @@ class Images:
     def _groups(self, per_class: bool) -> list[tuple[np.ndarray, str]]:
         """Positions to draw from, and how an error begins that says how many."""
         if not per_class:
-            return [(np.arange(self.labels.size), "there are")]
+            return [(np.arange(self.num_images), "there are")]
         return [
             (np.flatnonzero(self.labels == label), f"class {self._called(label)} has")
             for label in self.classes

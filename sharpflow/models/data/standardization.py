@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 
 class Standardization(NamedTuple):
@@ -31,6 +30,13 @@ def validated_standardization(
     constants: tuple[Sequence[float], Sequence[float]] | None, num_channels: int
 ) -> Standardization | None:
     """The constants for images of so many channels, refused where they do not fit.
+
+    Args:
+      constants: (mean, deviation), or None.
+      num_channels: c.
+
+    Returns:
+      The same as a ``Standardization``, or None.
 
     Raises:
       ValueError: not a pair, not one constant or one per channel, not finite, or a
@@ -65,6 +71,9 @@ def standardized(
       pixels: shape (..., c); uint8 stands for 0, 1/255, …, 1, floats for themselves.
       constants: None leaves the pixels as they are.
       dtype: of the arithmetic and of the result.
+
+    Returns:
+      Shape (..., c).
     """
     x = pixels.astype(dtype)
     # In place, because all of CIFAR-10 takes 600 MB in float32.
@@ -74,18 +83,3 @@ def standardized(
         x -= np.asarray(constants.mean, dtype)
         x /= np.asarray(constants.deviation, dtype)
     return x
-
-
-def validated_dtype(dtype: npt.DTypeLike) -> np.dtype:
-    """The dtype of standardised images.
-
-    Raises:
-      ValueError: other than float32 and float64.
-    """
-    try:
-        resolved = np.dtype(dtype)
-    except TypeError as error:
-        raise ValueError(f"dtype must be float32 or float64, got {dtype!r}") from error
-    if resolved not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise ValueError(f"dtype must be float32 or float64, got {resolved}")
-    return resolved

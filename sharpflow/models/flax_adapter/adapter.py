@@ -15,6 +15,7 @@ from sharpflow.models.flax_adapter.linen_module import LinenModule
 from sharpflow.models.flax_adapter.network import Network, Outputs
 from sharpflow.models.flax_adapter.sharding import example_sharding
 from sharpflow.models.inputs import (
+    holds_classes,
     resolve_dtype,
     standardized_targets,
     validated_inputs,
@@ -22,7 +23,6 @@ from sharpflow.models.inputs import (
 from sharpflow.models.metrics import (
     Scores,
     cross_entropy_scores,
-    holds_classes,
     mean_square_scores,
     validated_test,
 )
@@ -48,7 +48,7 @@ def from_flax(
     micro_batch: int | None = None,
     devices: Sequence[jax.Device] | None = None,
     dtype: object = None,
-    scale_invariant: bool = True,
+    scale_invariant: bool | None = None,
 ) -> Problem:
     """A Flax module and its full training batch as a Problem.
 
@@ -95,7 +95,8 @@ def from_flax(
         the data itself on every device, unless jax runs with
         ``JAX_USE_SIMPLIFIED_JAXPR_CONSTANTS=1``.
       dtype: float32 or float64; by default that of jax.
-      scale_invariant: False marks an ablation.
+      scale_invariant: False marks an ablation; by default what a linen module tells as
+        its ``scale_invariant``, as those of ``sharpflow.models`` do, and True otherwise.
 
     Returns:
       A Problem whose params are the module's, without the fixed ones: nested
@@ -145,6 +146,9 @@ def from_flax(
         test_inputs, test_labels = validated_test(test, labels, resolved)
         scores = score(scored=test_labels)
         metrics |= _of_params("test", scores, network.test_outputs(test_inputs))
+    if scale_invariant is None:
+        told = getattr(module, "scale_invariant", True) if isinstance(module, nn.Module) else True
+        scale_invariant = bool(told)
     problem = partial(Problem, network.init, metrics=metrics, scale_invariant=scale_invariant)
     if loss == "mse":
         return problem(residual=_standardized_residual(network.outputs, targets))

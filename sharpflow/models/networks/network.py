@@ -12,8 +12,7 @@ from sharpflow.models.activations import ACTIVATIONS, second_moment, variance
 from sharpflow.models.convolution import conv_general_dilated
 from sharpflow.models.cross_entropy import require_reachable
 from sharpflow.models.flax_adapter import LOSSES, from_flax
-from sharpflow.models.inputs import resolve_dtype
-from sharpflow.models.metrics import holds_classes
+from sharpflow.models.inputs import holds_classes, resolve_dtype
 from sharpflow.models.normalization import NORMALIZATIONS, normalized
 from sharpflow.models.problem import Problem
 
@@ -39,6 +38,11 @@ class NormalizedNetwork(nn.Module):
     head: str = "normalized"
     num_groups: int = 4
     logit_scale: float = 1.0
+
+    @property
+    def scale_invariant(self) -> bool:
+        """Whether the loss is invariant to what is trained, a ``"fixed"`` head held constant."""
+        return self.normalization != "none" and self.head != "trained"
 
     def normalized(self, layer: nn.Module) -> Callable[[Array], Array]:
         """A linear layer with the normalization of this network."""
@@ -159,7 +163,6 @@ def network_problem(
         micro_batch=micro_batch,
         devices=devices,
         dtype=resolve_dtype(dtype, x),
-        scale_invariant=normalization != "none" and head != "trained",
     )
 
 
@@ -179,7 +182,7 @@ def num_outputs(y: np.ndarray) -> int:
     y = np.asarray(y)
     if y.ndim == 2:
         return y.shape[1]
-    return len(np.unique(y)) if np.issubdtype(y.dtype, np.integer) else 1
+    return len(np.unique(y)) if holds_classes(y) else 1
 
 
 def require_images(x: np.ndarray, multiple: int = 1) -> None:

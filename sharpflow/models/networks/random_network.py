@@ -87,7 +87,18 @@ class RandomNetwork:
             )
 
     def init(self, key: Key[Array, ""], dtype: Any = None) -> Params:
-        """A list of ``{"kernel": (M_{l−1}, M_l), "bias": (M_l,)}``; by default of jax's dtype."""
+        """Weights and biases drawn from their Gaussians.
+
+        Args:
+          key: of the random numbers.
+          dtype: float32 or float64; by default that of jax.
+
+        Returns:
+          A list of ``{"kernel": (M_{l−1}, M_l), "bias": (M_l,)}``.
+
+        Raises:
+          ValueError: another dtype, or float64 without x64.
+        """
         dtype = resolve_dtype(dtype)
         keys = jax.random.split(key, (len(self.widths) - 1, 2))
 

@@ -172,6 +172,14 @@ def test_source_tells_the_constants_and_the_name():
     }
 
 
+def test_images_are_counted_by_name_because_they_unpack_as_a_pair(images):
+    assert images.num_images == 30
+    assert images.first(7).num_images == 7
+    assert len(list(images)) == 2
+    with pytest.raises(TypeError, match="len"):
+        len(images)
+
+
 def test_repr_tells_size_classes_and_subsets(images):
     assert repr(images) == "Images(n=30, 4x5x3, 3 classes, arrays)"
     chosen = images.keep([0, 2]).sample(3, seed=8, per_class=True).first(5).subset([4, 0])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sharpflow.models import check_scale_invariance, from_flax
+from sharpflow.models import MLP, check_scale_invariance, from_flax
 
 TRAINING = {"train": True}
 
@@ -161,3 +161,21 @@ def test_a_module_without_normalization_or_state_is_its_own_function(data):
     targets = (one_hot - one_hot.mean(axis=0)) / one_hot.std(axis=0)
     expected = x @ np.asarray(params["kernel"]) + np.asarray(params["bias"]) - targets
     np.testing.assert_allclose(problem.residual(params), expected.ravel() / np.sqrt(12), atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("normalization", "head", "expected"),
+    [("batch", "normalized", True), ("none", "normalized", False), ("batch", "trained", False)],
+)
+def test_a_network_of_the_package_tells_by_itself_whether_it_is_an_ablation(
+    data, normalization, head, expected
+):
+    module = MLP(normalization=normalization, head=head, widths=(4, 3))
+    problem = from_flax(module, *data)
+    assert problem.scale_invariant is expected
+    assert from_flax(module, *data, scale_invariant=not expected).scale_invariant is not expected
+    try:
+        invariant = check_scale_invariance(problem, problem.init(jax.random.key(0))) < 1e-8
+    except ValueError:
+        invariant = False
+    assert invariant is expected
