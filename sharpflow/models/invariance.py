@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from sharpflow.models.problem import Params, Problem, validate_params
+from sharpflow.models.problem import Params, Problem, parameter_paths, validate_params
 
 _SLIGHT = 1e-2  # what the epsilon of a normalization layer changes, and a real dependence exceeds
 
@@ -55,9 +55,8 @@ def check_scale_invariance(
     directions *= float(jnp.linalg.norm(flat)) / np.linalg.norm(directions, axis=1, keepdims=True)
     points = flat[None] + jnp.asarray(directions, flat.dtype)
     scales = jnp.asarray(max_scale ** random.uniform(-1.0, 1.0, num_scales), flat.dtype)
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
-    leaf_of = np.repeat(np.arange(len(paths)), [leaf.size for _, leaf in leaves])
+    paths, leaves = parameter_paths(params), jax.tree.leaves(params)
+    leaf_of = np.repeat(np.arange(len(paths)), [leaf.size for leaf in leaves])
 
     @jax.jit
     def change(point: jax.Array, factors: jax.Array) -> jax.Array:

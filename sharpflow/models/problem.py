@@ -154,6 +154,20 @@ def validate_params(problem: Problem, params: Any, name: str = "params") -> Para
     return params
 
 
+def parameter_paths(params: Params, separator: str = "/") -> list[str]:
+    """Where each leaf of a pytree stands, as ``"Dense_0/kernel"``.
+
+    Args:
+      params: the pytree.
+      separator: between the keys of a path.
+
+    Returns:
+      A path for every leaf, in their order; empty for params that are one array.
+    """
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    return [jax.tree_util.keystr(path, simple=True, separator=separator) for path in paths]
+
+
 def _check_shapes(problem: Problem, params: Params) -> None:
     known = getattr(problem.criterion, "residual", None)
     residual = problem.residual

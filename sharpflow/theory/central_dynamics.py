@@ -11,8 +11,9 @@ from jaxtyping import Array, Float, Int
 
 from sharpflow.models.problem import Params, Problem
 from sharpflow.theory.curvature import top_eigenpairs
+from sharpflow.theory.edge import symmetric_weights
 from sharpflow.theory.lanczos import lanczos, pseudo_random_block
-from sharpflow.theory.status import Status
+from sharpflow.theory.ritz import ritz_status
 
 _DENSE_DIMENSION = 30
 _ROOM = 1.1  # for the growth of λ_1 within a step
@@ -86,16 +87,14 @@ class Dynamics:
             _, product = jax.linearize(self.gradient, params)
             ritz = lanczos(product, near, wanted, tolerance=self.tolerance)
             values, frame, products = ritz.values, ritz.next_start, ritz.num_products
-            status = jnp.where(jnp.all(ritz.converged), Status.SUCCESS, Status.NOT_CONVERGED)
-            finite = jnp.all(jnp.isfinite(ritz.residuals))
-            status = jnp.where(finite, status, Status.NOT_FINITE)
+            status = ritz_status(ritz, dimension)
         below = jnp.full((1,), -jnp.inf, params.dtype)
         place = Place(
             params=params,
             eigenvalues=values[: self.k],
             frame=frame,
             next_eigenvalue=jnp.concatenate([values, below])[self.k],
-            status=status.astype(jnp.int32),
+            status=status,
         )
         return place, counts.plus(products=products)
 
@@ -110,8 +109,7 @@ class Dynamics:
 
             return jax.jvp(product, (params,), (second,))[1]
 
-        rows, columns = jnp.triu_indices(frame.shape[0])
-        weight = jnp.where(rows == columns, 1.0, jnp.sqrt(2.0)).astype(params.dtype)
+        rows, columns, weight = symmetric_weights(frame.shape[0], params.dtype)
         return weight[:, None] * jax.vmap(third)(frame[rows], frame[columns])
 
 

@@ -11,7 +11,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models.problem import Params, Problem, validate_params
-from sharpflow.theory.lanczos import Matvec, RitzPairs, Stop, lanczos, pseudo_random_block
+from sharpflow.theory.lanczos import Matvec, Stop, lanczos, pseudo_random_block
+from sharpflow.theory.ritz import RitzPairs, resolve_tolerance, ritz_status
 from sharpflow.theory.status import Status
 
 Method = Literal["auto", "dense", "lanczos"]
@@ -46,6 +47,13 @@ class Eigenpairs:
 
 def hessian_vector_product(problem: Problem, params: Params) -> Callable[[Params], Params]:
     """The map v -> ∇²L(params) v on pytrees, forward over reverse.
+
+    Args:
+      problem: any problem.
+      params: where.
+
+    Returns:
+      v -> ∇²L(params) v, both as ``params``.
 
     Source: Pearlmutter 1994.
     """
@@ -98,15 +106,7 @@ def top_eigenpairs(
         raise ValueError(f"method must be 'auto', 'dense' or 'lanczos', got {method!r}")
     if stop not in ("residual", "estimate"):
         raise ValueError(f"stop must be 'residual' or 'estimate', got {stop!r}")
-    precision = float(jnp.finfo(flat.dtype).eps)
-    if tolerance is None:
-        tolerance = 1e-8 if flat.dtype == jnp.float64 else 1e-4
-    if not tolerance >= precision:
-        raise ValueError(
-            f"tolerance must be at least {precision:.1e}, the precision of {flat.dtype}, "
-            f"got {tolerance!r}"
-        )
-
+    tolerance = resolve_tolerance(tolerance, flat.dtype)
     product = hessian_vector_product(problem, params)
 
     def matvec(vector: Array) -> Array:
@@ -128,7 +128,7 @@ def top_eigenpairs(
         residuals=found.residuals,
         errors=found.errors,
         num_products=found.num_products,
-        status=ritz_status(found, tolerance, dimension),
+        status=ritz_status(found, dimension),
     )
 
 
@@ -189,24 +189,6 @@ def _dense_ritz_pairs(matvec: Matvec, like: Array, k: int, tolerance: float) -> 
         num_products=jnp.asarray(dimension, jnp.int32),
         converged=residuals <= tolerance * size,
     )
-
-
-def ritz_status(found: RitzPairs, tolerance: float, dimension: int) -> Int[Array, ""]:
-    """The first of what is wrong; rounding shows in residuals and asymmetry alike."""
-    precision = jnp.finfo(found.values.dtype).eps
-    worst = jnp.max(found.residuals)
-    rounding = jnp.maximum(10.0 * dimension**0.5 * precision * found.size, 10.0 * found.asymmetry)
-    finite = jnp.all(jnp.isfinite(found.residuals)) & jnp.all(jnp.isfinite(found.values))
-    return jnp.select(
-        [
-            ~finite,
-            found.asymmetry > precision**0.4 * found.size,
-            jnp.all(found.converged),
-            worst <= rounding,
-        ],
-        [Status.NOT_FINITE, Status.NOT_SYMMETRIC, Status.SUCCESS, Status.PRECISION],
-        Status.NOT_CONVERGED,
-    ).astype(jnp.int32)
 
 
 def _rows(vectors: Params, dimension: int) -> Float[Array, "q d"]:

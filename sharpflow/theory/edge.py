@@ -142,9 +142,22 @@ def symmetric_to_vector(matrix: Float[Array, "k k *rest"]) -> Float[Array, "p *r
     Returns:
       Shape (k(k+1)/2, ...), off-diagonal entries times √2.
     """
-    rows, columns = jnp.triu_indices(matrix.shape[0])
-    weight = jnp.where(rows == columns, 1.0, jnp.sqrt(2.0)).astype(matrix.dtype)
+    rows, columns, weight = symmetric_weights(matrix.shape[0], matrix.dtype)
     return matrix[rows, columns] * weight.reshape((-1,) + (1,) * (matrix.ndim - 2))
+
+
+def symmetric_weights(k: int, dtype: jnp.dtype) -> tuple[Array, Array, Float[Array, " p"]]:
+    """Row and column of each coordinate of ``symmetric_to_vector``, and what it is multiplied by.
+
+    Args:
+      k: size of the matrix.
+      dtype: of the weights.
+
+    Returns:
+      Rows, columns, and weights 1 on the diagonal and √2 off it, each of shape (k(k+1)/2,).
+    """
+    rows, columns = jnp.triu_indices(k)
+    return rows, columns, jnp.where(rows == columns, 1.0, jnp.sqrt(2.0)).astype(dtype)
 
 
 def vector_to_symmetric(vector: Float[Array, " p"], k: int) -> Float[Array, "k k"]:

@@ -42,6 +42,9 @@ def edge_space(
       linearization: there.
       k: at most the number of residuals and of parameters.
       start: the frame of a nearby point.
+
+    Returns:
+      The edge space; usable under jit.
     """
     size = min(linearization.theta.shape[0], linearization.residual.shape[0])
     values, frame = linearization.top_eigenpairs(min(k + 1, size), start)
@@ -56,6 +59,10 @@ def edge_space(
 
 def edge_gradients(space: EdgeSpace, *, on_sphere: bool = True) -> Float[Array, "p d"]:
     """P_Γ ∇³L[v_a, v_b] = P_Γ ∇⟨Jv_a, Jv_b⟩ for every pair, one jvp and one vjp each.
+
+    Args:
+      space: where, and the vectors v_a.
+      on_sphere: whether Γ is taken within the sphere.
 
     Returns:
       Shape (p, d), p = k(k+1)/2: pairs in the coordinates of ``symmetric_to_vector``.
@@ -122,7 +129,10 @@ def edge_covariance(
       kappa: of IRE: motion along Γ is multiplied by 1 + κ.
       on_sphere: whether Γ is taken within the sphere.
 
-    Source: docs/theory.md, section 4.
+    Returns:
+      M, shape (k, k).
+
+    Source: docs/theory.md, sections 4 and 9, and with κ docs/flat-directions.md.
     """
     scale = jnp.exp(-log_threshold)
     gradients = scale * edge_gradients(space, on_sphere=on_sphere)
@@ -149,6 +159,11 @@ def continuing_turn(
       following: eigenvectors at the next point.
       distance: between the eigenvalues of ``frame`` (rows) and of ``following``
         (columns), in units of what counts as well apart.
+
+    Returns:
+      T, orthogonal, shape (k, k).
+
+    Source: docs/theory.md, section 9.
     """
     overlap = (frame @ following.T) * jnp.exp(-jnp.square(distance))
     left, _, right = jnp.linalg.svd(overlap)

@@ -18,6 +18,8 @@ def minimum_norm_direction(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     Returns:
       Shape (d,), float64.
+
+    Source: docs/theory.md, section 6.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     solution = np.linalg.lstsq(x - x.mean(axis=0), y - y.mean(), rcond=None)[0]
@@ -54,10 +56,13 @@ def linear_regression_angle(
     In general sin α / cos^{2(1+κ)/b} α falls as e^{−(1+κ)τ}.
 
     Args:
-      angle0: α(0) in radians.
-      tau: flow time since the edge was entered.
+      angle0: α(0) in radians, from 0 to below π/2, shape (...).
+      tau: flow time since the edge was entered, shape (...).
       b: response of the threshold, 2 for GD+WD.
       kappa: κ of IRE; motion along Γ is 1 + κ times as fast.
+
+    Returns:
+      α(τ) in radians, shape (...).
 
     Source: docs/theory.md, section 6; with κ docs/flat-directions.md.
     """
@@ -78,10 +83,11 @@ def linear_regression_sharpness(
     """λ_1 along that flow, λ_1 ∝ 1/cos² α.
 
     Args:
-      sharpness0: λ_1 at α(0).
-      angle0: α(0) in radians.
-      tau: flow time since the edge was entered.
-      b, kappa: as in ``linear_regression_angle``.
+      sharpness0: λ_1 at α(0), shape (...).
+      angle0, tau, b, kappa: as in ``linear_regression_angle``.
+
+    Returns:
+      λ_1(τ), shape (...).
 
     Source: docs/theory.md, section 6.
     """

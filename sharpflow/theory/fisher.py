@@ -10,9 +10,10 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models.problem import Params
-from sharpflow.theory.curvature import ritz_status
-from sharpflow.theory.lanczos import RitzPairs, lanczos, pseudo_random_block
+from sharpflow.theory.lanczos import lanczos, pseudo_random_block
 from sharpflow.theory.linearization import Method, Residual, linearize, resolve_method
+from sharpflow.theory.linearization.spectrum import unit_rows
+from sharpflow.theory.ritz import RitzPairs, resolve_tolerance, ritz_status
 
 _MOST_MEANS = 16  # each costs a product
 
@@ -98,14 +99,7 @@ def fisher_spectrum(
         )
     if num_probes < 0:
         raise ValueError(f"num_probes must not be negative, got {num_probes}")
-    precision = float(jnp.finfo(dtype).eps)
-    if tolerance is None:
-        tolerance = 1e-8 if dtype == jnp.float64 else 1e-4
-    if not tolerance >= precision:
-        raise ValueError(
-            f"tolerance must be at least {precision:.1e}, the precision of {dtype}, "
-            f"got {tolerance!r}"
-        )
+    tolerance = resolve_tolerance(tolerance, dtype)
     resolved = resolve_method(method, size, theta.shape[0])
     if method == "auto" and resolved == "gram":
         resolved = "iterative"  # of CT products, Lanczos' method makes a few tens
@@ -122,7 +116,7 @@ def fisher_spectrum(
         mean=trace / theta.shape[0],
         second_moment=square / theta.shape[0],
         num_products=found.num_products,
-        status=ritz_status(found, tolerance, min(size, theta.shape[0])),
+        status=ritz_status(found, min(size, theta.shape[0])),
     )
 
 
@@ -172,18 +166,10 @@ def _by_products(
     if dual:
         start = jnp.concatenate([_means(value.shape[0], num_samples, theta.dtype), start])
         start = start[: value.shape[0]]
-    found = lanczos(
-        matvec,
-        start,
-        k,
-        tolerance=tolerance,
-        basis_size=basis_size,
-    )
+    found = lanczos(matvec, start, k, tolerance=tolerance, basis_size=basis_size)
     trace, square = _moments(matvec, found, num_probes)
     vectors = jax.lax.map(lambda u: pull(u)[0], found.vectors) if dual else found.vectors
-    norms = jnp.linalg.norm(vectors, axis=1, keepdims=True)
-    kept = norms > 0.0
-    vectors = jnp.where(kept, vectors / jnp.where(kept, norms, 1.0), 0.0)
+    vectors = unit_rows(vectors, jnp.linalg.norm(vectors, axis=1) > 0.0)
     products = found.num_products + num_probes
     return dataclasses.replace(found, vectors=vectors, num_products=products), trace, square
 

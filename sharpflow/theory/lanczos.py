@@ -3,45 +3,17 @@
 from collections.abc import Callable
 from typing import Literal
 
-import chex
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
+
+from sharpflow.theory.ritz import RitzPairs
 
 Matvec = Callable[[Float[Array, " d"]], Float[Array, " d"]]
 Stop = Literal["residual", "estimate"]
 
 _MAX_CYCLES = 50
 _VECTORS_BETWEEN = 2  # from one Rayleigh–Ritz step to the next: it costs about as much as one
-
-
-@chex.dataclass(frozen=True)
-class RitzPairs:
-    """What a Krylov space knows of the k largest eigenvalues.
-
-    Attributes:
-      values: Ritz values, descending, shape (k,).
-      vectors: orthonormal Ritz vectors, shape (k, d).
-      next_start: those and the next one, shape (k + 1, d): where to start at a nearby
-        operator.
-      residuals: ‖A v − θ v‖, shape (k,): each value is within it of an eigenvalue.
-      errors: estimated |θ_i − λ_i|, shape (k,), at most the residuals.
-      size: largest modulus of a Ritz value, shape ().
-      asymmetry: largest |⟨v_i, A v_j⟩ − ⟨A v_i, v_j⟩| met, shape (): rounding of the
-        products, or an operator that is not symmetric.
-      num_products: products A v made, shape ().
-      converged: which pairs met the tolerance, shape (k,).
-    """
-
-    values: Float[Array, " k"]
-    vectors: Float[Array, "k d"]
-    next_start: Float[Array, "q d"]
-    residuals: Float[Array, " k"]
-    errors: Float[Array, " k"]
-    size: Float[Array, ""]
-    asymmetry: Float[Array, ""]
-    num_products: Int[Array, ""]
-    converged: Bool[Array, " k"]
 
 
 def lanczos(

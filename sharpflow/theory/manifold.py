@@ -46,6 +46,14 @@ def retract_flat(
     Where the Jacobian is not formed, one linearization serves as long as its steps
     (chords) shorten the residual to a quarter.
 
+    Args:
+      residual: r on flat parameters.
+      theta: where to start, shape (d,).
+      on_sphere: whether every iterate is brought to unit norm.
+      method: how the Jacobian is handled, as in ``linearize``.
+      tolerance: on ‖r‖; by default that of ``residual_tolerance``.
+      max_steps: most linearizations.
+
     Returns:
       The point, shape (d,), and a status: ``Status.SUCCESS`` or
       ``Status.RETRACTION_FAILED``.
@@ -150,6 +158,9 @@ def retract_with_status(
     Returns:
       The point, of unit norm on the sphere, and a ``Status`` code.
 
+    Raises:
+      ValueError: a loss alone, which has no Γ, or an unknown method.
+
     Source: docs/theory.md, section 8. The point lies within O(dist²) of the nearest
     point of Γ and of the limit of the gradient flow; it is neither of them.
     """
@@ -210,6 +221,11 @@ def _residual_norm(problem: Problem, params: Params) -> Float[Array, ""]:
 def require_on_manifold(problem: Problem, theta0: Params, *, on_sphere: bool = True) -> None:
     """Refuse a point that does not lie on Γ.
 
+    Args:
+      problem: a problem with a residual or an outputs/criterion form.
+      theta0: the point, as params.
+      on_sphere: whether it must have unit norm.
+
     Raises:
       ValueError: theta0 is off the unit sphere or its residual is not near zero.
     """
@@ -251,6 +267,9 @@ def tangent_projection(
     Returns:
       (I − J⁺J − θθᵀ) vector, as ``vector``; J⁺ has a relative cut. NaN where an iterative
       solution does not converge.
+
+    Raises:
+      ValueError: a loss alone, which has no Γ, or an unknown method.
 
     Source: docs/theory.md, section 8.
     """

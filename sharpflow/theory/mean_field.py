@@ -1,6 +1,7 @@
 """What the mean-field limit of wide random networks says of their Fisher information."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 
@@ -8,10 +9,6 @@ import numpy as np
 
 from sharpflow.models.activations import in_double, second_moment, variance
 from sharpflow.models.networks.random_network import RandomNetwork
-
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(400)
-_Z = 12.0 * _NODES  # beyond 12 deviations the density is below 1e-31
-_DENSITY = 12.0 * _WEIGHTS * np.exp(-0.5 * _Z**2) / np.sqrt(2.0 * np.pi)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +66,9 @@ def fisher_prediction(network: RandomNetwork, num_samples: int) -> FisherPredict
     Args:
       network: any; with batch norm in hidden and last layer nothing is known.
       num_samples: T.
+
+    Returns:
+      The statistics, NaN where they are not known.
 
     Raises:
       ValueError: a network without hidden layers, or fewer than two samples.
@@ -130,6 +130,9 @@ def order_parameters(network: RandomNetwork) -> OrderParameters:
     Args:
       network: with hidden layers that batch norm does not normalize; the normalization of
         the outputs is left out.
+
+    Returns:
+      The order parameters.
 
     Raises:
       ValueError: a network without hidden layers, or with batch norm in them.
@@ -195,8 +198,17 @@ def _pair_expectations(activation: str) -> tuple[Pair, Pair]:
 def _pair_expectation(function: Callable, q: float, covariance: float) -> float:
     """E g(u)g(v), given what they share: u = √(q − c) y + √c z with its own y, v likewise."""
     own, shared = np.sqrt(max(q - covariance, 0.0)), np.sqrt(covariance)
-    given = function(own * _Z[None, :] + shared * _Z[:, None]) @ _DENSITY
-    return float(np.square(given) @ _DENSITY)
+    z, density = _standard_normal()
+    given = function(own * z[None, :] + shared * z[:, None]) @ density
+    return float(np.square(given) @ density)
+
+
+@functools.cache  # the nodes take a third of a second, which importing should not
+def _standard_normal() -> tuple[np.ndarray, np.ndarray]:
+    """Nodes z and the weights with which a sum over them is an expectation, both (400,)."""
+    nodes, weights = np.polynomial.legendre.leggauss(400)
+    z = 12.0 * nodes  # beyond 12 deviations the density is below 1e-31
+    return z, 12.0 * weights * np.exp(-0.5 * z**2) / np.sqrt(2.0 * np.pi)
 
 
 def _relu_value(q: float, covariance: float) -> float:

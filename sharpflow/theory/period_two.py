@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from sharpflow.models.problem import Params, Problem, validate_params
+from sharpflow.theory.arguments import require_positive
 
 
 class PeriodTwo(NamedTuple):
@@ -35,6 +36,12 @@ def period_two(problem: Problem, theta: Params) -> PeriodTwo:
     Args:
       problem: any problem with a simple λ_1 at ``theta``.
       theta: a point of Γ; of unit norm where the problem is scale-invariant.
+
+    Returns:
+      Damping and drift, both of shape ().
+
+    Raises:
+      ValueError: unusable ``theta``.
 
     Source: docs/other-dynamics.md, section 1.
     """
@@ -62,9 +69,7 @@ def settled_excess(excess: float, damping: float, drift: float) -> float:
     """
     from scipy.optimize import brentq
 
-    for name, value in (("excess", excess), ("damping", damping), ("drift", drift)):
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name} must be positive and finite, got {value!r}")
+    require_positive(excess=excess, damping=damping, drift=drift)
     q = damping * excess / drift
     low = math.log1p(2.0 * q)  # the largest of the oscillation, which comes before its end
     z = brentq(lambda z: (2.0 * q + 1.0) * -math.expm1(-z) - z, low, 2.0 * q + 1.0, xtol=1e-14)

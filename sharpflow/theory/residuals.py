@@ -1,5 +1,6 @@
 """A residual form of the loss near Γ, on flat parameters."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -25,6 +26,9 @@ def residual_form(
     Args:
       problem: the problem.
       like: params, for their structure and as the place where outputs are taken.
+
+    Returns:
+      r, (d,) -> (m,).
 
     Raises:
       ValueError: a problem with a loss alone, or a criterion that attains no minimum.
@@ -58,7 +62,7 @@ def _criterion_minimum(
         return criterion(flat.reshape(shape.shape))
 
     gradient, hessian = jax.grad(value), jax.hessian(value)
-    point = jnp.zeros((int(jnp.prod(jnp.array(shape.shape))),), shape.dtype)
+    point = jnp.zeros((math.prod(shape.shape),), shape.dtype)
     tolerance = float(jnp.finfo(shape.dtype).eps) ** 0.75
     nearby = float(jnp.finfo(shape.dtype).eps) ** (1 / 3)
     scale = max(float(jnp.linalg.norm(gradient(point))), 1.0)

@@ -9,10 +9,12 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from sharpflow.models.problem import Params, Problem, validate_params
+from sharpflow.theory.arguments import require_positive
 from sharpflow.theory.edge_geometry import edge_gradients, edge_space
 from sharpflow.theory.linearization import Residual, linearize
 from sharpflow.theory.manifold import retract_flat
 from sharpflow.theory.residuals import residual_form
+from sharpflow.theory.times import validated_times
 
 
 def single_edge_velocity(
@@ -28,6 +30,9 @@ def single_edge_velocity(
 
     Returns:
       −(1+κ) b ∇_Γ log λ_1 / (2b + (1+κ) ‖∇_Γ log λ_1‖²), as ``theta``.
+
+    Raises:
+      ValueError: a loss alone, which has no Γ.
 
     Source: Lyu, Li and Arora 2022, equation (7); docs/theory.md, section 3, and with κ
     docs/flat-directions.md.
@@ -64,18 +69,19 @@ def single_edge_flow(
       The points at ``tau``, as ``theta0`` with a leading axis (T, ...).
 
     Raises:
-      ValueError: unusable ``theta0`` or ``max_step``.
+      ValueError: unusable ``theta0`` or ``max_step``, ``tau`` does not increase, or a loss
+        alone, which has no Γ.
 
     Source: Lyu, Li and Arora 2022, equation (7); docs/theory.md, section 3.
     """
     theta0 = validate_params(problem, theta0, "theta0")
-    if not max_step > 0:
-        raise ValueError(f"max_step must be positive, got {max_step!r}")
+    times = validated_times(tau)
+    require_positive(max_step=max_step)
     dtype = jax.tree.leaves(theta0)[0].dtype
     return _integrate(
         problem,
         theta0,
-        jnp.asarray(tau, dtype),
+        jnp.asarray(times, dtype),
         jnp.asarray(b, dtype),
         jnp.asarray(kappa, dtype),
         jnp.asarray(max_step, dtype),

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sharpflow.models.problem import Params, Problem, validate_params
+from sharpflow.theory.arguments import require_positive, validate_rates
 from sharpflow.theory.curvature import spherical_sharpness
 from sharpflow.theory.flow import FlowSolution
 from sharpflow.theory.manifold import require_on_manifold
@@ -33,12 +34,31 @@ def effective_learning_rate(
 
 
 def threshold(effective_rate: ArrayLike) -> Float[Array, "..."]:
-    """λ* = 2/η̃, the spherical sharpness at which GD is marginally stable, shape (...)."""
+    """The spherical sharpness at which GD is marginally stable.
+
+    Args:
+      effective_rate: η̃, shape (...).
+
+    Returns:
+      λ* = 2/η̃, shape (...).
+
+    Source: docs/theory.md, section 2.
+    """
     return 2.0 / jnp.asarray(effective_rate)
 
 
 def edge_ratio(effective_rate: ArrayLike, sharpness: ArrayLike) -> Float[Array, "..."]:
-    """λ_1/λ* = η̃ λ_1/2, which is 1 at the Edge of Stability, shape (...)."""
+    """The spherical sharpness over the threshold, which is 1 at the Edge of Stability.
+
+    Args:
+      effective_rate: η̃, shape (...).
+      sharpness: λ_1(∇²L(θ)), shape (...).
+
+    Returns:
+      λ_1/λ* = η̃ λ_1/2, shape (...).
+
+    Source: docs/theory.md, section 2.
+    """
     return 0.5 * jnp.asarray(effective_rate) * jnp.asarray(sharpness)
 
 
@@ -70,9 +90,7 @@ def edge_entry_step(
     Source: docs/theory.md, section 2; Lyu, Li and Arora 2022, Theorem 1.
     """
     validate_rates(learning_rate, weight_decay)
-    for name, value in (("norm_squared", norm_squared), ("sharpness", sharpness)):
-        if not value > 0 or not math.isfinite(value):
-            raise ValueError(f"{name} must be positive and finite, got {value!r}")
+    require_positive(norm_squared=norm_squared, sharpness=sharpness)
     if weight_decay == 0:
         return math.inf
     shrinkage = -2.0 * math.log1p(-learning_rate * weight_decay)
@@ -106,14 +124,15 @@ def entry_delay(
       equilibrium_amplitude: a_eq = √(ηλ tr M).
       b: response of the threshold, 2 for GD+WD.
 
+    Returns:
+      The delay in steps, and the overshoot.
+
     Raises:
       ValueError: an argument that is not positive, or no room to grow.
 
     Source: docs/theory.md, section 2.
     """
-    for name, value in (("intrinsic_rate", intrinsic_rate), ("amplitude", amplitude), ("b", b)):
-        if not value > 0 or not math.isfinite(value):
-            raise ValueError(f"{name} must be positive and finite, got {value!r}")
+    require_positive(intrinsic_rate=intrinsic_rate, amplitude=amplitude, b=b)
     if not equilibrium_amplitude > amplitude:
         raise ValueError(
             f"equilibrium_amplitude must exceed amplitude = {amplitude:g}, "
@@ -164,6 +183,7 @@ def start_at_edge(
 
     Raises:
       ValueError: rates out of range, theta0 not on Γ, or a loss alone, which has no Γ.
+      RuntimeError: the top eigenvector was not found.
 
     Source: docs/theory.md, section 5.
     """
@@ -175,20 +195,3 @@ def start_at_edge(
     return jax.tree.map(
         lambda point, vector: norm * (point + perturbation * vector[0]), theta0, vectors
     )
-
-
-def validate_rates(learning_rate: float, weight_decay: float) -> None:
-    """Refuse rates with which GD+WD makes no sense.
-
-    Raises:
-      ValueError: η ≤ 0, λ < 0, ηλ ≥ 1, or either is not finite.
-    """
-    if not (learning_rate > 0 and math.isfinite(learning_rate)):
-        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate!r}")
-    if not (weight_decay >= 0 and math.isfinite(weight_decay)):
-        raise ValueError(f"weight_decay must be at least 0 and finite, got {weight_decay!r}")
-    if not learning_rate * weight_decay < 1:
-        raise ValueError(
-            "learning_rate * weight_decay must be below 1, got "
-            f"{learning_rate!r} * {weight_decay!r} = {learning_rate * weight_decay:g}"
-        )

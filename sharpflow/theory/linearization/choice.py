@@ -1,0 +1,68 @@
+"""Which way of handling the Jacobian a point gets."""
+
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float
+
+from sharpflow.theory.linearization.dense import DenseLinearization
+from sharpflow.theory.linearization.gram import GramLinearization
+from sharpflow.theory.linearization.iterative import IterativeLinearization
+from sharpflow.theory.linearization.protocol import METHODS, Linearization, Method, Residual
+
+_DENSE_ENTRIES = 2**25  # of the Jacobian: 256 MiB in float64
+_DENSE_SIZE = 2000  # of its smaller side
+_GRAM_SIZE = 8000  # residuals: the Gram matrix and its eigenvectors take 2 m²
+
+_KINDS: dict[str, Any] = {
+    "dense": DenseLinearization,
+    "gram": GramLinearization,
+    "iterative": IterativeLinearization,
+}
+
+
+def linearize(
+    residual: Residual, theta: Float[Array, " d"], method: Method = "auto"
+) -> Linearization:
+    """Linearize a residual on flat parameters.
+
+    Args:
+      residual: r.
+      theta: where, shape (d,).
+      method: ``"dense"`` forms the Jacobian; ``"gram"`` forms JJᵀ alone, block by
+        block; ``"iterative"`` needs products with J and Jᵀ only; ``"auto"`` takes the
+        first of them that fits.
+
+    Returns:
+      The linearization; usable under jit.
+
+    Raises:
+      ValueError: an unknown method.
+
+    Source: docs/theory.md, section 8.
+    """
+    shape = jax.eval_shape(residual, theta).shape
+    kind = _KINDS[resolve_method(method, shape[0], theta.shape[0])]
+    return kind.of(residual, theta)
+
+
+def resolve_method(method: Method, m: int, d: int) -> Method:
+    """What ``"auto"`` means for m residuals of d parameters.
+
+    Args:
+      method: one of ``METHODS``.
+      m, d: numbers of residuals and of parameters.
+
+    Returns:
+      ``method``, or what ``"auto"`` stands for.
+
+    Raises:
+      ValueError: an unknown method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+    if method != "auto":
+        return method
+    if m * d <= _DENSE_ENTRIES and min(m, d) <= _DENSE_SIZE:
+        return "dense"
+    return "gram" if m <= min(d, _GRAM_SIZE) else "iterative"

@@ -1,0 +1,89 @@
+"""A linearization with the Jacobian itself."""
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, Bool, Float
+
+from sharpflow.theory.linearization.protocol import Residual
+from sharpflow.theory.linearization.spectrum import inverse_of, nonzero, unit_rows, without_radial
+
+
+@chex.dataclass(frozen=True)
+class DenseLinearization:
+    """With the Jacobian itself, and the eigenvectors of its smaller Gram matrix.
+
+    Attributes:
+      theta, residual: the point and r there.
+      function: r, as a ``jax.tree_util.Partial``.
+      jacobian: J, shape (m, d).
+      eigenvalues: of JJᵀ or JᵀJ, whichever is smaller, descending, shape (q,), q = min(m, d).
+      basis: its orthonormal eigenvectors in the columns, shape (q, q).
+    """
+
+    theta: Float[Array, " d"]
+    residual: Float[Array, " m"]
+    function: Partial
+    jacobian: Float[Array, "m d"]
+    eigenvalues: Float[Array, " q"]
+    basis: Float[Array, "q q"]
+
+    @classmethod
+    def of(cls, function: Residual, theta: Float[Array, " d"]) -> "DenseLinearization":
+        value, pullback = jax.vjp(function, theta)
+        m, d = value.shape[0], theta.shape[0]
+        if m <= d:
+            (jacobian,) = jax.vmap(pullback)(jnp.eye(m, dtype=theta.dtype))
+            gram = jacobian @ jacobian.T
+        else:
+            jacobian = jax.jacfwd(function)(theta)
+            gram = jacobian.T @ jacobian
+        eigenvalues, basis = jnp.linalg.eigh(gram)
+        return cls(
+            theta=theta,
+            residual=value,
+            function=Partial(function),
+            jacobian=jacobian,
+            eigenvalues=eigenvalues[::-1],
+            basis=basis[:, ::-1],
+        )
+
+    def at(self, theta: Float[Array, " d"]) -> "DenseLinearization":
+        return self.of(self.function.func, theta)
+
+    nearby = at
+
+    def kept(self) -> Bool[Array, " q"]:
+        """Which eigenvalues count as nonzero."""
+        return nonzero(self.eigenvalues)
+
+    def top_eigenpairs(
+        self, k: int, start: Float[Array, "q d"] | None = None
+    ) -> tuple[Float[Array, " k"], Float[Array, "k d"]]:
+        m, d = self.jacobian.shape
+        values, basis = self.eigenvalues[:k], self.basis[:, :k].T
+        if m > d:
+            return values, basis
+        return values, unit_rows(basis @ self.jacobian, self.kept()[:k])
+
+    def solve(self, residual: Float[Array, " m"]) -> Float[Array, " d"]:
+        inverse = inverse_of(self.eigenvalues, self.kept())
+        m, d = self.jacobian.shape
+        if m > d:
+            return self.basis @ (inverse * (self.basis.T @ (self.jacobian.T @ residual)))
+        return self.jacobian.T @ (self.basis @ (inverse * (self.basis.T @ residual)))
+
+    def project(
+        self, vectors: Float[Array, "... d"], *, on_sphere: bool = True
+    ) -> Float[Array, "... d"]:
+        vectors = without_radial(vectors, self.theta) if on_sphere else vectors
+        m, d = self.jacobian.shape
+        if m > d:
+            kept = jnp.where(self.kept()[None], self.basis, 0.0)
+            return vectors - (vectors @ kept) @ kept.T
+        inverse = inverse_of(self.eigenvalues, self.kept())
+        for _ in range(2):  # the second pass removes what rounding left of the first
+            coordinates = (vectors @ self.jacobian.T) @ (self.basis * inverse[None])
+            vectors = vectors - (coordinates @ self.basis.T) @ self.jacobian
+        return vectors

@@ -1,0 +1,91 @@
+"""A linearization through the Gram matrix JJᵀ."""
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from sharpflow.theory.linearization.iterative import IterativeLinearization
+from sharpflow.theory.linearization.protocol import Residual
+from sharpflow.theory.linearization.spectrum import (
+    batch_size,
+    inverse_of,
+    map_rows,
+    nonzero,
+    unit_rows,
+    without_radial,
+)
+
+
+@chex.dataclass(frozen=True)
+class GramLinearization:
+    """With JJᵀ decomposed, and products with J and Jᵀ: memory 2 m² instead of m d.
+
+    Attributes:
+      theta, residual: the point and r there.
+      function: r, as a ``jax.tree_util.Partial``.
+      eigenvalues: of JJᵀ, descending, shape (m,).
+      basis: its orthonormal eigenvectors in the columns, shape (m, m).
+    """
+
+    theta: Float[Array, " d"]
+    residual: Float[Array, " m"]
+    function: Partial
+    eigenvalues: Float[Array, " m"]
+    basis: Float[Array, "m m"]
+
+    @classmethod
+    def of(cls, function: Residual, theta: Float[Array, " d"]) -> "GramLinearization":
+        value, push = jax.linearize(function, theta)
+        pull = jax.linear_transpose(push, theta)
+        m = value.shape[0]
+
+        def column(index: Array) -> Array:
+            (row,) = pull(jnp.zeros((m,), theta.dtype).at[index].set(1.0))
+            return push(row)
+
+        gram = jax.lax.map(column, jnp.arange(m), batch_size=batch_size(theta.shape[0], m))
+        eigenvalues, basis = jnp.linalg.eigh(0.5 * (gram + gram.T))
+        return cls(
+            theta=theta,
+            residual=value,
+            function=Partial(function),
+            eigenvalues=eigenvalues[::-1],
+            basis=basis[:, ::-1],
+        )
+
+    def at(self, theta: Float[Array, " d"]) -> "GramLinearization":
+        return self.of(self.function.func, theta)
+
+    def nearby(self, theta: Float[Array, " d"]) -> "IterativeLinearization":
+        """By products, preconditioned with the Gram matrix here."""
+        return IterativeLinearization.of(
+            self.function.func, theta, preconditioner=(self.basis, self._inverse())
+        )
+
+    def _inverse(self) -> Float[Array, " m"]:
+        return inverse_of(self.eigenvalues, nonzero(self.eigenvalues))
+
+    def top_eigenpairs(
+        self, k: int, start: Float[Array, "q d"] | None = None
+    ) -> tuple[Float[Array, " k"], Float[Array, "k d"]]:
+        _, pullback = jax.vjp(self.function, self.theta)
+        (vectors,) = jax.vmap(pullback)(self.basis[:, :k].T)
+        return self.eigenvalues[:k], unit_rows(vectors, self._inverse()[:k] > 0)
+
+    def solve(self, residual: Float[Array, " m"]) -> Float[Array, " d"]:
+        _, pullback = jax.vjp(self.function, self.theta)
+        return pullback(self.basis @ (self._inverse() * (self.basis.T @ residual)))[0]
+
+    def project(
+        self, vectors: Float[Array, "... d"], *, on_sphere: bool = True
+    ) -> Float[Array, "... d"]:
+        def one(vector: Array) -> Array:
+            for _ in range(2):  # the second pass removes what rounding left of the first
+                stretched = jax.jvp(self.function, (self.theta,), (vector,))[1]
+                vector = vector - self.solve(stretched)
+            return vector
+
+        vectors = without_radial(vectors, self.theta) if on_sphere else vectors
+        return map_rows(one, vectors)

@@ -1,0 +1,121 @@
+"""A linearization by products with J and Jᵀ."""
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.scipy.sparse.linalg import cg
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from sharpflow.theory.lanczos import lanczos, pseudo_random_block
+from sharpflow.theory.least_squares import least_norm_solution
+from sharpflow.theory.linearization.protocol import Residual
+from sharpflow.theory.linearization.spectrum import map_rows, unit_rows, without_radial
+
+
+@chex.dataclass(frozen=True)
+class IterativeLinearization:
+    """By products with J and Jᵀ alone: memory of a few vectors.
+
+    Without a preconditioner J⁺ comes from ``least_norm_solution``, into which the
+    directions that batch norm makes null never enter. With one, from the decomposition
+    of JJᵀ at a nearby point, JJᵀ u = r is solved among the eigenvectors kept there: that
+    deflates the null directions.
+
+    Attributes:
+      theta, residual: the point and r there.
+      function: r, as a ``jax.tree_util.Partial``.
+      preconditioner: eigenvectors of a nearby JJᵀ in columns, shape (m, m), and the
+        inverses of its eigenvalues, zero where they are cut, shape (m,); or None.
+    """
+
+    theta: Float[Array, " d"]
+    residual: Float[Array, " m"]
+    function: Partial
+    preconditioner: tuple[Float[Array, "m m"], Float[Array, " m"]] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        function: Residual,
+        theta: Float[Array, " d"],
+        preconditioner: tuple[Array, Array] | None = None,
+    ) -> "IterativeLinearization":
+        return cls(
+            theta=theta,
+            residual=function(theta),
+            function=Partial(function),
+            preconditioner=preconditioner,
+        )
+
+    def at(self, theta: Float[Array, " d"]) -> "IterativeLinearization":
+        return self.of(self.function.func, theta, self.preconditioner)
+
+    nearby = at
+
+    def solve(self, residual: Float[Array, " m"]) -> Float[Array, " d"]:
+        return self._solve(residual, _tolerance(residual.dtype))
+
+    def _solve(self, residual: Float[Array, " m"], tolerance: float) -> Float[Array, " d"]:
+        _, push = jax.linearize(self.function, self.theta)
+        pull = jax.linear_transpose(push, self.theta)
+        most = 10 * min(residual.shape[0], self.theta.shape[0]) + 100
+        if self.preconditioner is None:
+            return least_norm_solution(
+                push, lambda u: pull(u)[0], residual, tolerance=tolerance, max_steps=most
+            )
+        basis, inverse = self.preconditioner
+
+        def kept(vector: Array) -> Array:
+            return basis @ jnp.where(inverse > 0, basis.T @ vector, 0.0)
+
+        solution, _ = cg(
+            lambda u: kept(push(pull(u)[0])),
+            kept(residual),
+            M=lambda u: basis @ (inverse * (basis.T @ u)),
+            tol=tolerance,
+            maxiter=most,
+        )
+        return pull(solution)[0]
+
+    def project(
+        self, vectors: Float[Array, "... d"], *, on_sphere: bool = True
+    ) -> Float[Array, "... d"]:
+        """As of every linearization; NaN where conjugate gradients do not converge."""
+        tolerance = _tolerance(vectors.dtype)
+
+        def remainder(vector: Array, tolerance: float) -> Array:
+            stretched = jax.jvp(self.function, (self.theta,), (vector,))[1]
+            return self._solve(stretched, tolerance)
+
+        def one(vector: Array) -> Array:
+            projected = vector - remainder(vector, tolerance)
+            # the second pass tells and removes what the first left, down to rounding
+            left = remainder(projected, tolerance**0.4)
+            small = jnp.linalg.norm(left) <= tolerance**0.4 * jnp.linalg.norm(vector)
+            return jnp.where(small, projected - left, jnp.nan)
+
+        vectors = without_radial(vectors, self.theta) if on_sphere else vectors
+        return map_rows(one, vectors)
+
+    def top_eigenpairs(
+        self, k: int, start: Float[Array, "q d"] | None = None
+    ) -> tuple[Float[Array, " k"], Float[Array, "k d"]]:
+        """As of every linearization; NaN where Lanczos' method does not converge."""
+        _, push = jax.linearize(self.function, self.theta)
+        pull = jax.linear_transpose(push, self.theta)
+        if start is None:
+            block = pseudo_random_block(k, self.residual.shape[0], self.theta.dtype)
+        else:
+            block = jax.vmap(push)(start)
+        found = lanczos(
+            lambda u: push(pull(u)[0]), block, k, tolerance=_tolerance(self.theta.dtype)
+        )
+        values = jnp.where(found.converged, found.values, jnp.nan)
+        (vectors,) = jax.vmap(pull)(found.vectors)
+        return values, unit_rows(vectors, values > 0)
+
+
+def _tolerance(dtype: jnp.dtype) -> float:
+    """Relative, of conjugate gradients and of Lanczos' method."""
+    return 1e-10 if dtype == jnp.float64 else 1e-5

@@ -1,0 +1,56 @@
+"""What the linearizations share: the cut of a spectrum, and rows of vectors."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+_BATCH_ENTRIES = 2**23  # of the Jacobian's rows that are held at once
+_MAX_BATCH = 64
+
+
+def nonzero(eigenvalues: Float[Array, " q"]) -> Bool[Array, " q"]:
+    """Which eigenvalues of JJᵀ, descending, count as nonzero: a relative cut at its rounding.
+
+    Batch norm makes the Jacobian rank-deficient, so a plain inverse is no option. The
+    errors of a matrix's entries add up like random numbers: its norm errs by √q eps.
+
+    Source: docs/theory.md, section 8.
+    """
+    cut = 2.0 * eigenvalues.shape[0] ** 0.5 * jnp.finfo(eigenvalues.dtype).eps
+    return eigenvalues > cut * eigenvalues[0]
+
+
+def inverse_of(eigenvalues: Float[Array, " q"], kept: Bool[Array, " q"]) -> Float[Array, " q"]:
+    """1/λ where an eigenvalue is kept, and 0 elsewhere."""
+    return jnp.where(kept, 1.0 / jnp.where(kept, eigenvalues, 1.0), 0.0)
+
+
+def unit_rows(vectors: Float[Array, "k d"], kept: Bool[Array, " k"]) -> Float[Array, "k d"]:
+    """The rows that are kept at unit norm, and zeros in place of the others."""
+    norms = jnp.linalg.norm(vectors, axis=1, keepdims=True)
+    kept = kept[:, None]
+    return jnp.where(kept, vectors / jnp.where(kept, norms, 1.0), 0.0)
+
+
+def without_radial(
+    vectors: Float[Array, "... d"], theta: Float[Array, " d"]
+) -> Float[Array, "... d"]:
+    """Vectors without their part along ``theta``, whatever its norm."""
+    unit = theta / jnp.linalg.norm(theta)
+    return vectors - jnp.tensordot(vectors @ unit, unit, axes=0)
+
+
+def map_rows(
+    one: Callable[[Array], Array], vectors: Float[Array, "... d"]
+) -> Float[Array, "... d"]:
+    """``one`` applied to every vector of shape (d,) in an array of shape (..., d)."""
+    rows = vectors.reshape(-1, vectors.shape[-1])
+    batch = batch_size(rows.shape[1], rows.shape[0])
+    return jax.lax.map(one, rows, batch_size=batch).reshape(vectors.shape)
+
+
+def batch_size(d: int, count: int) -> int:
+    """How many vectors of length d are pushed through the network at once."""
+    return max(1, min(_MAX_BATCH, _BATCH_ENTRIES // d, count))

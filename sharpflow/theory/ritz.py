@@ -1,0 +1,88 @@
+"""What an iteration has found of the largest eigenvalues, and how well it knows them."""
+
+import chex
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from sharpflow.theory.status import Status
+
+
+@chex.dataclass(frozen=True)
+class RitzPairs:
+    """What a Krylov space knows of the k largest eigenvalues.
+
+    Attributes:
+      values: Ritz values, descending, shape (k,).
+      vectors: orthonormal Ritz vectors, shape (k, d).
+      next_start: those and the next one, shape (k + 1, d): where to start at a nearby
+        operator.
+      residuals: ‖A v − θ v‖, shape (k,): each value is within it of an eigenvalue.
+      errors: estimated |θ_i − λ_i|, shape (k,), at most the residuals.
+      size: largest modulus of a Ritz value, shape ().
+      asymmetry: largest |⟨v_i, A v_j⟩ − ⟨A v_i, v_j⟩| met, shape (): rounding of the
+        products, or an operator that is not symmetric.
+      num_products: products A v made, shape ().
+      converged: which pairs met the tolerance, shape (k,).
+    """
+
+    values: Float[Array, " k"]
+    vectors: Float[Array, "k d"]
+    next_start: Float[Array, "q d"]
+    residuals: Float[Array, " k"]
+    errors: Float[Array, " k"]
+    size: Float[Array, ""]
+    asymmetry: Float[Array, ""]
+    num_products: Int[Array, ""]
+    converged: Bool[Array, " k"]
+
+
+def ritz_status(found: RitzPairs, dimension: int) -> Int[Array, ""]:
+    """The first of what is wrong with Ritz pairs; rounding shows in residuals and asymmetry alike.
+
+    Args:
+      found: the pairs.
+      dimension: of the operator.
+
+    Returns:
+      A ``Status`` code, shape ().
+
+    Source: docs/theory.md, section 8.
+    """
+    precision = jnp.finfo(found.values.dtype).eps
+    worst = jnp.max(found.residuals)
+    rounding = jnp.maximum(10.0 * dimension**0.5 * precision * found.size, 10.0 * found.asymmetry)
+    finite = jnp.all(jnp.isfinite(found.residuals)) & jnp.all(jnp.isfinite(found.values))
+    return jnp.select(
+        [
+            ~finite,
+            found.asymmetry > precision**0.4 * found.size,
+            jnp.all(found.converged),
+            worst <= rounding,
+        ],
+        [Status.NOT_FINITE, Status.NOT_SYMMETRIC, Status.SUCCESS, Status.PRECISION],
+        Status.NOT_CONVERGED,
+    ).astype(jnp.int32)
+
+
+def resolve_tolerance(tolerance: float | None, dtype: jnp.dtype) -> float:
+    """A tolerance relative to the largest eigenvalue, by default one that is soon met.
+
+    Args:
+      tolerance: what the caller asked for; None takes 1e-8 in float64 and 1e-4 in float32.
+      dtype: of the products.
+
+    Returns:
+      The tolerance.
+
+    Raises:
+      ValueError: below the precision of the dtype.
+    """
+    precision = float(jnp.finfo(dtype).eps)
+    if tolerance is None:
+        return 1e-8 if dtype == jnp.float64 else 1e-4
+    if not tolerance >= precision:
+        raise ValueError(
+            f"tolerance must be at least {precision:.1e}, the precision of {dtype}, "
+            f"got {tolerance!r}"
+        )
+    return tolerance
