@@ -25,8 +25,9 @@ from sharpflow.simulator.sharpness import (
     preconditioned_sharpness,
     sharpness,
 )
+from sharpflow.simulator.simulation import log_spaced, simulate
 from sharpflow.simulator.store import RunError, RunLockedError, StorageError, open_run
-from sharpflow.simulator.trajectory import Trajectory, concatenate, log_spaced, simulate
+from sharpflow.simulator.trajectory import Trajectory, concatenate
 
 __all__ = [
     "FlatProjection",

@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 
 from sharpflow.models.problem import Params, Problem
 from sharpflow.simulator.prediction import Projection, project_snapshots
-from sharpflow.simulator.trajectory import Trajectory
+from sharpflow.simulator.trajectory import Trajectory, recorded_snapshots
 from sharpflow.theory.flow import FlowSolution
 from sharpflow.theory.stability import predicted_loss
 
@@ -47,6 +47,7 @@ def compare(
       * ``edge_ratio``, λ_1(Φ(θ_t))/λ*_t;
       * ``loss_mean`` above inf L, ``predicted_loss`` and ``loss_ratio``, means over a window
         that ends there and starts at an output at least 100 steps before, NaN before it settles;
+        the prediction is ½ ηλ λ* tr M times the trajectory's ``oscillation_share``;
 
       and attributes ``entry_step``, ``predicted_entry_step`` (crossings of edge ratio 1,
       measured and predicted from the norm at tau[0]; NaN where there is none),
@@ -55,21 +56,22 @@ def compare(
       ``loss_rises_after`` the entry.
 
     Raises:
-      ValueError: no snapshot at a time of the flow.
+      ValueError: no snapshots, no column ``threshold``, or no snapshot at a time of the flow.
 
-    Source: docs/theory.md, sections 2 to 5.
+    Source: docs/theory.md, sections 2 to 5; with momentum docs/other-dynamics.md, section 3.
     """
     import xarray
 
+    params, thresholds = recorded_snapshots(trajectory)
     rows, times = _matched(trajectory, flow)
-    snapshots = jax.tree.map(lambda leaf: leaf[rows], trajectory.params)
+    snapshots = jax.tree.map(lambda leaf: leaf[rows], params)
     projection = project_snapshots(
         problem, snapshots, k=flow.eigenvalues.shape[1], on_sphere=trajectory.on_sphere
     )
     measured, predicted = _flat(projection.theta), _flat(flow.theta)[times]
     tau = np.asarray(flow.tau)[times]
     steps = trajectory.snapshot_step[rows]
-    threshold = trajectory["threshold"][trajectory.snapshot_row[rows]]
+    threshold = thresholds[rows]
     entry = _entry_step(trajectory, steps, projection)
     predicted_entry = _predicted_entry_step(trajectory, flow)
 
@@ -129,8 +131,6 @@ def compare(
 
 def _matched(trajectory: Trajectory, flow: FlowSolution) -> tuple[np.ndarray, np.ndarray]:
     """Indices of snapshots and of flow outputs at the same τ, to half a step."""
-    if trajectory.params is None:
-        raise ValueError("trajectory has no snapshots: simulate with snapshot_every=...")
     snapshot_tau = trajectory.intrinsic_rate * trajectory.snapshot_step
     times = np.asarray(flow.tau)
     nearest = np.argmin(np.abs(snapshot_tau[None, :] - times[:, None]), axis=1)
@@ -190,6 +190,7 @@ def _settled_step(
     answered = entry
     if excess is not None:
         equilibrium = np.asarray(predicted_loss(flow, trajectory.intrinsic_rate))
+        equilibrium = trajectory.oscillation_share * equilibrium
         level = np.interp(trajectory.tau, np.asarray(flow.tau), equilibrium)
         grown = (trajectory.step >= entry) & (excess >= level) & (level > 0)
         answered = float(trajectory.step[np.argmax(grown)]) if grown.any() else np.inf
@@ -221,6 +222,7 @@ def _window_losses(
     # ds/dτ = b (2 tr M − 1) gives the integral of tr M from output to output exactly
     traces = 0.5 * (np.diff(np.log(thresholds)) / float(flow.b) + np.diff(tau))
     pieces = 0.25 * trajectory.intrinsic_rate * traces * (thresholds[1:] + thresholds[:-1])
+    pieces = trajectory.oscillation_share * pieces
     predicted_sums = np.concatenate([[0.0], np.cumsum(pieces)]) / trajectory.intrinsic_rate
     for index in range(first + 1, len(steps)):
         fitting = np.flatnonzero(steps <= steps[index] - _SMALLEST_WINDOW)

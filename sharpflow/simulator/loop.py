@@ -1,6 +1,5 @@
 """The compiled inner loop: lanes side by side, each a trajectory, through rows of updates."""
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,70 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
-from sharpflow.models.problem import Params, Problem
-from sharpflow.simulator.moment import Moment, Observable
+from sharpflow.models.problem import Params
+from sharpflow.simulator.moment import Moment
+from sharpflow.simulator.program import Hyperparameters, LoopState, Program
 from sharpflow.simulator.rules import find_preconditioned_rule, find_rule
 from sharpflow.theory.status import Status
-
-EffectiveRate = Callable[[Any, Params], Array]
-Hyperparameters = dict[str, Array]
-MakeRule = Callable[..., optax.GradientTransformation]
-
-
-@chex.dataclass(frozen=True)
-class LoopState:
-    """Everything a trajectory needs to go on, bit for bit.
-
-    Attributes:
-      params: w_t.
-      previous: w_{t−1}, or None where nothing asks for it.
-      optimizer_state: of the update rule.
-      previous_loss: L(w_{t−1}), infinite at t = 0.
-      step: t.
-      status: ``Status.SUCCESS``, or ``DIVERGED`` once the loss is not finite; the params
-        then stay where it is not.
-      since_record: updates since the last record.
-      loss_total: sum of L over them.
-      loss_rises: how often L was higher than the step before.
-      memories: what each observable remembers from record to record.
-    """
-
-    params: Params
-    previous: Params | None
-    optimizer_state: Any
-    previous_loss: Float[Array, ""]
-    step: Int[Array, ""]
-    status: Int[Array, ""]
-    since_record: Int[Array, ""]
-    loss_total: Float[Array, ""]
-    loss_rises: Int[Array, ""]
-    memories: tuple
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """What the loop does, known when it is compiled.
-
-    Attributes:
-      problem: what is trained.
-      make_rule: hyperparameters, by keyword, -> the update rule; called with traced
-        values. Its ``init`` is not called.
-      observables: what is recorded.
-      rate: (optimizer state, params) -> η̃ for rules that do not tell it.
-      num_snapshots: most snapshots of the params in a chunk.
-      in_turn: whether the lanes are observed one after the other: an iteration that
-        takes a number of steps of its own in each lane, as Lanczos' does, then costs no
-        lane more than its own.
-    """
-
-    problem: Problem
-    make_rule: MakeRule
-    observables: tuple[Observable, ...]
-    rate: EffectiveRate | None = None
-    num_snapshots: int = 0
-    in_turn: bool = True
 
 
 @chex.dataclass(frozen=True)
@@ -114,34 +56,6 @@ def padded_rows(
     observed, kept = np.zeros(num_rows, bool), np.zeros((num_rows, lanes), bool)
     padded[:count], observed[:count], kept[:count] = gaps, observe, snapshot
     return Rows(gaps=padded, observe=observed, snapshot=kept, count=np.int32(count))
-
-
-def initial_state(
-    params: Params,
-    optimizer_state: Any,
-    observables: tuple[Observable, ...] = (),
-    *,
-    keep_previous: bool,
-) -> LoopState:
-    """The state of one trajectory before its first update, without an axis for lanes."""
-    dtype = jax.tree.leaves(params)[0].dtype
-    return LoopState(
-        params=params,
-        previous=jax.tree.map(jnp.copy, params) if keep_previous else None,
-        optimizer_state=optimizer_state,
-        previous_loss=jnp.asarray(jnp.inf, dtype),
-        step=jnp.zeros((), jnp.int32),
-        status=jnp.zeros((), jnp.int32),
-        since_record=jnp.zeros((), jnp.int32),
-        loss_total=jnp.zeros((), dtype),
-        loss_rises=jnp.zeros((), jnp.int32),
-        memories=initial_memories(params, observables),
-    )
-
-
-def initial_memories(params: Params, observables: tuple[Observable, ...]) -> tuple:
-    """What each observable remembers before its first record."""
-    return tuple(None if seen.memory is None else seen.memory(params) for seen in observables)
 
 
 def run_rows(

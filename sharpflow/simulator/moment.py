@@ -56,7 +56,15 @@ class Observable:
     memory: Callable[[Params], Any] | None = None
 
     def observe(self, moment: Moment, memory: Any) -> tuple[Mapping[str, Array], Any]:
-        """The columns of one record, and the memory after it."""
+        """The columns of one record, and the memory after it.
+
+        Args:
+          moment: what there is to see.
+          memory: what was remembered at the record before; None without a memory.
+
+        Returns:
+          Arrays by the names of their columns, and the memory.
+        """
         if self.memory is None:
             result = self.compute(moment)
         else:

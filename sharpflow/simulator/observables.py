@@ -1,6 +1,6 @@
 """What can be recorded along a trajectory, by name."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import optax
@@ -63,11 +63,16 @@ RUNNING = ("loss_mean", "loss_rises")
 DEFAULT = ("loss", "norm_squared", "effective_learning_rate", "threshold", *RUNNING)
 
 
-def resolve(requested: Any) -> tuple[tuple[Observable, ...], tuple[str, ...]]:
-    """Observables and running averages, from names, ``Observable``s or a mapping.
+def resolve(
+    requested: Sequence[str | Observable],
+) -> tuple[tuple[Observable, ...], tuple[str, ...]]:
+    """Observables and running averages, from names and ``Observable``s.
 
     Args:
-      requested: a sequence of names and ``Observable``s.
+      requested: a sequence of both.
+
+    Returns:
+      The observables, and the names of the running averages.
 
     Raises:
       ValueError: an unknown or repeated name.

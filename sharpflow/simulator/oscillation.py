@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from sharpflow.models.problem import Params, Problem
-from sharpflow.simulator.trajectory import Trajectory
+from sharpflow.simulator.trajectory import Trajectory, recorded_snapshots
 from sharpflow.theory.edge_geometry import (
     EdgeSpace,
     continuing_turn,
@@ -45,8 +45,8 @@ def measure_oscillation(
     and still be short beside the motion of V.
 
     Args:
-      trajectory: with snapshots and the column ``threshold``; the step after each snapshot
-        is made here, by gradient descent with the step size 2/threshold.
+      trajectory: with snapshots and the column ``threshold``, by a rule that tells its
+        intrinsic rate.
       flow: its prediction, with outputs within each window close enough that chords from
         one reach Γ under the snapshots around it.
       problem: what was trained.
@@ -56,24 +56,31 @@ def measure_oscillation(
       A dataset over ``window`` with
 
       * ``covariance``, the mean of c_t c_tᵀ, over (eigenvalue, other_eigenvalue) too, and
-        ``predicted_covariance``, the mean of ηλ M over the same stretch and in the same basis;
+        ``predicted_covariance``, the mean of ηλ M over the same stretch and in the same basis,
+        times the trajectory's ``oscillation_share``;
       * ``covariance_eigenvalues`` and ``predicted_covariance_eigenvalues``, descending;
       * ``period_two_share``, the mean of ‖(c_{t+1} − c_t)/2‖² over that of ‖c‖², which is 1
-        where the oscillation changes sign with every step;
+        where the oscillation changes sign with every step. The step after each snapshot is made
+        here, by gradient descent with the step size 2/threshold: NaN with momentum, whose steps
+        are others;
       * ``loss_share``, the mean of ½ Σ_a λ_a c_a² over that of the loss;
       * ``num_samples``, the snapshots near Γ that it was made from; all else is NaN where
         there are none.
 
     Raises:
-      ValueError: no snapshots, or a window without an output of the flow or with fewer
-        than two snapshots.
+      ValueError: no snapshots or threshold, a rule without an intrinsic rate, or a window
+        without an output of the flow or with fewer than two snapshots.
 
-    Source: docs/theory.md, sections 4 and 5.
+    Source: docs/theory.md, sections 4 and 5; with momentum docs/other-dynamics.md, section 3.
     """
     import xarray
 
-    if trajectory.params is None:
-        raise ValueError("trajectory has no snapshots: simulate with snapshot_every=...")
+    params, thresholds = recorded_snapshots(trajectory)
+    if np.isnan(trajectory.intrinsic_rate):
+        raise ValueError(
+            "trajectory has no intrinsic rate, which the covariance of the oscillation is "
+            "predicted in units of: its update rule tells none"
+        )
     tau = trajectory.tau[trajectory.snapshot_row]
     outputs = np.asarray(flow.tau)
     columns = []
@@ -87,7 +94,7 @@ def measure_oscillation(
             )
         nearest = np.argmin(np.abs(tau[:, None] - outputs[places]), axis=1)
         rows = [np.flatnonzero(inside & (nearest == index)) for index in range(len(places))]
-        columns.append(_window(trajectory, flow, problem, places, rows))
+        columns.append(_window(trajectory, params, thresholds, flow, problem, places, rows))
     dims = {
         "covariance": ("window", "eigenvalue", "other_eigenvalue"),
         "predicted_covariance": ("window", "eigenvalue", "other_eigenvalue"),
@@ -105,20 +112,20 @@ def measure_oscillation(
 
 def _window(
     trajectory: Trajectory,
+    params: Params,
+    thresholds: np.ndarray,
     flow: FlowSolution,
     problem: Problem,
     places: np.ndarray,
     rows: list[np.ndarray],
 ) -> dict[str, np.ndarray]:
     """Averages over the snapshots ``rows[i]`` around each output ``places[i]``."""
-    assert trajectory.params is not None
     # as many at every output, in whole batches: windows then share compiled code
     longest = -(-max(map(len, rows)) // _TOGETHER) * _TOGETHER
     padded = np.zeros((len(rows), longest), int)
     real = np.zeros(padded.shape, bool)
     for index, some in enumerate(rows):
         padded[index, : len(some)], real[index, : len(some)] = some, True
-    thresholds = trajectory["threshold"][trajectory.snapshot_row]
     dtype = flow.threshold.dtype
     c, d, losses, eigenvalues, m = map(
         np.asarray,
@@ -128,7 +135,7 @@ def _window(
             flow.threshold[places],
             jnp.asarray(flow.b, dtype),
             jnp.asarray(flow.kappa, dtype),
-            jax.tree.map(lambda leaf: jnp.asarray(leaf[padded]), trajectory.params),
+            jax.tree.map(lambda leaf: jnp.asarray(leaf[padded]), params),
             jnp.asarray(2.0 / thresholds[padded], dtype),
             jnp.asarray(len(places) // 2),
             k=flow.eigenvalues.shape[1],
@@ -140,6 +147,7 @@ def _window(
     c, d = np.where(near[..., None], c, 0.0), np.where(near[..., None], d, 0.0)
     covariance = np.einsum("jsa,jsb->ab", c, c) / max(near.sum(), 1)
     predicted = trajectory.intrinsic_rate * np.einsum("j,jab->ab", weights, m)
+    predicted = trajectory.oscillation_share * predicted
     with np.errstate(divide="ignore", invalid="ignore"):
         period_two = np.sum(np.square(d - c)) / (2.0 * np.sum(np.square(c) + np.square(d)))
         in_edge = 0.5 * np.einsum("jsa,jab,jsb->", c, eigenvalues, c)
@@ -149,7 +157,7 @@ def _window(
         "predicted_covariance": predicted,
         "covariance_eigenvalues": np.linalg.eigvalsh(covariance)[::-1],
         "predicted_covariance_eigenvalues": np.linalg.eigvalsh(predicted)[::-1],
-        "period_two_share": period_two,
+        "period_two_share": period_two if trajectory.oscillation_share == 1.0 else np.nan,
         "loss_share": share,
     }
     if not near.any():

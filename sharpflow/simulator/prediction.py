@@ -12,7 +12,8 @@ from jaxtyping import Array
 
 from sharpflow.models.problem import Params, Problem
 from sharpflow.simulator.rules import find_rule
-from sharpflow.simulator.trajectory import Trajectory
+from sharpflow.simulator.schedule import require_count
+from sharpflow.simulator.trajectory import Trajectory, recorded_snapshots
 from sharpflow.theory.flow import FlowSolution, sharpness_flow
 from sharpflow.theory.linearization import Method, linearize
 from sharpflow.theory.manifold import retract_with_status
@@ -52,6 +53,12 @@ def project_snapshots(
       params: snapshots, pytree with leading axis (S, ...).
       k: how many eigenvalues of the Hessian.
       on_sphere: whether the snapshots are taken by their directions.
+
+    Returns:
+      The projections; NaN, and a status, where the retraction failed.
+
+    Raises:
+      ValueError: a loss alone, which has no Γ.
     """
     theta, distance, eigenvalues, status = _project(problem, params, k=k, on_sphere=on_sphere)
     return Projection(
@@ -93,9 +100,9 @@ def predict(
     """Predict a trajectory from where it arrives on the minimizer manifold.
 
     The arrival is the first snapshot within ``arrival_distance`` of Γ, relative to its
-    norm where the loss is not scale-invariant. Its retraction
-    and its threshold start the flow, which is integrated on the clock of the
-    trajectory to the times of the snapshots after it.
+    norm where the loss is not scale-invariant. Its retraction and its threshold start
+    the flow, which is integrated on the clock of the trajectory to the times of the
+    snapshots after it.
 
     Args:
       problem: what was trained.
@@ -111,11 +118,14 @@ def predict(
     Raises:
       ValueError: nothing to predict from: no snapshots, no threshold, no arrival.
       RuntimeError: the integration fails.
+
+    Source: docs/theory.md, sections 2 and 4.
     """
+    snapshots, thresholds = recorded_snapshots(trajectory)
     _require_predictable(problem, trajectory)
-    thresholds = trajectory["threshold"][trajectory.snapshot_row]
     arrival = _arrival(problem, trajectory, arrival_step, arrival_distance)
-    start = jax.tree.map(lambda leaf: jnp.asarray(leaf[arrival]), trajectory.params)
+    start = jax.tree.map(lambda leaf: jnp.asarray(leaf[arrival]), snapshots)
+    require_count("num_outputs", num_outputs)
     theta0, status = _retracted(problem, start, on_sphere=trajectory.on_sphere, method=method)
     if int(status) != Status.SUCCESS:
         raise ValueError(
@@ -144,13 +154,6 @@ _retracted = jax.jit(retract_with_status, static_argnames=("problem", "on_sphere
 
 
 def _require_predictable(problem: Problem, trajectory: Trajectory) -> None:
-    if trajectory.params is None:
-        raise ValueError("trajectory has no snapshots: simulate with snapshot_every=...")
-    if "threshold" not in trajectory.columns:
-        raise ValueError(
-            "trajectory has no column 'threshold': record it, and for a rule of your own pass "
-            "effective_learning_rate= to simulate"
-        )
     if not trajectory.intrinsic_rate > 0:
         raise ValueError(
             f"trajectory has intrinsic rate {trajectory.intrinsic_rate}; the flow needs a rule "

@@ -25,7 +25,14 @@ class Processes:
     token: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
 
     def share(self, items: list[T]) -> list[T]:
-        """The items that this process takes."""
+        """The items that this process takes.
+
+        Args:
+          items: the same list in every process.
+
+        Returns:
+          Every ``count``-th of them, from the ``index``-th on.
+        """
         return items[self.index :: self.count]
 
 
@@ -44,6 +51,9 @@ def join_processes(
       coordinator: ``"host:port"`` of process 0. Without it, and the numbers, the cluster
         says them: SLURM, Open MPI, Kubernetes or a TPU pod.
       num_processes, process_id: how many there are, and which this is.
+
+    Returns:
+      The processes, with this one's index, for ``simulate_grid``.
 
     Raises:
       ValueError: some but not all of the three.

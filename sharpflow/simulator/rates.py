@@ -27,6 +27,9 @@ def fit_power_law(x: np.ndarray, y: np.ndarray, *, confidence: float = 0.95) -> 
       y: positive, shape (n,).
       confidence: of the interval.
 
+    Returns:
+      The fit.
+
     Raises:
       ValueError: fewer than three different x, or entries that are not positive.
     """
@@ -34,10 +37,12 @@ def fit_power_law(x: np.ndarray, y: np.ndarray, *, confidence: float = 0.95) -> 
 
     x, y = np.asarray(x, float), np.asarray(y, float)
     if x.shape != y.shape or x.ndim != 1 or np.unique(x).size < 3:
-        raise ValueError(f"x and y must be vectors of one length with at least three different "
-                         f"x, got shapes {x.shape} and {y.shape}")  # fmt: skip
+        raise ValueError(
+            "x and y must be vectors of one length with at least three different x, "
+            f"got shapes {x.shape} and {y.shape}"
+        )
     if not (np.all(x > 0) and np.all(y > 0)):
-        raise ValueError("x and y must be positive")
+        raise ValueError(f"x and y must be positive, got least {x.min():g} and {y.min():g}")
     line = linregress(np.log(x), np.log(y))
     reach = t.ppf(0.5 * (1.0 + confidence), x.size - 2) * line.stderr
     return PowerLaw(

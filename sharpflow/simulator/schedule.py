@@ -73,6 +73,9 @@ def schedule(
       rates: flow time per step of each point, shape (points,); NaN where nothing tells.
       record_every, record_at, num_records: at most one of them; every step by default.
 
+    Returns:
+      The schedule of every point.
+
     Raises:
       ValueError: not exactly one of ``num_steps`` and ``tau``, more than one way to
         record, or numbers out of range.
@@ -103,6 +106,14 @@ def schedule(
 def require_count(name: str, value: Any, *, least: int = 1) -> int:
     """An integer of at least ``least``.
 
+    Args:
+      name: what to call it in the error.
+      value: the number.
+      least: the smallest that is allowed.
+
+    Returns:
+      The number.
+
     Raises:
       ValueError: anything else.
     """
@@ -118,7 +129,8 @@ def _steps_of(tau: Any, rates: np.ndarray) -> np.ndarray:
     if not np.all(rates > 0):
         raise ValueError(
             "tau needs a flow time per step that is positive at every point: learning_rate times "
-            "weight_decay for gdwd, and a rule that tells it otherwise; give num_steps instead"
+            "weight_decay for gdwd, and a rule that tells it otherwise; the least is "
+            f"{np.min(rates):g}. Give num_steps instead"
         )
     steps = np.maximum(np.rint(tau / rates), 1.0)
     if steps.max() > _LARGEST:
@@ -129,7 +141,13 @@ def _steps_of(tau: Any, rates: np.ndarray) -> np.ndarray:
 def _validated_steps(record_at: Any, most: int) -> tuple[int, ...]:
     steps = np.asarray(record_at)
     if steps.ndim != 1 or not np.issubdtype(steps.dtype, np.integer) or not steps.size:
-        raise ValueError("record_at must be a vector of integer steps")
+        raise ValueError(
+            "record_at must be a vector of integer steps, at least one, "
+            f"got shape {steps.shape} of dtype {steps.dtype}"
+        )
     if np.any(np.diff(steps) <= 0) or steps[0] < 0 or steps[-1] >= most:
-        raise ValueError(f"record_at must increase strictly within [0, {most})")
+        raise ValueError(
+            f"record_at must increase strictly within [0, {most}), got {steps.size} steps from "
+            f"{steps[0]} to {steps[-1]}"
+        )
     return tuple(int(step) for step in (steps if steps[0] == 0 else [0, *steps]))

@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from sharpflow.models.problem import Params, Problem
 from sharpflow.simulator.moment import Moment, Observable
+from sharpflow.simulator.schedule import require_count
 from sharpflow.theory.curvature import top_eigenpairs
 from sharpflow.theory.linearization import linearize
 from sharpflow.theory.manifold import retract_flat
@@ -45,6 +46,9 @@ def sharpness(
       tolerance: as in ``top_eigenpairs``, at the iterate and the midpoint; an eigenvalue
         that does not reach it is NaN.
 
+    Returns:
+      The observable, for ``simulate`` and ``simulate_grid``.
+
     Raises:
       ValueError: an unknown place, or k or ``every`` below 1.
 
@@ -71,6 +75,9 @@ def hessian_sharpness(k: int = 1, *, every: int = 1, tolerance: float | None = N
       k: how many eigenvalues.
       every, tolerance: as in ``sharpness``.
 
+    Returns:
+      The observable, for ``simulate`` and ``simulate_grid``.
+
     Raises:
       ValueError: k or ``every`` below 1.
     """
@@ -90,6 +97,9 @@ def preconditioned_sharpness(
     Args:
       k: how many eigenvalues.
       every, tolerance: as in ``sharpness``.
+
+    Returns:
+      The observable, for ``simulate`` and ``simulate_grid``.
 
     Raises:
       ValueError: k or ``every`` below 1; in ``simulate``, a rule that tells no P.
@@ -234,6 +244,5 @@ def _midpoint(moment: Moment) -> Params:
 
 
 def _require_counts(k: int, every: int) -> None:
-    for name, value in (("k", k), ("every", every)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    require_count("k", k)
+    require_count("every", every)

@@ -1,41 +1,20 @@
-"""Simulate a single trajectory and hold what was recorded of it."""
+"""What was recorded along a trajectory."""
 
 import dataclasses
-import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from sharpflow.models.problem import Params, Problem, validate_params
-from sharpflow.simulator import observables as recorded
-from sharpflow.simulator.loop import (
-    EffectiveRate,
-    LoopState,
-    Program,
-    initial_memories,
-    initial_state,
-    padded_rows,
-    run_chunk,
-)
-from sharpflow.simulator.progress import progress_bar
-from sharpflow.simulator.provenance import provenance
-from sharpflow.simulator.rules import (
-    find_preconditioned_rule,
-    find_rule,
-    find_tangent_kappa,
-)
-from sharpflow.simulator.schedule import schedule
+from sharpflow.models.problem import Params, Problem
+from sharpflow.simulator.labels import parameter_names
+from sharpflow.simulator.program import LoopState
+from sharpflow.simulator.rules import find_rule, find_tangent_kappa
 from sharpflow.theory.status import Status
 
 if TYPE_CHECKING:
     import xarray
-
-_CHUNKS = 32
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
@@ -58,6 +37,8 @@ class Trajectory:
       response: b of the rule; NaN for other rules.
       kappa: κ of IRE around the rule, 0 without it; NaN where no flow is known.
       on_sphere: whether the flow of this rule and problem lives on the unit sphere.
+      oscillation_share: covariance of the oscillation over intrinsic rate × M of the flow: 1
+        for GD+WD, (1 − β)/(1 + β) with momentum; NaN for other rules.
       attributes: how it was made.
     """
 
@@ -74,6 +55,7 @@ class Trajectory:
     on_sphere: bool
     attributes: dict[str, Any]
     kappa: float = 0.0
+    oscillation_share: float = 1.0
 
     def __getitem__(self, name: str) -> np.ndarray:
         """The column ``name``, shape (T, ...)."""
@@ -102,19 +84,19 @@ class Trajectory:
         """
         import xarray
 
-        variables: dict[str, Any] = {}
-        for name, values in self.columns.items():
-            dims = ("step", *(f"{name}_{axis}" for axis in range(values.ndim - 1)))
-            variables[name] = (dims, values)
+        labelled = {name: ("step", values) for name, values in self.columns.items()}
         coords: dict[str, Any] = {"step": self.step}
         if np.isfinite(self.intrinsic_rate):
             coords["tau"] = ("step", self.tau)
         if self.params is not None:
             coords["snapshot"] = self.snapshot_step
-            for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
-                name = "params." + jax.tree_util.keystr(path, simple=True, separator=".")
-                axes = (f"{name}_{axis}" for axis in range(leaf.ndim - 1))
-                variables[name.rstrip(".")] = (("snapshot", *axes), np.asarray(leaf))
+            names, leaves = parameter_names(self.params, "params"), jax.tree.leaves(self.params)
+            for name, leaf in zip(names, leaves, strict=True):
+                labelled[name] = ("snapshot", np.asarray(leaf))
+        variables = {
+            name: ((time, *(f"{name}_{axis}" for axis in range(values.ndim - 1))), values)
+            for name, (time, values) in labelled.items()
+        }
         attributes = self.attributes | {
             "status": self.status.name,
             "intrinsic_rate": self.intrinsic_rate,
@@ -122,151 +104,29 @@ class Trajectory:
         return xarray.Dataset(variables, coords, attributes)
 
 
-def simulate(
-    problem: Problem,
-    params: "Params | Trajectory",
-    optimizer: optax.GradientTransformation,
-    num_steps: int,
-    *,
-    record_every: int = 1,
-    record_at: Sequence[int] | np.ndarray | None = None,
-    observables: Sequence[str | recorded.Observable] = recorded.DEFAULT,
-    snapshot_every: int | None = None,
-    effective_learning_rate: EffectiveRate | None = None,
-    progress: bool | None = None,
-) -> Trajectory:
-    """Simulate full-batch training and record what was asked for.
-
-    Records are made in compiled code, inside chunks that the host strings together;
-    memory does not grow with the number of steps beyond what is recorded.
-
-    Args:
-      problem: what to train.
-      params: where to start; or a ``Trajectory``, to go on from its end with its
-        optimizer state: steps are then counted on.
-      optimizer: an optax transformation; ``value``, ``grad`` and ``value_fn`` are
-        passed to those that take extra arguments.
-      num_steps: number of updates.
-      record_every: steps from a record to the next.
-      record_at: increasing steps to record instead, counted from this start; step 0
-        is always recorded. ``log_spaced`` makes them.
-      observables: names (``"loss"``, ``"norm_squared"``, ``"gradient_norm"``,
-        ``"effective_learning_rate"``, ``"threshold"``, ``"metrics"``,
-        ``"sharpness_iterate"``, ``"sharpness_midpoint"``, ``"sharpness_manifold"``,
-        ``"hessian_sharpness"``, ``"preconditioned_sharpness"``, ``"loss_mean"``,
-        ``"loss_rises"``) and ``Observable``s.
-      snapshot_every: records from a snapshot of the params to the next; none by default.
-      effective_learning_rate: (optimizer state, params) -> η̃ for rules of others;
-        without it they get no threshold.
-      progress: whether to show a progress bar; by default on a terminal only.
-
-    Returns:
-      The trajectory. A loss that stops being finite ends it with status ``DIVERGED``.
-
-    Raises:
-      ValueError: unusable params, numbers out of range, an unknown observable, or a
-        trajectory that another rule made.
-    """
-    requested, running = recorded.resolve(observables)
-    gaps = schedule(
-        num_steps,
-        None,
-        np.full(1, np.nan),
-        record_every=None if record_at is not None else record_every,
-        record_at=record_at,
-        num_records=None,
-    ).gaps(0, pieces=1)
-    if snapshot_every is not None and snapshot_every < 1:
-        raise ValueError(f"snapshot_every must be at least 1, got {snapshot_every}")
-    keep_previous = any(observable.needs_previous for observable in requested)
-    state = _starting_state(problem, params, optimizer, requested, keep_previous)
-    start = int(state.step)
-    began = time.perf_counter()
-    rows_per_chunk = _rows_per_chunk(len(gaps))
-    program = Program(
-        problem=problem,
-        make_rule=_GivenRule(optimizer._replace(init=_no_init)),
-        observables=requested,
-        rate=effective_learning_rate,
-        num_snapshots=0 if snapshot_every is None else -(-rows_per_chunk // snapshot_every),
-    )
-    lane = jax.tree.map(lambda leaf: leaf[None], state)
-    pieces, snapshots = [], []
-    with progress_bar(num_steps, progress) as advance:
-        for first in range(0, len(gaps), rows_per_chunk):
-            part = gaps[first : first + rows_per_chunk]
-            kept = (first + np.arange(len(part))) % (snapshot_every or 1) == 0
-            rows = padded_rows(part[:, None], True, kept[:, None], rows_per_chunk)
-            lane, columns, taken = run_chunk(program, lane, {}, rows)
-            pieces.append({name: np.asarray(v)[: len(part), 0] for name, v in columns.items()})
-            if taken is not None:
-                count = int(kept.sum())
-                snapshots.append(jax.tree.map(lambda v, n=count: np.asarray(v)[:n, 0], taken))
-            advance(int(part.sum()))
-            if int(lane.status[0]) != Status.SUCCESS:
-                break
-    state = jax.tree.map(lambda leaf: leaf[0], lane)
-    seconds = time.perf_counter() - began
-
-    flat = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-    num_records = len(flat["step"])
-    wanted = [name for name in flat if name in running or name not in (*recorded.RUNNING, "step")]
-    snapshot_row = np.arange(0, num_records, snapshot_every) if snapshot_every else np.zeros(0, int)
-    return Trajectory(
-        step=start + np.concatenate([[0], np.cumsum(gaps[:-1])])[:num_records],
-        columns={name: flat[name][:num_records] for name in wanted},
-        params=jax.tree.map(lambda *leaves: np.concatenate(leaves), *snapshots)
-        if snapshot_every
-        else None,
-        snapshot_row=snapshot_row,
-        final_step=int(state.step),
-        final_params=state.params,
-        final_state=state,
-        status=Status(int(state.status)),
-        **told_by(problem, state.optimizer_state),
-        attributes=provenance(state.params)
-        | _hyperparameters(state.optimizer_state)
-        | {"seconds": seconds},
-    )
-
-
-def told_by(problem: Problem, optimizer_state: Any) -> dict[str, Any]:
-    """The fields of a trajectory that its update rule tells, NaN where it does not."""
-    rule = find_rule(optimizer_state)
-    return {
-        "intrinsic_rate": float("nan") if rule is None else float(rule.intrinsic_rate()),
-        "response": float("nan") if rule is None else float(rule.response()),
-        "on_sphere": problem.scale_invariant and (rule is None or bool(rule.stays_on_sphere())),
-        "kappa": float(find_tangent_kappa(optimizer_state)),
-    }
-
-
-def log_spaced(num_steps: int, count: int) -> np.ndarray:
-    """About ``count`` steps in [0, num_steps), logarithmically spaced, 0 first.
-
-    Raises:
-      ValueError: numbers below 1.
-    """
-    if num_steps < 1 or count < 1:
-        raise ValueError(f"num_steps and count must be at least 1, got {num_steps}, {count}")
-    return np.unique(np.concatenate([[0], np.geomspace(1, num_steps, count).astype(int) - 1]))
-
-
 def concatenate(first: Trajectory, second: Trajectory) -> Trajectory:
     """A trajectory and the one that went on from its end, as one.
 
+    Args:
+      first, second: ``second`` from ``simulate(problem, first, ...)``.
+
+    Returns:
+      All rows and snapshots of both; all else is that of ``second``.
+
     Raises:
       ValueError: the second does not start where the first ends, or recorded other
-        columns.
+        columns, or one of them alone has snapshots.
     """
     if first.final_step != int(second.step[0]):
         raise ValueError(
             f"second starts at step {int(second.step[0])}, but first ends at {first.final_step}"
         )
-    if first.columns.keys() != second.columns.keys() or (first.params is None) != (
-        second.params is None
-    ):
-        raise ValueError("first and second recorded different columns")
+    if first.columns.keys() != second.columns.keys():
+        raise ValueError(
+            f"first recorded {sorted(first.columns)}, but second {sorted(second.columns)}"
+        )
+    if (first.params is None) != (second.params is None):
+        raise ValueError("first and second must both have snapshots, or neither")
     return dataclasses.replace(
         second,
         step=np.concatenate([first.step, second.step]),
@@ -278,60 +138,36 @@ def concatenate(first: Trajectory, second: Trajectory) -> Trajectory:
     )
 
 
-def _rows_per_chunk(num_rows: int) -> int:
-    """About ``_CHUNKS`` chunks; powers of two, so that few lengths are compiled."""
-    return 1 << (max(num_rows // _CHUNKS, min(num_rows, 16)) - 1).bit_length()
+def recorded_snapshots(trajectory: Trajectory) -> tuple[Params, np.ndarray]:
+    """The snapshots of a trajectory, and the threshold at each.
 
+    Args:
+      trajectory: with snapshots and the column ``threshold``.
 
-def _starting_state(
-    problem: Problem,
-    params: "Params | Trajectory",
-    optimizer: optax.GradientTransformation,
-    observables: tuple[recorded.Observable, ...],
-    keep_previous: bool,
-) -> LoopState:
-    if not isinstance(params, Trajectory):
-        params = jax.tree.map(jnp.copy, validate_params(problem, params))
-        return initial_state(
-            params, optimizer.init(params), observables, keep_previous=keep_previous
-        )
-    state = params.final_state
-    if state is None:
-        raise ValueError("params is a point of a grid, which holds no state to go on from")
-    fresh = optimizer.init(state.params)
-    same = {jax.tree.structure(fresh)} == {jax.tree.structure(state.optimizer_state)}
-    if not same or _hyperparameters(fresh) != _hyperparameters(state.optimizer_state):
+    Returns:
+      The params, a pytree with leading axis (S, ...), and λ*, shape (S,).
+
+    Raises:
+      ValueError: one of them was not recorded.
+    """
+    if trajectory.params is None:
+        raise ValueError("trajectory has no snapshots: simulate with snapshot_every=...")
+    if "threshold" not in trajectory:
         raise ValueError(
-            "optimizer must be the rule that made this trajectory, with the same numbers; "
-            "start from trajectory.final_params to change it"
+            "trajectory has no column 'threshold': record it, and for a rule of your own pass "
+            "effective_learning_rate= to simulate"
         )
-    state = jax.tree.map(jnp.copy, state)
-    memories = initial_memories(state.params, observables)
-    if jax.tree.map(jnp.shape, memories) != jax.tree.map(jnp.shape, state.memories):
-        state = state.replace(memories=memories)
-    if keep_previous and state.previous is None:
-        return state.replace(previous=jax.tree.map(jnp.copy, state.params))
-    return state if keep_previous else state.replace(previous=None)
+    return trajectory.params, trajectory["threshold"][trajectory.snapshot_row]
 
 
-def _hyperparameters(optimizer_state: Any) -> dict[str, float]:
-    """The numbers of a rule of ours, by name."""
-    names = ("learning_rate", "weight_decay", "b", "beta", "decay", "epsilon", "rho")
-    rule = find_rule(optimizer_state) or find_preconditioned_rule(optimizer_state)
-    found = {name: float(getattr(rule, name)) for name in names if hasattr(rule, name)}
-    enhanced = getattr(optimizer_state, "kappa", None)
-    return found if enhanced is None else found | {"kappa": float(enhanced)}
-
-
-@dataclasses.dataclass(frozen=True)
-class _GivenRule:
-    """The same transformation whatever the hyperparameters."""
-
-    optimizer: optax.GradientTransformation
-
-    def __call__(self, **hyperparameters: jax.Array) -> optax.GradientTransformation:
-        return self.optimizer
-
-
-def _no_init(params: Params) -> Any:
-    raise AssertionError("the loop never initialises an optimizer")
+def told_by(problem: Problem, optimizer_state: Any) -> dict[str, Any]:
+    """The fields of a trajectory that its update rule tells, NaN where it does not."""
+    rule = find_rule(optimizer_state)
+    nan = float("nan")
+    return {
+        "intrinsic_rate": nan if rule is None else float(rule.intrinsic_rate()),
+        "response": nan if rule is None else float(rule.response()),
+        "oscillation_share": nan if rule is None else float(rule.oscillation_share()),
+        "on_sphere": problem.scale_invariant and (rule is None or bool(rule.stays_on_sphere())),
+        "kappa": float(find_tangent_kappa(optimizer_state)),
+    }

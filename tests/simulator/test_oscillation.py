@@ -69,6 +69,34 @@ def test_it_agrees_with_its_prediction_and_has_period_two(measured):
     assert float(found["period_two_share"]) > 1.0 - 5.0 * RATE
 
 
+def test_with_momentum_covariance_and_loss_are_smaller_by_what_the_rule_tells(measured):
+    """m = c ∇L, c = (1 − β)/(1 + β), in an oscillation of period two: docs/other-dynamics.md."""
+    problem, _, flow, plain = measured
+    beta = 0.5
+    share = (1.0 - beta) / (1.0 + beta)
+    rate, theta0 = share * RATE, jax.tree.map(lambda leaf: leaf[0], flow.theta)
+    # to the threshold, a learning rate of share · η without momentum is the same
+    run = sf.simulate(
+        problem,
+        sf.theory.start_at_edge(problem, theta0, share * ETA, rate / (share * ETA)),
+        sf.simulator.momentum(ETA, rate / ETA, beta=beta),
+        round(TAU[-1] / rate) + 1,
+        record_every=9,
+        snapshot_every=1,
+    )
+    assert run.oscillation_share == pytest.approx(share, rel=1e-12)
+    found = sf.simulator.measure_oscillation(run, flow, problem, [WINDOW]).isel(window=0)
+    measured_share = found["covariance_eigenvalues"][0] / plain["covariance_eigenvalues"][0]
+    # the clock is slower by share too; both windows scatter by a few per cent
+    np.testing.assert_allclose(measured_share, share * share, rtol=0.1)
+    np.testing.assert_allclose(
+        found["covariance_eigenvalues"][0], found["predicted_covariance_eigenvalues"][0], rtol=0.1
+    )
+    assert np.isnan(found["period_two_share"])  # its steps are not those of gradient descent
+    comparison = sf.compare(run, flow, problem)
+    np.testing.assert_allclose(comparison.attrs["mean_loss_ratio"], 1.0, rtol=0.1)
+
+
 def test_two_edge_eigenvalues_turn_with_the_basis_of_the_middle(tiny_mlp):
     """Windows in one piece or in two have the same trace, whatever the bases in between.
 
@@ -106,5 +134,8 @@ def test_what_it_needs_is_said(measured):
         sf.simulator.measure_oscillation(
             dataclasses.replace(run, params=None), flow, problem, [WINDOW]
         )
+    with pytest.raises(ValueError, match="no intrinsic rate"):
+        lost = dataclasses.replace(run, intrinsic_rate=float("nan"))
+        sf.simulator.measure_oscillation(lost, flow, problem, [WINDOW])
     with pytest.raises(ValueError, match=r"\(0.81, 0.9\) holds 0 outputs"):
         sf.simulator.measure_oscillation(run, flow, problem, [(0.81, 0.9)])

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from sharpflow.simulator.loop import Program, Rows, padded_rows, run_rows
+from sharpflow.simulator.loop import Rows, padded_rows, run_rows
+from sharpflow.simulator.program import Program
 
 
 class Job(Protocol):

@@ -11,7 +11,7 @@ from sharpflow.simulator.grid import layout as laid
 from sharpflow.simulator.grid.compiled import CompiledChunk, stacked
 from sharpflow.simulator.grid.layout import Layout
 from sharpflow.simulator.grid.points import Points
-from sharpflow.simulator.loop import Program
+from sharpflow.simulator.program import Program
 from sharpflow.simulator.schedule import Schedule
 
 

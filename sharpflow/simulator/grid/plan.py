@@ -53,6 +53,9 @@ def plan_grid(
       problem, devices, group_width, observables, optimizer, arguments: of ``simulate_grid``,
         as far as they say what is simulated.
 
+    Returns:
+      The plan.
+
     Raises:
       ValueError: as ``simulate_grid``.
     """

@@ -8,7 +8,8 @@ import numpy as np
 from sharpflow.models.problem import Params, Problem
 from sharpflow.simulator.grid.axes import BASE, keywords_of
 from sharpflow.simulator.grid.points import MakeOptimizer
-from sharpflow.simulator.grid.variables import parameter_names
+from sharpflow.simulator.grid.variables import PENDING
+from sharpflow.simulator.labels import parameter_names
 from sharpflow.simulator.rules import gdwd
 from sharpflow.simulator.trajectory import Trajectory, told_by
 from sharpflow.theory.status import Status
@@ -43,7 +44,7 @@ def grid_point(
     unknown = sorted(set(point) - set(axes))
     if unknown:
         raise ValueError(f"point names {unknown}; the axes of this grid are {axes}")
-    if int(at["status"]) < 0:
+    if int(at["status"]) == PENDING:
         raise ValueError(f"the point {point} has not run yet")
     labels = {name: at[name].item() for name in axes}
     final_step = int(at["final_step"])

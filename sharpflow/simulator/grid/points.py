@@ -12,7 +12,7 @@ import optax
 
 from sharpflow.models.problem import Params, Problem, validate_params
 from sharpflow.simulator.grid.axes import BASE, Axes, keywords_of
-from sharpflow.simulator.loop import Hyperparameters, LoopState, Program, initial_state
+from sharpflow.simulator.program import Hyperparameters, LoopState, Program, initial_state
 from sharpflow.simulator.rules import find_rule
 
 _MOST_DRAWN = 32  # starts kept for the next point of the same seed

@@ -24,7 +24,8 @@ from sharpflow.simulator.grid.points import (
     batches,
 )
 from sharpflow.simulator.grid.variables import grid_variables
-from sharpflow.simulator.loop import EffectiveRate, Program, padded_rows, run_rows
+from sharpflow.simulator.loop import padded_rows, run_rows
+from sharpflow.simulator.program import EffectiveRate, Program
 from sharpflow.simulator.schedule import Schedule, require_count, schedule
 from sharpflow.simulator.store.arrays import Variable
 

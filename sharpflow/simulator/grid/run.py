@@ -1,6 +1,5 @@
 """The host's side of a grid: points enter lanes, run chunk by chunk, and leave when done."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,77 +7,16 @@ import jax
 import numpy as np
 
 from sharpflow.simulator.grid.compiled import CompiledChunk, stacked
+from sharpflow.simulator.grid.lanes import Group, Lane
 from sharpflow.simulator.grid.layout import Layout
 from sharpflow.simulator.grid.points import Points
 from sharpflow.simulator.grid.sink import Sink
 from sharpflow.simulator.interrupt import Interrupted, Stop
-from sharpflow.simulator.loop import LoopState
 from sharpflow.simulator.observables import RUNNING
 from sharpflow.simulator.progress import Advance
 from sharpflow.simulator.schedule import Schedule
 from sharpflow.simulator.store.checkpoint import Checkpoint
 from sharpflow.theory.status import Status
-
-
-@dataclasses.dataclass
-class _Lane:
-    """A point in flight.
-
-    Attributes:
-      point: its number.
-      gaps: updates of each of its rows.
-      starts: step at which each row begins.
-      position: rows done.
-    """
-
-    point: int
-    gaps: np.ndarray
-    starts: np.ndarray
-    position: int
-
-    @property
-    def rows_left(self) -> int:
-        return len(self.gaps) - self.position
-
-
-@dataclasses.dataclass(eq=False)
-class _Group:
-    """Lanes that are updated together.
-
-    Attributes:
-      lanes: the points in them.
-      state, keywords: of the lanes, as numpy arrays.
-      device: index of the one that holds ``placed``, or None.
-      placed: state and keywords on that device; newer than ``state`` after a chunk.
-      fetched: what was placed when ``state`` was copied from it.
-      step, status: of the lanes, after the last chunk.
-      columns, snapshots: of the last chunk.
-      observe, snapshot: which rows of it recorded, and kept the params in which lane.
-    """
-
-    lanes: list[_Lane | None]
-    state: LoopState
-    keywords: dict[str, np.ndarray]
-    device: int | None = None
-    placed: tuple[Any, Any] | None = None
-    step: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
-    status: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
-    fetched: tuple[Any, Any] | None = None
-    columns: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    snapshots: Any = None
-    observe: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, bool))
-    snapshot: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), bool))
-
-    @property
-    def occupied(self) -> list[tuple[int, _Lane]]:
-        return [(index, lane) for index, lane in enumerate(self.lanes) if lane is not None]
-
-    def fetch(self) -> LoopState:
-        """The state, as numpy arrays: copies, for the next chunk reuses its buffers."""
-        if self.placed is not None and self.fetched is not self.placed:
-            self.state = jax.tree.map(np.array, self.placed[0])
-            self.fetched = self.placed
-        return self.state
 
 
 class BatchRun:
@@ -110,7 +48,7 @@ class BatchRun:
         self.number, self.chunk, self.layout = number, chunk, layout
         self.points, self.schedule, self.sink = points, schedule, sink
         self.snapshot_every, self.final_params = snapshot_every, final_params
-        self.groups: list[_Group] = []
+        self.groups: list[Group] = []
         self.waiting: list[int] = []
         self.resumed = Checkpoint({}, {})
         self.made = 0
@@ -136,7 +74,7 @@ class BatchRun:
         width, first = self.layout.width, pending[0]
         state, keywords = self.points.state(first), self.points.hyperparameters(first)
         self.groups = [
-            _Group([None] * width, stacked([state] * width), stacked([keywords] * width))
+            Group([None] * width, stacked([state] * width), stacked([keywords] * width))
             for _ in range(self.layout.groups * self.chunk.num_devices)
         ]
         while True:
@@ -154,7 +92,7 @@ class BatchRun:
                 self._harvest(group)
             advance(self.made, self._note())
 
-    def _fill(self, group: _Group) -> None:
+    def _fill(self, group: Group) -> None:
         """Put waiting points into empty lanes; those of a group are at the same piece."""
         for index, lane in enumerate(group.lanes):
             if lane is not None or not self.waiting:
@@ -171,7 +109,7 @@ class BatchRun:
                 return
             point = self.waiting.pop(place)
             gaps = self.schedule.gaps(point, self.layout.pieces)
-            group.lanes[index] = _Lane(point, gaps, np.cumsum(gaps) - gaps, position(point, 0))
+            group.lanes[index] = Lane(point, gaps, np.cumsum(gaps) - gaps, position(point, 0))
             leaves = self.resumed.states.get(point) or jax.tree.leaves(self.points.state(point))
             for kept, leaf in zip(jax.tree.leaves(group.fetch()), leaves, strict=True):
                 kept[index] = leaf
@@ -179,7 +117,7 @@ class BatchRun:
                 group.keywords[name][index] = value
             group.device = group.placed = group.fetched = None
 
-    def _run_chunk(self, group: _Group, device: int) -> None:
+    def _run_chunk(self, group: Group, device: int) -> None:
         """One chunk of a group, on a device; called by a thread of its own."""
         occupied = group.occupied
         count = min(self.layout.rows, max(lane.rows_left for _, lane in occupied))
@@ -204,12 +142,12 @@ class BatchRun:
         group.step, group.status = np.array(state.step), np.array(state.status)
         group.device, group.placed = device, (state, keywords)
 
-    def _harvest(self, group: _Group) -> None:
+    def _harvest(self, group: Group) -> None:
         """Write what a chunk recorded; points that are done leave."""
         count = len(group.observe)
         for index, lane in group.occupied:
             columns = {name: values[:count, index] for name, values in group.columns.items()}
-            valid = _valid_rows(lane, columns["step"])
+            valid = lane.valid_rows(columns["step"])
             self._write(lane, columns, group.observe[:valid])
             if group.snapshots is not None:
                 taken = jax.tree.map(lambda leaf, i=index: leaf[:, i], group.snapshots)
@@ -224,7 +162,7 @@ class BatchRun:
                 self.sink.finish(lane.point, status, int(group.step[index]))
                 group.lanes[index] = None
 
-    def _write(self, lane: _Lane, columns: dict[str, np.ndarray], observe: np.ndarray) -> None:
+    def _write(self, lane: Lane, columns: dict[str, np.ndarray], observe: np.ndarray) -> None:
         """Write rows, of which ``observe`` says whether they recorded."""
         if not observe.size:
             return
@@ -238,7 +176,7 @@ class BatchRun:
             elif name != "step" and rows.size:
                 self.sink.write(name, lane.point, int(records[rows[0]]), values[rows])
 
-    def _write_snapshots(self, lane: _Lane, taken: Any, snapshot: np.ndarray) -> None:
+    def _write_snapshots(self, lane: Lane, taken: Any, snapshot: np.ndarray) -> None:
         assert self.snapshot_every is not None
         rows = np.flatnonzero(snapshot)
         if rows.size:
@@ -267,11 +205,3 @@ class BatchRun:
     def _note(self) -> str:
         flying = sum(len(group.occupied) for group in self.groups)
         return f", {flying} points in flight, {len(self.waiting)} waiting"
-
-
-def _valid_rows(lane: _Lane, steps: np.ndarray) -> int:
-    """Rows at whose start a lane was where its schedule has it; not so once it is frozen."""
-    count = min(lane.rows_left, len(steps))
-    planned = lane.starts[lane.position : lane.position + count]
-    late = np.flatnonzero(steps[:count] != planned)
-    return int(late[0]) if late.size else count

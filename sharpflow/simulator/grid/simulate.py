@@ -11,8 +11,8 @@ from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.grid.execute import run_in_folder, run_in_memory
 from sharpflow.simulator.grid.points import MakeOptimizer, MakeProblem, Start
 from sharpflow.simulator.grid.prepare import prepare
-from sharpflow.simulator.loop import EffectiveRate
 from sharpflow.simulator.processes import Processes
+from sharpflow.simulator.program import EffectiveRate
 from sharpflow.simulator.rules import gdwd
 from sharpflow.simulator.store.folder import RunFolder, open_run
 
@@ -85,7 +85,8 @@ def simulate_grid(
       the flow time. With ``out``, values are read from the folder when they are used.
 
     Raises:
-      ValueError: an argument that cannot be used, or a folder that holds another run.
+      ValueError: an argument that cannot be used.
+      RunError: a ValueError: the folder holds another run, or cannot be used.
       RunLockedError: another process is writing to ``out``.
       StorageError: the disk did not take what had to be written; resume later.
       Interrupted: a signal asked to stop a run with a folder; it can be resumed.

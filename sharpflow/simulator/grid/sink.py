@@ -4,11 +4,13 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from sharpflow.models.problem import Params
 from sharpflow.simulator.grid.axes import Axes
-from sharpflow.simulator.grid.variables import parameter_names
+from sharpflow.simulator.grid.variables import PENDING
+from sharpflow.simulator.labels import parameter_names
 from sharpflow.simulator.store.errors import storage_errors
 from sharpflow.simulator.store.folder import RunFolder
 from sharpflow.theory.status import Status
@@ -75,8 +77,6 @@ class Sink:
         return np.asarray(self.arrays["status"][...]).reshape(-1)
 
     def _named(self, prefix: str, params: Params) -> list[tuple[str, Any]]:
-        import jax
-
         return list(zip(parameter_names(params, prefix), jax.tree.leaves(params), strict=True))
 
     def _guarded(self) -> contextlib.AbstractContextManager:
@@ -85,6 +85,6 @@ class Sink:
 
 def summary(statuses: np.ndarray) -> str:
     """How many points ended how, in words."""
-    names = {-1: "pending"} | {int(status): status.name.lower() for status in Status}
+    names = {PENDING: "pending"} | {int(status): status.name.lower() for status in Status}
     values, counts = np.unique(statuses, return_counts=True)
     return ", ".join(f"{count} {names[int(v)]}" for v, count in zip(values, counts, strict=True))

@@ -7,6 +7,7 @@ import numpy as np
 
 from sharpflow.models.problem import Params
 from sharpflow.simulator.grid.axes import BASE, Axes
+from sharpflow.simulator.labels import parameter_names
 from sharpflow.simulator.schedule import Schedule
 from sharpflow.simulator.store.arrays import Variable, known
 from sharpflow.theory.status import Status
@@ -21,13 +22,6 @@ _FEW_POINTS = 256
 def seeds_per_chunk(axes: Axes) -> int:
     """Seeds that share a chunk of the store; 1 in a small grid, for files of few bytes each."""
     return 1 if axes.num_points <= _FEW_POINTS else min(axes.shape[0], _MOST_SEEDS)
-
-
-def parameter_names(params: Params, prefix: str) -> list[str]:
-    """``prefix.path`` of every leaf."""
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
-    return [f"{prefix}.{name}".rstrip(".") for name in names]
 
 
 def grid_variables(
@@ -49,6 +43,9 @@ def grid_variables(
       snapshots: params of one point where snapshots are kept.
       snapshot_every: records from a snapshot to the next.
       final_params: params of one point where the last ones are kept.
+
+    Returns:
+      Variables by name.
     """
     points, records, time = axes.names, schedule.num_records, schedule.dimension
     chunk = (seeds_per_chunk(axes), *(1 for _ in axes.shape[1:]))

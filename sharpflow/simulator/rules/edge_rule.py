@@ -1,6 +1,5 @@
 """What an update rule tells of itself, and what the rules share."""
 
-import math
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from sharpflow.models.problem import Params
+from sharpflow.theory.arguments import is_concrete
 
 
 @runtime_checkable
@@ -25,6 +25,9 @@ class EdgeRule(Protocol):
 
     def response(self) -> Array:
         """b, how strongly the threshold answers the oscillation, shape ()."""
+
+    def oscillation_share(self) -> Array:
+        """Covariance of the oscillation at the edge over rate × M of the flow, shape ()."""
 
     def stays_on_sphere(self) -> Array:
         """Whether the flow lives on the unit sphere, boolean, shape ()."""
@@ -82,27 +85,29 @@ def norm_squared(tree: Params) -> Array:
     return sum((jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)), start=0.0)  # type: ignore[return-value]
 
 
-def require_positive(**numbers: float) -> None:
-    """Refuse numbers that are not positive and finite; traced ones pass.
+def euclidean_step_size(learning_rate: Array, weight_decay: Array) -> Array:
+    """Step size of GD+WD where w itself moves and not its direction alone.
 
-    Raises:
-      ValueError: names the first that is not.
+    Args:
+      learning_rate, weight_decay: η and λ, shape ().
+
+    Returns:
+      η̃ = η/(1 − ηλ/2), shape (); at λ_1(∇²L) = 2/η̃ = 2/η − λ a step has the eigenvalue −1.
+
+    Source: docs/theory.md, sections 5 and 10.
     """
-    for name, value in numbers.items():
-        if is_concrete(value) and not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name} must be positive and finite, got {value!r}")
+    return learning_rate / (1.0 - 0.5 * learning_rate * weight_decay)
 
 
 def require_share(name: str, value: float) -> None:
     """Refuse a weight of a moving average that is not in [0, 1); a traced one passes.
+
+    Args:
+      name: what to call it in the error.
+      value: the weight of the past.
 
     Raises:
       ValueError: names it.
     """
     if is_concrete(value) and not 0 <= value < 1:
         raise ValueError(f"{name} must be at least 0 and below 1, got {value!r}")
-
-
-def is_concrete(*values: object) -> bool:
-    """Whether these are numbers, and not values that jax traces."""
-    return not any(isinstance(value, jax.core.Tracer) for value in values)

@@ -9,6 +9,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from sharpflow.models.problem import Params, Problem
+from sharpflow.simulator.rules.edge_rule import require_share
+from sharpflow.simulator.schedule import require_count
 from sharpflow.theory.linearization import Linearization, Method, linearize, resolve_method
 from sharpflow.theory.manifold import residual_tolerance, retract_flat, unit
 from sharpflow.theory.residuals import residual_form
@@ -27,10 +29,19 @@ class FlatProjection(Protocol):
     """
 
     @property
-    def along_manifold(self) -> bool: ...
+    def along_manifold(self) -> bool:
+        """Whether it multiplies the motion along Γ and nothing else that lasts."""
+        ...
 
     def init(self, params: Params) -> Any:
-        """Its state before the first update."""
+        """Its state before the first update.
+
+        Args:
+          params: w_0.
+
+        Returns:
+          A pytree of arrays.
+        """
         ...
 
     def __call__(self, updates: Params, state: Any, params: Params) -> tuple[Params, Any]:
@@ -53,6 +64,9 @@ def tangent_at_manifold(
       on_sphere: whether Γ is taken within the sphere, which removes weight decay and
         the radial part of the gradient; by default as the problem is scale-invariant.
       method: how the Jacobian is handled, as in ``sharpflow.theory.linearize``.
+
+    Returns:
+      The projection, for ``ire``.
 
     Raises:
       ValueError: a loss alone, which defines no Γ, or an unknown method.
@@ -78,14 +92,16 @@ def outside_edge_space(
       k: number of sharp directions, at least 1.
       on_sphere, method: as in ``tangent_at_manifold``.
 
+    Returns:
+      The projection, for ``ire``.
+
     Raises:
       ValueError: k below 1, a loss alone, or an unknown method.
 
     Source: docs/flat-directions.md.
     """
     _require_manifold(problem, method)
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+    require_count("k", k)
     return _AtManifold(problem, _sphere(problem, on_sphere), method, k)
 
 
@@ -116,6 +132,9 @@ def flattest_coordinates(
         decay, as in the code of the paper. False leaves the norm to the base optimizer.
       seed: of these draws.
 
+    Returns:
+      The projection, for ``ire``.
+
     Raises:
       ValueError: an argument out of range, or a loss alone.
 
@@ -124,11 +143,9 @@ def flattest_coordinates(
     _require_manifold(problem, "auto")
     if not 0 < share <= 1:
         raise ValueError(f"share must be in (0, 1], got {share!r}")
-    if not 0 <= decay < 1:
-        raise ValueError(f"decay must be in [0, 1), got {decay!r}")
-    for name, count in (("refresh_every", refresh_every), ("num_probes", num_probes)):
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
+    require_share("decay", decay)
+    require_count("refresh_every", refresh_every)
+    require_count("num_probes", num_probes)
     return _Coordinates(problem, share, refresh_every, decay, num_probes, radial, seed)
 
 

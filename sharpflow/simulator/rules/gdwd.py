@@ -8,8 +8,9 @@ import optax
 from jaxtyping import Array, Float
 
 from sharpflow.models.problem import Params
-from sharpflow.simulator.rules.edge_rule import is_concrete, norm_squared
-from sharpflow.theory.stability import effective_learning_rate, validate_rates
+from sharpflow.simulator.rules.edge_rule import euclidean_step_size, norm_squared
+from sharpflow.theory.arguments import validate_rates
+from sharpflow.theory.stability import effective_learning_rate
 
 
 def gdwd(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
@@ -27,8 +28,7 @@ def gdwd(learning_rate: float, weight_decay: float) -> optax.GradientTransformat
 
     Source: Lyu, Li and Arora 2022, equation (1).
     """
-    if is_concrete(learning_rate, weight_decay):
-        validate_rates(learning_rate, weight_decay)
+    validate_rates(learning_rate, weight_decay)
 
     def init(params: Params) -> GDWDState:
         dtype = jax.tree.leaves(params)[0].dtype
@@ -52,7 +52,7 @@ class GDWDState(NamedTuple):
 
     def step_size(self) -> Array:
         """η/(1 − ηλ/2), so that 2/η̃ = 2/η − λ: there −1 is an eigenvalue of a step."""
-        return self.learning_rate / (1.0 - 0.5 * self.learning_rate * self.weight_decay)
+        return euclidean_step_size(self.learning_rate, self.weight_decay)
 
     def stability_line(self) -> Array:
         """2/η."""
@@ -65,6 +65,10 @@ class GDWDState(NamedTuple):
     def response(self) -> Array:
         """2."""
         return jnp.full_like(self.learning_rate, 2.0)
+
+    def oscillation_share(self) -> Array:
+        """1."""
+        return jnp.ones_like(self.learning_rate)
 
     def stays_on_sphere(self) -> Array:
         """True: w moves freely, its direction on the sphere."""

@@ -8,8 +8,9 @@ import optax
 from jaxtyping import Array, Float
 
 from sharpflow.models.problem import Params
-from sharpflow.simulator.rules.edge_rule import is_concrete, norm_squared, require_share
-from sharpflow.theory.stability import effective_learning_rate, validate_rates
+from sharpflow.simulator.rules.edge_rule import euclidean_step_size, norm_squared, require_share
+from sharpflow.theory.arguments import validate_rates
+from sharpflow.theory.stability import effective_learning_rate
 
 
 def momentum(
@@ -35,8 +36,7 @@ def momentum(
 
     Source: docs/other-dynamics.md, section 3.
     """
-    if is_concrete(learning_rate, weight_decay):
-        validate_rates(learning_rate, weight_decay)
+    validate_rates(learning_rate, weight_decay)
     require_share("beta", beta)
 
     def init(params: Params) -> MomentumState:
@@ -59,23 +59,23 @@ class MomentumState(NamedTuple):
     weight_decay: Float[Array, ""]
     average: Params
 
-    def share(self) -> Array:
-        """(1 − β)/(1 + β), what an oscillation of period two feels of η."""
+    def oscillation_share(self) -> Array:
+        """(1 − β)/(1 + β), what an oscillation of period two feels of η, and its size with it."""
         return (1.0 - self.beta) / (1.0 + self.beta)
 
     def effective_learning_rate(self, params: Params) -> Array:
         """(1 − β)/(1 + β) · η / ((1 − ηλ) ‖w‖²)."""
         plain = effective_learning_rate(norm_squared(params), self.learning_rate, self.weight_decay)
-        return self.share() * plain
+        return self.oscillation_share() * plain
 
     def step_size(self) -> Array:
         """(1 − β)/(1 + β) · η/(1 − ηλ/2)."""
-        plain = self.learning_rate / (1.0 - 0.5 * self.learning_rate * self.weight_decay)
-        return self.share() * plain
+        plain = euclidean_step_size(self.learning_rate, self.weight_decay)
+        return self.oscillation_share() * plain
 
     def stability_line(self) -> Array:
         """2(1 + β)/((1 − β) η)."""
-        return 2.0 / (self.share() * self.learning_rate)
+        return 2.0 / (self.oscillation_share() * self.learning_rate)
 
     def intrinsic_rate(self) -> Array:
         """ηλ: the average delays a slow motion, and does not change its speed."""

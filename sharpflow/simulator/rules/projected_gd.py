@@ -8,7 +8,8 @@ import optax
 from jaxtyping import Array, Float
 
 from sharpflow.models.problem import Params
-from sharpflow.simulator.rules.edge_rule import norm_squared, require_positive
+from sharpflow.simulator.rules.edge_rule import norm_squared
+from sharpflow.theory.arguments import require_positive
 
 
 def projected_gd(effective_learning_rate: float) -> optax.GradientTransformation:
@@ -62,6 +63,10 @@ class ProjectedGDState(NamedTuple):
     def response(self) -> Array:
         """0."""
         return jnp.zeros_like(self.learning_rate)
+
+    def oscillation_share(self) -> Array:
+        """1."""
+        return jnp.ones_like(self.learning_rate)
 
     def stays_on_sphere(self) -> Array:
         """True."""

@@ -8,11 +8,8 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from sharpflow.models.problem import Params
-from sharpflow.simulator.rules.edge_rule import (
-    is_concrete,
-    norm_squared,
-    require_positive,
-)
+from sharpflow.simulator.rules.edge_rule import norm_squared
+from sharpflow.theory.arguments import is_concrete, require_positive
 
 
 def quasi_rmsprop(
@@ -81,6 +78,10 @@ class QuasiRMSpropState(NamedTuple):
     def response(self) -> Array:
         """b."""
         return self.b
+
+    def oscillation_share(self) -> Array:
+        """1."""
+        return jnp.ones_like(self.learning_rate)
 
     def stays_on_sphere(self) -> Array:
         """As asked for."""

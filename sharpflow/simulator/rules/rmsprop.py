@@ -1,5 +1,6 @@
 """RMSprop with a step size for every coordinate."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -8,7 +9,8 @@ import optax
 from jaxtyping import Array, Float
 
 from sharpflow.models.problem import Params
-from sharpflow.simulator.rules.edge_rule import require_positive, require_share
+from sharpflow.simulator.rules.edge_rule import require_share
+from sharpflow.theory.arguments import is_concrete, require_positive
 
 
 def rmsprop(
@@ -41,6 +43,8 @@ def rmsprop(
     """
     require_positive(learning_rate=learning_rate, epsilon=epsilon)
     require_share("decay", decay)
+    if is_concrete(initial_scale) and not 0.0 <= initial_scale < math.inf:
+        raise ValueError(f"initial_scale must be at least 0 and finite, got {initial_scale!r}")
 
     def init(params: Params) -> RMSpropState:
         dtype = jax.tree.leaves(params)[0].dtype

@@ -9,8 +9,9 @@ import optax
 from jaxtyping import Array, Float
 
 from sharpflow.models.problem import Params
-from sharpflow.simulator.rules.edge_rule import is_concrete, norm_squared, require_positive
-from sharpflow.theory.stability import effective_learning_rate, validate_rates
+from sharpflow.simulator.rules.edge_rule import euclidean_step_size, norm_squared
+from sharpflow.theory.arguments import require_positive, validate_rates
+from sharpflow.theory.stability import effective_learning_rate
 
 
 def sam(
@@ -35,8 +36,7 @@ def sam(
 
     Source: Foret et al. 2021, arXiv 2010.01412; docs/other-dynamics.md, section 5.
     """
-    if is_concrete(learning_rate, weight_decay):
-        validate_rates(learning_rate, weight_decay)
+    validate_rates(learning_rate, weight_decay)
     require_positive(rho=rho)
 
     def init(params: Params) -> SAMState:
@@ -63,13 +63,17 @@ class SAMState(NamedTuple):
 
     def step_size(self) -> Array:
         """η/(1 − ηλ/2), as without the reach."""
-        return self.learning_rate / (1.0 - 0.5 * self.learning_rate * self.weight_decay)
+        return euclidean_step_size(self.learning_rate, self.weight_decay)
 
     def intrinsic_rate(self) -> Array:
         """NaN: ηλ is not its only clock, and the flow of GD+WD does not hold."""
         return jnp.full_like(self.learning_rate, jnp.nan)
 
     def response(self) -> Array:
+        """NaN."""
+        return jnp.full_like(self.learning_rate, jnp.nan)
+
+    def oscillation_share(self) -> Array:
         """NaN."""
         return jnp.full_like(self.learning_rate, jnp.nan)
 

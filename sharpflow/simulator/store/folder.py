@@ -233,7 +233,7 @@ def open_run(folder: str | Path) -> "xarray.Dataset":
       used; points that have not ended have the status ``PENDING``.
 
     Raises:
-      ValueError: no run in this folder, or its arrays are damaged.
+      RunError: a ValueError: no run in this folder, or its arrays are damaged.
     """
     run = RunFolder(folder)
     run.description  # noqa: B018  raises where there is no run

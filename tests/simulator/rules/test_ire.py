@@ -258,7 +258,7 @@ def test_the_coordinates_can_leave_the_norm_to_the_base(stretched) -> None:
     [
         (lambda p: ire(sf.gdwd(0.1, 0.1), -1.0, tangent_at_manifold(p)), "kappa"),
         (lambda p: ire(sf.gdwd(0.1, 0.1), float("nan"), tangent_at_manifold(p)), "kappa"),
-        (lambda p: outside_edge_space(p, 0), "k must be at least 1"),
+        (lambda p: outside_edge_space(p, 0), "k must be an integer from 1"),
         (lambda p: tangent_at_manifold(p, method="fast"), "method"),
         (lambda p: flattest_coordinates(p, 0.0), "share"),
         (lambda p: flattest_coordinates(p, 1.5), "share"),

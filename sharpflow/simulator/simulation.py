@@ -1,0 +1,215 @@
+"""Simulate a single trajectory."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sharpflow.models.problem import Params, Problem, validate_params
+from sharpflow.simulator import observables as recorded
+from sharpflow.simulator.loop import padded_rows, run_chunk
+from sharpflow.simulator.program import (
+    EffectiveRate,
+    LoopState,
+    Program,
+    initial_memories,
+    initial_state,
+)
+from sharpflow.simulator.progress import progress_bar
+from sharpflow.simulator.provenance import provenance
+from sharpflow.simulator.rules import find_preconditioned_rule, find_rule
+from sharpflow.simulator.schedule import require_count, schedule
+from sharpflow.simulator.trajectory import Trajectory, told_by
+from sharpflow.theory.status import Status
+
+_CHUNKS = 32
+
+
+def simulate(
+    problem: Problem,
+    params: "Params | Trajectory",
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    *,
+    record_every: int = 1,
+    record_at: Sequence[int] | np.ndarray | None = None,
+    observables: Sequence[str | recorded.Observable] = recorded.DEFAULT,
+    snapshot_every: int | None = None,
+    effective_learning_rate: EffectiveRate | None = None,
+    progress: bool | None = None,
+) -> Trajectory:
+    """Simulate full-batch training and record what was asked for.
+
+    Records are made in compiled code, inside chunks that the host strings together;
+    memory does not grow with the number of steps beyond what is recorded.
+
+    Args:
+      problem: what to train.
+      params: where to start; or a ``Trajectory``, to go on from its end with its
+        optimizer state: steps are then counted on.
+      optimizer: an optax transformation; ``value``, ``grad`` and ``value_fn`` are
+        passed to those that take extra arguments.
+      num_steps: number of updates.
+      record_every: steps from a record to the next.
+      record_at: increasing steps to record instead, counted from this start; step 0
+        is always recorded. ``log_spaced`` makes them.
+      observables: names (``"loss"``, ``"norm_squared"``, ``"gradient_norm"``,
+        ``"effective_learning_rate"``, ``"threshold"``, ``"metrics"``,
+        ``"sharpness_iterate"``, ``"sharpness_midpoint"``, ``"sharpness_manifold"``,
+        ``"hessian_sharpness"``, ``"preconditioned_sharpness"``, ``"loss_mean"``,
+        ``"loss_rises"``) and ``Observable``s.
+      snapshot_every: records from a snapshot of the params to the next; none by default.
+      effective_learning_rate: (optimizer state, params) -> η̃ for rules of others;
+        without it they get no threshold.
+      progress: whether to show a progress bar; by default on a terminal only.
+
+    Returns:
+      The trajectory. A loss that stops being finite ends it with status ``DIVERGED``.
+
+    Raises:
+      ValueError: unusable params, numbers out of range, an unknown observable, or a
+        trajectory that another rule made.
+    """
+    requested, running = recorded.resolve(observables)
+    gaps = schedule(
+        num_steps,
+        None,
+        np.full(1, np.nan),
+        record_every=None if record_at is not None else record_every,
+        record_at=record_at,
+        num_records=None,
+    ).gaps(0, pieces=1)
+    if snapshot_every is not None:
+        require_count("snapshot_every", snapshot_every)
+    keep_previous = any(observable.needs_previous for observable in requested)
+    state = _starting_state(problem, params, optimizer, requested, keep_previous)
+    start = int(state.step)
+    began = time.perf_counter()
+    rows_per_chunk = _rows_per_chunk(len(gaps))
+    program = Program(
+        problem=problem,
+        make_rule=_GivenRule(optimizer._replace(init=_no_init)),
+        observables=requested,
+        rate=effective_learning_rate,
+        num_snapshots=0 if snapshot_every is None else -(-rows_per_chunk // snapshot_every),
+    )
+    lane = jax.tree.map(lambda leaf: leaf[None], state)
+    pieces, snapshots = [], []
+    with progress_bar(num_steps, progress) as advance:
+        for first in range(0, len(gaps), rows_per_chunk):
+            part = gaps[first : first + rows_per_chunk]
+            kept = (first + np.arange(len(part))) % (snapshot_every or 1) == 0
+            rows = padded_rows(part[:, None], True, kept[:, None], rows_per_chunk)
+            lane, columns, taken = run_chunk(program, lane, {}, rows)
+            pieces.append({name: np.asarray(v)[: len(part), 0] for name, v in columns.items()})
+            if taken is not None:
+                count = int(kept.sum())
+                snapshots.append(jax.tree.map(lambda v, n=count: np.asarray(v)[:n, 0], taken))
+            advance(int(part.sum()))
+            if int(lane.status[0]) != Status.SUCCESS:
+                break
+    state = jax.tree.map(lambda leaf: leaf[0], lane)
+    seconds = time.perf_counter() - began
+
+    flat = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    num_records = len(flat["step"])
+    wanted = [name for name in flat if name in running or name not in (*recorded.RUNNING, "step")]
+    snapshot_row = np.arange(0, num_records, snapshot_every) if snapshot_every else np.zeros(0, int)
+    return Trajectory(
+        step=start + np.concatenate([[0], np.cumsum(gaps[:-1])])[:num_records],
+        columns={name: flat[name][:num_records] for name in wanted},
+        params=jax.tree.map(lambda *leaves: np.concatenate(leaves), *snapshots)
+        if snapshot_every
+        else None,
+        snapshot_row=snapshot_row,
+        final_step=int(state.step),
+        final_params=state.params,
+        final_state=state,
+        status=Status(int(state.status)),
+        **told_by(problem, state.optimizer_state),
+        attributes=provenance(state.params)
+        | _hyperparameters(state.optimizer_state)
+        | {"seconds": seconds},
+    )
+
+
+def log_spaced(num_steps: int, count: int) -> np.ndarray:
+    """About ``count`` steps in [0, num_steps), logarithmically spaced, 0 first.
+
+    Args:
+      num_steps: updates that are made.
+      count: of steps, before those that round to the same one are merged.
+
+    Returns:
+      Increasing integers, for ``record_at``.
+
+    Raises:
+      ValueError: numbers below 1.
+    """
+    if num_steps < 1 or count < 1:
+        raise ValueError(f"num_steps and count must be at least 1, got {num_steps}, {count}")
+    return np.unique(np.concatenate([[0], np.geomspace(1, num_steps, count).astype(int) - 1]))
+
+
+def _rows_per_chunk(num_rows: int) -> int:
+    """About ``_CHUNKS`` chunks; powers of two, so that few lengths are compiled."""
+    return 1 << (max(num_rows // _CHUNKS, min(num_rows, 16)) - 1).bit_length()
+
+
+def _starting_state(
+    problem: Problem,
+    params: "Params | Trajectory",
+    optimizer: optax.GradientTransformation,
+    observables: tuple[recorded.Observable, ...],
+    keep_previous: bool,
+) -> LoopState:
+    if not isinstance(params, Trajectory):
+        params = jax.tree.map(jnp.copy, validate_params(problem, params))
+        return initial_state(
+            params, optimizer.init(params), observables, keep_previous=keep_previous
+        )
+    state = params.final_state
+    if state is None:
+        raise ValueError("params is a point of a grid, which holds no state to go on from")
+    fresh = optimizer.init(state.params)
+    same = {jax.tree.structure(fresh)} == {jax.tree.structure(state.optimizer_state)}
+    if not same or _hyperparameters(fresh) != _hyperparameters(state.optimizer_state):
+        raise ValueError(
+            "optimizer must be the rule that made this trajectory, with the same numbers; "
+            "start from trajectory.final_params to change it"
+        )
+    state = jax.tree.map(jnp.copy, state)
+    memories = initial_memories(state.params, observables)
+    if jax.tree.map(jnp.shape, memories) != jax.tree.map(jnp.shape, state.memories):
+        state = state.replace(memories=memories)
+    if keep_previous and state.previous is None:
+        return state.replace(previous=jax.tree.map(jnp.copy, state.params))
+    return state if keep_previous else state.replace(previous=None)
+
+
+def _hyperparameters(optimizer_state: Any) -> dict[str, float]:
+    """The numbers of a rule of ours, by name."""
+    names = ("learning_rate", "weight_decay", "b", "beta", "decay", "epsilon", "rho")
+    rule = find_rule(optimizer_state) or find_preconditioned_rule(optimizer_state)
+    found = {name: float(getattr(rule, name)) for name in names if hasattr(rule, name)}
+    enhanced = getattr(optimizer_state, "kappa", None)
+    return found if enhanced is None else found | {"kappa": float(enhanced)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _GivenRule:
+    """The same transformation whatever the hyperparameters."""
+
+    optimizer: optax.GradientTransformation
+
+    def __call__(self, **hyperparameters: jax.Array) -> optax.GradientTransformation:
+        return self.optimizer
+
+
+def _no_init(params: Params) -> Any:
+    raise AssertionError("the loop never initialises an optimizer")
