@@ -6,11 +6,10 @@ import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from sharpflow.models.problem import Params, Problem
+from sharpflow.models import Params, Problem
 from sharpflow.simulator.prediction import Projection, project_snapshots
 from sharpflow.simulator.trajectory import Trajectory, recorded_snapshots
-from sharpflow.theory.flow import FlowSolution
-from sharpflow.theory.stability import predicted_loss
+from sharpflow.theory import FlowSolution, predicted_loss
 
 if TYPE_CHECKING:
     import xarray

@@ -1,6 +1,7 @@
 """What the arrays of params are called in a dataset."""
 
-from sharpflow.models.problem import Params, parameter_paths
+from sharpflow.models import Params
+from sharpflow.models.problem import parameter_paths
 
 
 def parameter_names(params: Params, prefix: str) -> list[str]:

@@ -11,11 +11,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Int
 
-from sharpflow.models.problem import Params
+from sharpflow.models import Params
 from sharpflow.simulator.moment import Moment
 from sharpflow.simulator.program import Hyperparameters, LoopState, Program
 from sharpflow.simulator.rules import find_preconditioned_rule, find_rule
-from sharpflow.theory.status import Status
+from sharpflow.theory import Status
 
 
 @chex.dataclass(frozen=True)

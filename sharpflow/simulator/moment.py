@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array
 
-from sharpflow.models.problem import Params, Problem
+from sharpflow.models import Params, Problem
 from sharpflow.simulator.rules import EdgeRule, PreconditionedRule
 
 

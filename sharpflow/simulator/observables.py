@@ -12,7 +12,7 @@ from sharpflow.simulator.sharpness import (
     preconditioned_sharpness,
     sharpness,
 )
-from sharpflow.theory.stability import threshold
+from sharpflow.theory import threshold
 
 
 def _loss(moment: Moment) -> Array:

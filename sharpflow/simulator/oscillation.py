@@ -10,16 +10,15 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from sharpflow.models.problem import Params, Problem
+from sharpflow.models import Params, Problem
 from sharpflow.simulator.trajectory import Trajectory, recorded_snapshots
+from sharpflow.theory import FlowSolution, linearize
 from sharpflow.theory.edge_geometry import (
     EdgeSpace,
     continuing_turn,
     edge_covariance,
     edge_space,
 )
-from sharpflow.theory.flow import FlowSolution
-from sharpflow.theory.linearization import linearize
 from sharpflow.theory.manifold import retract_by_chords, unit
 from sharpflow.theory.residuals import residual_form
 

@@ -10,15 +10,13 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from sharpflow.models.problem import Params, Problem
+from sharpflow.models import Params, Problem
 from sharpflow.simulator.rules import find_rule
 from sharpflow.simulator.schedule import require_count
 from sharpflow.simulator.trajectory import Trajectory, recorded_snapshots
-from sharpflow.theory.flow import FlowSolution, sharpness_flow
-from sharpflow.theory.linearization import Method, linearize
-from sharpflow.theory.manifold import retract_with_status
+from sharpflow.theory import FlowSolution, Status, linearize, retract_with_status, sharpness_flow
+from sharpflow.theory.linearization import Method
 from sharpflow.theory.residuals import residual_form
-from sharpflow.theory.status import Status
 
 
 @chex.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from sharpflow.models.problem import Params
+from sharpflow.models import Params
 
 
 def provenance(params: Params | None = None) -> dict[str, Any]:

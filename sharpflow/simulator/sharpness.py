@@ -10,15 +10,12 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from sharpflow.models.problem import Params, Problem
+from sharpflow.models import Params, Problem
 from sharpflow.simulator.moment import Moment, Observable
 from sharpflow.simulator.schedule import require_count
-from sharpflow.theory.curvature import top_eigenpairs
-from sharpflow.theory.linearization import linearize
+from sharpflow.theory import Status, edge_ratio, linearize, top_eigenpairs
 from sharpflow.theory.manifold import retract_flat
 from sharpflow.theory.residuals import residual_form
-from sharpflow.theory.stability import edge_ratio
-from sharpflow.theory.status import Status
 
 Place = Literal["iterate", "midpoint", "manifold"]
 PLACES: tuple[Place, ...] = ("iterate", "midpoint", "manifold")

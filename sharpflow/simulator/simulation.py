@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sharpflow.models.problem import Params, Problem, validate_params
+from sharpflow.models import Params, Problem, validate_params
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.loop import padded_rows, run_chunk
 from sharpflow.simulator.program import (
@@ -25,7 +25,7 @@ from sharpflow.simulator.provenance import provenance
 from sharpflow.simulator.rules import find_preconditioned_rule, find_rule
 from sharpflow.simulator.schedule import require_count, schedule
 from sharpflow.simulator.trajectory import Trajectory, told_by
-from sharpflow.theory.status import Status
+from sharpflow.theory import Status
 
 _CHUNKS = 32
 

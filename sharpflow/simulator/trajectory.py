@@ -7,11 +7,11 @@ import chex
 import jax
 import numpy as np
 
-from sharpflow.models.problem import Params, Problem
+from sharpflow.models import Params, Problem
 from sharpflow.simulator.labels import parameter_names
 from sharpflow.simulator.program import LoopState
 from sharpflow.simulator.rules import find_rule, find_tangent_kappa
-from sharpflow.theory.status import Status
+from sharpflow.theory import Status
 
 if TYPE_CHECKING:
     import xarray

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from sharpflow.models.problem import Params, Problem
+from sharpflow.models import Params, Problem
 from sharpflow.theory.curvature import top_eigenpairs
 from sharpflow.theory.edge import symmetric_weights
 from sharpflow.theory.lanczos import lanczos, pseudo_random_block

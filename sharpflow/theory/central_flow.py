@@ -7,7 +7,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from sharpflow.models.problem import Params, Problem, validate_params
+from sharpflow.models import Params, Problem, validate_params
 from sharpflow.theory.arguments import require_positive, validate_rates
 from sharpflow.theory.central_integration import integrate
 from sharpflow.theory.status import Status

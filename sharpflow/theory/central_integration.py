@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
-from sharpflow.models.problem import Params, Problem
+from sharpflow.models import Params, Problem
 from sharpflow.theory.central_dynamics import Counts, Dynamics, Place
 from sharpflow.theory.central_step import Step, attempt
 from sharpflow.theory.status import Status

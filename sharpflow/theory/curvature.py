@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from sharpflow.models.problem import Params, Problem, validate_params
+from sharpflow.models import Params, Problem, validate_params
 from sharpflow.theory.lanczos import Matvec, Stop, lanczos, pseudo_random_block
 from sharpflow.theory.ritz import RitzPairs, resolve_tolerance, ritz_status
 from sharpflow.theory.status import Status

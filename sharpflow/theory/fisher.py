@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from sharpflow.models.problem import Params
+from sharpflow.models import Params
 from sharpflow.theory.lanczos import lanczos, pseudo_random_block
 from sharpflow.theory.linearization import Method, Residual, linearize, resolve_method
 from sharpflow.theory.linearization.spectrum import unit_rows

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from sharpflow.models.problem import Params, Problem, validate_params
+from sharpflow.models import Params, Problem, validate_params
 from sharpflow.theory.linearization import (
     Linearization,
     Method,

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sharpflow.models import RandomNetwork
 from sharpflow.models.activations import in_double, second_moment, variance
-from sharpflow.models.networks.random_network import RandomNetwork
 
 
 @dataclasses.dataclass(frozen=True)

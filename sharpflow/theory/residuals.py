@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from sharpflow.models.problem import Params, Problem
+from sharpflow.models import Params, Problem
 
 _NEWTON_STEPS = 50
 

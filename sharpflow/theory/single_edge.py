@@ -8,7 +8,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from sharpflow.models.problem import Params, Problem, validate_params
+from sharpflow.models import Params, Problem, validate_params
 from sharpflow.theory.arguments import require_positive
 from sharpflow.theory.edge_geometry import edge_gradients, edge_space
 from sharpflow.theory.linearization import Residual, linearize

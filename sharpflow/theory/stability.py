@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from sharpflow.models.problem import Params, Problem, validate_params
+from sharpflow.models import Params, Problem, validate_params
 from sharpflow.theory.arguments import require_positive, validate_rates
 from sharpflow.theory.curvature import spherical_sharpness
 from sharpflow.theory.flow import FlowSolution

@@ -1,5 +1,7 @@
 """The simulator against plain loops, and what it does at the edges of its input."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -157,6 +159,34 @@ def test_a_dataset_holds_the_columns_and_survives_netcdf(problem, params, tmp_pa
         np.testing.assert_allclose(read["tau"], 0.005 * found.step)
         np.testing.assert_array_equal(read["params.u"], found.params["u"])
         assert read.attrs["learning_rate"] == 0.5 and read.attrs["status"] == "SUCCESS"
+
+
+def test_params_that_are_one_array_are_labelled_as_in_a_grid():
+    problem = sf.models.linear_regression(np.eye(4)[:3], np.array([1.0, 2.0, -1.0]))
+    rule, last = sf.gdwd(0.5, 0.01), {"observables": ("loss",), "snapshot_every": 1}
+    alone = sf.simulate(problem, problem.init(jax.random.key(0)), rule, 2, **last).to_dataset()
+    grid = sf.simulate_grid(
+        problem, seeds=0, learning_rates=0.5, weight_decays=0.01, num_steps=2, **last
+    )
+    point = grid["params"].isel(seed=0, learning_rate=0, weight_decay=0)
+    assert alone["params"].dims == point.dims == ("snapshot", "params_0")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"step": np.arange(3, 5)}, "second starts at step 3, but first ends at 2"),
+        ({"columns": {}}, r"first recorded \['loss'\], but second \[\]"),
+        ({"params": {}}, "both have snapshots, or neither"),
+    ],
+)
+def test_trajectories_that_do_not_follow_each_other_are_refused(problem, params, change, message):
+    first = sf.simulate(problem, params, sf.gdwd(0.5, 0.01), 2, observables=("loss",))
+    second = dataclasses.replace(first, step=np.arange(2, 4))
+    assert sf.simulator.concatenate(first, second).step.tolist() == [0, 1, 2, 3]
+    second = dataclasses.replace(second, **change)
+    with pytest.raises(ValueError, match=message):
+        sf.simulator.concatenate(first, second)
 
 
 def test_the_progress_bar_can_be_turned_on_and_off(problem, params, capsys):

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sharpflow.models.problem import Problem
+from sharpflow.models import Problem
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.grid.engine import lengths
 from sharpflow.simulator.grid.execute import engine_of

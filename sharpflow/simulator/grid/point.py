@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from sharpflow.models.problem import Params, Problem
+from sharpflow.models import Params, Problem
 from sharpflow.simulator.grid.axes import BASE, keywords_of
 from sharpflow.simulator.grid.points import MakeOptimizer
 from sharpflow.simulator.grid.variables import PENDING
 from sharpflow.simulator.labels import parameter_names
 from sharpflow.simulator.rules import gdwd
 from sharpflow.simulator.trajectory import Trajectory, told_by
-from sharpflow.theory.status import Status
+from sharpflow.theory import Status
 
 if TYPE_CHECKING:
     import xarray

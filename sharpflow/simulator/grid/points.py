@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sharpflow.models.problem import Params, Problem, validate_params
+from sharpflow.models import Params, Problem, validate_params
 from sharpflow.simulator.grid.axes import BASE, Axes, keywords_of
 from sharpflow.simulator.program import Hyperparameters, LoopState, Program, initial_state
 from sharpflow.simulator.rules import find_rule

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sharpflow.models.problem import Problem
+from sharpflow.models import Problem
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.grid.axes import BASE, Axes, grid_axes, keywords_of
 from sharpflow.simulator.grid.compiled import stacked

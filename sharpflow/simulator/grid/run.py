@@ -16,7 +16,7 @@ from sharpflow.simulator.observables import RUNNING
 from sharpflow.simulator.progress import Advance
 from sharpflow.simulator.schedule import Schedule
 from sharpflow.simulator.store.checkpoint import Checkpoint
-from sharpflow.theory.status import Status
+from sharpflow.theory import Status
 
 
 class BatchRun:

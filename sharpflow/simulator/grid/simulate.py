@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import jax
 
-from sharpflow.models.problem import Problem
+from sharpflow.models import Problem
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.grid.execute import run_in_folder, run_in_memory
 from sharpflow.simulator.grid.points import MakeOptimizer, MakeProblem, Start

@@ -7,13 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from sharpflow.models.problem import Params
+from sharpflow.models import Params
 from sharpflow.simulator.grid.axes import Axes
 from sharpflow.simulator.grid.variables import PENDING
 from sharpflow.simulator.labels import parameter_names
 from sharpflow.simulator.store.errors import storage_errors
 from sharpflow.simulator.store.folder import RunFolder
-from sharpflow.theory.status import Status
+from sharpflow.theory import Status
 
 
 class Sink:

@@ -5,12 +5,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from sharpflow.models.problem import Params
+from sharpflow.models import Params
 from sharpflow.simulator.grid.axes import BASE, Axes
 from sharpflow.simulator.labels import parameter_names
 from sharpflow.simulator.schedule import Schedule
 from sharpflow.simulator.store.arrays import Variable, known
-from sharpflow.theory.status import Status
+from sharpflow.theory import Status
 
 PENDING = -1
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from sharpflow.models.problem import Params
+from sharpflow.models import Params
 from sharpflow.theory.arguments import is_concrete
 
 

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
-from sharpflow.models.problem import Params, Problem
+from sharpflow.models import Params, Problem
 from sharpflow.simulator.rules.edge_rule import require_share
 from sharpflow.simulator.schedule import require_count
-from sharpflow.theory.linearization import Linearization, Method, linearize, resolve_method
+from sharpflow.theory import Linearization, Status, linearize
+from sharpflow.theory.linearization import Method, resolve_method
 from sharpflow.theory.manifold import residual_tolerance, retract_flat, unit
 from sharpflow.theory.residuals import residual_form
-from sharpflow.theory.status import Status
 
 # ‖r‖ at Φ over that at θ: Φ need only be better than the expansion about it
 _RETRACTION_GAIN = 1e-4

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from sharpflow.models.problem import Params
+from sharpflow.models import Params
 from sharpflow.simulator.rules.edge_rule import find_tangent_kappa
 from sharpflow.simulator.rules.flat_directions import FlatProjection
 from sharpflow.theory.arguments import is_concrete

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from sharpflow.models.problem import Params
+from sharpflow.models import Params
 from sharpflow.simulator.rules.edge_rule import norm_squared
 from sharpflow.theory.arguments import is_concrete, require_positive
 

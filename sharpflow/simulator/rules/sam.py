@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from sharpflow.models.problem import Params
+from sharpflow.models import Params
 from sharpflow.simulator.rules.edge_rule import euclidean_step_size, norm_squared
+from sharpflow.theory import effective_learning_rate
 from sharpflow.theory.arguments import require_positive, validate_rates
-from sharpflow.theory.stability import effective_learning_rate
 
 
 def sam(
