@@ -151,8 +151,8 @@ def log_spaced(num_steps: int, count: int) -> np.ndarray:
     Raises:
       ValueError: numbers below 1.
     """
-    if num_steps < 1 or count < 1:
-        raise ValueError(f"num_steps and count must be at least 1, got {num_steps}, {count}")
+    require_count("num_steps", num_steps)
+    require_count("count", count)
     return np.unique(np.concatenate([[0], np.geomspace(1, num_steps, count).astype(int) - 1]))
 
 
@@ -177,6 +177,7 @@ def _starting_state(
     if state is None:
         raise ValueError("params is a point of a grid, which holds no state to go on from")
     fresh = optimizer.init(state.params)
+    # as sets, because jax declares no comparison of structures
     same = {jax.tree.structure(fresh)} == {jax.tree.structure(state.optimizer_state)}
     if not same or _hyperparameters(fresh) != _hyperparameters(state.optimizer_state):
         raise ValueError(
