@@ -110,7 +110,7 @@ class Dynamics:
             return jax.jvp(product, (params,), (second,))[1]
 
         rows, columns, weight = symmetric_weights(frame.shape[0], params.dtype)
-        return weight[:, None] * jax.vmap(third)(frame[rows], frame[columns])
+        return jax.vmap(third)(frame[rows], frame[columns]) * weight[:, None]
 
 
 @chex.dataclass(frozen=True)

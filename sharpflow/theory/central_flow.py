@@ -11,7 +11,7 @@ from sharpflow.models import Params, Problem, validate_params
 from sharpflow.theory.arguments import require_positive, validate_rates
 from sharpflow.theory.central_integration import integrate
 from sharpflow.theory.status import Status
-from sharpflow.theory.times import validated_times
+from sharpflow.theory.times import padded_times, validated_times
 
 
 @chex.dataclass(frozen=True)
@@ -127,7 +127,7 @@ def central_flow(
     state, rows = integrate(
         problem,
         params,
-        jnp.asarray((times - times[0]) / clock, flat.dtype),
+        jnp.asarray((padded_times(times) - times[0]) / clock, flat.dtype),
         jnp.asarray(learning_rate, flat.dtype),
         jnp.asarray(weight_decay, flat.dtype),
         jnp.asarray(rtol, flat.dtype),
@@ -136,6 +136,7 @@ def central_flow(
         max_edge=min(max_edge, flat.shape[0]),
         step_correction=step_correction,
     )
+    rows = jax.tree.map(lambda leaf: leaf[: len(times)], rows)
     solution = CentralFlowSolution(
         tau=jnp.asarray(times, flat.dtype),
         params=jax.vmap(unravel)(rows.params),

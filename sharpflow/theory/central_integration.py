@@ -89,7 +89,7 @@ def integrate(
     Args:
       problem: gives the loss.
       params: w at the first output time.
-      times: increasing output times t, in steps of GD, shape (T,).
+      times: output times t, in steps of GD, shape (T,), increasing, but for repeats at the end.
       learning_rate, weight_decay: η and λ, shape ().
       rtol, max_steps: as in ``central_flow``, shape ().
       step_size: a fixed step in t, or NaN for error control, shape ().

@@ -16,7 +16,7 @@ from sharpflow.theory.linearization import Method, linearize, resolve_method
 from sharpflow.theory.manifold import require_on_manifold
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.status import Status
-from sharpflow.theory.times import validated_times
+from sharpflow.theory.times import padded_times, validated_times
 
 _FIRST_STEP = 1e-3
 _WITHIN_REACH = 0.7  # of the edge: such eigenvalues are given room from the start
@@ -160,7 +160,8 @@ def sharpness_flow(
         integrate,
         problem,
         theta0,
-        tau=jnp.asarray(times, flat.dtype),
+        tau=jnp.asarray(padded_times(times), flat.dtype),
+        num_outputs=jnp.asarray(len(times), jnp.int32),
         b=jnp.asarray(b, flat.dtype),
         kappa=jnp.asarray(kappa, flat.dtype),
         rtol=jnp.asarray(rtol, flat.dtype),
@@ -176,6 +177,7 @@ def sharpness_flow(
         resumed = point.replace(status=jnp.zeros_like(point.status))
         point, later = run(resumed, edge_dimension=dimension)
         rows = _completed(rows, later)
+    rows = jax.tree.map(lambda leaf: leaf[: len(times)], rows)
     solution = FlowSolution(
         tau=jnp.asarray(times, flat.dtype),
         theta=jax.vmap(unravel)(rows.theta),

@@ -88,6 +88,7 @@ def integrate(
     start: FlowPoint,
     *,
     tau: Float[Array, " T"],
+    num_outputs: Int[Array, ""],
     b: Array,
     kappa: Array,
     rtol: Array,
@@ -103,7 +104,8 @@ def integrate(
     Args:
       problem, like: the problem and params, for their structure.
       start: a point of Γ.
-      tau: increasing output times.
+      tau: increasing output times, then repeats of the last one.
+      num_outputs: how many are asked for; the rows of the repeats are NaN.
       b, kappa, rtol, on_sphere, max_steps: as in ``sharpness_flow``.
       step_size: a fixed step, or NaN for error control.
       edge_dimension: eigenvalues that may share the edge; the status is ``EDGE_FULL``
@@ -154,12 +156,7 @@ def integrate(
         )
         return _State(point, chosen.space)
 
-    def advance(state: _State, until: Array) -> tuple[_State, Rows]:
-        state = jax.lax.while_loop(
-            lambda s: (s.point.time < until) & (s.point.status == Status.SUCCESS),
-            lambda s: attempt(s, until),
-            state,
-        )
+    def row_at(state: _State) -> Rows:
         point, space = state
         covariance = edge_covariance(
             space, point.log_threshold, b, rtol, kappa=kappa, on_sphere=on_sphere
@@ -169,11 +166,27 @@ def integrate(
             eigenvalues, _ = space.linearization.top_eigenpairs(num_eigenvalues, space.frame)
         else:
             eigenvalues = space.eigenvalues
-        row = Rows(point.theta, point.log_threshold, eigenvalues, jnp.pad(covariance, (0, room)))
-        missing = (point.status != Status.SUCCESS) | (point.time > until)
-        return state, jax.tree.map(lambda leaf: jnp.where(missing, jnp.nan, leaf), row)
+        return Rows(point.theta, point.log_threshold, eigenvalues, jnp.pad(covariance, (0, room)))
 
-    state, rows = jax.lax.scan(advance, state, tau)
+    def no_row(state: _State) -> Rows:
+        k, dtype = num_eigenvalues, state.point.theta.dtype
+        theta, values, matrix = (
+            jnp.full(shape, jnp.nan, dtype) for shape in (state.point.theta.shape, (k,), (k, k))
+        )
+        return Rows(theta, jnp.asarray(jnp.nan, dtype), values, matrix)
+
+    def advance(state: _State, output: tuple[Array, Array]) -> tuple[_State, Rows]:
+        until, index = output
+        state = jax.lax.while_loop(
+            lambda s: (s.point.time < until) & (s.point.status == Status.SUCCESS),
+            lambda s: attempt(s, until),
+            state,
+        )
+        missing = (state.point.status != Status.SUCCESS) | (state.point.time > until)
+        known = (index < num_outputs) & ~missing
+        return state, jax.lax.cond(known, row_at, no_row, state)
+
+    state, rows = jax.lax.scan(advance, state, (tau, jnp.arange(tau.shape[0], dtype=jnp.int32)))
     return state.point, rows
 
 

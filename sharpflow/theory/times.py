@@ -2,6 +2,8 @@
 
 import numpy as np
 
+_SHORTEST = 16
+
 
 def validated_times(tau: object) -> np.ndarray:
     """``tau`` as a vector of float64, shape (T,).
@@ -19,3 +21,18 @@ def validated_times(tau: object) -> np.ndarray:
             f"tau[{index}] = {times[index]:g}"
         )
     return times
+
+
+def padded_times(times: np.ndarray) -> np.ndarray:
+    """Output times with the last one repeated, up to a length that most calls share.
+
+    A program is compiled for a number of output times; so one serves many.
+
+    Args:
+      times: shape (T,).
+
+    Returns:
+      Shape (P,), P the power of two from 16 on that is at least T.
+    """
+    length = max(_SHORTEST, 1 << (len(times) - 1).bit_length())
+    return np.pad(times, (0, length - len(times)), mode="edge")
