@@ -22,6 +22,20 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("sharpflow", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("sharpflow")
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--optimized``: programs as users have them; it takes about twice as long."""
+    parser.addoption(
+        "--optimized", action="store_true", help="let XLA optimize what the tests compile"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Nearly every test compiles programs that it runs once: compile them quickly."""
+    if not config.getoption("optimized"):
+        jax.config.update("jax_disable_most_optimizations", True)
+
+
 _MOST_MAPPINGS = 20_000  # of memory; Linux allows a process 65,530
 
 
