@@ -203,7 +203,7 @@ def _pair_expectation(function: Callable, q: float, covariance: float) -> float:
     return float(np.square(given) @ density)
 
 
-@functools.cache  # the nodes take a third of a second, which importing should not
+@functools.cache  # an eigenvalue problem of size 400, which importing should not wait for
 def _standard_normal() -> tuple[np.ndarray, np.ndarray]:
     """Nodes z and the weights with which a sum over them is an expectation, both (400,)."""
     nodes, weights = np.polynomial.legendre.leggauss(400)

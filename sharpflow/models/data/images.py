@@ -32,6 +32,9 @@ class Images:
       dtype: of ``images``, float32 or float64.
       indices: where each image stood in what was read, shape (n,).
       subsets: the subsets taken, in order, each as its rule with its arguments.
+
+    Raises:
+      ValueError: a label that is not among ``classes``.
     """
 
     pixels: np.ndarray
