@@ -1,9 +1,9 @@
-"""``python -m docs.pages``: run the tutorial and the gallery, draw their pictures, make the notebook.
+"""``python -m docs.pages``: draw the pictures of the pages, and make the notebook.
 
-A page is run as a reader would run it: its Python blocks from top to bottom, in one namespace. What
-a block prints may stand below it as a ``text`` block; the figures that it leaves open are the
-pictures that follow it, in their order. Both are written here, and ``tests/test_documentation.py``
-compares.
+A page is run as a reader would run it: its Python blocks from top to bottom, in one
+namespace. What a block prints may stand below it as a ``text`` block; the figures
+that it leaves open are the pictures that follow it, in their order. Both are
+written here, and ``tests/test_documentation.py`` compares.
 """
 
 import argparse
@@ -25,7 +25,9 @@ DRAWN = ("tutorial", "gallery")  # pages whose pictures their own code draws
 NOTEBOOK = "tutorial"
 NOTEBOOK_DPI = 100
 
-FENCED = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```[^\S\n]*$", re.MULTILINE | re.DOTALL)
+FENCED = re.compile(
+    r"^```(\w*)[^\n]*\n(.*?)^```[^\S\n]*$", re.MULTILINE | re.DOTALL
+)
 PICTURE = re.compile(r"^!\[[^\]]*\]\(([^)]+)\)$", re.MULTILINE)
 
 
@@ -63,12 +65,17 @@ def blocks(text: str) -> list[Block]:
 
 def python_blocks(text: str) -> list[Block]:
     """The Python blocks of a page; what follows one reaches to the next of them."""
-    parts = re.split(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    return [Block("python", *pair) for pair in zip(parts[1::2], parts[2::2], strict=True)]
+    parts = re.split(
+        r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL
+    )
+    return [
+        Block("python", *pair)
+        for pair in zip(parts[1::2], parts[2::2], strict=True)
+    ]
 
 
 def run(codes: Sequence[str], name: str = "page") -> Iterator[Ran]:
-    """Run blocks in one namespace; the figures of one are closed when the next is asked for.
+    """Run blocks in one namespace; the figures of one are closed before the next.
 
     Files that they write land in the working directory.
     """
@@ -79,7 +86,10 @@ def run(codes: Sequence[str], name: str = "page") -> Iterator[Ran]:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile(code, f"{name}, Python block {number}", "exec"), namespace)
-        yield Ran(printed.getvalue(), [pyplot.figure(label) for label in pyplot.get_fignums()])
+        yield Ran(
+            printed.getvalue(),
+            [pyplot.figure(label) for label in pyplot.get_fignums()],
+        )
         pyplot.close("all")
 
 
@@ -101,7 +111,9 @@ def with_printed(text: str, printed: Sequence[str]) -> str:
     return re.sub(pattern, renewed, text, flags=re.MULTILINE | re.DOTALL)
 
 
-def notebook(text: str, outputs: "Sequence[list[NotebookNode]] | None" = None) -> "NotebookNode":
+def notebook(
+    text: str, outputs: "Sequence[list[NotebookNode]] | None" = None
+) -> "NotebookNode":
     """A page as a notebook: its Python blocks are the code cells.
 
     Args:
@@ -110,7 +122,9 @@ def notebook(text: str, outputs: "Sequence[list[NotebookNode]] | None" = None) -
     """
     from nbformat import v4
 
-    parts = re.split(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    parts = re.split(
+        r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL
+    )
     cells = []
     for place, part in enumerate(parts):
         if place % 2:
@@ -126,14 +140,17 @@ def notebook(text: str, outputs: "Sequence[list[NotebookNode]] | None" = None) -
         cells.append(cell)
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     return v4.new_notebook(
-        cells=cells, metadata={"kernelspec": kernel, "language_info": {"name": "python"}}
+        cells=cells,
+        metadata={"kernelspec": kernel, "language_info": {"name": "python"}},
     )
 
 
 def _for_notebook(words: str, *, after_code: bool) -> str:
-    """Markdown as Jupyter reads it; what a block prints and draws is left to the outputs."""
+    """Markdown as Jupyter reads it, without what the outputs show."""
     if after_code:
-        words = re.sub(r"\A\n*```text\n.*?^```$", "", words, flags=re.MULTILINE | re.DOTALL)
+        words = re.sub(
+            r"\A\n*```text\n.*?^```$", "", words, flags=re.MULTILINE | re.DOTALL
+        )
         words = PICTURE.sub("", words)
     words = re.sub(r"\\[()]", "$", words)
     words = re.sub(r"\\[\[\]]", "$$", words)
@@ -149,16 +166,17 @@ def _cell_outputs(ran: Ran) -> "list[NotebookNode]":
         shown.append(v4.new_output("stream", name="stdout", text=ran.printed))
     for figure in ran.figures:
         picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=NOTEBOOK_DPI, metadata={"Software": None})
+        figure.savefig(
+            picture, format="png", dpi=NOTEBOOK_DPI, metadata={"Software": None}
+        )
         data = {"image/png": base64.b64encode(picture.getvalue()).decode()}
         shown.append(v4.new_output("display_data", data=data))
     return shown
 
 
 def make(name: str) -> None:
-    """Run a page and write its pictures, its printed texts and, of the tutorial, the notebook."""
+    """Run a page; write its pictures, what it prints, and the notebook."""
     import nbformat
-
     from sharpflow.experiments.plots import save
 
     path = DOCS / f"{name}.md"
@@ -166,7 +184,9 @@ def make(name: str) -> None:
     page = python_blocks(text)
     printed, shown = [], []
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        for block, ran in zip(page, run([block.code for block in page], name), strict=True):
+        for block, ran in zip(
+            page, run([block.code for block in page], name), strict=True
+        ):
             for picture, figure in zip(block.pictures, ran.figures, strict=True):
                 save(figure, DOCS / picture)
             printed.append(ran.printed)
@@ -180,7 +200,9 @@ def make(name: str) -> None:
 def main() -> None:
     """Make the pages that are named, by default all that draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("pages", nargs="*", default=DRAWN, help=f"of {', '.join(DRAWN)}")
+    parser.add_argument(
+        "pages", nargs="*", default=DRAWN, help=f"of {', '.join(DRAWN)}"
+    )
     for name in parser.parse_args().pages:
         make(name)
 

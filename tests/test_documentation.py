@@ -1,16 +1,14 @@
 """Every code block of README and of the documentation is run, or checked without running it.
 
-| block | what is done with it |
-|---|---|
-| python | runs, those of a page from top to bottom in one namespace and an empty folder |
-| python of README and index | is a part of the tutorial, and runs there |
-| text | what the Python block above it prints, but for the digits |
-| shell, console | every line with ``sharpflow`` is parsed by its command line, every ``make`` has its target |
-| toml | is read and checked as a config, beside the modules that its page shows |
-| pycon | runs as a doctest where there are images to run it on |
+- python: runs, the blocks of a page from top to bottom in one namespace and a folder of its own.
+  Those of README and index are the tutorial's, and run there.
+- text: is what the Python block above it prints, but for the digits.
+- shell, console: the command line parses every ``sharpflow ...``; every ``make`` target is one.
+- toml: is read and checked as a config, beside the modules that its page shows.
+- pycon: runs as a doctest, where there are images to run it on.
 
-There is no other kind. A pycon block that needs a run of minutes is named in ``NOT_RUN``; nothing else
-is left out.
+There is no other kind. A pycon block that needs a run of minutes is named in ``NOT_RUN``; nothing
+else is left out.
 """
 
 import ast
