@@ -24,6 +24,7 @@ DOCS = Path(__file__).resolve().parent
 DRAWN = ("tutorial", "gallery")  # pages whose pictures their own code draws
 NOTEBOOK = "tutorial"
 NOTEBOOK_DPI = 100
+INLINE = "%matplotlib inline"  # without it a kernel shows the first figure only
 
 FENCED = re.compile(
     r"^```(\w*)[^\n]*\n(.*?)^```[^\S\n]*$", re.MULTILINE | re.DOTALL
@@ -114,24 +115,24 @@ def with_printed(text: str, printed: Sequence[str]) -> str:
 def notebook(
     text: str, outputs: "Sequence[list[NotebookNode]] | None" = None
 ) -> "NotebookNode":
-    """A page as a notebook: its Python blocks are the code cells.
+    """A page as a notebook: its Python blocks are the code cells after the first.
 
     Args:
       text: of the page.
-      outputs: to be shown below each of the code cells; none by default.
+      outputs: to be shown below each of the blocks; none by default.
     """
     from nbformat import v4
 
     parts = re.split(
         r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL
     )
-    cells = []
+    cells = [v4.new_code_cell(INLINE, id="setup")]
     for place, part in enumerate(parts):
         if place % 2:
             number = place // 2
             cell = v4.new_code_cell(part.rstrip("\n"))
             if outputs is not None:
-                cell.update(outputs=outputs[number], execution_count=number + 1)
+                cell.update(outputs=outputs[number], execution_count=number + 2)
         elif words := _for_notebook(part, after_code=place > 0):
             cell = v4.new_markdown_cell(words)
         else:
