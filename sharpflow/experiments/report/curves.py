@@ -1,0 +1,142 @@
+"""The records of every point, thinned to what a screen shows, for the page to draw."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sharpflow.experiments.plots.quantities import edge_of, is_edge_ratio, metric_names
+
+if TYPE_CHECKING:
+    import xarray
+
+MOST_BUCKETS = 240
+FEWEST_BUCKETS = 20
+MOST_VALUES = 300_000  # of all curves of a page, about 9 bytes each
+
+_NAMES = {
+    "loss": "loss L",
+    "loss_mean": "mean loss L̄",
+    "threshold": "threshold λ*",
+    "stability_line": "2/η",
+    "sharpness_iterate": "λ₁ at θₜ",
+    "sharpness_midpoint": "λ₁ at the midpoint",
+    "sharpness_manifold": "λ₁ at Φ(θₜ)",
+    "hessian_sharpness": "λ₁(∇²L(w))",
+    "preconditioned_sharpness": "preconditioned λ₁",
+    "edge_ratio_iterate": "λ₁/λ* at θₜ",
+    "edge_ratio_midpoint": "λ₁/λ* at the midpoint",
+    "edge_ratio_manifold": "λ₁/λ* at Φ(θₜ)",
+    "norm_squared": "‖w‖²",
+}
+
+
+def name_of(column: str) -> str:
+    """A column in a word and a symbol."""
+    return _NAMES.get(column, column.replace("_", " "))
+
+
+def panels(dataset: "xarray.Dataset", time: str) -> list[dict[str, Any]]:
+    """What is drawn together: each panel has a title, a scale and the columns in it.
+
+    Args:
+      dataset: of a run.
+      time: its dimension of records.
+    """
+    sharpnesses = [name for name in _NAMES if "sharpness" in name and name in dataset]
+    edges = dict.fromkeys(edge for name in sharpnesses if (edge := edge_of(dataset, name)))
+    if "threshold" in dataset:
+        edges["threshold"] = None
+    ratios = [name for name in _NAMES if is_edge_ratio(name) and name in dataset]
+    losses = [name for name in ("loss", "loss_mean") if name in dataset]
+    found = [
+        _panel("training loss", losses, log=True),
+        _panel("sharpness and threshold", [*edges, *sharpnesses], log=True),
+        _panel("edge ratio", ratios, line=1.0),
+        *(_panel(name_of(name), [name]) for name in metric_names(dataset, time)),
+    ]
+    return [panel for panel in found if panel["columns"]]
+
+
+def _panel(
+    title: str, columns: Sequence[str], *, log: bool = False, line: float | None = None
+) -> dict[str, Any]:
+    return {"title": title, "columns": list(columns), "log": log, "line": line}
+
+
+def num_buckets(num_curves: int) -> int:
+    """Into how many parts each curve is thinned, so that a large grid makes no huge page."""
+    share = MOST_VALUES // (2 * max(num_curves, 1))
+    return max(FEWEST_BUCKETS, min(MOST_BUCKETS, share))
+
+
+def thinned(rows: int, buckets: int) -> np.ndarray:
+    """First row of each bucket, shape (buckets,) or fewer; of few rows each is one of its own."""
+    if rows <= 2 * buckets:
+        return np.arange(rows)
+    return np.unique(np.linspace(0, rows, buckets, endpoint=False).astype(int))
+
+
+def envelope(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """The smallest and the largest value of each bucket, in the order in which they come.
+
+    Args:
+      values: of every record, shape (T,); NaN where there is none.
+      starts: as ``thinned`` gives them.
+
+    Returns:
+      Shape (2 · buckets,), or ``values`` where every record is a bucket.
+    """
+    if len(starts) == len(values):
+        return values
+    ends = [*starts[1:], len(values)]
+    found = np.full((len(starts), 2), np.nan)
+    for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        part = values[start:end]
+        if np.isfinite(part).any():
+            places = sorted([int(np.nanargmin(part)), int(np.nanargmax(part))])
+            found[index] = part[places]
+    return found.reshape(-1)
+
+
+def times(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Times for the pairs of ``envelope``: the first and the last of each bucket."""
+    if len(starts) == len(values):
+        return values
+    ends = np.append(starts[1:], len(values)) - 1
+    return np.stack([values[starts], values[ends]], axis=1).reshape(-1)
+
+
+def packed(values: np.ndarray) -> list[float | None]:
+    """Numbers to five digits for JSON, which knows no NaN."""
+    return [
+        float(f"{value:.5g}") if np.isfinite(value) else None for value in np.asarray(values, float)
+    ]
+
+
+def curves_of(
+    columns: Mapping[str, np.ndarray],
+    step: np.ndarray,
+    tau: np.ndarray | None,
+    buckets: int,
+) -> dict[str, Any]:
+    """The curves of one point.
+
+    Args:
+      columns: by name, shapes (T,).
+      step, tau: of every record, shapes (T,); ``tau`` None where it does not move.
+      buckets: as ``num_buckets`` gives it.
+
+    Returns:
+      ``step``, ``tau`` and ``columns`` as lists.
+    """
+    known = [np.flatnonzero(np.isfinite(values)) for values in columns.values()]
+    last = max((int(found[-1]) + 1 for found in known if found.size), default=0)
+    starts = thinned(last, buckets)
+    return {
+        "step": [int(value) for value in times(step[:last], starts)],
+        "tau": None if tau is None else packed(times(tau[:last], starts)),
+        "columns": {
+            name: packed(envelope(values[:last], starts)) for name, values in columns.items()
+        },
+    }

@@ -1,0 +1,152 @@
+"""The flow of some points of a run, from the snapshots that it kept."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sharpflow.experiments.config import load
+from sharpflow.experiments.run import CONFIG_FILE
+from sharpflow.models.problem import Problem
+from sharpflow.simulator import Trajectory, compare, grid_point, predict
+from sharpflow.simulator.grid.axes import Axes, keywords_of
+from sharpflow.simulator.rules import gdwd
+from sharpflow.theory.flow import FlowSolution
+
+if TYPE_CHECKING:
+    import xarray
+
+MOST = 12  # points that are predicted where nobody says how many
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """A point set against its flow.
+
+    Attributes:
+      trajectory: of the point.
+      flow: its prediction.
+      comparison: of the two.
+    """
+
+    trajectory: Trajectory
+    flow: FlowSolution
+    comparison: "xarray.Dataset"
+
+
+@dataclasses.dataclass(frozen=True)
+class Remade:
+    """What a run simulated, made again from its config.
+
+    Attributes:
+      axes: with the values of the config, tuples among them.
+      make: the problem of a point, from the values of the axes.
+      optimizer: as ``simulate_grid`` takes it.
+    """
+
+    axes: Axes
+    make: Callable[[dict[str, Any]], Problem]
+    optimizer: Callable[..., Any]
+
+
+def remake(folder: Path) -> Remade:
+    """The problem and the optimizer of a run.
+
+    The config names functions. They are looked for in the working directory and among what is
+    installed, not beside the run: a folder that somebody sent is read, but no code in it is run.
+
+    Raises:
+      ValueError: the run has no config, a function is missing, or one fails.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"the run has no {CONFIG_FILE}, which only the command line writes: its problem is "
+            "not known"
+        )
+    config = dataclasses.replace(load(str(path), check_functions=False), folder=None)
+    arguments = config.build()
+    given = arguments["problem"]
+    axes = Axes(
+        {
+            "seed": config.seed,
+            "learning_rate": config.learning_rate,
+            "weight_decay": config.weight_decay,
+            **config.axes,
+        }
+    )
+    made: dict[tuple, Problem] = {}
+
+    def make(point: dict[str, Any]) -> Problem:
+        if isinstance(given, Problem):
+            return given
+        names = keywords_of(given, list(config.axes))
+        values = tuple(point[name] for name in names)
+        if values not in made:
+            made[values] = given(**dict(zip(names, values, strict=True)))
+        return made[values]
+
+    return Remade(axes, make, arguments.get("optimizer", gdwd))
+
+
+def chosen(status: np.ndarray, most: int | None) -> list[int]:
+    """The points to predict: of each combination of the axes but the seed the first seed first.
+
+    Args:
+      status: of the points, shape (seeds, ...); 0 where one has ended well.
+      most: how many; by default one of each combination, ``MOST`` at most.
+
+    Returns:
+      Numbers of points, in the order of the flattened ``status``.
+    """
+    done = (status == 0).reshape(len(status), -1)
+    rank = np.where(done, np.cumsum(done, axis=0) - 1, -1)  # among the seeds that ended well
+    limit = min(MOST, int((rank == 0).sum())) if most is None else most
+    ordered = [
+        int(point)
+        for turn in range(int(rank.max(initial=-1)) + 1)
+        for point in np.flatnonzero(rank.reshape(-1) == turn)
+    ]
+    return sorted(ordered[:limit])
+
+
+def predict_points(
+    remade: Remade, dataset: "xarray.Dataset", points: Sequence[int], progress: bool | None
+) -> tuple[dict[int, Prediction], dict[int, str]]:
+    """Integrate the flow of points, and set each beside it.
+
+    Args:
+      remade: what was simulated.
+      dataset: of the run, with snapshots.
+      points: their numbers.
+      progress: whether to show a bar; by default on a terminal.
+
+    Returns:
+      The predictions, and of the points that have none the reason.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    shown = console.is_terminal if progress is None else progress
+    found: dict[int, Prediction] = {}
+    reasons: dict[int, str] = {}
+    bar = track(points, "predicting", console=console, transient=True, disable=not shown)
+    for point in bar:
+        try:
+            found[point] = _prediction(remade, dataset, point)
+        except (ValueError, RuntimeError) as error:
+            reasons[point] = " ".join(str(error).split())
+    return found, reasons
+
+
+def _prediction(remade: Remade, dataset: "xarray.Dataset", point: int) -> Prediction:
+    at = remade.axes.at(point)
+    problem = remade.make(at)
+    places = dict(zip(remade.axes.names, remade.axes.index(point), strict=True))
+    labels = {name: dataset[name].values[place].item() for name, place in places.items()}
+    trajectory = grid_point(dataset, problem, optimizer=remade.optimizer, **labels)
+    flow = predict(problem, trajectory)
+    return Prediction(trajectory, flow, compare(trajectory, flow, problem))
