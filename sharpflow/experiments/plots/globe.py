@@ -40,7 +40,7 @@ def sphere(
     """
     points = np.asarray(points)
     flow_points = None if flow_points is None else np.asarray(flow_points)
-    view = _view(points if flow_points is None else flow_points, manifold_points)
+    view = facing(points if flow_points is None else flow_points, manifold_points)
     with style.styled(ax, size=(3.4, 3.7), projection="3d") as ax:
         _look_from(ax, view)
         _globe(ax, view)
@@ -120,8 +120,15 @@ def basis_from(flow_points: Params) -> np.ndarray:
     return np.stack(basis)
 
 
-def _view(flow_points: np.ndarray, manifold_points: np.ndarray | None) -> np.ndarray:
-    """Rows right, up and toward the viewer: the flow runs to the right, bent downwards."""
+def facing(flow_points: np.ndarray, manifold_points: np.ndarray | None = None) -> np.ndarray:
+    """Where ``sphere`` is seen from: the flow runs to the right, bent downwards.
+
+    Args:
+      flow_points, manifold_points: as ``sphere`` takes them.
+
+    Returns:
+      Orthonormal rows: right, up and toward the viewer, shape (3, 3).
+    """
     middle = flow_points.mean(axis=0)
     if manifold_points is not None:
         of_all = np.mean(manifold_points, axis=0)

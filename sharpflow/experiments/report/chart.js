@@ -20,8 +20,10 @@ function chart({ title, log, axis, curves, entry }) {
   function shown(value) {
     if (value === null || value === undefined) return "–";
     const size = Math.abs(value);
-    if (size !== 0 && (size < 1e-3 || size >= 1e5)) return value.toExponential(2).replace("e+", "e");
-    return String(Number(value.toPrecision(4)));
+    if (size === 0 || (size >= 1e-3 && size < 1e5)) return String(Number(value.toPrecision(4)));
+    const [digits, power] = value.toExponential(2).split("e");
+    const raised = [...power.replace("+", "")].map((sign) => (sign === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[sign])).join("");
+    return Number(digits) === 1 ? `10${raised}` : `${Number(digits)}·10${raised}`;
   }
 
   function tag(name, attributes, text) {

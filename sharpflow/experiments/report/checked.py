@@ -35,7 +35,12 @@ def checked_page(folder: Path) -> Page:
     is_demo = (folder / "demo.nc").is_file()
     numbers = sorted(file.name for file in folder.glob("*.nc"))
     command = _demo_command(made) if is_demo else _validation_command(made)
-    pictures = [file for file in folder.iterdir() if file.suffix in (".png", ".svg")]
+    spheres = _spheres(folder / "demo.nc") if is_demo else []
+    pictures = [
+        file
+        for file in folder.iterdir()
+        if file.suffix in (".png", ".svg") and not (spheres and file.stem == "sphere")
+    ]
     return Page(
         title=f"sharpflow demo: {folder.absolute().name}"
         if is_demo
@@ -48,7 +53,7 @@ def checked_page(folder: Path) -> Page:
         provenance={"How it was made": {name: _text(value) for name, value in made.items()}},
         reading="import xarray\n\n"
         + "\n".join(f"print(xarray.open_dataset({name!r}))" for name in numbers),
-        spheres=_spheres(folder / "demo.nc") if is_demo else [],
+        spheres=spheres,
         figures=embedded(pictures),
         figure_note="The folder holds no figures.",
     )
@@ -64,7 +69,7 @@ def _row(check: Check) -> list[Cell]:
     verdict = {None: Cell(""), True: Cell("yes", "yes", "holds"), False: Cell("NO", "NO", "fails")}
     return [
         words(check.part),
-        words(check.statement),
+        words(check.statement, "statement"),
         number(check.measured),
         words(check.allowed),
         verdict[check.holds],

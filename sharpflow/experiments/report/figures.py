@@ -2,6 +2,7 @@
 
 import base64
 import re
+import struct
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -65,7 +66,7 @@ _PATTERNS = (
 
 
 def embedded(paths: Iterable[Path]) -> list[Figure]:
-    """Picture files as data URIs, in the order of their names; of one name the smaller file.
+    """Picture files as data URIs; of one name the smaller file.
 
     Args:
       paths: of ``.png`` and ``.svg`` files.
@@ -73,8 +74,17 @@ def embedded(paths: Iterable[Path]) -> list[Figure]:
     smallest: dict[str, Path] = {}
     for path in sorted(paths, key=lambda path: path.stat().st_size, reverse=True):
         smallest[path.stem] = path
-    ordered = sorted(smallest, key=lambda name: (not name.startswith("outcomes"), name))
-    return [Figure(name, caption(name), data_uri(smallest[name])) for name in ordered]
+    return [
+        Figure(name, caption(name), data_uri(smallest[name]), size(smallest[name]))
+        for name in sorted(smallest, key=_order)
+    ]
+
+
+def _order(name: str) -> tuple:
+    """The outcomes first, then quantity by quantity its map before its bands."""
+    kind, _, quantity = name.partition("-")
+    of_grid = kind in ("final", "bands")
+    return name != "outcomes", quantity if of_grid else name, kind == "bands"
 
 
 def drawn(dataset: "xarray.Dataset", folder: Path, data: Path, finished: bool) -> list[Figure]:
@@ -115,3 +125,13 @@ def caption(name: str) -> str:
 def data_uri(path: Path) -> str:
     """A file as a data URI."""
     return f"data:{_TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture, in pixels or, of an SVG, in points."""
+    if path.suffix == ".png":
+        width, height = struct.unpack(">II", path.read_bytes()[16:24])
+        return width, height
+    opening = path.read_text(encoding="utf-8")[:4000]
+    found = re.search(r'viewBox="[\d.]+ [\d.]+ ([\d.]+) ([\d.]+)"', opening)
+    return (round(float(found[1])), round(float(found[2]))) if found else (400, 300)

@@ -14,7 +14,7 @@ class Cell:
     Attributes:
       text: as it is shown.
       value: what rows are sorted by, a number or a text; None sorts last.
-      kind: ``"number"``, ``"text"``, ``"holds"`` or ``"fails"``.
+      kind: ``"number"``, ``"text"``, ``"statement"``, ``"holds"`` or ``"fails"``.
       link: where it leads, ``"#point-3"``.
     """
 
@@ -41,11 +41,24 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A picture: its name, what is seen in it, and the picture as a data URI."""
+    """A picture.
+
+    Attributes:
+      name: of its file, without suffix.
+      caption: what is seen in it.
+      source: itself, as a data URI.
+      size: width and height, in pixels or points.
+    """
 
     name: str
     caption: str
     source: str
+    size: tuple[int, int]
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it takes the whole width of a page."""
+        return self.size[0] > 1.8 * self.size[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +133,6 @@ def shown(value: float) -> str:
     return f"{value:.4g}"
 
 
-def words(text: str) -> Cell:
+def words(text: str, kind: str = "text") -> Cell:
     """A text, sorted as one."""
-    return Cell(text, text)
+    return Cell(text, text, kind)

@@ -1,6 +1,7 @@
 """The points of a run, one after the other, as a report goes through them."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ class Records:
 
     Attributes:
       axes: of the grid, in order.
+      shape: points along each axis.
       values: of each axis at each point, name -> list.
       status: -1 pending, 0 ended well, else diverged, shape (points,).
       step: of the records, shape (points, T).
@@ -31,6 +33,7 @@ class Records:
     """
 
     axes: tuple[str, ...]
+    shape: tuple[int, ...]
     values: dict[str, list[Any]]
     status: np.ndarray
     step: np.ndarray
@@ -47,8 +50,7 @@ class Records:
 
     def place(self, point: int) -> tuple[int, ...]:
         """Where a point lies along each axis."""
-        shape = [len(dict.fromkeys(map(str, self.values[name]))) for name in self.axes]
-        return tuple(int(index) for index in np.unravel_index(point, shape))
+        return tuple(int(index) for index in np.unravel_index(point, self.shape))
 
     def title(self, point: int) -> str:
         """A point in words: ``seed 0, η = 0.1, λ = 0.01``."""
@@ -71,12 +73,13 @@ def label(value: Any) -> str:
     return shown(value) if isinstance(value, float) else str(value)
 
 
-def records(dataset: "xarray.Dataset", time: str) -> Records:
+def records(dataset: "xarray.Dataset", time: str, labels: Mapping[str, Sequence[Any]]) -> Records:
     """The points of a run as arrays.
 
     Args:
       dataset: of the run.
       time: its dimension of records.
+      labels: values of each axis, by name: a metric may hide those of the dataset.
 
     Raises:
       ValueError: it is no grid of trajectories.
@@ -86,7 +89,7 @@ def records(dataset: "xarray.Dataset", time: str) -> Records:
     count = int(np.prod(shape))
     grids = np.meshgrid(*(np.arange(size) for size in shape), indexing="ij")
     values = {
-        name: [dataset[name].values[place].item() for place in grid.reshape(-1)]
+        name: [labels[name][place] for place in grid.reshape(-1)]
         for name, grid in zip(axes, grids, strict=True)
     }
     like = dataset["status"].transpose(*axes)
@@ -113,6 +116,7 @@ def records(dataset: "xarray.Dataset", time: str) -> Records:
     status = like.values.reshape(-1)
     return Records(
         axes=axes,
+        shape=shape,
         values=values,
         status=status,
         step=step,

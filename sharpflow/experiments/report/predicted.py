@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import xarray
 
 MOST = 12  # points that are predicted where nobody says how many
+RTOL = 3e-3  # of the flow, far below its distance from gradient descent; as in the demo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,18 +92,18 @@ def remake(folder: Path) -> Remade:
     return Remade(axes, make, arguments.get("optimizer", gdwd))
 
 
-def chosen(status: np.ndarray, most: int | None) -> list[int]:
+def chosen(usable: np.ndarray, most: int | None) -> list[int]:
     """The points to predict: of each combination of the axes but the seed the first seed first.
 
     Args:
-      status: of the points, shape (seeds, ...); 0 where one has ended well.
+      usable: which points can be predicted, shape (seeds, ...).
       most: how many; by default one of each combination, ``MOST`` at most.
 
     Returns:
-      Numbers of points, in the order of the flattened ``status``.
+      Numbers of points, in the order of the flattened ``usable``.
     """
-    done = (status == 0).reshape(len(status), -1)
-    rank = np.where(done, np.cumsum(done, axis=0) - 1, -1)  # among the seeds that ended well
+    usable = usable.reshape(len(usable), -1)
+    rank = np.where(usable, np.cumsum(usable, axis=0) - 1, -1)  # among the usable seeds
     limit = min(MOST, int((rank == 0).sum())) if most is None else most
     ordered = [
         int(point)
@@ -148,5 +149,5 @@ def _prediction(remade: Remade, dataset: "xarray.Dataset", point: int) -> Predic
     places = dict(zip(remade.axes.names, remade.axes.index(point), strict=True))
     labels = {name: dataset[name].values[place].item() for name, place in places.items()}
     trajectory = grid_point(dataset, problem, optimizer=remade.optimizer, **labels)
-    flow = predict(problem, trajectory)
+    flow = predict(problem, trajectory, rtol=RTOL)
     return Prediction(trajectory, flow, compare(trajectory, flow, problem))

@@ -46,7 +46,7 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None) -> Pa
     run = RunFolder(folder)
     asked, dataset = run.description, open_run(folder)
     time = time_dimension(dataset)
-    points = records(dataset, time)
+    points = records(dataset, time, asked["axes"])
     found, infimum, notes = _predictions(folder, dataset, points, predictions, progress)
     measures = _measures(points, asked, infimum)
     config = folder / CONFIG_FILE
@@ -100,13 +100,18 @@ def _predictions(
     except ValueError as error:
         said = " ".join(str(error).split())
         return {}, None, [f"No flow could be integrated, since the problem was not made: {said}"]
-    shape = [dataset.sizes[name] for name in points.axes]
-    picked = chosen(points.status.reshape(shape), most)
+    usable = (points.status == 0) & (points.intrinsic_rate > 0)
+    picked = chosen(usable.reshape(points.shape), most)
     found, reasons = predict_points(remade, dataset, picked, progress)
     notes = [
         f"The flow was integrated for {len(found)} of {points.count} points"
         + (": one of each combination of the axes but the seed." if most is None else ".")
     ]
+    if not usable.all():
+        notes.append(
+            "A point has no flow where it has not ended well, or its rule tells no flow time: "
+            "gradient descent without weight decay has none."
+        )
     notes += [f"No flow at {points.title(point)}: {why}" for point, why in reasons.items()]
     return found, infimum, notes
 
@@ -191,8 +196,7 @@ def _spheres(
     if found:
         made = [predicted_sphere(points.title(point), each) for point, each in found.items()]
     else:
-        shape = [dataset.sizes[name] for name in points.axes]
-        picked = chosen(points.status.reshape(shape), None)
+        picked = chosen((points.status == 0).reshape(points.shape), None)
         places = [dict(zip(points.axes, points.place(point), strict=True)) for point in picked]
         made = [
             recorded_sphere(points.title(point), dataset, place)
@@ -214,8 +218,8 @@ def _facts(points: Records, asked: dict[str, Any]) -> dict[str, str]:
     pending = int((points.status == -1).sum())
     ended = int((points.status == 0).sum())
     shape = " × ".join(
-        f"{len(dict.fromkeys(map(str, points.values[name])))} {name.replace('_', ' ')}"
-        for name in points.axes
+        f"{size} {name.replace('_', ' ')}"
+        for name, size in zip(points.axes, points.shape, strict=True)
     )
     facts = {
         "points": f"{points.count}: {shape}",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from sharpflow.experiments.plots.globe import facing
 from sharpflow.experiments.report.figures import data_uri
 from sharpflow.experiments.report.page import Sphere
 from sharpflow.models.problem import Params
@@ -88,7 +89,9 @@ def picture(sphere: Sphere) -> str:
 def coordinates(sphere: Sphere) -> dict[str, Any]:
     """The sphere for the page's script."""
     every = -(-len(sphere.points) // _MOST_POINTS)
+    seen = sphere.points if sphere.flow is None else sphere.flow
     curves = {
+        "view": facing(seen, sphere.manifold),
         "points": sphere.points[::every],
         "flow": sphere.flow,
         "manifold": sphere.manifold,

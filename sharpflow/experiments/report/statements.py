@@ -97,7 +97,7 @@ def _row(statement: str, predicted: str, values: np.ndarray) -> list[Cell]:
     known = values[np.isfinite(values)]
     found = [np.median(known), known.min(), known.max()] if known.size else [np.nan] * 3
     return [
-        words(statement),
+        words(statement, "statement"),
         Cell(predicted, predicted, "number"),
         *(number(value) for value in found),
         number(known.size),

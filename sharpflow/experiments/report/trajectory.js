@@ -48,7 +48,10 @@
           if (y) curves.push({ name: `predicted ${{ sharpness: "λ₁", threshold: "λ*", loss_mean: "L̄" }[name]}`, x: predicted.tau, y, look: name === "threshold" ? "predicted thick" : "predicted" });
         }
       }
-      if (panel.line !== null) curves.push({ name: `predicted: ${panel.line}`, x: [time[0], time[time.length - 1]], y: [panel.line, panel.line], look: "predicted" });
+      if (panel.line !== null) {
+        const expected = entry !== null && point.tau; // with a clock, from the entry on
+        curves.unshift({ name: expected ? `predicted: ${panel.line}` : `edge: ${panel.line}`, x: [expected ? entry : time[0], time[time.length - 1]], y: [panel.line, panel.line], look: expected ? "predicted thick" : "edge" });
+      }
       return { title: panel.title, log: panel.log, axis, curves, entry };
     });
     if (predicted && point.tau) {
