@@ -1,6 +1,6 @@
 // A line chart: axes with ticks, a legend, and the values under the pointer.
 "use strict";
-function chart({ title, log, axis, curves, entry }) {
+function chart({ title, log, axis, curves, entry, range: [first, last] }) {
   const space = { left: 58, right: 12, top: 24, bottom: 40 };
   const figure = document.createElement("figure");
   figure.className = "chart";
@@ -14,8 +14,6 @@ function chart({ title, log, axis, curves, entry }) {
   for (const value of values) [low, high] = [Math.min(low, bend(value)), Math.max(high, bend(value))];
   const margin = 0.04 * (high - low) || 0.1 * Math.abs(high) || 0.1;
   [low, high] = [low - margin, high + margin];
-  const times = curves.flatMap(({ x }) => [x[0], x[x.length - 1]]);
-  const [first, last] = [Math.min(...times), Math.max(...times)];
 
   function shown(value) {
     if (value === null || value === undefined) return "–";
@@ -44,7 +42,7 @@ function chart({ title, log, axis, curves, entry }) {
   }
 
   function logTicks(from, to) {
-    if (to - from < 1.2) {
+    if (to - from < 2.2) {
       const found = [];
       for (let power = Math.floor(from); power <= to; power += 1)
         for (const m of to - from < 0.5 ? [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9] : [1, 2, 5]) found.push(m * 10 ** power);

@@ -1,6 +1,6 @@
 """What theory says of a point without a flow, beside what was recorded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,12 @@ SETTLE_TAU = 0.2  # left out after the entry: half of it the delay at ηλ = 1e-
 _AT_EDGE = 10.0  # steps of ηλ by which a start may miss the edge and still count as on it
 
 Measures = dict[str, float]
+
+_PLACES = {
+    "edge_ratio_iterate": "The edge ratio is that at the iterates: there the oscillation itself "
+    "adds to the sharpness on Γ, the more the larger ηλ.",
+    "edge_ratio_midpoint": "The edge ratio is that at the midpoint of the oscillation, near Γ.",
+}
 
 
 def measure(
@@ -131,10 +137,24 @@ def _losses(
     return float(np.sum(loss[:-1] * gaps[:-1]) / np.sum(gaps[:-1])), float(predicted)
 
 
-def absent(dataset: "xarray.Dataset") -> list[str]:
-    """What a run cannot be asked, since it did not record what it takes, one line each."""
+def remarks(dataset: "xarray.Dataset", measures: Sequence[Measures]) -> list[str]:
+    """How to read the measures of a run, and which are absent and why, one line each.
+
+    Args:
+      dataset: of the run.
+      measures: of its points.
+    """
     lines = []
-    if edge_ratio_name(dataset) is None:
+    ratio = edge_ratio_name(dataset)
+    if ratio in _PLACES:
+        lines.append(_PLACES[ratio])
+    entered = [point for point in measures if np.isfinite(point["entry_step"])]
+    if entered and not any(np.isfinite(point["predicted_entry_step"]) for point in entered):
+        lines.append(
+            "No entry is predicted without a flow: no point rested on Γ below the edge before, its "
+            f"loss at most {LOSS_TOLERANCE:g} of the first."
+        )
+    if ratio is None:
         lines.append(
             "No edge ratio was recorded: there is no entry and nothing after it. Name a sharpness "
             'among the observables, as "sharpness_manifold".'

@@ -1,7 +1,7 @@
 """The points of a run, one after the other, as a report goes through them."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,7 +73,7 @@ def label(value: Any) -> str:
     return shown(value) if isinstance(value, float) else str(value)
 
 
-def records(dataset: "xarray.Dataset", time: str, labels: Mapping[str, Sequence[Any]]) -> Records:
+def records(dataset: "xarray.Dataset", time: str, labels: Mapping[str, list[Any]]) -> Records:
     """The points of a run as arrays.
 
     Args:

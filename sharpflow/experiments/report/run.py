@@ -10,10 +10,11 @@ from sharpflow.experiments.grid_summary import time_dimension
 from sharpflow.experiments.report import curves
 from sharpflow.experiments.report.figures import drawn
 from sharpflow.experiments.report.grid_table import grid_table
-from sharpflow.experiments.report.measured import Measures, absent, measure
+from sharpflow.experiments.report.measured import Measures, measure, remarks
 from sharpflow.experiments.report.page import Figure, Page, Sphere
 from sharpflow.experiments.report.points import Records, records
 from sharpflow.experiments.report.predicted import (
+    MOST,
     Prediction,
     Remade,
     chosen,
@@ -62,7 +63,7 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None) -> Pa
         else "made from Python, by sharpflow.simulate_grid(..., out=...): there is no config",
         config=config.read_text() if config.is_file() else None,
         statements=statement_table(measures, found),
-        notes=[SETTLED, *notes, *absent(dataset)],
+        notes=[SETTLED, *remarks(dataset, measures), *notes],
         grid=grid_table(dataset, points, found, curves=len(shown_curves["points"])),
         curves=shown_curves,
         curve_note=curve_note,
@@ -71,11 +72,11 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None) -> Pa
         figure_note=figure_note,
         provenance=_provenance(folder, dataset),
         reading="import sharpflow as sf\n\n"
-        f"run = sf.open_run({str(folder)!r})\n"
+        f"run = sf.open_run({run.path.name!r})\n"
         "print(run)\n\n"
         "# or, without this package:\n"
         "import xarray\n\n"
-        f"run = xarray.open_zarr({str(run.path.name + '/data.zarr')!r}, chunks=None)",
+        f"run = xarray.open_zarr({run.path.name + '/data.zarr'!r}, chunks=None)",
     )
 
 
@@ -105,7 +106,11 @@ def _predictions(
     found, reasons = predict_points(remade, dataset, picked, progress)
     notes = [
         f"The flow was integrated for {len(found)} of {points.count} points"
-        + (": one of each combination of the axes but the seed." if most is None else ".")
+        + (
+            f": one seed of each combination of the other axes, {MOST} at most."
+            if most is None
+            else "."
+        )
     ]
     if not usable.all():
         notes.append(

@@ -65,8 +65,8 @@
   function traces(sphere) {
     const found = [ball(), circles(rows(sphere.view))];
     if (sphere.manifold) found.push(curve(sphere.manifold, "minimizers Γ", { color: color("--second"), width: 3 }));
-    found.push(curve(sphere.points, "trajectory θₜ", { color: color("--edge"), width: 1 }, { color: color("--measured"), size: 1.8, line: { width: 0 } }));
-    if (sphere.flow) found.push(curve(sphere.flow, "flow ζ(τ)", { color: color("--predicted"), width: 6 }));
+    found.push(curve(sphere.points, "trajectory θₜ", { color: color("--line"), width: 1 }, { color: color("--measured"), size: 1.8, line: { width: 0 } }));
+    if (sphere.flow) found.push(curve(sphere.flow.map((values) => values.map((value) => 1.01 * value)), "flow ζ(τ)", { color: color("--predicted"), width: 6 }));
     return found;
   }
 

@@ -34,7 +34,8 @@
   // Curves of a panel: measured columns, then what was predicted for them.
   function panelsOf(point) {
     const time = point.tau || point.step;
-    const axis = point.tau ? "flow time τ = ηλt" : "step t";
+    const axis = point.tau ? "flow time τ" : "step t";
+    const range = [time[0], time[time.length - 1]];
     const predicted = point.predicted;
     const entry = point.entry === null ? null : at(point.entry, point.step, time);
     const panels = data.panels.map((panel) => {
@@ -52,10 +53,10 @@
         const expected = entry !== null && point.tau; // with a clock, from the entry on
         curves.unshift({ name: expected ? `predicted: ${panel.line}` : `edge: ${panel.line}`, x: [expected ? entry : time[0], time[time.length - 1]], y: [panel.line, panel.line], look: expected ? "predicted thick" : "edge" });
       }
-      return { title: panel.title, log: panel.log, axis, curves, entry };
+      return { title: panel.title, log: panel.log, axis, curves, entry, range };
     });
     if (predicted && point.tau) {
-      panels.push({ title: "tracking error / distance moved", log: false, axis, entry, curves: [{ name: "measured", x: predicted.tau, y: predicted.columns.tracking, look: "measured" }] });
+      panels.push({ title: "tracking error / distance moved", log: false, axis, entry, range, curves: [{ name: "measured", x: predicted.tau, y: predicted.columns.tracking, look: "measured" }] });
     }
     return panels.filter((panel) => panel.curves.some((curve) => curve.y.some((value) => value !== null)));
   }
