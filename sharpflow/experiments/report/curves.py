@@ -70,40 +70,38 @@ def num_buckets(num_curves: int) -> int:
     return max(FEWEST_BUCKETS, min(MOST_BUCKETS, share))
 
 
-def thinned(rows: int, buckets: int) -> np.ndarray:
-    """First row of each bucket, shape (buckets,) or fewer; of few rows each is one of its own."""
-    if rows <= 2 * buckets:
-        return np.arange(rows)
-    return np.unique(np.linspace(0, rows, buckets, endpoint=False).astype(int))
+def bucket_width(rows: int, buckets: int) -> int:
+    """Records of a bucket; 1 where thinning would spare nothing."""
+    return 1 if rows <= 2 * buckets else -(-rows // buckets)
 
 
-def envelope(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+def envelope(values: np.ndarray, width: int) -> np.ndarray:
     """The smallest and the largest value of each bucket, in the order in which they come.
 
     Args:
       values: of every record, shape (T,); NaN where there is none.
-      starts: as ``thinned`` gives them.
+      width: records of a bucket.
 
     Returns:
-      Shape (2 · buckets,), or ``values`` where every record is a bucket.
+      Two values for each bucket, shape (2 ⌈T/width⌉,); ``values`` where the width is 1.
     """
-    if len(starts) == len(values):
+    if width == 1:
         return values
-    ends = [*starts[1:], len(values)]
-    found = np.full((len(starts), 2), np.nan)
-    for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        part = values[start:end]
-        if np.isfinite(part).any():
-            places = sorted([int(np.nanargmin(part)), int(np.nanargmax(part))])
-            found[index] = part[places]
-    return found.reshape(-1)
+    padded = np.full(-(-len(values) // width) * width, np.nan)
+    padded[: len(values)] = values
+    rows = padded.reshape(-1, width)
+    lowest = np.argmin(np.where(np.isfinite(rows), rows, np.inf), axis=1)
+    highest = np.argmax(np.where(np.isfinite(rows), rows, -np.inf), axis=1)
+    places = np.sort(np.stack([lowest, highest], axis=1), axis=1)
+    return np.take_along_axis(rows, places, axis=1).reshape(-1)
 
 
-def times(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+def times(values: np.ndarray, width: int) -> np.ndarray:
     """Times for the pairs of ``envelope``: the first and the last of each bucket."""
-    if len(starts) == len(values):
+    if width == 1:
         return values
-    ends = np.append(starts[1:], len(values)) - 1
+    starts = np.arange(0, len(values), width)
+    ends = np.minimum(starts + width, len(values)) - 1
     return np.stack([values[starts], values[ends]], axis=1).reshape(-1)
 
 
@@ -132,11 +130,11 @@ def curves_of(
     """
     known = [np.flatnonzero(np.isfinite(values)) for values in columns.values()]
     last = max((int(found[-1]) + 1 for found in known if found.size), default=0)
-    starts = thinned(last, buckets)
+    width = bucket_width(last, buckets)
     return {
-        "step": [int(value) for value in times(step[:last], starts)],
-        "tau": None if tau is None else packed(times(tau[:last], starts)),
+        "step": [int(value) for value in times(step[:last], width)],
+        "tau": None if tau is None else packed(times(tau[:last], width)),
         "columns": {
-            name: packed(envelope(values[:last], starts)) for name, values in columns.items()
+            name: packed(envelope(values[:last], width)) for name, values in columns.items()
         },
     }
