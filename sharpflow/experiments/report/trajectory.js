@@ -27,8 +27,10 @@
 
   function draw() {
     const point = data.points[shown];
-    charts.replaceChildren(...panelsOf(point).map((panel) => chart(panel)));
-    for (const figure of charts.children) figure.draw();
+    if (point.step.length === 0) return charts.replaceChildren("Nothing was recorded of this point.");
+    const figures = panelsOf(point).map(chart);
+    charts.replaceChildren(...figures);
+    figures.forEach((figure) => figure.draw());
   }
 
   // Curves of a panel: measured columns, then what was predicted for them.
