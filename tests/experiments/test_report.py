@@ -304,6 +304,7 @@ def test_the_entry_and_the_means_after_it_are_those_of_a_made_up_trajectory():
     ("break_", "message"),
     [
         (lambda folder: None, "holds nothing to report"),
+        (lambda folder: (folder / "report.html").mkdir(), "out must name a file"),
         (lambda folder: (folder / "checks.json").write_text("{"), "checks.json cannot be read"),
         (lambda folder: (folder / "checks.json").write_text('{"made": {}, "checks": [{}]}'),
          "checks.json cannot be read"),
@@ -317,7 +318,7 @@ def test_another_folder_exits_with_2_and_one_line(tmp_path, break_, message):
     result = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert result.exit_code == 2 and message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
-    assert not (tmp_path / "report.html").exists()
+    assert not (tmp_path / "report.html").is_file()
 
 
 def test_the_command_prints_the_page_and_its_size(tmp_path):

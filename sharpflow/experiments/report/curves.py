@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharpflow.experiments.plots.quantities import edge_of, is_edge_ratio, metric_names
+from sharpflow.experiments.report.measured import Measures
+from sharpflow.experiments.report.points import Records
+from sharpflow.experiments.report.predicted import Prediction
+from sharpflow.experiments.report.statements import statement_facts
 
 if TYPE_CHECKING:
     import xarray
@@ -29,6 +33,65 @@ _NAMES = {
     "edge_ratio_manifold": "λ₁/λ* at Φ(θₜ)",
     "norm_squared": "‖w‖²",
 }
+
+
+def all_curves(
+    dataset: "xarray.Dataset",
+    time: str,
+    points: Records,
+    measures: list[Measures],
+    found: dict[int, Prediction],
+) -> tuple[dict[str, Any], str]:
+    """The curves of as many points as a page can hold, and how they were thinned.
+
+    Args:
+      dataset: of the run.
+      time: its dimension of records.
+      points: of it.
+      measures: of every point.
+      found: the points with a flow.
+    """
+    drawn = panels(dataset, time)
+    names = list(dict.fromkeys(name for panel in drawn for name in panel["columns"]))
+    buckets = num_buckets(points.count * max(len(names), 1))
+    most = MOST_VALUES // (2 * buckets * max(len(names), 1))
+    kept = range(min(points.count, max(most, 1)))
+    data = []
+    for point in kept:
+        tau = None if points.tau is None else points.tau[point]
+        moving = tau is not None and points.intrinsic_rate[point] > 0
+        columns = {name: points.columns[name][point] for name in names if name in points.columns}
+        data.append(
+            {
+                "title": points.title(point),
+                "facts": statement_facts(measures[point], found.get(point)),
+                "entry": packed(np.array([measures[point]["entry_step"]]))[0],
+                **_curves_of(columns, points.step[point], tau if moving else None, buckets),
+                "predicted": _predicted_curves(found.get(point)),
+            }
+        )
+    labels = {name: name_of(name) for name in names}
+    rows = points.step.shape[1]
+    note = (
+        f"Curves show every one of up to {rows} records."
+        if rows <= 2 * buckets
+        else f"Of {rows} records each curve shows the smallest and the largest in each of "
+        f"{buckets} parts: an oscillation keeps its width."
+    )
+    if len(kept) < points.count:
+        note += f" Only the first {len(kept)} points have curves: the page would be too large."
+    return {"panels": drawn, "labels": labels, "points": data}, note
+
+
+def _predicted_curves(prediction: Prediction | None) -> dict[str, Any] | None:
+    if prediction is None:
+        return None
+    names = {"threshold": "predicted_threshold", "loss_mean": "predicted_loss"}
+    compared = prediction.comparison
+    found = {name: packed(compared[column].values) for name, column in names.items()}
+    found["sharpness"] = packed(compared["predicted_sharpness"].values)
+    found["tracking"] = packed(compared["relative_error"].values)
+    return {"tau": packed(compared["tau"].values), "columns": found}
 
 
 def name_of(column: str) -> str:
@@ -112,7 +175,7 @@ def packed(values: np.ndarray) -> list[float | None]:
     ]
 
 
-def curves_of(
+def _curves_of(
     columns: Mapping[str, np.ndarray],
     step: np.ndarray,
     tau: np.ndarray | None,

@@ -88,8 +88,9 @@ def records(dataset: "xarray.Dataset", time: str, labels: Mapping[str, list[Any]
     shape = tuple(dataset.sizes[name] for name in axes)
     count = int(np.prod(shape))
     grids = np.meshgrid(*(np.arange(size) for size in shape), indexing="ij")
+    given = {name: labels.get(name, dataset[name].values.tolist()) for name in axes}
     values = {
-        name: [labels[name][place] for place in grid.reshape(-1)]
+        name: [given[name][place] for place in grid.reshape(-1)]
         for name, grid in zip(axes, grids, strict=True)
     }
     like = dataset["status"].transpose(*axes)

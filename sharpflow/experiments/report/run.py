@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharpflow.experiments.grid_summary import time_dimension
-from sharpflow.experiments.report import curves
+from sharpflow.experiments.report.curves import all_curves
 from sharpflow.experiments.report.figures import drawn
 from sharpflow.experiments.report.grid_table import grid_table
 from sharpflow.experiments.report.measured import Measures, measure, remarks
@@ -22,7 +22,7 @@ from sharpflow.experiments.report.predicted import (
     remake,
 )
 from sharpflow.experiments.report.spheres import predicted_sphere, recorded_sphere
-from sharpflow.experiments.report.statements import SETTLED, statement_facts, statement_table
+from sharpflow.experiments.report.statements import SETTLED, statement_table
 from sharpflow.experiments.run import CONFIG_FILE
 from sharpflow.simulator import open_run
 from sharpflow.simulator.store.folder import RunFolder
@@ -47,12 +47,12 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None) -> Pa
     run = RunFolder(folder)
     asked, dataset = run.description, open_run(folder)
     time = time_dimension(dataset)
-    points = records(dataset, time, asked["axes"])
+    points = records(dataset, time, asked.get("axes", {}))
     found, infimum, notes = _predictions(folder, dataset, points, predictions, progress)
     measures = _measures(points, asked, infimum)
     config = folder / CONFIG_FILE
     described = _first_line(config)
-    shown_curves, curve_note = _curves(dataset, time, points, measures, found)
+    shown_curves, curve_note = all_curves(dataset, time, points, measures, found)
     figures, figure_note = _figures(dataset, folder, run.data, points)
     return Page(
         title=f"sharpflow run: {folder.absolute().name}",
@@ -140,57 +140,6 @@ def _measures(points: Records, asked: dict[str, Any], infimum: float | None) -> 
         )
         for point in range(points.count)
     ]
-
-
-def _curves(
-    dataset: "xarray.Dataset",
-    time: str,
-    points: Records,
-    measures: list[Measures],
-    found: dict[int, Prediction],
-) -> tuple[dict[str, Any], str]:
-    """The curves of as many points as a page can hold, and how they were thinned."""
-    panels = curves.panels(dataset, time)
-    names = list(dict.fromkeys(name for panel in panels for name in panel["columns"]))
-    buckets = curves.num_buckets(points.count * max(len(names), 1))
-    most = curves.MOST_VALUES // (2 * buckets * max(len(names), 1))
-    kept = range(min(points.count, max(most, 1)))
-    data = []
-    for point in kept:
-        tau = None if points.tau is None else points.tau[point]
-        moving = tau is not None and points.intrinsic_rate[point] > 0
-        columns = {name: points.columns[name][point] for name in names if name in points.columns}
-        data.append(
-            {
-                "title": points.title(point),
-                "facts": statement_facts(measures[point], found.get(point)),
-                "entry": curves.packed(np.array([measures[point]["entry_step"]]))[0],
-                **curves.curves_of(columns, points.step[point], tau if moving else None, buckets),
-                "predicted": _predicted_curves(found.get(point)),
-            }
-        )
-    labels = {name: curves.name_of(name) for name in names}
-    rows = points.step.shape[1]
-    note = (
-        f"Curves show every one of up to {rows} records."
-        if rows <= 2 * buckets
-        else f"Of {rows} records each curve shows the smallest and the largest in each of "
-        f"{buckets} parts: an oscillation keeps its width."
-    )
-    if len(kept) < points.count:
-        note += f" Only the first {len(kept)} points have curves: the page would be too large."
-    return {"panels": panels, "labels": labels, "points": data}, note
-
-
-def _predicted_curves(prediction: Prediction | None) -> dict[str, Any] | None:
-    if prediction is None:
-        return None
-    names = {"threshold": "predicted_threshold", "loss_mean": "predicted_loss"}
-    compared = prediction.comparison
-    found = {name: curves.packed(compared[column].values) for name, column in names.items()}
-    found["sharpness"] = curves.packed(compared["predicted_sharpness"].values)
-    found["tracking"] = curves.packed(compared["relative_error"].values)
-    return {"tau": curves.packed(compared["tau"].values), "columns": found}
 
 
 def _spheres(

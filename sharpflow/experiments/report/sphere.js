@@ -31,42 +31,102 @@
     const heights = turns.slice(0, 37);
     const size = 0.985;
     const shade = color("--head");
-    const x = heights.map((height) => turns.map((turn) => size * Math.sin(height) * Math.cos(turn)));
-    const y = heights.map((height) => turns.map((turn) => size * Math.sin(height) * Math.sin(turn)));
+    const x = heights.map((height) =>
+      turns.map((turn) => size * Math.sin(height) * Math.cos(turn)),
+    );
+    const y = heights.map((height) =>
+      turns.map((turn) => size * Math.sin(height) * Math.sin(turn)),
+    );
     const z = heights.map((height) => turns.map(() => size * Math.cos(height)));
     const flat = { ambient: 1, diffuse: 0, specular: 0, fresnel: 0 };
-    return { type: "surface", x, y, z, showscale: false, hoverinfo: "skip", colorscale: [[0, shade], [1, shade]], lighting: flat, contours: { x: { highlight: false }, y: { highlight: false }, z: { highlight: false } } };
+    return {
+      type: "surface",
+      x,
+      y,
+      z,
+      showscale: false,
+      hoverinfo: "skip",
+      colorscale: [
+        [0, shade],
+        [1, shade],
+      ],
+      lighting: flat,
+      contours: { x: { highlight: false }, y: { highlight: false }, z: { highlight: false } },
+    };
   }
 
   // Circles about the pole of the view, and through it: they show how the sphere is turned.
   function circles([right, up, toward]) {
     const found = [[], [], []];
-    const add = (point) => found.forEach((values, axis) => {
-      for (const turn of turns) values.push(point(axis, turn));
-      values.push(null);
-    });
+    const add = (point) =>
+      found.forEach((values, axis) => {
+        for (const turn of turns) values.push(point(axis, turn));
+        values.push(null);
+      });
     for (let k = -2; k <= 2; k += 1) {
       const height = (Math.PI * k) / 6;
-      add((axis, turn) => Math.sin(height) * up[axis] + Math.cos(height) * (Math.cos(turn) * toward[axis] + Math.sin(turn) * right[axis]));
+      add(
+        (axis, turn) =>
+          Math.sin(height) * up[axis] +
+          Math.cos(height) * (Math.cos(turn) * toward[axis] + Math.sin(turn) * right[axis]),
+      );
     }
     for (let k = 0; k < 6; k += 1) {
       const side = (Math.PI * k) / 6;
-      add((axis, turn) => Math.sin(turn) * up[axis] + Math.cos(turn) * (Math.cos(side) * right[axis] + Math.sin(side) * toward[axis]));
+      add(
+        (axis, turn) =>
+          Math.sin(turn) * up[axis] +
+          Math.cos(turn) * (Math.cos(side) * right[axis] + Math.sin(side) * toward[axis]),
+      );
     }
-    const [x, y, z] = found.map((values) => values.map((value) => (value === null ? null : 0.99 * value)));
-    return { type: "scatter3d", mode: "lines", x, y, z, line: { color: color("--line"), width: 1 }, hoverinfo: "skip", showlegend: false };
+    const [x, y, z] = found.map((values) =>
+      values.map((value) => (value === null ? null : 0.99 * value)),
+    );
+    return {
+      type: "scatter3d",
+      mode: "lines",
+      x,
+      y,
+      z,
+      line: { color: color("--line"), width: 1 },
+      hoverinfo: "skip",
+      showlegend: false,
+    };
   }
 
   function curve([x, y, z], name, line, marker) {
-    const drawn = { type: "scatter3d", x, y, z, name, line, hovertemplate: `${name}<extra></extra>` };
+    const drawn = {
+      type: "scatter3d",
+      x,
+      y,
+      z,
+      name,
+      line,
+      hovertemplate: `${name}<extra></extra>`,
+    };
     return marker ? { ...drawn, mode: "lines+markers", marker } : { ...drawn, mode: "lines" };
   }
 
   function traces(sphere) {
     const found = [ball(), circles(rows(sphere.view))];
-    if (sphere.manifold) found.push(curve(sphere.manifold, "minimizers Γ", { color: color("--second"), width: 3 }));
-    found.push(curve(sphere.points, "trajectory θₜ", { color: color("--line"), width: 1 }, { color: color("--measured"), size: 1.8, line: { width: 0 } }));
-    if (sphere.flow) found.push(curve(sphere.flow.map((values) => values.map((value) => 1.01 * value)), "flow ζ(τ)", { color: color("--predicted"), width: 6 }));
+    if (sphere.manifold)
+      found.push(curve(sphere.manifold, "minimizers Γ", { color: color("--second"), width: 3 }));
+    found.push(
+      curve(
+        sphere.points,
+        "trajectory θₜ",
+        { color: color("--line"), width: 1 },
+        { color: color("--measured"), size: 1.8, line: { width: 0 } },
+      ),
+    );
+    if (sphere.flow)
+      found.push(
+        curve(
+          sphere.flow.map((values) => values.map((value) => 1.01 * value)),
+          "flow ζ(τ)",
+          { color: color("--predicted"), width: 6 },
+        ),
+      );
     return found;
   }
 
@@ -92,18 +152,40 @@
   async function turn() {
     const sphere = spheres[choice ? Number(choice.value) : 0];
     const hidden = { visible: false, showspikes: false, range: [-1.05, 1.05] };
-    const layout = { margin: { l: 0, r: 0, t: 0, b: 0 }, paper_bgcolor: "rgba(0,0,0,0)", font: { color: color("--ink") }, legend: { orientation: "h", y: 0 }, scene: { xaxis: hidden, yaxis: hidden, zaxis: hidden, aspectmode: "manual", aspectratio: { x: 1.7, y: 1.7, z: 1.7 }, camera: camera(sphere), dragmode: "orbit" } };
+    const layout = {
+      margin: { l: 0, r: 0, t: 0, b: 0 },
+      paper_bgcolor: "rgba(0,0,0,0)",
+      font: { color: color("--ink") },
+      legend: { orientation: "h", y: 0 },
+      scene: {
+        xaxis: hidden,
+        yaxis: hidden,
+        zaxis: hidden,
+        aspectmode: "manual",
+        aspectratio: { x: 1.7, y: 1.7, z: 1.7 },
+        camera: camera(sphere),
+        dragmode: "orbit",
+      },
+    };
     place.hidden = false;
-    await Plotly.react(place, traces(sphere), layout, { displaylogo: false, responsive: true, displayModeBar: false, scrollZoom: true });
+    await Plotly.react(place, traces(sphere), layout, {
+      displaylogo: false,
+      responsive: true,
+      displayModeBar: false,
+      scrollZoom: false,
+    });
     document.getElementById("sphere-still").style.display = "none";
     place.dataset.drawn = sphere.title;
   }
 
-  const seen = new IntersectionObserver((entries) => {
-    if (!entries.some((entry) => entry.isIntersecting)) return;
-    seen.disconnect();
-    draw();
-  }, { rootMargin: "200px" });
+  const seen = new IntersectionObserver(
+    (entries) => {
+      if (!entries.some((entry) => entry.isIntersecting)) return;
+      seen.disconnect();
+      draw();
+    },
+    { rootMargin: "200px" },
+  );
   seen.observe(document.getElementById("sphere"));
   if (choice) choice.addEventListener("change", draw);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => loading && draw());

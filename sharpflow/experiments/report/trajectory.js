@@ -27,7 +27,8 @@
 
   function draw() {
     const point = data.points[shown];
-    if (point.step.length === 0) return charts.replaceChildren("Nothing was recorded of this point.");
+    if (point.step.length === 0)
+      return charts.replaceChildren("Nothing was recorded of this point.");
     const figures = panelsOf(point).map(chart);
     charts.replaceChildren(...figures);
     figures.forEach((figure) => figure.draw());
@@ -43,24 +44,53 @@
     const panels = data.panels.map((panel) => {
       const curves = panel.columns
         .filter((name) => point.columns[name])
-        .map((name) => ({ name: data.labels[name], x: time, y: point.columns[name], look: lookOf(name) }));
+        .map((name) => ({
+          name: data.labels[name],
+          x: time,
+          y: point.columns[name],
+          look: lookOf(name),
+        }));
       if (predicted && point.tau) {
-        const expected = panel.columns.map((name) => (name.startsWith("sharpness") ? "sharpness" : name));
+        const expected = panel.columns.map((name) =>
+          name.startsWith("sharpness") ? "sharpness" : name,
+        );
         for (const name of new Set(expected)) {
           const y = predicted.columns[name];
-          if (y) curves.push({ name: `predicted ${{ sharpness: "λ₁", threshold: "λ*", loss_mean: "L̄" }[name]}`, x: predicted.tau, y, look: name === "threshold" ? "predicted thick" : "predicted" });
+          if (y)
+            curves.push({
+              name: `predicted ${{ sharpness: "λ₁", threshold: "λ*", loss_mean: "L̄" }[name]}`,
+              x: predicted.tau,
+              y,
+              look: name === "threshold" ? "predicted thick" : "predicted",
+            });
         }
       }
       if (panel.line !== null) {
         const expected = entry !== null && point.tau; // with a clock, from the entry on
-        curves.unshift({ name: expected ? `predicted: ${panel.line}` : `edge: ${panel.line}`, x: [expected ? entry : time[0], time[time.length - 1]], y: [panel.line, panel.line], look: expected ? "predicted thick" : "edge" });
+        curves.push({
+          name: expected ? `predicted: ${panel.line}` : `edge: ${panel.line}`,
+          x: [expected ? entry : time[0], time[time.length - 1]],
+          y: [panel.line, panel.line],
+          look: expected ? "predicted thick" : "edge",
+        });
       }
       return { title: panel.title, log: panel.log, axis, curves, entry, range };
     });
     if (predicted && point.tau) {
-      panels.push({ title: "tracking error / distance moved", log: false, axis, entry, range, curves: [{ name: "measured", x: predicted.tau, y: predicted.columns.tracking, look: "measured" }] });
+      panels.push({
+        title: "tracking error / distance moved",
+        log: false,
+        axis,
+        entry,
+        range,
+        curves: [
+          { name: "measured", x: predicted.tau, y: predicted.columns.tracking, look: "measured" },
+        ],
+      });
     }
-    return panels.filter((panel) => panel.curves.some((curve) => curve.y.some((value) => value !== null)));
+    return panels.filter((panel) =>
+      panel.curves.some((curve) => curve.y.some((value) => value !== null)),
+    );
   }
 
   function lookOf(name) {

@@ -33,14 +33,16 @@ def write_report(
       The path of the page.
 
     Raises:
-      ValueError: a folder that holds none of the three, or whose files are damaged;
-        ``predictions`` below 0.
+      ValueError: a folder that holds none of the three, or whose files are damaged; an ``out``
+        that is a folder; ``predictions`` below 0.
       OSError: the file cannot be written.
     """
     folder = Path(folder)
     if predictions is not None and predictions < 0:
         raise ValueError(f"predictions must be at least 0, got {predictions}")
     path = folder / NAME if out is None else Path(out)
+    if path.is_dir():
+        raise ValueError(f"out must name a file, got the folder {path}")
     page = _page(folder, predictions, progress)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = render(page)
