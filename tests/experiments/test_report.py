@@ -36,7 +36,7 @@ weight_decay = [4e-4, 0.0]
 num_steps = 600
 record_every = 5
 snapshot_every = 12
-observables = ["loss", "norm_squared", "threshold", "sharpness_manifold", "loss_mean", "loss_rises"]
+observables = ["loss", "norm_squared", "threshold", "sharpness_manifold", "loss_mean", "metrics"]
 dtype = "float64"
 """
 THREE = """
@@ -50,7 +50,13 @@ Y = X @ PLANE[0]
 
 
 def problem():
-    return sf.models.linear_regression(X, Y)
+    made = sf.models.linear_regression(X, Y)
+    outside = np.cross(*np.linalg.svd(X - X.mean(axis=0))[2][:2])
+
+    def alpha(w):
+        return jnp.arcsin(jnp.abs(jnp.vdot(outside, w)) / jnp.linalg.norm(w))
+
+    return sf.Problem(init=made.init, residual=made.residual, metrics={"alpha": alpha})
 
 
 def start(key, learning_rate, weight_decay):
@@ -241,6 +247,7 @@ def test_the_flow_of_points_with_snapshots_is_set_beside_them(predicted):
     assert ratios["entry step, measured / predicted from rest"] == pytest.approx(1.0, abs=0.02)
     since = np.maximum(tau - 4e-3 * point["entry"], 0.0)
     expected = np.arctan(np.tan(angle[0]) * np.exp(-since))
+    np.testing.assert_allclose(point["predicted"]["columns"]["alpha"], angle, atol=1e-3)
     # the entry is known to a record, 0.02 in τ, by which the angle moves less than half
     np.testing.assert_allclose(angle, expected, atol=0.01)
     # on a circle distances are chords; Φ(θ) is θ's own angle up to O(distance²)

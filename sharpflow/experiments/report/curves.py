@@ -91,7 +91,8 @@ def _predicted_curves(prediction: Prediction | None) -> dict[str, Any] | None:
     found = {name: packed(compared[column].values) for name, column in names.items()}
     found["sharpness"] = packed(compared["predicted_sharpness"].values)
     found["tracking"] = packed(compared["relative_error"].values)
-    return {"tau": packed(compared["tau"].values), "columns": found}
+    metrics = {name: packed(values) for name, values in prediction.metrics.items()}
+    return {"tau": packed(compared["tau"].values), "columns": metrics | found}
 
 
 def name_of(column: str) -> str:

@@ -2,14 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
+from jaxtyping import Array
 
 from sharpflow.experiments.config import load
 from sharpflow.experiments.run import CONFIG_FILE
-from sharpflow.models.problem import Problem
+from sharpflow.models.problem import Params, Problem
 from sharpflow.simulator import Trajectory, compare, grid_point, predict
 from sharpflow.simulator.grid.axes import Axes, keywords_of
 from sharpflow.simulator.rules import gdwd
@@ -30,11 +33,13 @@ class Prediction:
       trajectory: of the point.
       flow: its prediction.
       comparison: of the two.
+      metrics: of the problem, along the flow at the times of the comparison, shapes (T,).
     """
 
     trajectory: Trajectory
     flow: FlowSolution
     comparison: "xarray.Dataset"
+    metrics: dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,4 +155,16 @@ def _prediction(remade: Remade, dataset: "xarray.Dataset", point: int) -> Predic
     labels = {name: dataset[name].values[place].item() for name, place in places.items()}
     trajectory = grid_point(dataset, problem, optimizer=remade.optimizer, **labels)
     flow = predict(problem, trajectory, rtol=RTOL)
-    return Prediction(trajectory, flow, compare(trajectory, flow, problem))
+    comparison = compare(trajectory, flow, problem)
+    compared = np.isin(np.asarray(flow.tau), comparison["tau"].values)
+    metrics = {
+        name: np.asarray(_along(metric, flow.theta))[compared]
+        for name, metric in problem.metrics.items()
+    }
+    return Prediction(trajectory, flow, comparison, metrics)
+
+
+@partial(jax.jit, static_argnums=0)
+def _along(metric: Callable[[Params], Array], theta: Params) -> Array:
+    """A metric at every output of a flow, one after the other: test sets may be large."""
+    return jax.lax.map(metric, theta)

@@ -36,9 +36,14 @@ def statement_table(measures: Sequence[Measures], found: Mapping[int, Prediction
     if found:
         flows = [each.comparison for each in found.values()]
         of_flow = {name: [flow.attrs[name] for flow in flows] for name in _FLOW_ATTRIBUTES}
-        entry, expected = of_flow["entry_step"], of_flow["predicted_entry_step"]
+        entry, expected = (np.array(of_flow[f"{of}entry_step"]) for of in ("", "predicted_"))
+        # a start at the edge enters at once, and a ratio of nothing to nothing says nothing
+        late = (entry > 0) & (expected >= 1)
         ratios |= {
-            "flow: entry step, measured / predicted": ("1", np.divide(entry, expected)),
+            "flow: entry step, measured / predicted": (
+                "1",
+                np.where(late, entry / np.maximum(expected, 1), np.nan),
+            ),
             "flow: tracking error / distance moved, at the end": (
                 "0",
                 of_flow["final_relative_error"],

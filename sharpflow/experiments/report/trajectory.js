@@ -5,6 +5,7 @@
   if (!dialog) return;
   const data = JSON.parse(document.getElementById("curves").textContent);
   const charts = document.getElementById("trajectory-charts");
+  const symbols = { sharpness: "λ₁", threshold: "λ*", loss_mean: "L̄" };
   let shown = null;
 
   function fill(index) {
@@ -58,7 +59,7 @@
           const y = predicted.columns[name];
           if (y)
             curves.push({
-              name: `predicted ${{ sharpness: "λ₁", threshold: "λ*", loss_mean: "L̄" }[name]}`,
+              name: `predicted ${symbols[name] || data.labels[name]}`,
               x: predicted.tau,
               y,
               look: name === "threshold" ? "predicted thick" : "predicted",
