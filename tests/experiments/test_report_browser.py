@@ -11,6 +11,7 @@ import pytest
 from sharpflow.experiments.report import write_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+expect = sync_api.expect  # waits: what a click starts ends a little later
 
 spec = importlib.util.spec_from_file_location("reports", Path(__file__).with_name("reports.py"))
 reports = importlib.util.module_from_spec(spec)
@@ -136,7 +137,8 @@ def test_a_click_on_a_cell_opens_its_trajectory_and_the_back_button_closes_it(br
         page, dialog = visit.page, visit.page.locator("#trajectory")
         assert not dialog.is_visible()
         page.locator("#grid-table tbody tr:nth-child(6) td:nth-child(4)").click()
-        assert dialog.is_visible() and page.url.endswith("#point-5")
+        expect(dialog).to_be_visible()
+        assert page.url.endswith("#point-5")
         assert page.locator("#trajectory-title").inner_text().startswith("Point 5: seed 1")
         titles = page.locator(".chart svg[role=img]").evaluate_all(
             "found => found.map((svg) => svg.getAttribute('aria-label'))"
@@ -151,16 +153,17 @@ def test_a_click_on_a_cell_opens_its_trajectory_and_the_back_button_closes_it(br
         )
         assert all("NaN" not in d for d in drawn) and max(map(len, drawn)) > 200
         page.keyboard.press("ArrowRight")
-        page.wait_for_url("**#point-6")
-        assert page.locator("#trajectory-title").inner_text().startswith("Point 6: ")
+        expect(page.locator("#trajectory-title")).to_contain_text("Point 6: ")
         page.go_back()
-        assert not dialog.is_visible()
+        expect(dialog).not_to_be_visible()
         page.goto(visit.url + "#point-2")  # as a link would
-        assert dialog.is_visible()
+        expect(dialog).to_be_visible()
         page.keyboard.press("Escape")
-        assert not dialog.is_visible() and page.url.endswith("#grid")
+        page.wait_for_url("**#grid")
+        expect(dialog).not_to_be_visible()
         page.goto(visit.url + "#point-0")  # diverged at once
-        assert "Nothing was recorded" in dialog.inner_text() and visit.wrong == []
+        expect(dialog).to_contain_text("Nothing was recorded")
+        assert visit.wrong == []
 
 
 def test_dragging_turns_the_sphere(browser, paths):
@@ -180,10 +183,11 @@ def test_dragging_turns_the_sphere(browser, paths):
         page.mouse.down()
         page.mouse.move(middle[0] + 120, middle[1] + 40, steps=5)
         page.mouse.up()
-        after = page.evaluate(camera)
-        before, after = (np.array([eye[axis] for axis in "xyz"]) for eye in (before, after))
-        turned = before @ after / np.linalg.norm(before) / np.linalg.norm(after)
-        assert turned < np.cos(np.deg2rad(10))
+        # the cosine of the angle between then and now, unit vectors both
+        cosine = f"['x', 'y', 'z'].reduce((sum, axis) => sum + {camera}[axis] * before[axis], 0)"
+        limit = float(np.cos(np.deg2rad(10)))
+        page.wait_for_function(f"before => {cosine} < {limit}", arg=before, timeout=10_000)
+        assert np.linalg.norm([before[axis] for axis in "xyz"]) == pytest.approx(1.0, abs=1e-3)
         assert visit.wrong == [] and visit.asked() == []
 
 
@@ -199,7 +203,8 @@ def test_a_phone_shows_a_page_without_scrolling_sideways(browser, paths, kind, s
         if kind == "run":
             visit.page.locator("#grid-table tbody tr:nth-child(2) td:nth-child(2)").tap()
             dialog = visit.page.locator("#trajectory")
-            assert dialog.is_visible() and dialog.bounding_box()["width"] <= 375
+            expect(dialog).to_be_visible()
+            assert dialog.bounding_box()["width"] <= 375
             assert dialog.evaluate("found => found.scrollWidth <= found.clientWidth")
         assert visit.wrong == []
 
