@@ -174,6 +174,34 @@ def plot(
             typer.echo(path)
 
 
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Of a run, a demo or a validation.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File for the page; by default DIR/report.html.")
+    ] = None,
+    predictions: Annotated[
+        int | None,
+        typer.Option(min=0, help="Points whose flow is integrated; by default one of each rate."),
+    ] = None,
+    no_predictions: Annotated[
+        bool, typer.Option("--no-predictions", help="Integrate no flow.")
+    ] = False,
+    progress: Progress = None,
+) -> None:
+    """Write one HTML page of a run: tables, figures, trajectories, provenance."""
+    if no_predictions and predictions:
+        _refuse(f"--predictions {predictions} and --no-predictions: allowed is one of them")
+    configure_jax()
+    with _failures():
+        from sharpflow.experiments.report import write_report
+
+        path = write_report(
+            folder, out, predictions=0 if no_predictions else predictions, progress=progress
+        )
+    typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+
+
 def _print_list(name: str, meaning: str, rows: Mapping[str, str]) -> None:
     from rich import box
     from rich.console import Console

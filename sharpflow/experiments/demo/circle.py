@@ -16,12 +16,14 @@ class CircleResult:
     """Points on the unit sphere of ℝ³.
 
     Attributes:
-      trajectory: iterates θ_t, shape (T, 3).
+      trajectory: directions θ_t of the iterates, every step, shape (T, 3).
+      tau: output times of the flow, shape (S,).
       flow: ζ(τ), shape (S, 3).
       manifold: Γ, the half great circle of solutions, shape (R, 3).
     """
 
     trajectory: np.ndarray
+    tau: np.ndarray
     flow: np.ndarray
     manifold: np.ndarray
 
@@ -44,10 +46,10 @@ def run() -> CircleResult:
     )
     assert trajectory.params is not None
     points = trajectory.params / np.linalg.norm(trajectory.params, axis=1, keepdims=True)
-    flow = sf.sharpness_flow(problem, theta0, np.linspace(0.0, 3.0, 61))
+    tau = np.linspace(0.0, 3.0, 61)
+    flow = sf.sharpness_flow(problem, theta0, tau)
     solution = sf.theory.exact.minimum_norm_direction(x, y)
     outside = np.cross(*np.linalg.svd(x - x.mean(axis=0))[2][:2])
     angle = np.linspace(-0.5 * np.pi, 0.5 * np.pi, 181)[:, None]
-    return CircleResult(
-        points, np.asarray(flow.theta), np.cos(angle) * solution + np.sin(angle) * outside
-    )
+    manifold = np.cos(angle) * solution + np.sin(angle) * outside
+    return CircleResult(points, tau, np.asarray(flow.theta), manifold)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import xarray
 
+from sharpflow.experiments.demo.circle import CircleResult
 from sharpflow.experiments.demo.completion import CompletionResult
 from sharpflow.experiments.demo.digits import DigitsResult
 from sharpflow.experiments.demo.linear import LinearResult
@@ -15,6 +16,7 @@ def write_numbers(
     linear: LinearResult,
     completion: CompletionResult,
     digits: DigitsResult,
+    circle: CircleResult,
     made: dict[str, Any],
     path: Path,
 ) -> Path:
@@ -22,7 +24,8 @@ def write_numbers(
 
     Variables and dimensions carry the name of their part: ``linear_*`` over
     ``linear_tau``, ``completion_*`` over ``completion_tau`` and ``completion_step``,
-    ``digits_*`` over ``digits_tau`` and ``digits_intrinsic_rate``.
+    ``digits_*`` over ``digits_tau`` and ``digits_intrinsic_rate``, ``circle_*`` over
+    ``circle_step``, ``circle_tau`` and ``circle_point``, with the entries in ``circle_axis``.
     """
     rates = xarray.DataArray(digits.intrinsic_rates, dims="intrinsic_rate", name="intrinsic_rate")
     ladder = xarray.concat(
@@ -49,6 +52,14 @@ def write_numbers(
         "completion_run": _columns(completion.trajectory.to_dataset()),
         "completion_without_decay": _columns(completion.without_decay.to_dataset()),
         "digits": ladder,
+        "circle": xarray.Dataset(
+            {
+                "trajectory": (("step", "axis"), circle.trajectory),
+                "flow": (("tau", "axis"), circle.flow),
+                "manifold": (("point", "axis"), circle.manifold),
+            },
+            {"step": np.arange(len(circle.trajectory)), "tau": circle.tau},
+        ),
     }
     merged = xarray.merge(
         [

@@ -33,13 +33,10 @@ def run_demo(out: Path, *, quick: bool = False, progress: bool | None = None) ->
         console.print(f"[bold]{index}/{len(parts)}[/bold] {title}")
         results[name] = part.run(quick=quick, progress=progress)
     console.print("drawing figures")
-    drawn = figures.draw(
-        results["linear"], results["completion"], results["digits"], circle.run(), out
-    )
+    shown = results["linear"], results["completion"], results["digits"], circle.run()
+    drawn = figures.draw(*shown, out)
     made = provenance() | {"quick": str(quick), "seconds": time.perf_counter() - began}
-    numbers = write_numbers(
-        results["linear"], results["completion"], results["digits"], made, out / "demo.nc"
-    )
+    numbers = write_numbers(*shown, made, out / "demo.nc")
     checks: list[Check] = [check for result in results.values() for check in result.checks]
     report(checks, out, made, "sharpflow demo", " --quick" if quick else "")
     console.print(f"figures: {', '.join(path.name for path in drawn)}; numbers: {numbers.name}")

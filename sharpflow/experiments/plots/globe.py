@@ -17,7 +17,7 @@ _RIM = 1e-9
 
 def sphere(
     points: np.ndarray,
-    flow_points: np.ndarray,
+    flow_points: np.ndarray | None = None,
     manifold_points: np.ndarray | None = None,
     ax: "Axes3D | None" = None,
     *,
@@ -29,7 +29,8 @@ def sphere(
 
     Args:
       points: θ_t, unit vectors of shape (T, 3), in the order of the steps.
-      flow_points: ζ(τ), unit vectors of shape (P, 3), in the order of τ.
+      flow_points: ζ(τ), unit vectors of shape (P, 3), in the order of τ; None where there is
+        no prediction.
       manifold_points: Γ, unit vectors of shape (G, 3), in order along it.
       ax: where to draw, of projection ``"3d"``; by default on a new figure.
       cloud: whether ``manifold_points`` have no order and are drawn as dots.
@@ -37,8 +38,9 @@ def sphere(
     Returns:
       The axes.
     """
-    points, flow_points = np.asarray(points), np.asarray(flow_points)
-    view = _view(flow_points, manifold_points)
+    points = np.asarray(points)
+    flow_points = None if flow_points is None else np.asarray(flow_points)
+    view = facing(points if flow_points is None else flow_points, manifold_points)
     with style.styled(ax, size=(3.4, 3.7), projection="3d") as ax:
         _look_from(ax, view)
         _globe(ax, view)
@@ -60,22 +62,8 @@ def sphere(
             zorder=4,
             label=r"GD+WD $\theta_t$",
         )
-        ax.plot(
-            *_near(flow_points, view).T,
-            color=style.PREDICTED,
-            linewidth=2.4,
-            zorder=5,
-            label=r"flow $\zeta(\tau)$",
-        )
-        for end, face in zip(flow_points[[0, -1]], ("white", style.PREDICTED), strict=True):
-            ax.plot(
-                *_near(end[None], view).T,
-                marker="o",
-                markersize=5.0,
-                markerfacecolor=face,
-                markeredgecolor=style.PREDICTED,
-                zorder=6,
-            )
+        if flow_points is not None:
+            _flow(ax, flow_points, view)
         ax.legend(
             loc="upper center",
             bbox_to_anchor=(0.5, 0.0),
@@ -132,8 +120,15 @@ def basis_from(flow_points: Params) -> np.ndarray:
     return np.stack(basis)
 
 
-def _view(flow_points: np.ndarray, manifold_points: np.ndarray | None) -> np.ndarray:
-    """Rows right, up and toward the viewer: the flow runs to the right, bent downwards."""
+def facing(flow_points: np.ndarray, manifold_points: np.ndarray | None = None) -> np.ndarray:
+    """Where ``sphere`` is seen from: the flow runs to the right, bent downwards.
+
+    Args:
+      flow_points, manifold_points: as ``sphere`` takes them.
+
+    Returns:
+      Orthonormal rows: right, up and toward the viewer, shape (3, 3).
+    """
     middle = flow_points.mean(axis=0)
     if manifold_points is not None:
         of_all = np.mean(manifold_points, axis=0)
@@ -188,6 +183,26 @@ def _globe(ax: "Axes3D", view: np.ndarray) -> None:
     for degrees in range(0, 180, 30):
         across = np.cos(np.deg2rad(degrees)) * right + np.sin(np.deg2rad(degrees)) * middle
         _faint(ax, np.cos(turn) * across + np.sin(turn) * pole, view)
+
+
+def _flow(ax: "Axes3D", flow_points: np.ndarray, view: np.ndarray) -> None:
+    """The predicted flow, with a hollow dot where it begins and a full one where it ends."""
+    ax.plot(
+        *_near(flow_points, view).T,
+        color=style.PREDICTED,
+        linewidth=2.4,
+        zorder=5,
+        label=r"flow $\zeta(\tau)$",
+    )
+    for end, face in zip(flow_points[[0, -1]], ("white", style.PREDICTED), strict=True):
+        ax.plot(
+            *_near(end[None], view).T,
+            marker="o",
+            markersize=5.0,
+            markerfacecolor=face,
+            markeredgecolor=style.PREDICTED,
+            zorder=6,
+        )
 
 
 def _faint(ax: "Axes3D", circle: np.ndarray, view: np.ndarray) -> None:

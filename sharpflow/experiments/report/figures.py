@@ -1,0 +1,137 @@
+"""Pictures inside the page, each with a sentence on what is seen in it."""
+
+import base64
+import re
+import struct
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sharpflow.experiments.report.page import Figure
+
+if TYPE_CHECKING:
+    import xarray
+
+_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
+
+# By the name of the file: what the demo and the validation draw, then what a grid does.
+_CAPTIONS = {
+    "linear-angle": "Angle between θ and the minimum-norm solution: exact, along the flow, and "
+    "of gradient descent.",
+    "completion-prediction": "Matrix completion: sharpness and threshold on the left, test error "
+    "on the right, measured and predicted, with and without weight decay.",
+    "completion-edge-of-stability": "The top eigenvalue of the Hessian at the iterates rises to "
+    "2/η at the entry and oscillates about it.",
+    "completion-mean-loss": "Mean training loss of matrix completion, measured and predicted "
+    "by ½ ηλ λ* tr M.",
+    "digits-edge-eigenvalues": "Eigenvalues of the Hessian over the threshold, as one after the "
+    "other reaches the edge, measured and predicted.",
+    "digits-sharpness": "Sharpness and threshold of the network on digits at the smallest ηλ, "
+    "and the flow over them.",
+    "digits-mean-loss": "Mean training loss of the network on digits, measured and predicted.",
+    "digits-tracking-error": "Distance between gradient descent and the flow, over the distance "
+    "moved, against ηλ, with the power law through it.",
+    "digits-single-edge": "The flow of one edge eigenvalue departs from gradient descent where a "
+    "second one reaches the edge; the flow of several does not.",
+    "sphere": "A trajectory on the unit sphere in three dimensions, its predicted flow and the "
+    "minimizers.",
+    "oscillation-covariance": "Eigenvalues of the covariance of the oscillation beside those of "
+    "ηλ M.",
+    "limits-phases": "What becomes of a trajectory at each learning rate and weight decay.",
+    "adaptive-flow": "Quasi-RMSprop beside the flow with its own b.",
+    "adaptive-preconditioned": "RMSprop by coordinate: the preconditioned sharpness at its edge.",
+    "momentum": "Gradient descent with momentum beside its flow.",
+    "flat-directions": "Gradient descent with more motion along flat directions, beside its flow.",
+    "other-dynamics": "Sharpness along other update rules, started at the same point.",
+    "fisher-largest-eigenvalue": "The largest eigenvalue of the Fisher matrix of wide random "
+    "networks, measured and from mean-field theory.",
+    "outcomes": "How the trajectories ended, over learning rate and weight decay.",
+}
+_PATTERNS = (
+    (r"limits-(?P<what>.+)", "Errors of the theory up to large ηλ: {what}."),
+    (r"(?P<what>.+)-errors", "Errors of the theory against ηλ, dots are seeds: {what}."),
+    (r"(?P<what>.+)-entry", "Entry into the edge against ηλ, over its prediction: {what}."),
+    (
+        r"final-(?P<what>.+)",
+        "Last values of {what} over learning rate and weight decay: the median over seeds of the "
+        "mean over the last tenth of each trajectory.",
+    ),
+    (
+        r"bands-(?P<what>.+?)(-(?P<index>\d+)-(?P<axes>.+))?",
+        "Against time, the median of {what} and the range over the seeds, for each learning rate "
+        "and weight decay.",
+    ),
+)
+
+
+def embedded(paths: Iterable[Path]) -> list[Figure]:
+    """Picture files as data URIs; of one name the smaller file.
+
+    Args:
+      paths: of ``.png`` and ``.svg`` files.
+    """
+    smallest: dict[str, Path] = {}
+    for path in sorted(paths, key=lambda path: path.stat().st_size, reverse=True):
+        smallest[path.stem] = path
+    return [
+        Figure(name, caption(name), data_uri(smallest[name]), size(smallest[name]))
+        for name in sorted(smallest, key=_order)
+    ]
+
+
+def _order(name: str) -> tuple:
+    """The outcomes first, then quantity by quantity its map before its bands."""
+    kind, _, quantity = name.partition("-")
+    of_grid = kind in ("final", "bands")
+    return name != "outcomes", quantity if of_grid else name, kind == "bands"
+
+
+def drawn(dataset: "xarray.Dataset", folder: Path, data: Path, finished: bool) -> list[Figure]:
+    """Every figure that a grid supports: those in ``folder`` where they are up to date.
+
+    Args:
+      dataset: of the run.
+      folder: where ``sharpflow plot`` puts them.
+      data: the arrays of the run; figures that are older are drawn anew, and not kept.
+      finished: whether all points have ended; else figures are drawn anew.
+
+    Raises:
+      ValueError: there is nothing to draw.
+    """
+    from sharpflow.experiments.plots import plot_grid
+
+    kept = [path for path in folder.glob("*") if path.suffix in _TYPES]
+    newest = max((path.stat().st_mtime for path in data.rglob("*")), default=0.0)
+    if finished and kept and min(path.stat().st_mtime for path in kept) > newest:
+        return embedded(kept)
+    with tempfile.TemporaryDirectory() as place:
+        return embedded(plot_grid(dataset, place))
+
+
+def caption(name: str) -> str:
+    """What is seen in the figure of this name; the name in words where nobody knows."""
+    if name in _CAPTIONS:
+        return _CAPTIONS[name]
+    for pattern, text in _PATTERNS:
+        found = re.fullmatch(pattern, name)
+        if found:
+            parts = found.groupdict()
+            said = text.format(what=parts["what"].replace("-", " "))
+            return f"{said[:-1]}, at {parts['axes']}." if parts.get("axes") else said
+    return name.replace("-", " ")
+
+
+def data_uri(path: Path) -> str:
+    """A file as a data URI."""
+    return f"data:{_TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture, in pixels or, of an SVG, in points."""
+    if path.suffix == ".png":
+        width, height = struct.unpack(">II", path.read_bytes()[16:24])
+        return width, height
+    opening = path.read_text(encoding="utf-8")[:4000]
+    found = re.search(r'viewBox="[\d.]+ [\d.]+ ([\d.]+) ([\d.]+)"', opening)
+    return (round(float(found[1])), round(float(found[2]))) if found else (400, 300)

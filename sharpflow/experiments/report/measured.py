@@ -1,0 +1,186 @@
+"""What theory says of a point without a flow, beside what was recorded."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sharpflow.experiments.grid_summary import LOSS_TOLERANCE, edge_ratio_name
+from sharpflow.theory import edge_entry_step
+
+if TYPE_CHECKING:
+    import xarray
+
+SETTLE_TAU = 0.2  # left out after the entry: half of it the delay at ηλ = 1e-3, half the ringing
+_AT_EDGE = 10.0  # steps of ηλ by which a start may miss the edge and still count as on it
+
+Measures = dict[str, float]
+
+_PLACES = {
+    "edge_ratio_iterate": "The edge ratio is that at the iterates: there the oscillation itself "
+    "adds to the sharpness on Γ, the more the larger ηλ.",
+    "edge_ratio_midpoint": "The edge ratio is that at the midpoint of the oscillation, near Γ.",
+}
+
+
+def measure(
+    columns: Mapping[str, np.ndarray],
+    step: np.ndarray,
+    rates: tuple[float, float] | None,
+    intrinsic_rate: float,
+    num_steps: int,
+    loss_infimum: float = 0.0,
+) -> Measures:
+    """Entry, edge ratio, norm, mean loss and rises of one point; NaN where a column is missing.
+
+    Args:
+      columns: by name, shapes (T,); the edge ratio as ``edge_ratio``.
+      step: of the records, shape (T,).
+      rates: η and λ of GD+WD; None for another rule, whose entry and loss are not predicted here.
+      intrinsic_rate: flow time per step.
+      num_steps: updates made; the last mean loss is over the steps from its record to there.
+      loss_infimum: inf L.
+
+    Returns:
+      By name: ``entry_step`` and ``predicted_entry_step``; ``edge_ratio``, its mean after
+      the entry; ``norm_error``, the largest |‖w‖² · 2(1−ηλ)/(ηλ*) − 1|; ``loss`` and
+      ``predicted_loss``, means after the entry; ``rises``, the share of steps after the entry
+      that raise the loss.
+
+    Source: docs/theory.md, sections 2 and 5. The predicted loss is ½ ηλ λ* tr M with the tr M that
+    the fall of the threshold itself implies, d log λ*/dτ = 2 (2 tr M − 1).
+    """
+    found = dict.fromkeys(
+        ("entry_step", "predicted_entry_step", "edge_ratio", "norm_error", "loss",
+         "predicted_loss", "rises"), np.nan)  # fmt: skip
+    threshold = columns.get("threshold")
+    if rates is not None and threshold is not None and "norm_squared" in columns:
+        eta, decay = rates
+        ratio = columns["norm_squared"] * 2.0 * (1.0 - eta * decay) / (eta * threshold)
+        found["norm_error"] = _largest(np.abs(ratio - 1.0))
+    if "edge_ratio" not in columns or not intrinsic_rate > 0:
+        return found
+    edge_ratio = columns["edge_ratio"]
+    found["entry_step"] = entry_step(step, edge_ratio, intrinsic_rate)
+    if rates is not None and threshold is not None and "loss" in columns:
+        excess = columns["loss"] - loss_infimum
+        found["predicted_entry_step"] = _predicted_entry(
+            step, excess, threshold, edge_ratio, rates, found["entry_step"]
+        )
+    settled = step >= found["entry_step"] + SETTLE_TAU / intrinsic_rate
+    found["edge_ratio"] = _mean(edge_ratio[settled])
+    found["rises"] = _mean(columns["loss_rises"][settled]) if "loss_rises" in columns else np.nan
+    if rates is not None and threshold is not None and "loss_mean" in columns:
+        loss = columns["loss_mean"] - loss_infimum
+        found["loss"], found["predicted_loss"] = _losses(
+            step, loss, threshold, settled, intrinsic_rate, num_steps
+        )
+    return found
+
+
+def entry_step(step: np.ndarray, edge_ratio: np.ndarray, intrinsic_rate: float) -> float:
+    """The first crossing of edge ratio 1, interpolated; NaN where there is none."""
+    known = np.isfinite(edge_ratio) & (edge_ratio > 0)
+    step, excess = step[known].astype(float), np.log(edge_ratio[known])
+    above = np.flatnonzero(excess >= 0.0)
+    if excess.size and excess[0] >= -_AT_EDGE * intrinsic_rate:
+        return float(step[0])
+    if not above.size:
+        return float("nan")
+    after, before = above[0], above[0] - 1
+    share = excess[before] / (excess[before] - excess[after])
+    return float(step[before] + share * (step[after] - step[before]))
+
+
+def _predicted_entry(
+    step: np.ndarray,
+    loss: np.ndarray,
+    threshold: np.ndarray,
+    edge_ratio: np.ndarray,
+    rates: tuple[float, float],
+    entry: float,
+) -> float:
+    """From the first record that rests on Γ below the edge; NaN where none does."""
+    finite = loss[np.isfinite(loss)]
+    known = np.isfinite(edge_ratio) & np.isfinite(threshold) & (edge_ratio < 1.0)
+    if not finite.size:
+        return float("nan")
+    resting = np.flatnonzero(known & (loss <= LOSS_TOLERANCE * finite[0]))
+    # after its entry nothing rests
+    if not resting.size or step[resting[0]] >= entry:
+        return float("nan")
+    row = resting[0]
+    eta, decay = rates
+    norm_squared = 0.5 * eta * threshold[row] / (1.0 - eta * decay)
+    sharpness = edge_ratio[row] * threshold[row]
+    return edge_entry_step(float(norm_squared), float(sharpness), eta, decay, step=int(step[row]))
+
+
+def _losses(
+    step: np.ndarray,
+    loss: np.ndarray,
+    threshold: np.ndarray,
+    settled: np.ndarray,
+    intrinsic_rate: float,
+    num_steps: int,
+) -> tuple[float, float]:
+    """Mean loss since the entry, measured, and as the threshold implies it."""
+    kept = settled & np.isfinite(loss) & np.isfinite(threshold)
+    if kept.sum() < 3:
+        return float("nan"), float("nan")
+    gaps = np.diff(np.append(step, num_steps))[kept]
+    step, loss, threshold = step[kept], loss[kept], threshold[kept]
+    tau = intrinsic_rate * step
+    # ∫ λ* tr M dτ, with 2 tr M = 1 + d log λ*/(2 dτ)
+    integral = 0.5 * (np.trapezoid(threshold, tau) + 0.5 * (threshold[-1] - threshold[0]))
+    predicted = 0.5 * intrinsic_rate * integral / (tau[-1] - tau[0])
+    return float(np.sum(loss[:-1] * gaps[:-1]) / np.sum(gaps[:-1])), float(predicted)
+
+
+def remarks(dataset: "xarray.Dataset", measures: Sequence[Measures]) -> list[str]:
+    """How to read the measures of a run, and which are absent and why, one line each.
+
+    Args:
+      dataset: of the run.
+      measures: of its points.
+    """
+    lines = []
+    ratio = edge_ratio_name(dataset)
+    if ratio in _PLACES:
+        lines.append(_PLACES[ratio])
+    entered = [point for point in measures if np.isfinite(point["entry_step"])]
+    if entered and not any(np.isfinite(point["predicted_entry_step"]) for point in entered):
+        lines.append(
+            "No entry is predicted without a flow: no point rested on Γ below the edge before, its "
+            f"loss at most {LOSS_TOLERANCE:g} of the first."
+        )
+    if ratio is None:
+        lines.append(
+            "No edge ratio was recorded: there is no entry and nothing after it. Name a sharpness "
+            'among the observables, as "sharpness_manifold".'
+        )
+    needs = {
+        "threshold": "the norm, the predicted entry and the predicted loss",
+        "norm_squared": "the norm beside the threshold",
+        "loss": "the predicted entry",
+        "loss_mean": "the mean loss",
+        "loss_rises": "the share of steps that raise the loss",
+    }
+    lines += [
+        f"The column {name} was not recorded: {what} cannot be told."
+        for name, what in needs.items()
+        if name not in dataset
+    ]
+    if "intrinsic_rate" not in dataset:
+        lines.append("The optimizer tells no flow time: there is no prediction.")
+    return lines
+
+
+def _largest(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.max()) if finite.size else float("nan")
+
+
+def _mean(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")

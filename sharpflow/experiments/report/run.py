@@ -1,0 +1,220 @@
+"""The page of a run: its grid, its curves, and what theory says of its points."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sharpflow.experiments.grid_summary import time_dimension
+from sharpflow.experiments.report.curves import all_curves
+from sharpflow.experiments.report.figures import drawn
+from sharpflow.experiments.report.grid_table import grid_table
+from sharpflow.experiments.report.measured import Measures, measure, remarks
+from sharpflow.experiments.report.page import Figure, Page, Sphere
+from sharpflow.experiments.report.points import Records, records
+from sharpflow.experiments.report.predicted import (
+    MOST,
+    Prediction,
+    Remade,
+    chosen,
+    predict_points,
+    remake,
+)
+from sharpflow.experiments.report.spheres import predicted_sphere, recorded_sphere
+from sharpflow.experiments.report.statements import SETTLED, statement_table
+from sharpflow.experiments.run import CONFIG_FILE
+from sharpflow.simulator import open_run
+from sharpflow.simulator.store.folder import RunFolder
+
+if TYPE_CHECKING:
+    import xarray
+
+_GDWD = "sharpflow.simulator.rules.gdwd:gdwd"
+_MOST_SPHERES = 12
+
+
+def run_page(folder: Path, predictions: int | None, progress: bool | None) -> Page:
+    """The page of a folder that ``sharpflow run`` or ``simulate_grid(out=...)`` wrote.
+
+    Args:
+      folder: of the run, finished or not.
+      predictions, progress: as in ``write_report``.
+
+    Raises:
+      ValueError: the run is damaged.
+    """
+    run = RunFolder(folder)
+    asked, dataset = run.description, open_run(folder)
+    time = time_dimension(dataset)
+    points = records(dataset, time, asked.get("axes", {}))
+    found, infimum, notes = _predictions(folder, dataset, points, predictions, progress)
+    measures = _measures(points, asked, infimum)
+    config = folder / CONFIG_FILE
+    described = _first_line(config)
+    shown_curves, curve_note = all_curves(dataset, time, points, measures, found)
+    figures, figure_note = _figures(dataset, folder, run.data, points)
+    return Page(
+        title=f"sharpflow run: {folder.absolute().name}",
+        sentence=described or _sentence(points, asked),
+        facts=_facts(points, asked),
+        command=f"sharpflow run {CONFIG_FILE} --out NEW-FOLDER"
+        if config.is_file()
+        else "made from Python, by sharpflow.simulate_grid(..., out=...): there is no config",
+        config=config.read_text() if config.is_file() else None,
+        statements=statement_table(measures, found),
+        notes=[SETTLED, *remarks(dataset, measures), *notes],
+        grid=grid_table(dataset, points, found, curves=len(shown_curves["points"])),
+        curves=shown_curves,
+        curve_note=curve_note,
+        spheres=_spheres(dataset, points, found),
+        figures=figures,
+        figure_note=figure_note,
+        provenance=_provenance(folder, dataset),
+        reading="import sharpflow as sf\n\n"
+        f"run = sf.open_run({run.path.name!r})\n"
+        "print(run)\n\n"
+        "# or, without this package:\n"
+        "import xarray\n\n"
+        f"run = xarray.open_zarr({run.path.name + '/data.zarr'!r}, chunks=None)",
+    )
+
+
+def _predictions(
+    folder: Path,
+    dataset: "xarray.Dataset",
+    points: Records,
+    most: int | None,
+    progress: bool | None,
+) -> tuple[dict[int, Prediction], float | None, list[str]]:
+    """The flows of some points, inf L where the problem is known, and what to say of both."""
+    if most == 0:
+        return {}, None, ["No flow was integrated: the report was made without predictions."]
+    if "snapshot" not in dataset.dims:
+        return {}, None, [
+            "No snapshots of the parameters were recorded (snapshot_every): there is no predicted "
+            "flow, and no trajectory on the sphere."
+        ]  # fmt: skip
+    try:
+        remade = remake(folder)
+        infimum = _infimum(remade, points)
+    except ValueError as error:
+        said = " ".join(str(error).split())
+        return {}, None, [f"No flow could be integrated, since the problem was not made: {said}"]
+    usable = (points.status == 0) & (points.intrinsic_rate > 0)
+    picked = chosen(usable.reshape(points.shape), most)
+    found, reasons = predict_points(remade, dataset, picked, progress)
+    notes = [
+        f"The flow was integrated for {len(found)} of {points.count} points"
+        + (
+            f": one seed of each combination of the other axes, {MOST} at most."
+            if most is None
+            else "."
+        )
+    ]
+    if not usable.all():
+        notes.append(
+            "A point has no flow where it has not ended well, or its rule tells no flow time: "
+            "gradient descent without weight decay has none."
+        )
+    notes += [f"No flow at {points.title(point)}: {why}" for point, why in reasons.items()]
+    return found, infimum, notes
+
+
+def _infimum(remade: Remade, points: Records) -> float:
+    return float(remade.make(remade.axes.at(0)).loss_infimum)
+
+
+def _measures(points: Records, asked: dict[str, Any], infimum: float | None) -> list[Measures]:
+    of_gdwd = asked.get("optimizer") == _GDWD
+    return [
+        measure(
+            points.measured(point),
+            points.step[point],
+            (points.values["learning_rate"][point], points.values["weight_decay"][point])
+            if of_gdwd
+            else None,
+            float(points.intrinsic_rate[point]),
+            int(points.made[point]),
+            infimum or 0.0,
+        )
+        for point in range(points.count)
+    ]
+
+
+def _spheres(
+    dataset: "xarray.Dataset", points: Records, found: dict[int, Prediction]
+) -> list[Sphere]:
+    if "snapshot" not in dataset.dims:
+        return []
+    if found:
+        made = [predicted_sphere(points.title(point), each) for point, each in found.items()]
+    else:
+        picked = chosen((points.status == 0).reshape(points.shape), None)
+        places = [dict(zip(points.axes, points.place(point), strict=True)) for point in picked]
+        made = [
+            recorded_sphere(points.title(point), dataset, place)
+            for point, place in zip(picked, places, strict=True)
+        ]
+    return [sphere for sphere in made if sphere is not None][:_MOST_SPHERES]
+
+
+def _figures(
+    dataset: "xarray.Dataset", folder: Path, data: Path, points: Records
+) -> tuple[list[Figure], str]:
+    try:
+        return drawn(dataset, folder / "figures", data, bool(np.all(points.status >= 0))), ""
+    except ValueError as error:
+        return [], f"There are no figures: {error}"
+
+
+def _facts(points: Records, asked: dict[str, Any]) -> dict[str, str]:
+    pending = int((points.status == -1).sum())
+    ended = int((points.status == 0).sum())
+    shape = " × ".join(
+        f"{size} {name.replace('_', ' ')}"
+        for name, size in zip(points.axes, points.shape, strict=True)
+    )
+    facts = {
+        "points": f"{points.count}: {shape}",
+        "status": f"{ended} success, {points.count - pending - ended} diverged, {pending} pending",
+        "updates": f"{int(points.made.sum()):,} of {int(points.asked.sum()):,}",
+        "optimizer": str(asked.get("optimizer", "?")).split(":")[-1],
+        "parameters": f"{asked['num_parameters']:,}" if "num_parameters" in asked else "?",
+    }
+    if pending:
+        facts["unfinished"] = (
+            "This run has not ended. The report shows it as far as it is; sharpflow run --resume "
+            "goes on with it."
+        )
+    return facts
+
+
+def _sentence(points: Records, asked: dict[str, Any]) -> str:
+    return f"A grid of {points.count} trajectories of {asked.get('dtype', '')} parameters."
+
+
+def _first_line(config: Path) -> str:
+    """The description in the config of the run."""
+    import tomllib
+
+    if not config.is_file():
+        return ""
+    try:
+        return str(tomllib.loads(config.read_text()).get("description", ""))
+    except ValueError as error:
+        raise ValueError(f"{config} cannot be read: {error}") from error
+
+
+def _provenance(folder: Path, dataset: "xarray.Dataset") -> dict[str, dict[str, str]]:
+    """How each launch was made; of a run whose launches are unknown what its arrays say."""
+    path = folder / "provenance.json"
+    try:
+        launches = json.loads(path.read_text())["launches"] if path.is_file() else []
+        made = {
+            f"Launch {number} of {len(launches)}": {name: str(v) for name, v in launch.items()}
+            for number, launch in enumerate(launches, start=1)
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be read: {error!r}") from error
+    return made or {"The arrays": {str(name): str(value) for name, value in dataset.attrs.items()}}

@@ -1,0 +1,340 @@
+"""A report says what its folder holds, in one file that asks for nothing else."""
+
+import importlib
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import sharpflow as sf
+from sharpflow.experiments.cli import app
+from sharpflow.experiments.config import load
+from sharpflow.experiments.grid_summary import last_values
+from sharpflow.experiments.report import curves, spheres, write_report
+from sharpflow.experiments.report.measured import entry_step, measure
+from sharpflow.experiments.report.predicted import chosen
+from sharpflow.experiments.run import run_config
+from sharpflow.theory import exact
+
+spec = importlib.util.spec_from_file_location("reports", Path(__file__).with_name("reports.py"))
+reports = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(reports)
+grids = reports.grids
+
+RATE = 1e-3
+CONFIG = """
+problem = "three:problem"
+start = "three:start"
+seed = [0]
+learning_rate = 10.0
+weight_decay = [4e-4, 0.0]
+num_steps = 600
+record_every = 5
+snapshot_every = 12
+observables = ["loss", "norm_squared", "threshold", "sharpness_manifold", "loss_mean", "metrics"]
+dtype = "float64"
+"""
+THREE = """
+import jax.numpy as jnp
+import numpy as np
+import sharpflow as sf
+
+PLANE = np.random.default_rng(2).normal(size=(2, 3))
+X = np.random.default_rng(3).normal(size=(8, 2)) @ PLANE
+Y = X @ PLANE[0]
+
+
+def problem():
+    made = sf.models.linear_regression(X, Y)
+    outside = np.cross(*np.linalg.svd(X - X.mean(axis=0))[2][:2])
+
+    def alpha(w):
+        return jnp.arcsin(jnp.abs(jnp.vdot(outside, w)) / jnp.linalg.norm(w))
+
+    return sf.Problem(init=made.init, residual=made.residual, metrics={"alpha": alpha})
+
+
+def start(key, learning_rate, weight_decay):
+    outside = np.cross(*np.linalg.svd(X - X.mean(axis=0))[2][:2])
+    solution = sf.theory.exact.minimum_norm_direction(X, Y)
+    theta = np.cos(1.2) * solution + np.sin(1.2) * outside + 1e-3 * PLANE[1]
+    return jnp.asarray(0.8 * theta / np.linalg.norm(theta))
+"""
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures take a second each, and are looked at elsewhere."""
+    monkeypatch.setattr("sharpflow.experiments.plots.plot_grid", lambda *arguments: [])
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A run of 64 points, six columns and 600 records, and its page."""
+    dataset = grids.grid((4, 4, 4), rows=600)
+    dataset = grids.ended(dataset, grids.DIVERGED, at=5, seed=0, learning_rate=1, weight_decay=2)
+    folder = reports.write_run(tmp_path_factory.mktemp("runs") / "large", dataset)
+    return dataset, write_report(folder)
+
+
+@pytest.fixture(scope="module")
+def predicted(tmp_path_factory):
+    """A run of three parameters with snapshots, with and without weight decay, and its page."""
+    base = tmp_path_factory.mktemp("three")
+    (base / "three.py").write_text(THREE)
+    (base / "three.toml").write_text(CONFIG)
+    config = load(base / "three.toml")
+    run_config(config, base / "run", resume=False, progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(base)  # where the module of the user is
+        patch.setattr("sharpflow.experiments.plots.plot_grid", lambda *arguments: [])
+        path = write_report(base / "run")
+    module = importlib.import_module("three")
+    return base / "run", path, module.X
+
+
+def test_a_page_of_64_points_is_at_most_8_MB_and_has_a_row_curves_and_figures_of_all(large):
+    _, path = large
+    page = reports.Page(path)
+    assert path.stat().st_size <= 8e6
+    assert len(page.tables["grid-table"]) == 1 + 64
+    assert len(page.json("curves")["points"]) == 64
+    pictures = [given for tag, given in page.tags if tag == "img"]
+    assert len(pictures) == 9  # the outcomes; the last values and the bands of four columns
+    assert all(given["src"].startswith("data:image/") and given["alt"] for given in pictures)
+
+
+def test_the_grid_table_has_the_values_of_the_dataset(large):
+    dataset, path = large
+    page = reports.Page(path)
+    heads = {"last mean loss L̄": "loss_mean", "last λ₁/λ* at θₜ": "edge_ratio_iterate",
+             "last threshold λ*": "threshold", "last test accuracy": "test_accuracy"}  # fmt: skip
+    for head, column in heads.items():
+        expected = last_values(dataset, column).values.reshape(-1)
+        np.testing.assert_array_equal(page.column("grid-table", head), expected)
+    seeds, rates, decays = np.meshgrid(
+        dataset.seed, dataset.learning_rate, dataset.weight_decay, indexing="ij"
+    )
+    np.testing.assert_array_equal(page.column("grid-table", "seed"), seeds.reshape(-1))
+    np.testing.assert_array_equal(page.column("grid-table", "η"), rates.reshape(-1))
+    np.testing.assert_array_equal(page.column("grid-table", "λ"), decays.reshape(-1))
+    status = page.column("grid-table", "status")
+    assert status.count("diverged") == 1 and status[6] == "diverged"
+    assert [row[0]["href"] for row in page.tables["grid-table"][1:4]] == [
+        "#point-0", "#point-1", "#point-2",
+    ]  # fmt: skip
+
+
+def test_thinned_curves_keep_the_extremes_of_every_column(large):
+    dataset, path = large
+    points = reports.Page(path).json("curves")["points"]
+    values = dataset["loss"].values.reshape(64, -1)
+    for point in (0, 6, 63):
+        kept = np.array(points[point]["columns"]["loss"], float)
+        assert len(kept) <= 2 * curves.MOST_BUCKETS
+        assert len(kept) == len(points[point]["step"]) == len(points[point]["tau"])
+        for extreme in (np.nanmin, np.nanmax):  # five digits are kept
+            np.testing.assert_allclose(extreme(kept), extreme(values[point]), rtol=5e-5)
+    assert points[6]["step"][-1] == 40  # diverged after five records, ten steps apart
+
+
+@pytest.mark.parametrize("rows", [1, 2, 9, 40, 41, 137, 1000])
+def test_every_bucket_has_its_smallest_and_largest_value_in_their_order(rows):
+    values = np.random.default_rng(rows).normal(size=rows)
+    values[::7] = np.nan
+    width = curves.bucket_width(rows, 20)
+    found = curves.envelope(values, width)
+    if width == 1:
+        np.testing.assert_array_equal(found, values)
+        return
+    assert len(found) <= 40 and len(curves.times(values, width)) == len(found)
+    for index, start in enumerate(range(0, rows, width)):
+        part = values[start : start + width]
+        pair = found[2 * index : 2 * index + 2]
+        if np.isnan(part).all():
+            assert np.isnan(pair).all()
+        else:
+            wanted = [np.nanargmin(part), np.nanargmax(part)]
+            np.testing.assert_array_equal(pair, part[sorted(wanted)])
+
+
+def test_a_page_asks_nothing_of_any_network(large, predicted, tmp_path):
+    demo = write_report(reports.write_demo(tmp_path / "demo"))
+    for path in (large[1], predicted[1], demo):
+        page = reports.Page(path)
+        asked = [value for name, value in page.attributes if name in ("src", "href", "srcset")]
+        assert all(value.startswith(("data:image/", "#")) for value in asked)
+        assert not {"link", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.tags}
+        assert "url(" not in path.read_text() and "@import" not in path.read_text()
+        policy = next(given["content"] for tag, given in page.tags if "http-equiv" in given)
+        assert policy.startswith("default-src 'none';") and "http" not in policy
+        assert "unsafe" not in re.search("script-src ([^;]*)", policy)[1]
+
+
+def test_what_a_config_or_a_file_says_stays_text(tmp_path, undrawn):
+    dataset = grids.grid((1, 1, 2), rows=4, axes={"kind": [reports.HOSTILE, "plain"]})
+    config = f"description = {json.dumps(reports.HOSTILE)}\n"
+    folder = reports.write_run(tmp_path / "run", dataset, config=config)
+    for path in (write_report(folder), write_report(reports.write_demo(tmp_path / "demo"))):
+        page = reports.Page(path)
+        assert not [name for name, _ in page.attributes if name == "onerror"]
+        assert " ".join(reports.HOSTILE.split()) in page.text
+        assert len(page.scripts) == sum(tag == "script" for tag, _ in page.tags) < 10
+    titles = [
+        point["title"]
+        for point in reports.Page(tmp_path / "run/report.html").json("curves")["points"]
+    ]
+    assert any(reports.HOSTILE in title for title in titles)
+
+
+def test_an_unfinished_run_is_shown_as_far_as_it_is(tmp_path, undrawn):
+    dataset = grids.grid((2, 2, 1), rows=30)
+    dataset = grids.ended(dataset, grids.PENDING, at=12, seed=1, learning_rate=0)
+    dataset = grids.ended(dataset, grids.PENDING, at=0, seed=1, learning_rate=1)
+    page = reports.Page(write_report(reports.write_run(tmp_path / "run", dataset)))
+    assert "2 success, 0 diverged, 2 pending" in page.text and "has not ended" in page.text
+    assert page.column("grid-table", "steps") == [300, 300, 110, 0]
+    assert page.column("grid-table", "status")[2:] == ["pending", "pending"]
+    lengths = [len(point["step"]) for point in page.json("curves")["points"]]
+    assert lengths == [30, 30, 12, 0]
+
+
+def test_what_was_not_recorded_is_named(tmp_path, undrawn):
+    dataset = grids.grid((1, 1, 1), rows=5)
+    page = reports.Page(write_report(reports.write_run(tmp_path / "run", dataset)))
+    for missing in ("norm_squared", "loss_rises", "snapshot_every"):
+        assert missing in page.text
+    assert "loss_mean was not recorded" not in page.text
+
+
+def test_a_demo_has_its_statements_and_failures_stand_out(tmp_path):
+    page = reports.Page(write_report(reports.write_demo(tmp_path / "demo"), tmp_path / "a/b.html"))
+    assert page.column("statements-table", "measured") == [0.995, 12.0, 0.5, 2e-7]
+    allowed = [row[3]["text"] for row in page.tables["statements-table"][1:]]
+    assert allowed == ["0.99 to 1.01", "", "at most 0.1", "at most 1e-06"]
+    verdicts = [row[4] for row in page.tables["statements-table"][1:]]
+    assert [cell["class"] for cell in verdicts] == ["holds", "text", "fails", "holds"]
+    assert "2 of 3 hold, 1 fail" in page.text and "sharpflow demo --quick" in page.text
+    assert "nothing is left out" in page.text
+
+
+def test_without_plotly_the_sphere_is_a_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr(spheres, "plotly_script", lambda: None)
+    page = reports.Page(write_report(reports.write_demo(tmp_path / "demo")))
+    assert len([1 for tag, _ in page.tags if tag == "img"]) == 1
+    assert "plotly" not in page.scripts and 'pip install "sharpflow[report]"' in page.text
+
+
+def test_the_flow_of_points_with_snapshots_is_set_beside_them(predicted):
+    folder, path, x = predicted
+    page = reports.Page(path)
+    (sphere,) = page.json("spheres")
+    recorded = sf.open_run(folder)["params"].sel(weight_decay=4e-4).squeeze().values
+    recorded /= np.linalg.norm(recorded, axis=1, keepdims=True)
+    # four decimals are kept
+    np.testing.assert_allclose(np.array(sphere["points"]).T, recorded, atol=5.1e-5)
+    # tan α falls as exp(−τ) from the entry on, which the flow has to itself
+    point = page.json("curves")["points"][0]
+    tau = np.array(point["predicted"]["tau"])
+    angle = exact.angle_to_span(np.array(sphere["flow"]).T, x)
+    measures = page.tables["statements-table"][1:]
+    ratios = {row[0]["text"]: float(row[2]["value"] or "nan") for row in measures}
+    assert ratios["entry step, measured / predicted from rest"] == pytest.approx(1.0, abs=0.02)
+    since = np.maximum(tau - 4e-3 * point["entry"], 0.0)
+    expected = np.arctan(np.tan(angle[0]) * np.exp(-since))
+    np.testing.assert_allclose(point["predicted"]["columns"]["alpha"], angle, atol=1e-3)
+    # the entry is known to a record, 0.02 in τ, by which the angle moves less than half
+    np.testing.assert_allclose(angle, expected, atol=0.01)
+    # on a circle distances are chords; Φ(θ) is θ's own angle up to O(distance²)
+    reached = exact.angle_to_span(recorded[-1:], x)[0]
+    chord = np.sin(0.5 * abs(reached - angle[-1])) / np.sin(0.5 * (angle[0] - angle[-1]))
+    errors = page.column("grid-table", "tracking error")
+    assert errors[0] == pytest.approx(chord, abs=0.02) and errors[0] < 0.1
+    assert np.isnan(errors[1])  # without weight decay there is no flow
+
+
+def test_without_predictions_or_the_users_module_the_page_says_so(
+    predicted, undrawn, tmp_path, monkeypatch
+):
+    folder, _, _ = predicted
+    monkeypatch.delitem(sys.modules, "three")
+    for number, why in ((0, "made without predictions"), (None, "no module")):
+        page = reports.Page(write_report(folder, tmp_path / "page.html", predictions=number))
+        assert why in page.text and page.json("spheres")[0]["flow"] is None
+        assert "tracking error" not in [cell["text"] for cell in page.tables["grid-table"][0]]
+
+
+def test_the_first_seed_that_ended_well_is_predicted_first():
+    usable = np.array([[True, False], [True, True], [False, True]])  # (seed, combination)
+    assert chosen(usable, None) == [0, 3]
+    assert chosen(usable, 3) == [0, 2, 3] and chosen(usable, 9) == [0, 2, 3, 5]
+    assert chosen(usable, 0) == [] and chosen(np.zeros((2, 2), bool), None) == []
+
+
+def test_the_entry_and_the_means_after_it_are_those_of_a_made_up_trajectory():
+    """At rest λ* falls as (1−ηλ)^{2t}; at the edge 2 tr M = 1 + d log λ*/(2 dτ)."""
+    eta, decay, sharpness = 0.1, RATE / 0.1, 50.0
+    step = np.arange(0, 4000, 10)
+    resting = 100.0 * (1.0 - RATE) ** (2.0 * step)
+    crossing = np.log(2.0) / (-2.0 * np.log1p(-RATE))
+    slope = -0.8
+    at_edge = sharpness * np.exp(slope * RATE * (step - crossing))
+    threshold = np.where(step < crossing, resting, at_edge)
+    level = 0.5 * RATE * at_edge * 0.5 * (1.0 + 0.5 * slope)
+    columns = {
+        "threshold": threshold,
+        "norm_squared": 0.5 * eta * threshold / (1.0 - RATE),
+        "edge_ratio": np.where(step < crossing, sharpness / resting, 1.0),
+        "loss": np.where(step == 0, 1.0, 1e-9),
+        "loss_mean": np.where(step < crossing, 1e-9, level),
+        "loss_rises": np.where(step < crossing, 0.0, 0.5),
+    }
+    found = measure(columns, step, (eta, decay), RATE, 4000)
+    # one record, ten steps, bounds where the crossing lies between two of them
+    assert found["entry_step"] == pytest.approx(crossing, abs=10)
+    assert found["predicted_entry_step"] == pytest.approx(crossing, rel=1e-6)
+    assert found["edge_ratio"] == 1.0 and found["rises"] == 0.5
+    assert found["norm_error"] < 1e-12
+    # the mean over records of a loss that falls by e^{-0.008} from one to the next
+    assert found["loss"] == pytest.approx(found["predicted_loss"], rel=0.01)
+    bare = measure({"loss": columns["loss"]}, step, None, RATE, 4000)
+    assert all(np.isnan(value) for value in bare.values())
+    assert np.isnan(entry_step(step, np.full(len(step), 0.5), RATE))
+
+
+@pytest.mark.parametrize(
+    ("break_", "message"),
+    [
+        (lambda folder: None, "holds nothing to report"),
+        (lambda folder: (folder / "report.html").mkdir(), "out must name a file"),
+        (lambda folder: (folder / "checks.json").write_text("{"), "checks.json cannot be read"),
+        (lambda folder: (folder / "checks.json").write_text('{"made": {}, "checks": [{}]}'),
+         "checks.json cannot be read"),
+        (lambda folder: (folder / "run.json").write_text("{"), "run.json cannot be read"),
+        (lambda folder: (folder / "run.json").write_text('{"format": 1, "grid": {"axes": {}}}'),
+         "data.zarr cannot be read"),
+    ],
+)  # fmt: skip
+def test_another_folder_exits_with_2_and_one_line(tmp_path, break_, message):
+    break_(tmp_path)
+    result = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert result.exit_code == 2 and message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "report.html").is_file()
+
+
+def test_the_command_prints_the_page_and_its_size(tmp_path):
+    folder = reports.write_demo(tmp_path / "demo")
+    result = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "page.html")])
+    assert result.exit_code == 0, result.stderr
+    size = (tmp_path / "page.html").stat().st_size / 1e6
+    assert result.output.strip() == f"{tmp_path / 'page.html'}: {size:.1f} MB"
+    both = CliRunner().invoke(
+        app, ["report", str(folder), "--predictions", "2", "--no-predictions"]
+    )
+    assert both.exit_code == 2 and "one of them" in both.stderr
