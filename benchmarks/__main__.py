@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sharpflow.experiments.checks import print_table, write_json
 from sharpflow.experiments.environment import configure_jax, start_cache
-from sharpflow.simulator.provenance import provenance
+from sharpflow.simulator.provenance import launch_provenance
 
 NAMES = (
     "cold_start",
@@ -59,7 +59,7 @@ def main() -> None:
         "central_flow": lambda: central_flow.measure(arguments.out),
     }
     checks = [check for name in NAMES if name in arguments.only for check in measures[name]()]
-    made = provenance()
+    made = launch_provenance()
     print_table(checks, f"benchmarks on {made['device']}, jax {made['jax_version']}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     kind = str(made["device"]).split(":")[0]

@@ -30,8 +30,18 @@ def provenance(params: Params | None = None) -> dict[str, Any]:
     return made
 
 
-def git_revision() -> str | None:
-    """The commit of the working directory, ``-dirty`` if it was changed; None outside git."""
+def launch_provenance(params: Params | None = None) -> dict[str, Any]:
+    """``provenance``, and the commit of the working directory where it is in git.
+
+    Returns:
+      With ``git_revision``, ``-dirty`` at its end if something was changed.
+    """
+    revision = _git_revision()
+    made = provenance(params)
+    return made if revision is None else made | {"git_revision": revision}
+
+
+def _git_revision() -> str | None:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

@@ -844,7 +844,7 @@ def test_the_start_at_an_angle_is_at_the_edge(angle, seed):
     assert float(problem.loss_value(start)) < 1e-25
     x, _ = sf.models.digits(20)
     np.testing.assert_allclose(angle_to_span(np.asarray(theta), x), angle, rtol=1e-12)
-    np.testing.assert_allclose(problem.metrics["angle"](start), angle, rtol=1e-12)
+    np.testing.assert_allclose(problem.metrics["angle_to_solution"](start), angle, rtol=1e-12)
     general = sf.theory.start_at_edge(problem, theta, 0.2, 0.01, perturbation=0.0)
     np.testing.assert_allclose(start, general, rtol=1e-9)
     off = problems.start_at_angle(jax.random.key(seed), 0.2, 0.01, angle=angle, dtype="float64")
@@ -875,7 +875,7 @@ def test_the_linear_preset_follows_the_exact_angle():
     )
     expected = np.arctan(np.tan(1.2) * np.exp(-trajectory.tau))
     # what the description promises
-    np.testing.assert_allclose(trajectory["angle"], expected, atol=0.02)
+    np.testing.assert_allclose(trajectory["angle_to_solution"], expected, atol=0.02)
 
 
 # --- whatever comes ---

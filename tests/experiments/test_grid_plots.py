@@ -285,7 +285,7 @@ FIGURES = {
 def test_nothing_is_clipped_and_no_labels_overlap(name, dataset):
     dataset = grids.ended(dataset, DIVERGED, seed=0, learning_rate=0, weight_decay=0)
     figure = FIGURES[name](dataset)
-    with matplotlib.rc_context(style.RC):
+    with style.in_force():
         figure.draw_without_rendering()
         for ax in figure.axes:
             _require_room(figure, ax)

@@ -8,7 +8,7 @@ from rich.console import Console
 from sharpflow.experiments.checks import Check, report
 from sharpflow.experiments.demo import circle, completion, digits, figures, linear
 from sharpflow.experiments.demo.dataset import write_numbers
-from sharpflow.simulator.provenance import provenance
+from sharpflow.simulator.provenance import launch_provenance
 
 
 def run_demo(out: Path, *, quick: bool = False, progress: bool | None = None) -> int:
@@ -35,7 +35,7 @@ def run_demo(out: Path, *, quick: bool = False, progress: bool | None = None) ->
     console.print("drawing figures")
     shown = results["linear"], results["completion"], results["digits"], circle.run()
     drawn = figures.draw(*shown, out)
-    made = provenance() | {"quick": str(quick), "seconds": time.perf_counter() - began}
+    made = launch_provenance() | {"quick": str(quick), "seconds": time.perf_counter() - began}
     numbers = write_numbers(*shown, made, out / "demo.nc")
     checks: list[Check] = [check for result in results.values() for check in result.checks]
     report(checks, out, made, "sharpflow demo", " --quick" if quick else "")

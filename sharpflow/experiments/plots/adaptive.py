@@ -23,10 +23,9 @@ def flows(sphere: "xarray.Dataset", plain: "xarray.Dataset") -> "Figure":
     Returns:
       A figure of three panels.
     """
-    import matplotlib
     from matplotlib import pyplot, ticker
 
-    with matplotlib.rc_context(style.RC):
+    with style.in_force():
         figure, axes = pyplot.subplots(1, 3, figsize=(7.4, 3.4), layout="constrained")
         tau, responses = sphere["tau"].values, sphere["b"].values
         for index, b in enumerate(responses):
@@ -82,11 +81,10 @@ def preconditioned(record: "xarray.Dataset") -> "Figure":
     Returns:
       A figure of one panel.
     """
-    import matplotlib
     from matplotlib import pyplot
 
     colors = (style.MEASURED, style.OTHER, style.PREDICTED)
-    with matplotlib.rc_context(style.RC):
+    with style.in_force():
         figure, ax = pyplot.subplots(figsize=(4.4, 2.9), layout="constrained")
         ax.axhline(1.0, **style.LINE)
         for index, name in enumerate(record["setting"].values):

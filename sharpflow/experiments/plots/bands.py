@@ -92,7 +92,6 @@ def seed_band_panels(
     Raises:
       ValueError: as ``seed_bands``.
     """
-    import matplotlib
 
     grid = cells.single_grid(dataset)
     count = min(grid.sizes["weight_decay"], most_panels)
@@ -105,7 +104,7 @@ def seed_band_panels(
     limits = series.bounds(chosen, name)
     columns = 2 if count in (2, 4) else min(count, 3)
     rows = -(-count // columns)
-    with matplotlib.rc_context(style.RC):
+    with style.in_force():
         from matplotlib import pyplot
 
         figure, axes = pyplot.subplots(

@@ -52,11 +52,10 @@ def central_panel(
     Returns:
       The figure.
     """
-    import matplotlib
     from matplotlib import pyplot
 
     tau, edge = np.asarray(flow.tau), float(flow.edge)
-    with matplotlib.rc_context(style.RC):
+    with style.in_force():
         figure, axes = pyplot.subplots(2, 2, figsize=(7.0, 4.8), layout="constrained")
         loss, eigenvalues, metrics, errors = axes.ravel()
         loss.plot(measured.tau, measured.loss, **style.SOLID, label="GD, mean over a window")
@@ -112,11 +111,10 @@ def above_edge_panel(
     Returns:
       The figure.
     """
-    import matplotlib
     from matplotlib import pyplot
 
     edge = float(flow.edge)
-    with matplotlib.rc_context(style.RC):
+    with style.in_force():
         figure, axes = pyplot.subplots(1, 3, figsize=(7.4, 2.6), layout="constrained")
         panels = (
             (r"$\lambda_1(\nabla^2 L)$ / edge", measured.eigenvalues[:, 0] / edge,

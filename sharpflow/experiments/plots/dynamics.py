@@ -24,10 +24,9 @@ def compared(runs: "xarray.Dataset") -> "Figure":
     Returns:
       A figure of four panels.
     """
-    import matplotlib
     from matplotlib import pyplot
 
-    with matplotlib.rc_context(style.RC):
+    with style.in_force():
         figure, axes = pyplot.subplots(2, 2, figsize=(7.0, 5.0), layout="constrained", sharex=True)
         step = np.maximum(runs["step"].values, 1)
         for color, rule in zip(_COLORS, runs["rule"].values, strict=False):

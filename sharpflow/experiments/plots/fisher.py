@@ -33,9 +33,8 @@ def fisher_panels(numbers: "xarray.Dataset") -> "Figure":
     Returns:
       The figure, as wide as a page.
     """
-    import matplotlib
 
-    with matplotlib.rc_context(style.RC):
+    with style.in_force():
         from matplotlib import pyplot
 
         figure, axes = pyplot.subplots(

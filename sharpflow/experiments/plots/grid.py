@@ -82,14 +82,13 @@ def heat_maps(dataset: "xarray.Dataset", name: str) -> "Figure":
     Raises:
       ValueError: a column that was not recorded.
     """
-    import matplotlib
 
     parts = combinations(dataset)
     if len(parts) == 1:
         return cells.figure_of(heat_map(dataset, name))
     shown = [(words, cells.sorted_grid(part)) for words, part in parts[: cells.MOST_PANELS]]
     norm = _norm(name, np.stack([_median(part, name) for _, part in shown]))
-    with matplotlib.rc_context(style.RC):
+    with style.in_force():
         figure, axes = cells.panel_figure(shown)
         meshes = [_draw(ax, part, name, norm) for ax, (_, part) in zip(axes, shown, strict=True)]
         _colour_bar(meshes, name, axes)

@@ -51,11 +51,10 @@ def error_ladder(ladder: "xarray.Dataset", panels: Sequence[ErrorPanel]) -> "Fig
     Returns:
       A figure with three panels in a row.
     """
-    import matplotlib
     from matplotlib import pyplot
 
     rows = -(-len(panels) // 3)
-    with matplotlib.rc_context(style.RC):
+    with style.in_force():
         figure, axes = pyplot.subplots(
             rows, 3, figsize=(7.0, 2.0 * rows + 0.2), layout="constrained", sharex=True
         )
@@ -109,11 +108,10 @@ def entry_ladder(entries: "xarray.Dataset") -> "Figure":
     Returns:
       A figure with two panels.
     """
-    import matplotlib
     from matplotlib import pyplot
 
     rates = entries["intrinsic_rate"].values
-    with matplotlib.rc_context(style.RC):
+    with style.in_force():
         figure, axes = pyplot.subplots(1, 2, figsize=style.PAGE, layout="constrained")
         panels = (("delay", "delay (steps)"), ("overshoot", "overshoot of the edge ratio"))
         for ax, (name, label) in zip(axes, panels, strict=True):

@@ -20,11 +20,10 @@ def momentum(ramp: "xarray.Dataset", flow: "xarray.Dataset") -> "Figure":
     Returns:
       A figure of three panels.
     """
-    import matplotlib
     from matplotlib import pyplot
 
     colors = (style.MEASURED, style.OTHER, style.SINGLE_EDGE)
-    with matplotlib.rc_context(style.RC):
+    with style.in_force():
         figure, axes = pyplot.subplots(1, 3, figsize=(7.4, 3.0), layout="constrained")
         for color, beta in zip(colors, ramp["beta"].values, strict=True):
             one, other = ramp.sel(beta=beta), flow.sel(beta=beta)

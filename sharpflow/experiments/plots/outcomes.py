@@ -62,13 +62,12 @@ def outcome_maps(dataset: "xarray.Dataset") -> "Figure":
     Raises:
       ValueError: no column of the loss.
     """
-    import matplotlib
 
     parts = combinations(dataset)
     if len(parts) == 1:
         return cells.figure_of(outcome_map(dataset))
     shown = [(words, cells.sorted_grid(part)) for words, part in parts[: cells.MOST_PANELS]]
-    with matplotlib.rc_context(style.RC):
+    with style.in_force():
         figure, axes = cells.panel_figure(shown)
         found = [_draw(ax, part) for ax, (_, part) in zip(axes, shown, strict=True)]
         words = _legend(found, cells.omitted(len(shown), len(parts)))

@@ -42,9 +42,8 @@ def prediction_panel(
     Returns:
       The two axes.
     """
-    import matplotlib
 
-    with matplotlib.rc_context(style.RC):
+    with style.in_force():
         if axes is None:
             from matplotlib import pyplot
 

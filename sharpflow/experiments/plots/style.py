@@ -73,6 +73,23 @@ _METADATA: dict[str, dict[str, None]] = {
 
 
 @contextlib.contextmanager
+def in_force() -> Iterator[None]:
+    """``RC`` until the block ends, and no other setting touched.
+
+    A backend that is loaded meanwhile keeps its own, as the one of a notebook that shows
+    every figure: ``matplotlib.rc_context`` would undo them.
+    """
+    import matplotlib
+
+    before = {name: matplotlib.rcParams[name] for name in RC}
+    matplotlib.rcParams.update(RC)
+    try:
+        yield
+    finally:
+        matplotlib.rcParams.update(before)
+
+
+@contextlib.contextmanager
 def styled(
     ax: "Axes | None" = None, *, size: tuple[float, float] = COLUMN, projection: str | None = None
 ) -> "Iterator[Axes]":
@@ -83,9 +100,7 @@ def styled(
       size: of that figure, width and height in inches.
       projection: of its axes.
     """
-    import matplotlib
-
-    with matplotlib.rc_context(RC):
+    with in_force():
         if ax is not None:
             yield ax
             return
@@ -119,14 +134,12 @@ def save(figure: "Figure", path: str | Path, *, title: str | None = None) -> Pat
     Raises:
       ValueError: a path of another kind.
     """
-    import matplotlib
-
     path = Path(path)
     if path.suffix not in _METADATA:
         raise ValueError(f"path must end in one of {', '.join(_METADATA)}, got {path.name!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
     name = path.stem.replace("_", " ") if title is None else title
-    with matplotlib.rc_context(RC):
+    with in_force():
         figure.savefig(path, dpi=200, metadata={"Title": name} | _METADATA[path.suffix])
     return path
 

@@ -55,7 +55,7 @@ def mlp_digits(
 def linear_regression_digits(num_images: int = 20, *, dtype: object = None) -> Problem:
     """Batch-norm linear regression from the pixels of digits to their numbers.
 
-    The metric ``angle`` is α, with sin α the share of w outside the span of the centred
+    The metric ``angle_to_solution`` is α, with sin α the share of w outside the span of the centred
     images: the angle to the minimum-norm solution, where the loss is 0. Its flow is
     tan α(τ) = tan α(0) e^{−τ}.
 
@@ -74,7 +74,8 @@ def linear_regression_digits(num_images: int = 20, *, dtype: object = None) -> P
         inside = span @ w
         return jnp.arctan2(jnp.linalg.norm(w - inside @ span), jnp.linalg.norm(inside))
 
-    return Problem(init=problem.init, residual=problem.residual, metrics={"angle": angle})
+    metrics = {"angle_to_solution": angle}
+    return Problem(init=problem.init, residual=problem.residual, metrics=metrics)
 
 
 def start_at_angle(

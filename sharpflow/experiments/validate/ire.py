@@ -202,10 +202,9 @@ def _about_projections(
 
 
 def _figure(found: dict[str, Case], runs: dict[str, list[_Run]]) -> "Figure":
-    import matplotlib
     from matplotlib import pyplot
 
-    with matplotlib.rc_context(style.RC):
+    with style.in_force():
         figure, axes = pyplot.subplots(1, 3, figsize=(8.6, 2.8), layout="constrained")
         for ax, name in zip(axes, ("circle", "two"), strict=False):
             tau = runs[name][0].tau

@@ -10,7 +10,7 @@ from rich.console import Console
 from sharpflow.experiments.checks import Check, report
 from sharpflow.experiments.plots.style import save
 from sharpflow.experiments.validate.parts import DEFAULT, PARTS
-from sharpflow.simulator.provenance import provenance
+from sharpflow.simulator.provenance import launch_provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,13 +44,13 @@ def run_validation(names: Sequence[str], out: Path, *, progress: bool | None = N
         part, since = PARTS[name], time.perf_counter()
         console.print(f"[bold]{index}/{len(chosen)}[/bold] {name}: {part.title}")
         found = part.run(progress)
-        made = provenance() | {"part": name, "seconds": time.perf_counter() - since}
+        made = launch_provenance() | {"part": name, "seconds": time.perf_counter() - since}
         found.numbers.drop_attrs().assign_attrs(found.numbers.attrs | made).to_netcdf(
             out / f"{name}.nc", engine="h5netcdf"
         )
         drawn += [_saved(figure, out / f"{title}.png") for title, figure in found.figures.items()]
         checks += found.checks
-    made = provenance() | {"parts": list(chosen), "seconds": time.perf_counter() - began}
+    made = launch_provenance() | {"parts": list(chosen), "seconds": time.perf_counter() - began}
     report(checks, out, made, "sharpflow validate", "".join(f" {name}" for name in names))
     console.print(f"figures: {', '.join(drawn)}")
     console.print(f"in {out}")

@@ -3,7 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from sharpflow.simulator.grid.variables import PENDING, seeds_per_chunk
 from sharpflow.simulator.interrupt import Stop, stop_between_chunks
 from sharpflow.simulator.processes import Processes
 from sharpflow.simulator.progress import progress_bar
-from sharpflow.simulator.provenance import git_revision, provenance
+from sharpflow.simulator.provenance import launch_provenance
 from sharpflow.simulator.store.arrays import dataset, in_memory
 from sharpflow.simulator.store.checkpoint import Checkpoint
 from sharpflow.simulator.store.errors import storage_errors
@@ -42,7 +42,7 @@ def run_in_memory(
             _run(grid, number, points, engine, sink).run(
                 pending, Checkpoint({}, {}), Stop(), advance
             )
-    return dataset(arrays, grid.variables, _attributes(grid))
+    return dataset(arrays, grid.variables, launch_provenance(grid.batches[0].example))
 
 
 def run_in_folder(
@@ -100,9 +100,9 @@ def _open(grid: Grid, run: RunFolder, processes: Processes, resume: bool) -> Non
         run.require_same(grid.description)
     else:
         run.require_unused()
-        run.create(grid.description, grid.variables, _attributes(grid))
+        run.create(grid.description, grid.variables, launch_provenance(grid.batches[0].example))
     run.clean()
-    run.add_launch(_attributes(grid) | {"processes": processes.count})
+    run.add_launch(launch_provenance(grid.batches[0].example) | {"processes": processes.count})
     statuses = Sink(grid.axes, run.open_arrays()).statuses()
     unfinished = [int(point) for point in np.flatnonzero(statuses == PENDING)]
     announce(run.path, processes.token, unfinished)
@@ -187,9 +187,3 @@ def _updates(
             rows = grid.schedule.gaps(point, layout.pieces)
             done += int(rows[: checkpoint.positions[point]].sum())
     return total, done
-
-
-def _attributes(grid: Grid) -> dict[str, Any]:
-    made = provenance(grid.batches[0].example)
-    revision = git_revision()
-    return made if revision is None else made | {"git_revision": revision}

@@ -46,6 +46,9 @@ def grid_variables(
 
     Returns:
       Variables by name.
+
+    Raises:
+      ValueError: a column named as an axis or as an array that every grid has.
     """
     points, records, time = axes.names, schedule.num_records, schedule.dimension
     chunk = (seeds_per_chunk(axes), *(1 for _ in axes.shape[1:]))
@@ -78,6 +81,11 @@ def grid_variables(
         points, schedule.num_steps.reshape(axes.shape), long_name="updates to make"
     )
     for name, like in columns.items():
+        if name in found:
+            raise ValueError(
+                f"a column is named {name!r}, as an axis or another array of the grid is: rename "
+                "the metric or the observable"
+            )
         dtype = like.dtype if np.issubdtype(like.dtype, np.floating) else np.float64
         own = tuple((f"{name}_{axis}", size, size) for axis, size in enumerate(like.shape))
         rows = (time, records, min(records, _MOST_ROWS))
