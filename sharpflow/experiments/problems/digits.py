@@ -63,8 +63,11 @@ def linear_regression_digits(num_images: int = 20, *, dtype: object = None) -> P
       num_images: at most about 60, or nothing fits their numbers exactly.
       dtype: float32 or float64; by default that of jax.
 
+    Returns:
+      A Problem whose params are one array of shape (64,).
+
     Raises:
-      ValueError: numbers that the images cannot fit.
+      ValueError: numbers that the images cannot fit, or another dtype.
     """
     x, y = _numbered_digits(num_images)
     problem = linear_regression(x, y, dtype=dtype)
@@ -104,6 +107,9 @@ def start_at_angle(
 
     Returns:
       √(η λ_1/(2(1−ηλ))) (θ + perturbation · v_1), shape (64,).
+
+    Raises:
+      ValueError: another dtype.
 
     Source: docs/theory.md, sections 5 and 6.
     """
