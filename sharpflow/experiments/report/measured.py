@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sharpflow.experiments.crossing import first_crossing
 from sharpflow.experiments.grid_summary import LOSS_TOLERANCE, edge_ratio_name
 from sharpflow.theory import edge_entry_step
 
@@ -82,14 +83,9 @@ def entry_step(step: np.ndarray, edge_ratio: np.ndarray, intrinsic_rate: float) 
     """The first crossing of edge ratio 1, interpolated; NaN where there is none."""
     known = np.isfinite(edge_ratio) & (edge_ratio > 0)
     step, excess = step[known].astype(float), np.log(edge_ratio[known])
-    above = np.flatnonzero(excess >= 0.0)
     if excess.size and excess[0] >= -_AT_EDGE * intrinsic_rate:
         return float(step[0])
-    if not above.size:
-        return float("nan")
-    after, before = above[0], above[0] - 1
-    share = excess[before] / (excess[before] - excess[after])
-    return float(step[before] + share * (step[after] - step[before]))
+    return first_crossing(step, excess)
 
 
 def _predicted_entry(
@@ -137,12 +133,15 @@ def _losses(
     return float(np.sum(loss[:-1] * gaps[:-1]) / np.sum(gaps[:-1])), float(predicted)
 
 
-def remarks(dataset: "xarray.Dataset", measures: Sequence[Measures]) -> list[str]:
+def remarks(
+    dataset: "xarray.Dataset", measures: Sequence[Measures], loss_infimum: float | None
+) -> list[str]:
     """How to read the measures of a run, and which are absent and why, one line each.
 
     Args:
       dataset: of the run.
       measures: of its points.
+      loss_infimum: inf L; None where the problem was not made anew and 0 was taken.
     """
     lines = []
     ratio = edge_ratio_name(dataset)
@@ -153,6 +152,13 @@ def remarks(dataset: "xarray.Dataset", measures: Sequence[Measures]) -> list[str
         lines.append(
             "No entry is predicted without a flow: no point rested on Γ below the edge before, its "
             f"loss at most {LOSS_TOLERANCE:g} of the first."
+        )
+    of_loss = [point[name] for point in measures for name in ("loss", "predicted_entry_step")]
+    if loss_infimum is None and np.isfinite(of_loss).any():
+        lines.append(
+            "Losses count from 0: the problem was not made anew, so that its infimum is not known. "
+            "Where that is not 0, as of a cross-entropy, neither the mean loss nor the entry "
+            "predicted from rest holds."
         )
     if ratio is None:
         lines.append(
