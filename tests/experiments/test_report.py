@@ -17,7 +17,7 @@ from sharpflow.experiments.config import load
 from sharpflow.experiments.grid_summary import last_values
 from sharpflow.experiments.report import curves, size, spheres, write_report
 from sharpflow.experiments.report import page as report_page
-from sharpflow.experiments.report.measured import entry_step, measure
+from sharpflow.experiments.report.measured import measure
 from sharpflow.experiments.report.page import Cell, Table
 from sharpflow.experiments.report.predicted import chosen
 from sharpflow.experiments.run import run_config
@@ -332,7 +332,8 @@ def test_the_entry_and_the_means_after_it_are_those_of_a_made_up_trajectory():
     assert found["loss"] == pytest.approx(found["predicted_loss"], rel=0.01)
     bare = measure({"loss": columns["loss"]}, step, None, RATE, 4000)
     assert all(np.isnan(value) for value in bare.values())
-    assert np.isnan(entry_step(step, np.full(len(step), 0.5), RATE))
+    below = measure({"edge_ratio": np.full(len(step), 0.5)}, step, None, RATE, 4000)
+    assert np.isnan(below["entry_step"])
 
 
 @pytest.mark.parametrize(

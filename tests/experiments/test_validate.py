@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 import sharpflow as sf
 from sharpflow.experiments.checks import Check
 from sharpflow.experiments.cli import app
-from sharpflow.experiments.crossing import first_crossing
 from sharpflow.experiments.plots.cells import figure_of
 from sharpflow.experiments.plots.ladder import (
     ErrorPanel,
@@ -25,6 +24,7 @@ from sharpflow.experiments.plots.phases import COLORS, phase_diagram
 from sharpflow.experiments.validate import cases, ladder, limits, parts, statements
 from sharpflow.experiments.validate.entry import measure_entries
 from sharpflow.experiments.validate.findings import Findings
+from sharpflow.simulator.crossing import first_crossing
 
 RATES = np.array([2e-3, 6e-4, 2e-4, 6e-5, 2e-5])
 

@@ -5,15 +5,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sharpflow.experiments.crossing import first_crossing
 from sharpflow.experiments.grid_summary import LOSS_TOLERANCE, edge_ratio_name
+from sharpflow.simulator.crossing import entry_step
 from sharpflow.theory import edge_entry_step
 
 if TYPE_CHECKING:
     import xarray
 
 SETTLE_TAU = 0.2  # left out after the entry: half of it the delay at ηλ = 1e-3, half the ringing
-_AT_EDGE = 10.0  # steps of ηλ by which a start may miss the edge and still count as on it
 
 Measures = dict[str, float]
 
@@ -62,7 +61,9 @@ def measure(
     if "edge_ratio" not in columns or not intrinsic_rate > 0:
         return found
     edge_ratio = columns["edge_ratio"]
-    found["entry_step"] = entry_step(step, edge_ratio, intrinsic_rate)
+    known = np.isfinite(edge_ratio) & (edge_ratio > 0)
+    log_ratio = np.log(edge_ratio[known])
+    found["entry_step"] = entry_step(step[known].astype(float), log_ratio, intrinsic_rate)
     if rates is not None and threshold is not None and "loss" in columns:
         excess = columns["loss"] - loss_infimum
         found["predicted_entry_step"] = _predicted_entry(
@@ -77,15 +78,6 @@ def measure(
             step, loss, threshold, settled, intrinsic_rate, num_steps
         )
     return found
-
-
-def entry_step(step: np.ndarray, edge_ratio: np.ndarray, intrinsic_rate: float) -> float:
-    """The first crossing of edge ratio 1, interpolated; NaN where there is none."""
-    known = np.isfinite(edge_ratio) & (edge_ratio > 0)
-    step, excess = step[known].astype(float), np.log(edge_ratio[known])
-    if excess.size and excess[0] >= -_AT_EDGE * intrinsic_rate:
-        return float(step[0])
-    return first_crossing(step, excess)
 
 
 def _predicted_entry(

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 import sharpflow as sf
-from sharpflow.experiments.crossing import first_crossing
 from sharpflow.experiments.validate.cases import Case
+from sharpflow.simulator.crossing import first_crossing
 
 if TYPE_CHECKING:
     import xarray
