@@ -9,7 +9,8 @@ from jax.flatten_util import ravel_pytree
 
 import sharpflow as sf
 from sharpflow.experiments.checks import Check
-from sharpflow.experiments.demo.digits import LEARNING_RATE, trained_to_manifold
+from sharpflow.experiments.demo.digits import LEARNING_RATE
+from sharpflow.experiments.starts import trained_to_manifold
 
 RATE = 1e-6
 TAU = np.linspace(0.0, 2.0, 5)
@@ -66,7 +67,7 @@ def _name(widths: tuple[int, int]) -> str:
 
 def _problem(widths: tuple[int, int]) -> tuple[sf.Problem, dict]:
     problem = sf.models.mlp(*sf.models.digits(24), widths=widths)
-    return problem, trained_to_manifold(problem, progress=False)
+    return problem, trained_to_manifold(problem)
 
 
 def _integrate(problem: sf.Problem, theta0: dict, rtol: float) -> tuple[float, sf.FlowSolution]:

@@ -21,7 +21,7 @@ from jax.flatten_util import ravel_pytree
 import sharpflow as sf
 from benchmarks.memory import peak_memory
 from sharpflow.experiments.checks import Check
-from sharpflow.experiments.demo.digits import trained_to_manifold
+from sharpflow.experiments.starts import trained_to_manifold
 from sharpflow.theory.residuals import residual_form
 
 SMALL = "matrix-free against dense, 64-32-32-10, 24 digits, float64"
@@ -36,7 +36,7 @@ def measure() -> list[Check]:
 
 def _against_dense() -> list[Check]:
     problem = sf.models.mlp(*sf.models.digits(24), widths=(32, 32))
-    theta = trained_to_manifold(problem, progress=False)
+    theta = trained_to_manifold(problem)
     flat, _ = ravel_pytree(theta)
     residual = residual_form(problem, theta)
     vectors = jnp.asarray(np.random.default_rng(0).normal(size=(3, flat.size)))
