@@ -1,7 +1,6 @@
 """Folders as run, demo and validate write them, and pages as a browser would read them."""
 
 import html.parser
-import importlib.util
 import json
 import warnings
 from pathlib import Path
@@ -11,10 +10,6 @@ import xarray
 
 from sharpflow.experiments.checks import Check
 from sharpflow.experiments.checks import report as write_checks
-
-spec = importlib.util.spec_from_file_location("grids", Path(__file__).with_name("grids.py"))
-grids = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(grids)
 
 GDWD = "sharpflow.simulator.rules.gdwd:gdwd"
 HOSTILE = '</script><img src=x onerror="alert(1)"><!-- & \' {{ 7 * 7 }}'

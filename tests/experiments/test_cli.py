@@ -1,14 +1,13 @@
 """The command line: exit statuses, messages, and runs from configs."""
 
-import importlib.util
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from malformed import malformed_configs
 from typer.testing import CliRunner
 
 import sharpflow as sf
@@ -51,14 +50,6 @@ def call():
     return call
 
 
-def _malformed(count):
-    path = Path(__file__).with_name("malformed.py")
-    spec = importlib.util.spec_from_file_location("malformed", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.malformed_configs(count, seed=1)
-
-
 def test_a_run_is_what_simulate_grid_gives_and_leaves_its_config(call, config, tmp_path):
     out = tmp_path / "out"
     result = call("run", config, "--out", out)
@@ -83,7 +74,7 @@ def test_200_malformed_configs_exit_with_2_and_one_message(call, tmp_path, monke
 
     monkeypatch.setattr(runs, "simulate_grid", refuse)
     path = tmp_path / "config.toml"
-    for number, (what, content) in enumerate(_malformed(200)):
+    for number, (what, content) in enumerate(malformed_configs(200, seed=1)):
         path.write_bytes(content)
         result = call("run", path, "--out", tmp_path / str(number))
         assert result.exit_code == 2, (what, result.output, result.stderr)

@@ -1,8 +1,6 @@
 """The last values and the outcomes of a grid are those that one finds by hand."""
 
-import importlib.util
-from pathlib import Path
-
+import grids
 import numpy as np
 import pytest
 import xarray
@@ -11,16 +9,6 @@ from sharpflow.experiments import grid_summary
 from sharpflow.experiments.grid_summary import Outcome
 from sharpflow.theory.status import Status
 
-
-def _sibling(name):
-    path = Path(__file__).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-grids = _sibling("grids")
 POINT = grids.POINT
 PENDING, SUCCESS, DIVERGED = grids.PENDING, grids.SUCCESS, grids.DIVERGED
 

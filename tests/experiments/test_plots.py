@@ -1,83 +1,29 @@
 """Figures show the numbers that they are given, and leave everything else alone."""
 
-import copy
-import subprocess
-import sys
-from types import SimpleNamespace
-
 import jax
-import matplotlib
 import numpy as np
 import pytest
-import xarray
+from examples import (
+    COMPARISON,
+    ERRORS,
+    FIT,
+    FLOW,
+    FLOW_POINTS,
+    GAMMA,
+    POINTS,
+    PREDICTED,
+    RATES,
+    RECORD,
+    RESTING,
+    TAU,
+    record,
+)
+from matplotlib import pyplot
 
 import sharpflow as sf
 from sharpflow.experiments import plots
 
-matplotlib.use("Agg")
-
-from matplotlib import pyplot
-from mpl_toolkits.mplot3d import proj3d
-from PIL import Image
-
-TAU = np.linspace(0.2, 2.0, 10)
-FIT = SimpleNamespace(exponent=0.5, interval=(0.4, 0.6), prefactor=2.0)
-RATES = np.array([1e-4, 4e-4, 1.6e-3])
-ERRORS = 2.0 * np.sqrt(RATES)
-
-
-def _flow():
-    threshold = 10.0 * np.exp(-TAU)
-    return sf.FlowSolution(
-        tau=TAU,
-        theta=np.ones((10, 3)),
-        threshold=threshold,
-        eigenvalues=threshold[:, None] * np.array([1.0, 0.8, 0.3]),
-        edge_covariance=np.zeros((10, 3, 3)),
-        status=0,
-        num_steps=1,
-        num_rejected=0,
-        b=2.0,
-        on_sphere=True,
-    )
-
-
-def _comparison():
-    values = {
-        "sharpness": 9.0 * np.exp(-TAU),
-        "predicted_sharpness": 9.1 * np.exp(-TAU),
-        "threshold": 9.2 * np.exp(-TAU),
-        "predicted_threshold": 9.3 * np.exp(-TAU),
-        "loss_mean": np.where(TAU > 0.5, 1e-3 * TAU, np.nan),
-        "predicted_loss": np.where(TAU > 0.5, 1.1e-3 * TAU, np.nan),
-    }
-    return xarray.Dataset(
-        {name: ("tau", value) for name, value in values.items()},
-        {"tau": TAU},
-        {"predicted_entry_step": 400.0, "intrinsic_rate": 1e-3},
-    )
-
-
-def _record(intrinsic_rate=1e-3):
-    step = np.arange(0, 2000, 100)
-    values = {
-        "threshold": ("step", 20.0 * np.exp(-1e-3 * step)),
-        "stability_line": ("step", np.full(20, 4.0)),
-        "hessian_sharpness": (("step", "k"), np.outer(1.0 + 1e-3 * step, [1.0, 0.5])),
-        "sharpness_manifold": (("step", "k"), np.outer(np.exp(-1e-3 * step), [20.0, 12.0])),
-        "test_error": ("step", 1.0 / (1.0 + step + intrinsic_rate)),
-    }
-    return xarray.Dataset(values, {"step": step, "tau": ("step", intrinsic_rate * step)})
-
-
-def _circle(angles):
-    return np.stack([np.cos(angles), np.sin(angles), np.zeros_like(angles)], axis=-1)
-
-
-FLOW, COMPARISON, RECORD, RESTING = _flow(), _comparison(), _record(), _record(0.0)
-PREDICTED = (TAU, 1.0 / TAU)
-GAMMA = _circle(np.linspace(-0.5 * np.pi, 0.5 * np.pi, 91))
-POINTS, FLOW_POINTS = _circle(np.linspace(-1.2, 0.0, 40)), _circle(np.linspace(-1.2, 0.0, 9))
+pytestmark = pytest.mark.usefixtures("settings_stay")
 
 DRAWINGS = {
     "angle": lambda ax=None: plots.angle(TAU, TAU, 2.0 * TAU, 3.0 * TAU, ax),
@@ -94,15 +40,6 @@ DRAWINGS = {
     "tracking_error": lambda ax=None: plots.tracking_error(RATES, ERRORS, FIT, ax),
 }
 ALL = DRAWINGS | {"sphere": lambda ax=None: plots.sphere(POINTS, FLOW_POINTS, GAMMA, ax)}
-
-
-@pytest.fixture(autouse=True)
-def nothing_else_changes():
-    """After every test: the settings of matplotlib as before, and no figure left."""
-    before = copy.deepcopy(dict(matplotlib.rcParams))
-    yield
-    pyplot.close("all")
-    assert dict(matplotlib.rcParams) == before
 
 
 def _line(ax, label):
@@ -204,7 +141,7 @@ def test_metric_without_a_clock_of_its_own_is_drawn_on_the_clock_of_the_other():
 
 
 def test_metric_has_its_own_clock_or_the_one_given():
-    other = _record(3e-3)
+    other = record(3e-3)
     ax = plots.metric(RECORD, "test_error", other=other)
     np.testing.assert_array_equal(_line(ax, "without weight decay")[0], other.tau)
     ax = plots.metric(RESTING, "test_error", other=other, clock=0.5)
@@ -212,10 +149,10 @@ def test_metric_has_its_own_clock_or_the_one_given():
         np.testing.assert_array_equal(_line(ax, label)[0], 0.5 * RESTING.step)
 
 
-@pytest.mark.parametrize("record", [RESTING, RECORD.drop_vars("tau")])
-def test_metric_without_any_clock_is_refused(record):
+@pytest.mark.parametrize("clockless", [RESTING, RECORD.drop_vars("tau")])
+def test_metric_without_any_clock_is_refused(clockless):
     with pytest.raises(ValueError, match="clock"):
-        plots.metric(record, "test_error")
+        plots.metric(clockless, "test_error")
 
 
 def test_trajectory_and_its_dataset_give_the_same_lines():
@@ -230,12 +167,12 @@ def test_trajectory_and_its_dataset_give_the_same_lines():
         progress=False,
     )
     for draw in (
-        lambda record: plots.edge_of_stability(record),
-        lambda record: plots.metric(record, "loss"),
-        lambda record: plots.edge_eigenvalues(FLOW, record),
-        lambda record: plots.sharpness_and_threshold(COMPARISON, trajectory=record),
+        lambda of: plots.edge_of_stability(of),
+        lambda of: plots.metric(of, "loss"),
+        lambda of: plots.edge_eigenvalues(FLOW, of),
+        lambda of: plots.sharpness_and_threshold(COMPARISON, trajectory=of),
     ):
-        drawn = [draw(record).lines for record in (trajectory, trajectory.to_dataset())]
+        drawn = [draw(of).lines for of in (trajectory, trajectory.to_dataset())]
         for one, other in zip(*drawn, strict=True):
             np.testing.assert_array_equal(one.get_data(), other.get_data())
 
@@ -304,112 +241,3 @@ def test_panel_shares_the_time_and_draws_on_the_axes_given():
     figure, axes = pyplot.subplots(2)
     assert plots.prediction_panel(*arguments, axes=axes) == tuple(axes)
     assert len(pyplot.get_fignums()) == 2 and len(figure.axes) == 2
-
-
-# --- the sphere ---
-
-
-def test_sphere_draws_the_points_given():
-    ax = plots.sphere(POINTS, FLOW_POINTS, GAMMA)
-    by_label = {line.get_label(): np.stack(line.get_data_3d(), axis=1) for line in ax.lines}
-    np.testing.assert_array_equal(by_label[r"GD+WD $\theta_t$"], POINTS)
-    np.testing.assert_array_equal(by_label[r"flow $\zeta(\tau)$"], FLOW_POINTS)
-    # seen from its middle, the whole half circle is on the near side
-    np.testing.assert_array_equal(by_label[r"minimizers $\Gamma$"], GAMMA)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_the_flow_runs_to_the_right_in_equal_scale_however_the_sphere_is_turned(seed):
-    turn = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))[0]
-    ax = plots.sphere(POINTS @ turn, FLOW_POINTS @ turn, GAMMA @ turn)
-    ax.figure.canvas.draw()
-
-    def seen(points):
-        x, y, _ = proj3d.proj_transform(*points.T, ax.get_proj())
-        return ax.transData.transform(np.stack([x, y], axis=1))
-
-    centre, end = seen(np.zeros((1, 3)))[0], seen(FLOW_POINTS[-1:] @ turn)[0]
-    tips = seen(np.array([[0.0, 1.0, 0.0], [0.0, -1.0, 0.0]]) @ turn) - centre
-    radius = np.linalg.norm(tips[0])
-    np.testing.assert_allclose(np.abs(tips[:, 0]), radius, rtol=1e-9)  # Γ ends at the rim
-    assert seen(FLOW_POINTS[:1] @ turn)[0, 0] < end[0]
-    # the middle of Γ lies below the centre by the sine of the tilt
-    np.testing.assert_allclose((centre - end) / radius, [0.0, np.sin(np.deg2rad(27.0))], atol=1e-9)
-    assert 2.0 * radius <= min(ax.bbox.width, ax.bbox.height)
-
-
-def test_the_far_side_is_hidden():
-    whole = _circle(np.linspace(-np.pi, np.pi, 41)[:-1])
-    ax = plots.sphere(POINTS, FLOW_POINTS, whole, cloud=True)
-    by_label = {line.get_label(): np.stack(line.get_data_3d(), axis=1) for line in ax.lines}
-    near = by_label[r"minimizers $\Gamma$"]
-    shown = np.isfinite(near[:, 0])
-    np.testing.assert_array_equal(near[shown], whole[shown])
-    facing = whole @ FLOW_POINTS.mean(axis=0)
-    assert np.all(shown == (facing >= -1e-9)) and 0 < shown.sum() < len(whole)
-
-
-def test_sphere_coordinates_keep_all_distances_in_three_dimensions():
-    points = np.random.default_rng(0).normal(size=(30, 3))
-    basis = plots.basis_from(np.abs(points))
-    np.testing.assert_allclose(basis @ basis.T, np.eye(3), atol=1e-14)
-    seen = plots.sphere_coordinates(points, basis)
-    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
-    np.testing.assert_allclose(seen @ seen.T, unit @ unit.T, atol=1e-13)
-
-
-def test_basis_holds_a_flow_that_spreads_in_two_directions_of_many():
-    rng = np.random.default_rng(1)
-    frame = np.linalg.qr(rng.normal(size=(12, 3)))[0].T
-    inside = np.stack([np.ones(20), 0.3 * rng.normal(size=20), 0.2 * rng.normal(size=20)], axis=1)
-    flat = inside @ frame
-    tree = {"a": flat[:, :4].reshape(20, 2, 2), "b": flat[:, 4:]}
-    seen = plots.sphere_coordinates(tree, plots.basis_from(tree))
-    unit = flat / np.linalg.norm(flat, axis=1, keepdims=True)
-    np.testing.assert_allclose(seen @ seen.T, unit @ unit.T, atol=1e-13)
-
-
-@pytest.mark.parametrize("d", [3, 7])
-def test_points_of_a_great_circle_get_a_complete_basis(d):
-    rows = np.zeros((9, d))
-    rows[:, :3] = FLOW_POINTS
-    basis = plots.basis_from(rows)
-    np.testing.assert_allclose(basis @ basis.T, np.eye(3), atol=1e-14)
-    seen = plots.sphere_coordinates(rows, basis)
-    np.testing.assert_allclose(seen @ seen.T, rows @ rows.T, atol=1e-14)
-
-
-@pytest.mark.parametrize("points", [np.ones((4, 2)), np.array([[1.0, 0, 0], [-1.0, 0, 0]])])
-def test_basis_refuses_points_without_a_sphere_or_a_mean(points):
-    with pytest.raises(ValueError, match="flow_points"):
-        plots.basis_from(points)
-
-
-# --- files ---
-
-
-def test_png_has_its_size_and_its_title(tmp_path):
-    ax = plots.mean_loss(COMPARISON)
-    path = plots.save(ax.figure, tmp_path / "new" / "mean_loss.png")
-    with Image.open(path) as image:
-        assert image.size == tuple(int(200 * inches) for inches in ax.figure.get_size_inches())
-        assert image.text == {"Title": "mean loss"}
-
-
-@pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])
-def test_the_same_figure_makes_the_same_file(suffix, tmp_path, monkeypatch):
-    figure = plots.mean_loss(COMPARISON).figure
-    one = plots.save(figure, tmp_path / f"one{suffix}", title="the same").read_bytes()
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")  # what matplotlib takes for today
-    assert plots.save(figure, tmp_path / f"two{suffix}", title="the same").read_bytes() == one
-
-
-def test_other_kinds_of_files_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"\.png"):
-        plots.save(pyplot.figure(), tmp_path / "figure.jpg")
-
-
-def test_importing_the_figures_does_not_load_matplotlib():
-    program = "import sys, sharpflow.experiments.plots; print('matplotlib' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert run.stdout.strip() == "False", run.stderr

@@ -1,14 +1,14 @@
 """A report says what its folder holds, in one file that asks for nothing else."""
 
 import importlib
-import importlib.util
 import json
 import re
 import sys
-from pathlib import Path
 
+import grids
 import numpy as np
 import pytest
+import reports
 from typer.testing import CliRunner
 
 import sharpflow as sf
@@ -17,18 +17,10 @@ from sharpflow.experiments.config import load
 from sharpflow.experiments.grid_summary import last_values
 from sharpflow.experiments.report import curves, size, spheres, write_report
 from sharpflow.experiments.report import page as report_page
-from sharpflow.experiments.report.measured import measure
 from sharpflow.experiments.report.page import Cell, Table
-from sharpflow.experiments.report.predicted import chosen
 from sharpflow.experiments.run import run_config
 from sharpflow.theory import exact
 
-spec = importlib.util.spec_from_file_location("reports", Path(__file__).with_name("reports.py"))
-reports = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(reports)
-grids = reports.grids
-
-RATE = 1e-3
 CONFIG = """
 problem = "three:problem"
 start = "three:start"
@@ -169,26 +161,6 @@ def test_a_page_that_is_too_large_loses_values_and_then_points_and_says_so(large
     assert [row[0].link is None for row in few.grid.rows] == [n >= count for n in range(64)]
 
 
-@pytest.mark.parametrize("rows", [1, 2, 9, 40, 41, 137, 1000])
-def test_every_bucket_has_its_smallest_and_largest_value_in_their_order(rows):
-    values = np.random.default_rng(rows).normal(size=rows)
-    values[::7] = np.nan
-    width = curves.bucket_width(rows, 20)
-    found = curves.envelope(values, width)
-    if width == 1:
-        np.testing.assert_array_equal(found, values)
-        return
-    assert len(found) <= 40 and len(curves.times(values, width)) == len(found)
-    for index, start in enumerate(range(0, rows, width)):
-        part = values[start : start + width]
-        pair = found[2 * index : 2 * index + 2]
-        if np.isnan(part).all():
-            assert np.isnan(pair).all()
-        else:
-            wanted = [np.nanargmin(part), np.nanargmax(part)]
-            np.testing.assert_array_equal(pair, part[sorted(wanted)])
-
-
 def test_a_page_asks_nothing_of_any_network(large, predicted, tmp_path):
     demo = write_report(reports.write_demo(tmp_path / "demo"))
     for path in (large[1], predicted[1], demo):
@@ -295,45 +267,6 @@ def test_without_predictions_or_the_users_module_the_page_says_so(
         assert why in page.text and page.json("spheres")[0]["flow"] is None
         assert "Losses count from 0" in page.text
         assert "tracking error" not in [cell["text"] for cell in page.tables["grid-table"][0]]
-
-
-def test_the_first_seed_that_ended_well_is_predicted_first():
-    usable = np.array([[True, False], [True, True], [False, True]])  # (seed, combination)
-    assert chosen(usable, None) == [0, 3]
-    assert chosen(usable, 3) == [0, 2, 3] and chosen(usable, 9) == [0, 2, 3, 5]
-    assert chosen(usable, 0) == [] and chosen(np.zeros((2, 2), bool), None) == []
-
-
-def test_the_entry_and_the_means_after_it_are_those_of_a_made_up_trajectory():
-    """At rest λ* falls as (1−ηλ)^{2t}; at the edge 2 tr M = 1 + d log λ*/(2 dτ)."""
-    eta, decay, sharpness = 0.1, RATE / 0.1, 50.0
-    step = np.arange(0, 4000, 10)
-    resting = 100.0 * (1.0 - RATE) ** (2.0 * step)
-    crossing = np.log(2.0) / (-2.0 * np.log1p(-RATE))
-    slope = -0.8
-    at_edge = sharpness * np.exp(slope * RATE * (step - crossing))
-    threshold = np.where(step < crossing, resting, at_edge)
-    level = 0.5 * RATE * at_edge * 0.5 * (1.0 + 0.5 * slope)
-    columns = {
-        "threshold": threshold,
-        "norm_squared": 0.5 * eta * threshold / (1.0 - RATE),
-        "edge_ratio": np.where(step < crossing, sharpness / resting, 1.0),
-        "loss": np.where(step == 0, 1.0, 1e-9),
-        "loss_mean": np.where(step < crossing, 1e-9, level),
-        "loss_rises": np.where(step < crossing, 0.0, 0.5),
-    }
-    found = measure(columns, step, (eta, decay), RATE, 4000)
-    # one record, ten steps, bounds where the crossing lies between two of them
-    assert found["entry_step"] == pytest.approx(crossing, abs=10)
-    assert found["predicted_entry_step"] == pytest.approx(crossing, rel=1e-6)
-    assert found["edge_ratio"] == 1.0 and found["rises"] == 0.5
-    assert found["norm_error"] < 1e-12
-    # the mean over records of a loss that falls by e^{-0.008} from one to the next
-    assert found["loss"] == pytest.approx(found["predicted_loss"], rel=0.01)
-    bare = measure({"loss": columns["loss"]}, step, None, RATE, 4000)
-    assert all(np.isnan(value) for value in bare.values())
-    below = measure({"edge_ratio": np.full(len(step), 0.5)}, step, None, RATE, 4000)
-    assert np.isnan(below["entry_step"])
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,18 @@
 """A report in a real browser: it loads, sorts, opens a trajectory, turns its sphere, and prints."""
 
-import importlib.util
 import shutil
 import socket
-from pathlib import Path
 
+import grids
 import numpy as np
 import pytest
+import reports
 
 from sharpflow.experiments.report import write_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect  # waits: what a click starts ends a little later
 
-spec = importlib.util.spec_from_file_location("reports", Path(__file__).with_name("reports.py"))
-reports = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(reports)
-grids = reports.grids
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 ARGUMENTS = (

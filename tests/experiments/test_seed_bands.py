@@ -1,40 +1,16 @@
 """Bands hold the seeds that they say, on the clock and the scale that they say."""
 
-import copy
-import importlib.util
-from pathlib import Path
-
-import matplotlib
+import grids
 import numpy as np
 import pytest
 
 from sharpflow.experiments import plots
 from sharpflow.experiments.plots import series
 
-matplotlib.use("Agg")
-
-from matplotlib import pyplot
+pytestmark = pytest.mark.usefixtures("settings_stay")
 
 
-def _sibling(name):
-    path = Path(__file__).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-grids = _sibling("grids")
 PENDING, DIVERGED = grids.PENDING, grids.DIVERGED
-
-
-@pytest.fixture(autouse=True)
-def nothing_else_changes():
-    """After every test: the settings of matplotlib as before, and no figure left."""
-    before = copy.deepcopy(dict(matplotlib.rcParams))
-    yield
-    pyplot.close("all")
-    assert dict(matplotlib.rcParams) == before
 
 
 def _drawn_band(collection):

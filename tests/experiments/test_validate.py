@@ -157,15 +157,12 @@ def test_figures_show_what_they_are_given():
     known = _known(0.5, 1e-4)
     fit = statements.fit_error(known["edge_error"])
     figure = error_ladder(known, [ErrorPanel("edge_error", "edge", fit, 0.01)])
-    try:
-        lines = figure.axes[0].get_lines()
-        assert {tuple(line.get_ydata()) for line in lines} >= {
-            tuple(row) for row in known["edge_error"].values
-        }
-        (text,) = [t.get_text() for t in figure.axes[0].texts if "exponent" in t.get_text()]
-        assert text.startswith("exponent 0.50")
-    finally:
-        pyplot.close(figure)
+    lines = figure.axes[0].get_lines()
+    assert {tuple(line.get_ydata()) for line in lines} >= {
+        tuple(row) for row in known["edge_error"].values
+    }
+    (text,) = [t.get_text() for t in figure.axes[0].texts if "exponent" in t.get_text()]
+    assert text.startswith("exponent 0.50")
 
 
 def test_the_entry_figure_has_measured_and_predicted():
@@ -177,12 +174,9 @@ def test_the_entry_figure_has_measured_and_predicted():
         {"seed": [0], "intrinsic_rate": [1e-3, 1e-4]},
     )
     figure = entry_ladder(entries)
-    try:
-        for ax, value in zip(figure.axes, values.values(), strict=True):
-            drawn = [list(line.get_ydata()) for line in ax.get_lines()]
-            assert drawn == [[value, 2 * value], [value, 3 * value]]
-    finally:
-        pyplot.close(figure)
+    for ax, value in zip(figure.axes, values.values(), strict=True):
+        drawn = [list(line.get_ydata()) for line in ax.get_lines()]
+        assert drawn == [[value, 2 * value], [value, 3 * value]]
 
 
 def test_the_covariance_figure_leaves_out_what_is_not_at_the_edge():
@@ -190,12 +184,9 @@ def test_the_covariance_figure_leaves_out_what_is_not_at_the_edge():
     predicted = np.array([[[3e-6, 1e-6, 1e-12]]])
     numbers = xarray.Dataset({"measured": (dims, 1.1 * predicted), "predicted": (dims, predicted)})
     ax = covariance_eigenvalues(numbers)
-    try:
-        shown = [line for line in ax.get_lines() if line.get_label().startswith("eigenvalue")]
-        np.testing.assert_allclose([line.get_xdata()[0] for line in shown], [3e-6, 1e-6])
-        np.testing.assert_allclose([line.get_ydata()[0] for line in shown], [3.3e-6, 1.1e-6])
-    finally:
-        pyplot.close(figure_of(ax))
+    shown = [line for line in ax.get_lines() if line.get_label().startswith("eigenvalue")]
+    np.testing.assert_allclose([line.get_xdata()[0] for line in shown], [3e-6, 1e-6])
+    np.testing.assert_allclose([line.get_ydata()[0] for line in shown], [3.3e-6, 1.1e-6])
 
 
 def test_the_phase_diagram_colours_each_cell_by_its_phase():
@@ -205,17 +196,14 @@ def test_the_phase_diagram_colours_each_cell_by_its_phase():
         {"weight_decay": [1e-3, 1e-2], "learning_rate": [0.1, 1.0, 10.0]},
     )
     ax = phase_diagram(numbers, limits.Phase)
-    try:
-        figure_of(ax).canvas.draw()
-        (mesh,) = ax.collections
-        from matplotlib.colors import to_rgba
+    figure_of(ax).canvas.draw()
+    (mesh,) = ax.collections
+    from matplotlib.colors import to_rgba
 
-        expected = [to_rgba(COLORS[value]) for value in values.ravel()]
-        np.testing.assert_allclose(mesh.get_facecolors(), expected)
-        labels = [text.get_text() for text in ax.get_legend().get_texts()]
-        assert labels == [limits.Phase(value).label for value in (1, 2, 3, 4)]
-    finally:
-        pyplot.close(figure_of(ax))
+    expected = [to_rgba(COLORS[value]) for value in values.ravel()]
+    np.testing.assert_allclose(mesh.get_facecolors(), expected)
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == [limits.Phase(value).label for value in (1, 2, 3, 4)]
 
 
 def _part(measured):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from matplotlib import pyplot
 
 from sharpflow.experiments.plots.fisher import fisher_panels
 from sharpflow.experiments.validate import fisher
@@ -44,16 +43,13 @@ def test_exponents_are_those_of_the_eigenvalues_and_judged_by_them():
 def test_every_mode_is_drawn_in_every_panel_with_what_is_predicted():
     numbers = _numbers([1.0, 0.8, 0.5, 0.1, 0.3])
     figure = fisher_panels(numbers)
-    try:
-        for ax, name in zip(figure.axes, ("equal", "few", "ratio"), strict=True):
-            lines = {line.get_label(): line for line in ax.get_lines()}
-            for mode in fisher.MODES:
-                expected = numbers[f"largest_{name}"].sel(mode=mode).isel(seed=0)
-                np.testing.assert_allclose(lines[mode].get_ydata(), expected, rtol=1e-12)
-            predicted = numbers[f"predicted_{name}"].sel(mode="none")
-            np.testing.assert_array_equal(lines["predicted"].get_ydata(), predicted)
-    finally:
-        pyplot.close(figure)
+    for ax, name in zip(figure.axes, ("equal", "few", "ratio"), strict=True):
+        lines = {line.get_label(): line for line in ax.get_lines()}
+        for mode in fisher.MODES:
+            expected = numbers[f"largest_{name}"].sel(mode=mode).isel(seed=0)
+            np.testing.assert_allclose(lines[mode].get_ydata(), expected, rtol=1e-12)
+        predicted = numbers[f"predicted_{name}"].sel(mode="none")
+        np.testing.assert_array_equal(lines["predicted"].get_ydata(), predicted)
 
 
 @pytest.mark.parametrize("mode", fisher.SHARP)

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import numpy as np
 import pytest
 
 from sharpflow.models.data.download import RemoteFile
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cifar_files import write_batch
 
 Records = tuple[np.ndarray, np.ndarray]
 
@@ -24,19 +29,10 @@ def random_records() -> Callable[..., Records]:
     return records
 
 
-@pytest.fixture
-def write_batch() -> Callable[..., None]:
-    """Writes a file of CIFAR records: the labels of an image, then red, green, blue."""
-
-    def write(path: Path, pixels: np.ndarray, *labels: np.ndarray) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            for index, image in enumerate(pixels):
-                file.write(bytes(int(column[index]) for column in labels))
-                for channel in range(3):
-                    file.write(image[:, :, channel].tobytes())
-
-    return write
+@pytest.fixture(name="write_batch")
+def _write_batch() -> Callable[..., None]:
+    """Writes a file of CIFAR records, as ``cifar_files.write_batch``."""
+    return write_batch
 
 
 @pytest.fixture

@@ -1,0 +1,42 @@
+"""A figure makes the same file whenever it is saved, and matplotlib is loaded late."""
+
+import subprocess
+import sys
+
+import pytest
+from examples import (
+    COMPARISON,
+)
+from matplotlib import pyplot
+from PIL import Image
+
+from sharpflow.experiments import plots
+
+pytestmark = pytest.mark.usefixtures("settings_stay")
+
+
+def test_png_has_its_size_and_its_title(tmp_path):
+    ax = plots.mean_loss(COMPARISON)
+    path = plots.save(ax.figure, tmp_path / "new" / "mean_loss.png")
+    with Image.open(path) as image:
+        assert image.size == tuple(int(200 * inches) for inches in ax.figure.get_size_inches())
+        assert image.text == {"Title": "mean loss"}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])
+def test_the_same_figure_makes_the_same_file(suffix, tmp_path, monkeypatch):
+    figure = plots.mean_loss(COMPARISON).figure
+    one = plots.save(figure, tmp_path / f"one{suffix}", title="the same").read_bytes()
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")  # what matplotlib takes for today
+    assert plots.save(figure, tmp_path / f"two{suffix}", title="the same").read_bytes() == one
+
+
+def test_other_kinds_of_files_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"\.png"):
+        plots.save(pyplot.figure(), tmp_path / "figure.jpg")
+
+
+def test_importing_the_figures_does_not_load_matplotlib():
+    program = "import sys, sharpflow.experiments.plots; print('matplotlib' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.stdout.strip() == "False", run.stderr
