@@ -52,16 +52,11 @@ def _codes(name, *languages):
 
 @pytest.fixture
 def as_a_user(tmp_path, monkeypatch):
-    """An empty folder, jax as it is outside these tests, and programs that are compiled quickly.
-
-    What the pages compute takes a fraction of the time that it takes to compile.
-    """
+    """An empty folder, and promotion in jax as it is outside these tests."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["page"])
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        jax.config.update("jax_disable_most_optimizations", True)
         yield tmp_path
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 RUNNING = [name for name in TEXTS if _codes(name, "python") and name not in (*QUOTED, *pages.DRAWN)]
