@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 import sharpflow as sf
 from sharpflow.experiments.problems.digits import linear_regression_digits, start_at_angle
-from sharpflow.theory.manifold import unit
+from sharpflow.theory.retraction import unit
 
 LEARNING_RATE, INTRINSIC_RATE = 0.1, 1e-4
 WEIGHT_DECAY = INTRINSIC_RATE / LEARNING_RATE
