@@ -146,7 +146,8 @@ def _unbound(code):
 def test_every_command_on_a_page_is_one_that_the_command_line_takes(name):
     # in blocks, and quoted within a sentence or a table
     blocks = "".join(_codes(name, "shell", "console")).splitlines()
-    quoted = re.findall(r"`((?:\S+/)?sharpflow [a-z][^`]*)`", pages.FENCED.sub("", TEXTS[name]))
+    sentences = pages.FENCED.sub("", TEXTS[name])
+    quoted = re.findall(r"`((?:\S+/)?sharpflow [a-z][^`]*)`", sentences)
     for line in [*blocks, *quoted]:
         words = shlex.split(line, comments=True)
         place = next((i for i, word in enumerate(words) if word.endswith("sharpflow")), None)

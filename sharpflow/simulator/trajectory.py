@@ -10,7 +10,7 @@ import numpy as np
 from sharpflow.models import Params, Problem
 from sharpflow.simulator.labels import parameter_names
 from sharpflow.simulator.program import LoopState
-from sharpflow.simulator.rules import find_rule, find_tangent_kappa
+from sharpflow.simulator.rules import find_oscillation_share, find_rule, find_tangent_kappa
 from sharpflow.theory import Status
 
 if TYPE_CHECKING:
@@ -163,11 +163,12 @@ def recorded_snapshots(trajectory: Trajectory) -> tuple[Params, np.ndarray]:
 def told_by(problem: Problem, optimizer_state: Any) -> dict[str, Any]:
     """The fields of a trajectory that its update rule tells, NaN where it does not."""
     rule = find_rule(optimizer_state)
+    share = find_oscillation_share(optimizer_state)
     nan = float("nan")
     return {
         "intrinsic_rate": nan if rule is None else float(rule.intrinsic_rate()),
         "response": nan if rule is None else float(rule.response()),
-        "oscillation_share": nan if rule is None else float(rule.oscillation_share()),
+        "oscillation_share": nan if rule is None else float(share),
         "on_sphere": problem.scale_invariant and (rule is None or bool(rule.stays_on_sphere())),
         "kappa": float(find_tangent_kappa(optimizer_state)),
     }

@@ -3,6 +3,7 @@
 from sharpflow.simulator.rules.edge_rule import (
     EdgeRule,
     PreconditionedRule,
+    find_oscillation_share,
     find_preconditioned_rule,
     find_rule,
     find_tangent_kappa,
@@ -25,6 +26,7 @@ __all__ = [
     "EdgeRule",
     "FlatProjection",
     "PreconditionedRule",
+    "find_oscillation_share",
     "find_preconditioned_rule",
     "find_rule",
     "find_tangent_kappa",

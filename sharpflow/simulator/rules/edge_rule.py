@@ -26,11 +26,16 @@ class EdgeRule(Protocol):
     def response(self) -> Array:
         """b, how strongly the threshold answers the oscillation, shape ()."""
 
-    def oscillation_share(self) -> Array:
-        """Covariance of the oscillation at the edge over rate × M of the flow, shape ()."""
-
     def stays_on_sphere(self) -> Array:
         """Whether the flow lives on the unit sphere, boolean, shape ()."""
+
+
+@runtime_checkable
+class OscillationRule(Protocol):
+    """What the state of a rule tells at whose edge the covariance is not that of GD+WD."""
+
+    def oscillation_share(self) -> Array:
+        """Covariance of the oscillation over rate × M of the flow, NaN if unknown, shape ()."""
 
 
 @runtime_checkable
@@ -47,6 +52,12 @@ class PreconditionedRule(Protocol):
 def find_rule(state: Any) -> EdgeRule | None:
     """The first state within an optimizer state that tells of its rule, or None."""
     return _first(state, EdgeRule)
+
+
+def find_oscillation_share(state: Any) -> Array:
+    """That of the first state within an optimizer state that tells one; 1 where none does."""
+    rule = _first(state, OscillationRule)
+    return jnp.ones(()) if rule is None else rule.oscillation_share()
 
 
 def find_preconditioned_rule(state: Any) -> PreconditionedRule | None:

@@ -66,10 +66,6 @@ class GDWDState(NamedTuple):
         """2."""
         return jnp.full_like(self.learning_rate, 2.0)
 
-    def oscillation_share(self) -> Array:
-        """1."""
-        return jnp.ones_like(self.learning_rate)
-
     def stays_on_sphere(self) -> Array:
         """True: w moves freely, its direction on the sphere."""
         return jnp.ones((), bool)

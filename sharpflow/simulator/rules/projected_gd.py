@@ -64,10 +64,6 @@ class ProjectedGDState(NamedTuple):
         """0."""
         return jnp.zeros_like(self.learning_rate)
 
-    def oscillation_share(self) -> Array:
-        """1."""
-        return jnp.ones_like(self.learning_rate)
-
     def stays_on_sphere(self) -> Array:
         """True."""
         return jnp.ones((), bool)

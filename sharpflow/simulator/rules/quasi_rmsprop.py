@@ -79,10 +79,6 @@ class QuasiRMSpropState(NamedTuple):
         """b."""
         return self.b
 
-    def oscillation_share(self) -> Array:
-        """1."""
-        return jnp.ones_like(self.learning_rate)
-
     def stays_on_sphere(self) -> Array:
         """As asked for."""
         return self.on_sphere
