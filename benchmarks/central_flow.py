@@ -10,9 +10,11 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import sharpflow as sf
+from benchmarks.paths import flattened
 from sharpflow.experiments.checks import Check, print_table, write_json
 from sharpflow.experiments.plots.central import MeanPath, above_edge_panel, central_panel
 from sharpflow.experiments.plots.style import save
+from sharpflow.experiments.starts import trained_to_manifold
 
 RATES = (1e-3, 1e-4)
 TAU = np.linspace(0.0, 3.0, 31)
@@ -93,7 +95,7 @@ def _from_initialisation(problem: sf.Problem, rate: float, folder: Path) -> list
 
     flow, first = integrate(1e-3)
     flow, seconds = integrate(1e-3)
-    path, fine = _flat(flow.params), _flat(integrate(2e-4)[0].params)
+    path, fine = flattened(flow.params), flattened(integrate(2e-4)[0].params)
     error, own_error = _relative(_unit(means), _unit(path)), _relative(_unit(path), _unit(fine))
     metric = jax.jit(jax.vmap(lambda w: problem.metrics["test_error"](unravel(w))))
     predicted, found = (np.asarray(metric(jnp.asarray(points))) for points in (path, means))
@@ -139,31 +141,21 @@ def _from_initialisation(problem: sf.Problem, rate: float, folder: Path) -> list
 
 
 def _trained(problem: sf.Problem) -> sf.models.Params:
-    """A point of Γ, by gradient descent on the sphere and a retraction."""
-    flat, unravel = ravel_pytree(problem.init(jax.random.key(0)))
-    gradient = jax.grad(lambda w: problem.loss_value(unravel(w)))
-
-    @jax.jit
-    def train(theta: jax.Array) -> jax.Array:
-        return jax.lax.fori_loop(
-            0, 20_000, lambda _, w: _normed(w - 1e-3 * gradient(w)), _normed(theta)
-        )
-
-    return sf.theory.retract(problem, unravel(train(flat)))
+    return trained_to_manifold(problem, rule=sf.simulator.projected_gd(1e-3), num_steps=20_000)
 
 
 def _near_minimizers(problem: sf.Problem) -> list[Check]:
     theta0, tau = _trained(problem), np.linspace(0.0, 1.5, 6)
     reduction = sf.sharpness_flow(problem, theta0, tau, rtol=2e-4)
-    expected = _flat(reduction.theta)
+    expected = flattened(reduction.theta)
     checks, errors = [], []
     for rate in (1e-3, 1e-4, 1e-5):
         part = f"from the edge over Γ to τ = 1.5, ηλ = {rate:g}, against sharpness_flow"
         start = sf.theory.start_at_edge(problem, theta0, 1.0, rate, perturbation=0.0)
         flow = sf.central_flow(problem, start, 1.0, rate, tau, rtol=2e-4)
-        above = _relative(_unit(_flat(flow.params)), expected)
+        above = _relative(_unit(flattened(flow.params)), expected)
         onto = jax.vmap(lambda w: sf.theory.retract_with_status(problem, w)[0])(flow.params)
-        error = _relative(_flat(onto), expected)
+        error = _relative(flattened(onto), expected)
         threshold = 2.0 * (1.0 - rate) * np.asarray(flow.norm_squared)
         apart = np.abs(threshold / np.asarray(reduction.threshold) - 1.0).max()
         predicted = np.asarray(sf.theory.predicted_loss(reduction, rate))[1:]
@@ -197,7 +189,7 @@ def _above_the_edge(problem: sf.Problem, folder: Path) -> list[Check]:
     )
     steps = np.unique(np.concatenate([np.arange(0, 40), np.arange(40, count + 1, 4)]))
     flow = sf.central_flow(problem, unravel(start), 1.0, rate, rate * steps)
-    iterates, predicted = np.asarray(path)[steps], _flat(flow.params)
+    iterates, predicted = np.asarray(path)[steps], flattened(flow.params)
     top = jax.jit(lambda w: sf.theory.top_eigenpairs(problem, unravel(w), 1, tolerance=1e-5).values)
     measured = MeanPath(
         tau=rate * steps,
@@ -223,14 +215,6 @@ def _above_the_edge(problem: sf.Problem, folder: Path) -> list[Check]:
         Check(part, f"distance of directions at step {count} / flow's distance moved",
               float(_relative(_unit(iterates), _unit(predicted))[-1])),
     ]  # fmt: skip
-
-
-def _flat(path: sf.models.Params) -> np.ndarray:
-    return np.asarray(jax.vmap(lambda tree: ravel_pytree(tree)[0])(path))
-
-
-def _normed(point: jax.Array) -> jax.Array:
-    return point / jnp.linalg.norm(point)
 
 
 def _unit(points: np.ndarray) -> np.ndarray:

@@ -5,11 +5,12 @@ import time
 
 import jax
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 import sharpflow as sf
+from benchmarks.paths import flattened
 from sharpflow.experiments.checks import Check
-from sharpflow.experiments.demo.digits import LEARNING_RATE, trained_to_manifold
+from sharpflow.experiments.demo.digits import LEARNING_RATE
+from sharpflow.experiments.starts import trained_to_manifold
 
 RATE = 1e-6
 TAU = np.linspace(0.0, 2.0, 5)
@@ -66,7 +67,7 @@ def _name(widths: tuple[int, int]) -> str:
 
 def _problem(widths: tuple[int, int]) -> tuple[sf.Problem, dict]:
     problem = sf.models.mlp(*sf.models.digits(24), widths=widths)
-    return problem, trained_to_manifold(problem, progress=False)
+    return problem, trained_to_manifold(problem)
 
 
 def _integrate(problem: sf.Problem, theta0: dict, rtol: float) -> tuple[float, sf.FlowSolution]:
@@ -85,10 +86,6 @@ def _median(
 
 def _errors(flow: sf.FlowSolution, problem: sf.Problem, theta0: dict) -> np.ndarray:
     """Distance from a finer flow over the distance moved, at the times after the first."""
-    fine = _points(_integrate(problem, theta0, 2e-5)[1])
+    fine = flattened(_integrate(problem, theta0, 2e-5)[1])
     distance = np.linalg.norm(fine - fine[0], axis=1)
-    return np.linalg.norm(_points(flow) - fine, axis=1)[1:] / distance[1:]
-
-
-def _points(flow: sf.FlowSolution) -> np.ndarray:
-    return np.asarray(jax.vmap(lambda tree: ravel_pytree(tree)[0])(flow.theta))
+    return np.linalg.norm(flattened(flow) - fine, axis=1)[1:] / distance[1:]

@@ -4,104 +4,31 @@
 devices the cores are split into must be known before jax starts.
 """
 
-import contextlib
 import dataclasses
 import json
 import math
-import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 import sharpflow as sf
+from benchmarks.alone import CORES, Report, printed_json, run_alone, spread, usable
+from benchmarks.compiled_grid import NUM_IMAGES, RECORD_EVERY, CompiledGrid, Task
 from sharpflow.experiments.checks import Check
-from sharpflow.experiments.environment import configure_jax, num_cores
-from sharpflow.models import Problem, standardized_targets
-from sharpflow.simulator.grid.engine import build_engine
-from sharpflow.simulator.grid.prepare import Grid, prepare
-from sharpflow.simulator.grid.run import BatchRun
-from sharpflow.simulator.grid.sink import Sink, summary
-from sharpflow.simulator.interrupt import Stop
-from sharpflow.simulator.store.arrays import in_memory
-from sharpflow.simulator.store.checkpoint import Checkpoint
-from sharpflow.simulator.store.folder import RunFolder
+from sharpflow.experiments.environment import configure_jax
+from sharpflow.models import standardized_targets
 
-NETWORK = "64-64-64-10, 128 digits"
-NUM_IMAGES, WIDTHS = 128, (64, 64)
-CORES = min(2, num_cores())
 REPETITIONS = 3
-
-NUM_SEEDS, NUM_STEPS = 8, 2000
 FEW_SEEDS = 2  # on one core
-# The least rate keeps its first point below the edge for the records that are compared.
-LEARNING_RATES, WEIGHT_DECAYS = (0.02, 0.05, 0.1, 0.2), (1e-3, 3e-3)
-RECORD_EVERY = 100
 TOLERANCE, DEFAULT_TOLERANCE = 1e-3, 1e-4  # of λ₁, relative; of eigsh too
 LEAST_RATIO = 6.0
 
 SAME_RECORDS = 3  # later ones may drift apart by rounding
 SAME_LOSS = 1e-5  # relative; in float32
-
-Report = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A grid to simulate.
-
-    Attributes:
-      num_seeds: of each pair of rates.
-      num_steps: of each point.
-      tolerance: of λ₁; None records no λ₁.
-    """
-
-    num_seeds: int = NUM_SEEDS
-    num_steps: int = NUM_STEPS
-    tolerance: float | None = None
-
-    @property
-    def num_points(self) -> int:
-        """Of the grid."""
-        return self.num_seeds * len(LEARNING_RATES) * len(WEIGHT_DECAYS)
-
-    @property
-    def updates(self) -> int:
-        """Of all points."""
-        return self.num_points * self.num_steps
-
-    def __str__(self) -> str:
-        points = f"grid of {self.num_points} × {self.num_steps} steps, {NETWORK}"
-        if self.tolerance is None:
-            return f"{points}, without λ₁"
-        return f"{points}, λ₁ to {self.tolerance:g} every {RECORD_EVERY}"
-
-    def prepared(self) -> Grid:
-        """The grid, as ``simulate_grid`` prepares it."""
-        observables: list = ["loss"]
-        if self.tolerance is not None:
-            observables.append(sf.simulator.hessian_sharpness(tolerance=self.tolerance))
-        unused = ("axes", "tau", "record_at", "num_records", "snapshot_every", "start")
-        return prepare(
-            network(),
-            seeds=range(self.num_seeds),
-            learning_rates=LEARNING_RATES,
-            weight_decays=WEIGHT_DECAYS,
-            num_steps=self.num_steps,
-            record_every=RECORD_EVERY,
-            observables=observables,
-            final_params=False,
-            optimizer=sf.gdwd,
-            effective_learning_rate=None,
-            **dict.fromkeys(unused),
-        )
 
 
 def measure(peers: Path | None = None, *, quick: bool = False) -> list[Check]:
@@ -111,11 +38,7 @@ def measure(peers: Path | None = None, *, quick: bool = False) -> list[Check]:
       peers: Python of an environment with ``benchmarks/peers/requirements.txt``.
       quick: 8 points of 400 steps, once: whether it works, not how fast.
     """
-    if peers is None:
-        print("peers skipped: no --peers; benchmarks/peers/requirements.txt says what they need")
-    elif not peers.exists():
-        print(f"peers skipped: there is no {peers}; make bench-peers installs them")
-        peers = None
+    peers = usable(peers)
     plain = Task(num_seeds=1, num_steps=400) if quick else Task()
     tracked = dataclasses.replace(plain, tolerance=TOLERANCE)
     accurate = dataclasses.replace(plain, tolerance=DEFAULT_TOLERANCE)
@@ -127,69 +50,6 @@ def measure(peers: Path | None = None, *, quick: bool = False) -> list[Check]:
         *_compared(plain, peers, repetitions),
         *_compared(few, peers, repetitions, cores=1),
     ]
-
-
-@cache
-def network() -> Problem:
-    """Batch-norm network on digits, in float32."""
-    return sf.models.mlp(*sf.models.digits(NUM_IMAGES), widths=WIDTHS, dtype=np.float32)
-
-
-class CompiledGrid:
-    """A grid on all devices of this process, compiled once and run as often as one likes."""
-
-    def __init__(self, task: Task) -> None:
-        self.grid = task.prepared()
-        (self.points,) = self.grid.batches
-        self._pending = self.points.batch.points
-        self._engine = build_engine(
-            self.points.batch.program,
-            self.points,
-            self._pending,
-            self.grid.schedule,
-            jax.local_devices(),
-            snapshot_every=None,
-        )
-
-    def run(self, folder: RunFolder | None = None) -> tuple[float, dict[str, Any]]:
-        """Seconds and arrays of a run in memory or into an empty folder, as ``simulate_grid``.
-
-        Raises:
-          RuntimeError: a point diverged.
-        """
-        began = time.perf_counter()
-        if folder is None:
-            arrays = in_memory(self.grid.variables)
-        else:
-            folder.create(self.grid.description, self.grid.variables, {})
-            arrays = folder.open_arrays()
-        sink = Sink(self.grid.axes, arrays, folder)
-        BatchRun(
-            0,
-            self._engine.chunk,
-            self._engine.layout,
-            self.points,
-            self.grid.schedule,
-            sink,
-            snapshot_every=None,
-            final_params=False,
-        ).run(self._pending, Checkpoint({}, {}), Stop(), lambda count, note="": None)
-        if folder is not None:
-            folder.finish()
-        seconds = time.perf_counter() - began
-        if np.any(sink.statuses() != sf.Status.SUCCESS):
-            raise RuntimeError(f"a grid that is timed must not diverge: {summary(sink.statuses())}")
-        return seconds, arrays
-
-
-def run_alone(module: str, *arguments: object, cores: int = CORES) -> Report:
-    """What a module prints as JSON, run in an interpreter of its own on so many cores."""
-    return _json_from([sys.executable, "-m", module, *arguments], cores)
-
-
-def spread(values: list[float]) -> str:
-    """Least and largest, in words."""
-    return f"{min(values):.4g} to {max(values):.4g}"
 
 
 def _compared(
@@ -242,8 +102,8 @@ def _of_peers(task: Task, python: Path, path: Path, cores: int) -> Report:
     script = Path(__file__).parent / "peers" / "grid.py"
     tolerance = ["--tolerance", task.tolerance]
     curvature = ["--without-curvature"] if task.tolerance is None else tolerance
-    command = [python.absolute(), script, path, "--processes", cores, *curvature]
-    return _json_from(command, cores)
+    command = [python, script, path, "--processes", cores, *curvature]
+    return printed_json(command, cores)
 
 
 def _task_of_peers(task: Task) -> dict[str, np.ndarray]:
@@ -278,32 +138,6 @@ def _require_same(task: Task, ours: Report, theirs: Report) -> None:
         mine, of_peers = (np.array(report[name][:SAME_RECORDS]) for report in (ours, theirs))
         if not np.allclose(mine, of_peers, rtol=tolerance, atol=0.0):
             raise RuntimeError(f"{name} differ: {mine} of ours, {of_peers} of PyTorch")
-
-
-def _json_from(command: list, cores: int) -> Report:
-    with _limited_to(cores):
-        run = subprocess.run(
-            [str(word) for word in command],
-            cwd=Path(__file__).parents[1],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-    return json.loads(run.stdout.splitlines()[-1])
-
-
-@contextlib.contextmanager
-def _limited_to(cores: int) -> Iterator[None]:
-    """Processes started meanwhile have so many cores, where the system lets one say so."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(before)[:cores])
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def _simulate(task: Task) -> Report:

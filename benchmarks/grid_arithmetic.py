@@ -20,19 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import sharpflow as sf
-from benchmarks.grid import (
-    CORES,
-    FEW_SEEDS,
-    NETWORK,
-    NUM_IMAGES,
-    REPETITIONS,
-    WIDTHS,
-    CompiledGrid,
-    Report,
-    Task,
-    network,
-    run_alone,
-)
+from benchmarks.alone import CORES, Report, run_alone
+from benchmarks.compiled_grid import NETWORK, NUM_IMAGES, WIDTHS, CompiledGrid, Task, network
+from benchmarks.grid import FEW_SEEDS, REPETITIONS
 from sharpflow.experiments.checks import Check
 from sharpflow.experiments.environment import configure_jax
 from sharpflow.models import Params, Problem

@@ -11,7 +11,9 @@ import tempfile
 import numpy as np
 
 import sharpflow as sf
-from benchmarks.grid import CORES, REPETITIONS, CompiledGrid, Report, Task, run_alone, spread
+from benchmarks.alone import CORES, Report, run_alone, spread
+from benchmarks.compiled_grid import CompiledGrid, Task
+from benchmarks.grid import REPETITIONS
 from benchmarks.memory import peak_memory
 from sharpflow.experiments.checks import Check
 from sharpflow.experiments.environment import configure_jax

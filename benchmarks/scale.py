@@ -1,12 +1,11 @@
 """Matrix-free operations: against dense ones, and at a size where the Jacobian does not fit.
 
-``measure`` runs this file in an interpreter of its own, whose peak memory is that of the
-operations alone.
+``measure`` runs the larger size in an interpreter of its own, ``python -m benchmarks.scale``:
+its peak memory is that of the operations alone.
 """
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,9 +18,12 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import sharpflow as sf
+from benchmarks.alone import run_alone
 from benchmarks.memory import peak_memory
+from benchmarks.paths import flattened
 from sharpflow.experiments.checks import Check
-from sharpflow.experiments.demo.digits import trained_to_manifold
+from sharpflow.experiments.environment import num_cores
+from sharpflow.experiments.starts import trained_to_manifold
 from sharpflow.theory.residuals import residual_form
 
 SMALL = "matrix-free against dense, 64-32-32-10, 24 digits, float64"
@@ -36,7 +38,7 @@ def measure() -> list[Check]:
 
 def _against_dense() -> list[Check]:
     problem = sf.models.mlp(*sf.models.digits(24), widths=(32, 32))
-    theta = trained_to_manifold(problem, progress=False)
+    theta = trained_to_manifold(problem)
     flat, _ = ravel_pytree(theta)
     residual = residual_form(problem, theta)
     vectors = jnp.asarray(np.random.default_rng(0).normal(size=(3, flat.size)))
@@ -49,7 +51,7 @@ def _against_dense() -> list[Check]:
             return here.top_eigenpairs(12)[0], here.project(vectors)
 
         flow = sf.sharpness_flow(problem, theta, tau, max_edge=12, method=method)
-        return *at_point(flat), _points(flow)
+        return *at_point(flat), flattened(flow)
 
     values, projected, path = found("dense")
     checks = []
@@ -70,10 +72,8 @@ def _large() -> list[Check]:
     if not (folder / "data_batch_1.bin").is_file():
         print("scale: SHARPFLOW_DATA has no CIFAR-10, so its rows are left out")
         return []
-    run = subprocess.run(
-        [sys.executable, __file__, str(folder)], capture_output=True, text=True, check=True
-    )
-    return [Check(LARGE, *row) for row in json.loads(run.stdout.splitlines()[-1])]
+    rows = run_alone("benchmarks.scale", folder.absolute(), cores=num_cores())
+    return [Check(LARGE, *row) for row in rows]
 
 
 def _measure_large(folder: Path) -> list[tuple]:
@@ -119,10 +119,6 @@ def _timed(compute: Callable[[], Any]) -> tuple[Any, float]:
     began = time.perf_counter()
     result = jax.block_until_ready(compute())
     return result, time.perf_counter() - began
-
-
-def _points(flow: sf.FlowSolution) -> np.ndarray:
-    return np.asarray(jax.vmap(lambda tree: ravel_pytree(tree)[0])(flow.theta))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import scipy.sparse.linalg
 from jax.flatten_util import ravel_pytree
 
 import sharpflow as sf
+from benchmarks.alone import usable
 from benchmarks.edge import NETWORK, at_edge, network
 from sharpflow.experiments.checks import Check
 from sharpflow.models import Params, standardized_targets
@@ -79,13 +80,8 @@ def measure(peers: Path | None = None) -> list[Check]:
         Check(PART, "ms a record, median", 1e3 * found.seconds),
         Check(PART, "ηλ₁/2, mean", float(ratio)),
     ]  # fmt: skip
-    if peers is None:
-        print("peers skipped: no --peers; benchmarks/peers/requirements.txt says what they need")
-        return checks
-    if not peers.exists():
-        print(f"peers skipped: there is no {peers}; make bench-peers installs them")
-        return checks
-    return [*checks, *_against_peers(peers, snapshots, ours)]
+    python = usable(peers)
+    return checks if python is None else [*checks, *_against_peers(python, snapshots, ours)]
 
 
 def _snapshots(seed: int) -> Snapshots:

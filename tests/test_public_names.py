@@ -8,13 +8,16 @@ import re
 import textwrap
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 import sharpflow
-from sharpflow import experiments, models, simulator, theory
+from sharpflow import models, simulator, theory
+from sharpflow.experiments import config, plots, problems, report
 
-FACES = (sharpflow, models, models.data, theory, theory.exact, simulator, experiments)
+ROOMS = (models, models.data, theory, theory.exact, simulator, plots, config, problems, report)
+FACES = (sharpflow, *ROOMS)
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises", "Source")
 
 
@@ -159,6 +162,22 @@ def test_a_public_class_tells_of_its_fields(name):
     assert not fields - inherited - set().union(*map(_entries, attributes))
     if not issubclass(cls, enum.Enum | Exception) and not fields:
         assert _sections(cls)[""]
+
+
+@pytest.mark.parametrize("face", FACES, ids=lambda face: face.__name__)
+def test_the_reference_has_every_public_name(face):
+    page = (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"^::: (\S+)$", page, re.MULTILINE))
+    for name, value in _public(face).items():
+        if isinstance(value, types.ModuleType):
+            continue
+        module = getattr(value, "__module__", "")
+        if face is sharpflow or not module.startswith("sharpflow."):  # a table; a type
+            assert f"`{name}`" in page, name
+        elif module.endswith(f".{name}"):  # mkdocstrings takes the name for that of the module
+            assert f"{module}.{name}" in shown
+        else:
+            assert face.__name__ in shown, name
 
 
 @pytest.mark.parametrize("name", [n for n in FUNCTIONS if n.startswith("sharpflow.theory.")])

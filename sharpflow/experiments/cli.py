@@ -182,7 +182,9 @@ def report(
     ] = None,
     predictions: Annotated[
         int | None,
-        typer.Option(min=0, help="Points whose flow is integrated; by default one of each rate."),
+        typer.Option(
+            min=0, help="Points whose flow is integrated; by default one seed of each, 12 at most."
+        ),
     ] = None,
     no_predictions: Annotated[
         bool, typer.Option("--no-predictions", help="Integrate no flow.")

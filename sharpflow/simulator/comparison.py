@@ -7,6 +7,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from sharpflow.models import Params, Problem
+from sharpflow.simulator.crossing import entry_step
 from sharpflow.simulator.prediction import Projection, project_snapshots
 from sharpflow.simulator.trajectory import Trajectory, recorded_snapshots
 from sharpflow.theory import FlowSolution, predicted_loss
@@ -156,16 +157,8 @@ def _entry_step(trajectory: Trajectory, steps: np.ndarray, projection: Projectio
     rows = trajectory.step >= steps[known][0]
     step = trajectory.step[rows].astype(float)
     sharpness = np.interp(step, steps[known], projection.sharpness[known])
-    excess = np.log(trajectory["threshold"][rows] / sharpness)
-    # a start at the edge counts as entered, whatever the rounding of its norm
-    if excess[0] <= 10.0 * trajectory.intrinsic_rate:
-        return float(step[0])
-    crossed = np.flatnonzero(excess <= 0)
-    if not crossed.size:
-        return float("nan")
-    after, before = crossed[0], crossed[0] - 1
-    share = excess[before] / (excess[before] - excess[after])
-    return float(step[before] + share * (step[after] - step[before]))
+    log_ratio = -np.log(trajectory["threshold"][rows] / sharpness)
+    return entry_step(step, log_ratio, trajectory.intrinsic_rate)
 
 
 def _predicted_entry_step(trajectory: Trajectory, flow: FlowSolution) -> float:

@@ -162,8 +162,7 @@ def recorded_snapshots(trajectory: Trajectory) -> tuple[Params, np.ndarray]:
 
 def told_by(problem: Problem, optimizer_state: Any) -> dict[str, Any]:
     """The fields of a trajectory that its update rule tells, NaN where it does not."""
-    rule = find_rule(optimizer_state)
-    share = find_oscillation_share(optimizer_state)
+    rule, share = find_rule(optimizer_state), find_oscillation_share(optimizer_state)
     nan = float("nan")
     return {
         "intrinsic_rate": nan if rule is None else float(rule.intrinsic_rate()),

@@ -15,8 +15,10 @@ import sharpflow as sf
 from sharpflow.experiments.cli import app
 from sharpflow.experiments.config import load
 from sharpflow.experiments.grid_summary import last_values
-from sharpflow.experiments.report import curves, spheres, write_report
-from sharpflow.experiments.report.measured import entry_step, measure
+from sharpflow.experiments.report import curves, size, spheres, write_report
+from sharpflow.experiments.report import page as report_page
+from sharpflow.experiments.report.measured import measure
+from sharpflow.experiments.report.page import Cell, Table
 from sharpflow.experiments.report.predicted import chosen
 from sharpflow.experiments.run import run_config
 from sharpflow.theory import exact
@@ -143,6 +145,30 @@ def test_thinned_curves_keep_the_extremes_of_every_column(large):
     assert points[6]["step"][-1] == 40  # diverged after five records, ten steps apart
 
 
+def test_a_page_that_is_too_large_loses_values_and_then_points_and_says_so(large):
+    dataset, path = large
+    page = reports.Page(path)
+    curve_bytes = len(page.scripts["curves"])
+    heads = [Cell(str(number), link=f"#point-{number}") for number in range(64)]
+    made = report_page.Page(
+        "", "", {}, "", Table("", [], []), [], {}, "", grid=Table("", [""], [[h] for h in heads]),
+        curves=page.json("curves"), curve_note="As they are.",
+    )  # fmt: skip
+    assert size.fitted(made, 10**6, 10**6) is made
+    thinned = size.fitted(made, 10**6, 10**6 - curve_bytes // 3)
+    assert len(thinned.curves["points"]) == 64 and "2 times fewer values" in thinned.curve_note
+    values = dataset["loss"].values.reshape(64, -1)
+    for point in (0, 6, 63):
+        kept = np.array(thinned.curves["points"][point]["columns"]["loss"], float)
+        for extreme in (np.nanmin, np.nanmax):  # five digits are kept
+            np.testing.assert_allclose(extreme(kept), extreme(values[point]), rtol=5e-5)
+    few = size.fitted(made, 10**6, 10**6 - curve_bytes + 20_000)
+    count = len(few.curves["points"])
+    assert 0 < count < 64 and f"Only the first {count} points" in few.curve_note
+    assert len(json.dumps(few.curves["points"], separators=(",", ":"))) <= 20_000
+    assert [row[0].link is None for row in few.grid.rows] == [n >= count for n in range(64)]
+
+
 @pytest.mark.parametrize("rows", [1, 2, 9, 40, 41, 137, 1000])
 def test_every_bucket_has_its_smallest_and_largest_value_in_their_order(rows):
     values = np.random.default_rng(rows).normal(size=rows)
@@ -234,6 +260,7 @@ def test_the_flow_of_points_with_snapshots_is_set_beside_them(predicted):
     folder, path, x = predicted
     page = reports.Page(path)
     (sphere,) = page.json("spheres")
+    assert "Losses count from 0" not in page.text
     recorded = sf.open_run(folder)["params"].sel(weight_decay=4e-4).squeeze().values
     recorded /= np.linalg.norm(recorded, axis=1, keepdims=True)
     # four decimals are kept
@@ -266,6 +293,7 @@ def test_without_predictions_or_the_users_module_the_page_says_so(
     for number, why in ((0, "made without predictions"), (None, "no module")):
         page = reports.Page(write_report(folder, tmp_path / "page.html", predictions=number))
         assert why in page.text and page.json("spheres")[0]["flow"] is None
+        assert "Losses count from 0" in page.text
         assert "tracking error" not in [cell["text"] for cell in page.tables["grid-table"][0]]
 
 
@@ -304,7 +332,8 @@ def test_the_entry_and_the_means_after_it_are_those_of_a_made_up_trajectory():
     assert found["loss"] == pytest.approx(found["predicted_loss"], rel=0.01)
     bare = measure({"loss": columns["loss"]}, step, None, RATE, 4000)
     assert all(np.isnan(value) for value in bare.values())
-    assert np.isnan(entry_step(step, np.full(len(step), 0.5), RATE))
+    below = measure({"edge_ratio": np.full(len(step), 0.5)}, step, None, RATE, 4000)
+    assert np.isnan(below["entry_step"])
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,11 @@ from sharpflow.experiments.plots.ladder import (
     error_ladder,
 )
 from sharpflow.experiments.plots.phases import COLORS, phase_diagram
+from sharpflow.experiments.starts import point_at_angle
 from sharpflow.experiments.validate import cases, ladder, limits, parts, statements
-from sharpflow.experiments.validate.entry import first_crossing, measure_entries
+from sharpflow.experiments.validate.entry import measure_entries
 from sharpflow.experiments.validate.findings import Findings
+from sharpflow.simulator.crossing import first_crossing
 
 RATES = np.array([2e-3, 6e-4, 2e-4, 6e-5, 2e-5])
 
@@ -124,7 +126,7 @@ def small_case():
     random = np.random.default_rng(0)
     x, y = random.normal(size=(6, 10)), random.normal(size=6)
     problem = sf.models.linear_regression(x, y)
-    starts = {0: cases.point_at_angle(problem, x, y, 1.0)}
+    starts = {0: point_at_angle(problem, x, y, 1.0)}
     tau = np.linspace(0.0, 0.8, 9)
     return cases.Case("small", problem, starts, 0.1, tau, max_edge=3, rtol=2e-4)
 

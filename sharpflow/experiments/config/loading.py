@@ -43,8 +43,11 @@ def load(
       check_functions: False leaves the named modules alone, for the config that a run
         has stored.
 
+    Returns:
+      The config, every key resolved.
+
     Raises:
-      ConfigError: with every mistake there is, one line each.
+      ConfigError: a ValueError with every mistake there is, one line each.
     """
     changes, mistakes = read_overrides(overrides)
     try:

@@ -4,7 +4,7 @@ import difflib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
-from sharpflow.experiments.config.toml import toml_key, toml_value
+from sharpflow.experiments.config.toml import toml_key, toml_scalar
 
 _MOST_LISTED = 20
 _LONGEST = 60
@@ -36,11 +36,11 @@ def mistake(key: str, value: object, allowed: str) -> str:
 def shown(value: object, depth: int = 2) -> str:
     """Any value that TOML can hold, short and on one line, however hostile it is."""
     if isinstance(value, str):
-        return toml_value(value if len(value) <= _LONGEST else value[:_LONGEST] + "…")
+        return toml_scalar(value if len(value) <= _LONGEST else value[:_LONGEST] + "…")
     if isinstance(value, int) and abs(value) >= 10**30:
         return f"an integer of {value.bit_length()} bits"  # Python may refuse its digits
     if isinstance(value, bool | int | float):
-        return toml_value(value)
+        return toml_scalar(value)
     if isinstance(value, Mapping):
         pairs = [
             f"{shown_key(key)} = {shown(item, depth - 1)}"

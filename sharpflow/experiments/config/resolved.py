@@ -61,7 +61,11 @@ class Config:
     folder: Path | None = dataclasses.field(default=None, compare=False)
 
     def to_toml(self) -> str:
-        """The text of a file that ``load`` reads back equal."""
+        """The text of a file that ``load`` reads back equal.
+
+        Raises:
+          TypeError: a value of a kind that TOML has not; ``load`` makes no such config.
+        """
         lines = [f"description = {toml_value(self.description)}"] if self.description else []
         tables = []
         for name, value in self._compared():
@@ -161,7 +165,18 @@ class Config:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """What differs between the config of a run and another, one line for each key."""
+    """What differs between the config of a run and another, one line for each key.
+
+    Args:
+      old: of the run.
+      new: the other.
+
+    Returns:
+      ``key: the run has VALUE, now VALUE``; nothing where both ask for the same run.
+
+    Raises:
+      TypeError: a value of a kind that TOML has not.
+    """
     before, after = _flat(old), _flat(new)
     changed = {k: None for k in [*before, *after] if before.get(k) != after.get(k)}
     return [f"{key}: the run has {_cut(before, key)}, now {_cut(after, key)}" for key in changed]

@@ -43,7 +43,11 @@ class Source(NamedTuple):
 
 
 def presets() -> dict[str, str]:
-    """Names of the presets, each with the sentence that describes it."""
+    """Names of the presets, each with the sentence that describes it.
+
+    Returns:
+      In alphabetical order.
+    """
     return {name: preset_table(name)["description"] for name in preset_names()}
 
 

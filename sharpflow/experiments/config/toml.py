@@ -16,18 +16,21 @@ def toml_value(value: object) -> str:
     Raises:
       TypeError: a value of another kind.
     """
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, str):
-        return _quoted(value)
+    if isinstance(value, bool | int | float | str):
+        return toml_scalar(value)
     if isinstance(value, Mapping):
         pairs = (f"{toml_key(key)} = {toml_value(item)}" for key, item in value.items())
         return "{" + ", ".join(pairs) + "}"
     if isinstance(value, Sequence):
         return "[" + ", ".join(map(toml_value, value)) + "]"
     raise TypeError(f"TOML has no value for {type(value).__name__}")
+
+
+def toml_scalar(value: bool | int | float | str) -> str:
+    """A boolean, a number or a string as TOML writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return _quoted(value) if isinstance(value, str) else repr(value)
 
 
 def toml_key(key: str) -> str:

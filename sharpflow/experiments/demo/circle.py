@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 import sharpflow as sf
-from sharpflow.experiments.validate.cases import point_at_angle
+from sharpflow.experiments.starts import point_at_angle
 
 ANGLE = 1.2
 LEARNING_RATE, INTRINSIC_RATE = 0.5, 4e-3

@@ -8,7 +8,7 @@ import numpy as np
 
 import sharpflow as sf
 from sharpflow.experiments.checks import Check
-from sharpflow.experiments.validate.cases import trained_to_manifold
+from sharpflow.experiments.starts import trained_to_manifold
 from sharpflow.simulator.rates import PowerLaw, fit_power_law
 
 if TYPE_CHECKING:

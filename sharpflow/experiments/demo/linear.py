@@ -7,7 +7,7 @@ import numpy as np
 
 import sharpflow as sf
 from sharpflow.experiments.checks import Check
-from sharpflow.experiments.validate.cases import point_at_angle
+from sharpflow.experiments.starts import point_at_angle
 from sharpflow.theory import exact
 
 PART = "linear regression"

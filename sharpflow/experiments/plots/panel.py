@@ -41,6 +41,9 @@ def prediction_panel(
 
     Returns:
       The two axes.
+
+    Raises:
+      ValueError: as ``metric``, a trajectory without a flow time.
     """
 
     with style.in_force():

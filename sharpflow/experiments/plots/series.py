@@ -40,7 +40,21 @@ def band(time: np.ndarray, values: np.ndarray) -> Band:
         return Band(*np.empty((4, 0)))
     few = len(values) < ENOUGH_FOR_PERCENTILES
     levels = [50.0, 0.0, 100.0] if few else [50.0, 10.0, 90.0]
-    return Band(time[kept], *np.nanpercentile(values[:, kept], levels, axis=0))
+    return Band(time[kept], *_percentiles(values[:, kept], levels))
+
+
+def _percentiles(values: np.ndarray, levels: list[float]) -> np.ndarray:
+    """Of what is not NaN in each column, shape (levels, columns).
+
+    ``numpy.nanpercentile`` gives the same numbers, but goes through the columns one by one.
+    """
+    ordered = np.sort(values, axis=0)  # NaN last
+    counts = np.isfinite(ordered).sum(axis=0)
+    found = np.empty((len(levels), values.shape[1]))
+    for count in np.unique(counts):
+        alike = counts == count
+        found[:, alike] = np.percentile(ordered[:count, alike], levels, axis=0)
+    return found
 
 
 def steady(dataset: "xarray.Dataset", name: str) -> "xarray.DataArray":

@@ -78,7 +78,21 @@ def resnet20_cifar10(
     micro_batch: int | None = None,
     dtype: object = None,
 ) -> Problem:
-    """ResNet-20 on the images of CIFAR-10 that are found; arguments as of ``vgg11_cifar10``."""
+    """ResNet-20 on the images of CIFAR-10 that are found.
+
+    Args:
+      root, num_images, num_test_images, sample_seed, download: as of ``vgg11_cifar10``.
+      width, normalization, activation: as in ``resnet20``.
+      head, loss, label_smoothing, logit_scale, micro_batch: as in ``mlp``.
+      dtype: float32 or float64; by default that of jax.
+
+    Returns:
+      A Problem with the metrics of ``vgg11_cifar10``.
+
+    Raises:
+      FileNotFoundError: no images below ``root``.
+      ValueError: more images than there are, or what ``resnet20`` refuses.
+    """
     (x, y), test = _images(root, num_images, num_test_images, sample_seed, download)
     return resnet20(
         x,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sharpflow.experiments.starts import direction_at_angle, row_space
 from sharpflow.models import digits, linear_regression, mlp
 from sharpflow.models.inputs import resolve_dtype, standardized_targets
 from sharpflow.models.problem import Params, Problem
@@ -63,12 +64,15 @@ def linear_regression_digits(num_images: int = 20, *, dtype: object = None) -> P
       num_images: at most about 60, or nothing fits their numbers exactly.
       dtype: float32 or float64; by default that of jax.
 
+    Returns:
+      A Problem whose params are one array of shape (64,).
+
     Raises:
-      ValueError: numbers that the images cannot fit.
+      ValueError: numbers that the images cannot fit, or another dtype.
     """
     x, y = _numbered_digits(num_images)
     problem = linear_regression(x, y, dtype=dtype)
-    span = jnp.asarray(_row_space(x), resolve_dtype(dtype))
+    span = jnp.asarray(row_space(x), resolve_dtype(dtype))
 
     def angle(w: jax.Array) -> jax.Array:
         inside = span @ w
@@ -105,6 +109,9 @@ def start_at_angle(
     Returns:
       √(η λ_1/(2(1−ηλ))) (θ + perturbation · v_1), shape (64,).
 
+    Raises:
+      ValueError: another dtype.
+
     Source: docs/theory.md, sections 5 and 6.
     """
     resolved = resolve_dtype(dtype)
@@ -114,29 +121,16 @@ def start_at_angle(
     jacobian = centred - np.outer(targets, targets @ centred) / num_images
     _, sizes, rows = np.linalg.svd(jacobian, full_matrices=False)
     flattest = np.square(sizes[0] / np.std(centred @ inside)) / num_images  # λ_1 at α = 0
-    span, solution, top = (
-        jnp.asarray(array, resolved) for array in (_row_space(x), inside, rows[0])
+    alpha, eta, decay = (
+        jnp.asarray(value, resolved) for value in (angle, learning_rate, weight_decay)
     )
-
-    drawn = jax.random.normal(key, solution.shape, resolved)
-    outside = drawn - (span @ drawn) @ span
-    outside = outside / jnp.linalg.norm(outside)
-    alpha = jnp.asarray(angle, resolved)
-    eta, decay = jnp.asarray(learning_rate, resolved), jnp.asarray(weight_decay, resolved)
-    theta = jnp.cos(alpha) * solution + jnp.sin(alpha) * outside
+    theta = direction_at_angle(x, y, alpha, jax.random.normal(key, inside.shape, resolved))
     sharpness = jnp.asarray(flattest, resolved) / jnp.square(jnp.cos(alpha))
     norm = jnp.sqrt(0.5 * eta * sharpness / (1.0 - eta * decay))
-    return norm * (theta + perturbation * top)
+    return norm * (theta + perturbation * jnp.asarray(rows[0], resolved))
 
 
 @cache
 def _numbered_digits(num_images: int) -> tuple[np.ndarray, np.ndarray]:
     x, labels = digits(num_images)
     return x, labels.astype(np.float64)
-
-
-def _row_space(x: np.ndarray) -> np.ndarray:
-    """Orthonormal rows that span those of the centred x."""
-    centred = x - x.mean(axis=0)
-    _, sizes, rows = np.linalg.svd(centred, full_matrices=False)
-    return rows[sizes > sizes[0] * max(centred.shape) * np.finfo(np.float64).eps]

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sharpflow.experiments.grid_summary import LOSS_TOLERANCE, edge_ratio_name
+from sharpflow.simulator.crossing import entry_step
 from sharpflow.theory import edge_entry_step
 
 if TYPE_CHECKING:
     import xarray
 
 SETTLE_TAU = 0.2  # left out after the entry: half of it the delay at ηλ = 1e-3, half the ringing
-_AT_EDGE = 10.0  # steps of ηλ by which a start may miss the edge and still count as on it
 
 Measures = dict[str, float]
 
@@ -61,7 +61,9 @@ def measure(
     if "edge_ratio" not in columns or not intrinsic_rate > 0:
         return found
     edge_ratio = columns["edge_ratio"]
-    found["entry_step"] = entry_step(step, edge_ratio, intrinsic_rate)
+    known = np.isfinite(edge_ratio) & (edge_ratio > 0)
+    log_ratio = np.log(edge_ratio[known])
+    found["entry_step"] = entry_step(step[known].astype(float), log_ratio, intrinsic_rate)
     if rates is not None and threshold is not None and "loss" in columns:
         excess = columns["loss"] - loss_infimum
         found["predicted_entry_step"] = _predicted_entry(
@@ -76,20 +78,6 @@ def measure(
             step, loss, threshold, settled, intrinsic_rate, num_steps
         )
     return found
-
-
-def entry_step(step: np.ndarray, edge_ratio: np.ndarray, intrinsic_rate: float) -> float:
-    """The first crossing of edge ratio 1, interpolated; NaN where there is none."""
-    known = np.isfinite(edge_ratio) & (edge_ratio > 0)
-    step, excess = step[known].astype(float), np.log(edge_ratio[known])
-    above = np.flatnonzero(excess >= 0.0)
-    if excess.size and excess[0] >= -_AT_EDGE * intrinsic_rate:
-        return float(step[0])
-    if not above.size:
-        return float("nan")
-    after, before = above[0], above[0] - 1
-    share = excess[before] / (excess[before] - excess[after])
-    return float(step[before] + share * (step[after] - step[before]))
 
 
 def _predicted_entry(
@@ -137,12 +125,15 @@ def _losses(
     return float(np.sum(loss[:-1] * gaps[:-1]) / np.sum(gaps[:-1])), float(predicted)
 
 
-def remarks(dataset: "xarray.Dataset", measures: Sequence[Measures]) -> list[str]:
+def remarks(
+    dataset: "xarray.Dataset", measures: Sequence[Measures], loss_infimum: float | None
+) -> list[str]:
     """How to read the measures of a run, and which are absent and why, one line each.
 
     Args:
       dataset: of the run.
       measures: of its points.
+      loss_infimum: inf L; None where the problem was not made anew and 0 was taken.
     """
     lines = []
     ratio = edge_ratio_name(dataset)
@@ -153,6 +144,13 @@ def remarks(dataset: "xarray.Dataset", measures: Sequence[Measures]) -> list[str
         lines.append(
             "No entry is predicted without a flow: no point rested on Γ below the edge before, its "
             f"loss at most {LOSS_TOLERANCE:g} of the first."
+        )
+    of_loss = [point[name] for point in measures for name in ("loss", "predicted_entry_step")]
+    if loss_infimum is None and np.isfinite(of_loss).any():
+        lines.append(
+            "Losses count from 0: the problem was not made anew, so that its infimum is not known. "
+            "Where that is not 0, as of a cross-entropy, neither the mean loss nor the entry "
+            "predicted from rest holds."
         )
     if ratio is None:
         lines.append(

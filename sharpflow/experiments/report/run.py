@@ -63,7 +63,7 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None) -> Pa
         else "made from Python, by sharpflow.simulate_grid(..., out=...): there is no config",
         config=config.read_text() if config.is_file() else None,
         statements=statement_table(measures, found),
-        notes=[SETTLED, *remarks(dataset, measures), *notes],
+        notes=[SETTLED, *remarks(dataset, measures, infimum), *notes],
         grid=grid_table(dataset, points, found, curves=len(shown_curves["points"])),
         curves=shown_curves,
         curve_note=curve_note,

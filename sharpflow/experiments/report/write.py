@@ -6,6 +6,7 @@ from sharpflow.experiments.report.checked import checked_page
 from sharpflow.experiments.report.page import Page
 from sharpflow.experiments.report.render import render
 from sharpflow.experiments.report.run import run_page
+from sharpflow.experiments.report.size import fitted
 from sharpflow.simulator.store.files import write_atomically
 
 NAME = "report.html"
@@ -19,6 +20,8 @@ def write_report(
     progress: bool | None = None,
 ) -> Path:
     """Write one HTML page that holds all of a run, and needs nothing beside it.
+
+    A page of more than 8 MB has curves of fewer values, or of fewer points, and says so.
 
     Args:
       folder: what ``sharpflow run``, ``demo`` or ``validate`` wrote; a run need not be finished.
@@ -34,7 +37,8 @@ def write_report(
 
     Raises:
       ValueError: a folder that holds none of the three, or whose files are damaged; an ``out``
-        that is a folder; ``predictions`` below 0.
+        that is a folder; ``predictions`` below 0. A RunError is one of these. A flow that cannot
+        be made, by a ConfigError or RuntimeError, is none: the page says it.
       OSError: the file cannot be written.
     """
     folder = Path(folder)
@@ -45,8 +49,11 @@ def write_report(
         raise ValueError(f"out must name a file, got the folder {path}")
     page = _page(folder, predictions, progress)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = render(page)
-    write_atomically(path, lambda file: file.write(text.encode()))
+    content = render(page).encode()
+    smaller = fitted(page, len(content))
+    if smaller is not page:
+        content = render(smaller).encode()
+    write_atomically(path, lambda file: file.write(content))
     return path
 
 

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 import sharpflow as sf
+from sharpflow.experiments.starts import point_at_angle, trained_to_manifold
 from sharpflow.models.problem import Params
-from sharpflow.theory import exact
 
 SEEDS = (0, 1, 2)
 
@@ -63,7 +63,7 @@ def linear_regression() -> Case:
 def matrix_completion() -> Case:
     """Low-rank matrix completion with batch norm over the observed entries."""
     problem = sf.models.matrix_completion(shape=(12, 12), init_scale=2.0, seed=1)
-    starts = {seed: trained_to_manifold(problem, seed, 2.0, 4000) for seed in SEEDS}
+    starts = {seed: trained_to_manifold(problem, seed, sf.gdwd(2.0, 0.0), 4000) for seed in SEEDS}
     return Case("matrix completion", problem, starts, 2.0, np.linspace(0.0, 1.0, 21), max_edge=4)
 
 
@@ -80,39 +80,6 @@ def mlp_four_digits() -> Case:
     problem = sf.models.mlp(x, labels, widths=(16, 16))
     starts = {seed: trained_to_manifold(problem, seed) for seed in SEEDS}
     return Case("MLP on four digits", problem, starts, 0.1, np.linspace(0.0, 1.4, 29))
-
-
-def point_at_angle(
-    problem: sf.Problem, x: np.ndarray, y: np.ndarray, angle: float, seed: int = 0
-) -> jax.Array:
-    """A point of Γ of linear regression at an angle to the minimum-norm solution, shape (d,)."""
-    solution = exact.minimum_norm_direction(x, y)
-    centred = x - x.mean(axis=0)
-    outside = np.random.default_rng(seed).normal(size=x.shape[1])
-    outside -= np.linalg.pinv(centred) @ (centred @ outside)
-    outside /= np.linalg.norm(outside)
-    point = np.cos(angle) * solution + np.sin(angle) * outside
-    return sf.theory.retract(problem, jax.numpy.asarray(point))
-
-
-def trained_to_manifold(
-    problem: sf.Problem,
-    seed: int = 0,
-    learning_rate: float = 0.3,
-    num_steps: int = 3000,
-    progress: bool | None = False,
-) -> Params:
-    """Train without weight decay until the retraction to Γ succeeds, and retract."""
-    params = problem.init(jax.random.key(seed))
-    trajectory = sf.simulate(
-        problem,
-        params,
-        sf.gdwd(learning_rate, 0.0),
-        num_steps,
-        record_every=num_steps // 3,
-        progress=progress,
-    )
-    return sf.theory.retract(problem, trajectory.final_params)
 
 
 def seed_of(key: jax.Array) -> int:

@@ -22,6 +22,7 @@ TITLE = "other normalised dynamics: projected GD, no weight decay, SAM"
 LEARNING_RATE, WEIGHT_DECAY = 2.0, 5e-4
 THRESHOLDS = (5.0, 6.0, 8.0)  # of projected GD; the second is drawn
 RHO = 0.03
+SEED = 1  # of the first params
 NUM_STEPS = 6000
 GDWD, PROJECTED, NO_DECAY, SAM = "GD+WD", "projected GD", "no weight decay", "SAM"
 
@@ -29,7 +30,7 @@ GDWD, PROJECTED, NO_DECAY, SAM = "GD+WD", "projected GD", "no weight decay", "SA
 def run(progress: bool | None = None) -> Findings:
     """Set four dynamics beside each other, on matrix completion from one start."""
     problem = sf.models.matrix_completion(shape=(20, 20), rank=2, seed=1)
-    params = problem.init(jax.random.key(1))
+    params = problem.init(jax.random.key(SEED))
     rules = {
         GDWD: sf.gdwd(LEARNING_RATE, WEIGHT_DECAY),
         PROJECTED: sf.simulator.projected_gd(2.0 / THRESHOLDS[1]),
@@ -38,7 +39,7 @@ def run(progress: bool | None = None) -> Findings:
     }
     runs = {name: _simulated(problem, params, rule, progress) for name, rule in rules.items()}
     flow = sf.predict(problem, runs[GDWD], num_outputs=40)
-    start = _near_edge(problem, params)
+    start = _near_edge(problem)
     checks = [
         *_gdwd_checks(problem, runs[GDWD], flow),
         *_projected_checks(problem, params, start, progress),
@@ -95,8 +96,8 @@ class _AtEdge(NamedTuple):
     terms: PeriodTwo
 
 
-def _near_edge(problem: sf.Problem, params: Params) -> _AtEdge:
-    point = on_manifold(problem, params, 0.05, 1000)
+def _near_edge(problem: sf.Problem) -> _AtEdge:
+    point = on_manifold(problem, SEED, 0.05, 1000)
     return _AtEdge(point, period_two(problem, point.theta))
 
 

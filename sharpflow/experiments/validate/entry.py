@@ -7,6 +7,7 @@ import numpy as np
 
 import sharpflow as sf
 from sharpflow.experiments.validate.cases import Case
+from sharpflow.simulator.crossing import first_crossing
 
 if TYPE_CHECKING:
     import xarray
@@ -99,13 +100,3 @@ def _entry(
         "overshoot": float(np.nanmax(found.sharpness / threshold[rows])) - 1.0,
         "predicted_overshoot": predicted.overshoot,
     }
-
-
-def first_crossing(step: np.ndarray, excess: np.ndarray) -> float:
-    """Where ``excess`` first rises through zero, interpolated; NaN where it does not."""
-    above = np.flatnonzero(excess >= 0.0)
-    if not above.size or above[0] == 0:
-        return float("nan")
-    after, before = above[0], above[0] - 1
-    share = excess[before] / (excess[before] - excess[after])
-    return float(step[before] + share * (step[after] - step[before]))

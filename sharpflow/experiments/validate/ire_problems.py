@@ -5,11 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 import sharpflow as sf
 from sharpflow.experiments.problems.digits import linear_regression_digits, start_at_angle
-from sharpflow.theory.retraction import unit
+from sharpflow.experiments.starts import trained_to_manifold
+from sharpflow.experiments.validate.small_networks import three_digits
 
 LEARNING_RATE, INTRINSIC_RATE = 0.1, 1e-4
 WEIGHT_DECAY = INTRINSIC_RATE / LEARNING_RATE
@@ -67,11 +67,6 @@ def gentle_circle() -> sf.Problem:
     return sf.Problem(init=lambda key: jax.random.normal(key, (3,)), residual=residual)
 
 
-def three_digits() -> sf.Problem:
-    """A 6-6-3 network on eight images of digits; d = 438. Up to three eigenvalues at the edge."""
-    return sf.models.mlp(*sf.models.digits(8, classes=(0, 1, 2)), widths=(6, 6))
-
-
 def two_digits() -> sf.Problem:
     """An 8-8-1 network that tells zeros from ones on eight images; d = 584."""
     images, labels = sf.models.digits(8, classes=(0, 1))
@@ -90,15 +85,4 @@ def _at_angle(problem: sf.Problem, angle: float) -> sf.models.Params:
 
 
 def _trained(problem: sf.Problem) -> sf.models.Params:
-    """Trained by gradient descent on the sphere to near Γ, then retracted."""
-    flat, unravel = ravel_pytree(problem.init(jax.random.key(0)))
-    gradient = jax.grad(lambda theta: problem.loss_value(unravel(theta)))
-
-    @jax.jit
-    def trained(theta: jax.Array) -> jax.Array:
-        def step(_: int, theta: jax.Array) -> jax.Array:
-            return unit(theta - 0.02 * gradient(theta))
-
-        return jax.lax.fori_loop(0, 1500, step, unit(theta))
-
-    return sf.theory.retract(problem, unravel(trained(flat)))
+    return trained_to_manifold(problem, rule=sf.simulator.projected_gd(0.02), num_steps=1500)

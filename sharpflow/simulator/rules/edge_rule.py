@@ -12,10 +12,21 @@ from sharpflow.theory.arguments import is_concrete
 
 @runtime_checkable
 class EdgeRule(Protocol):
-    """What a state tells of the rule it belongs to, so that theory can be set beside it."""
+    """What a state tells of the rule it belongs to, so that theory can be set beside it.
+
+    Any optimizer state with these methods is one; nothing is to be inherited. A state may
+    also have ``oscillation_share()``, the covariance of the oscillation at the edge over
+    rate × M of the flow, which is 1 where no state tells it.
+
+    Source: docs/howto-optimizer.md.
+    """
 
     def effective_learning_rate(self, params: Params) -> Array:
-        """η̃, the step size that θ feels, shape ()."""
+        """η̃, the step size that θ feels, shape ().
+
+        Args:
+          params: w, where the step begins.
+        """
 
     def step_size(self) -> Array:
         """η̃ where the loss is not scale-invariant and w itself moves, shape ()."""
@@ -28,14 +39,6 @@ class EdgeRule(Protocol):
 
     def stays_on_sphere(self) -> Array:
         """Whether the flow lives on the unit sphere, boolean, shape ()."""
-
-
-@runtime_checkable
-class OscillationRule(Protocol):
-    """What the state of a rule tells at whose edge the covariance is not that of GD+WD."""
-
-    def oscillation_share(self) -> Array:
-        """Covariance of the oscillation over rate × M of the flow, NaN if unknown, shape ()."""
 
 
 @runtime_checkable
@@ -54,15 +57,23 @@ def find_rule(state: Any) -> EdgeRule | None:
     return _first(state, EdgeRule)
 
 
-def find_oscillation_share(state: Any) -> Array:
-    """That of the first state within an optimizer state that tells one; 1 where none does."""
-    rule = _first(state, OscillationRule)
-    return jnp.ones(()) if rule is None else rule.oscillation_share()
-
-
 def find_preconditioned_rule(state: Any) -> PreconditionedRule | None:
     """The first state within an optimizer state that tells a preconditioner, or None."""
     return _first(state, PreconditionedRule)
+
+
+@runtime_checkable
+class OscillatingRule(Protocol):
+    """What the state of a rule tells whose oscillation is not of the size that M gives."""
+
+    def oscillation_share(self) -> Array:
+        """Covariance of the oscillation at the edge over rate × M of the flow, shape ()."""
+
+
+def find_oscillation_share(state: Any) -> Array:
+    """The share that the first state within an optimizer state tells; 1 where none does."""
+    found = _first(state, OscillatingRule)
+    return jnp.ones(()) if found is None else found.oscillation_share()
 
 
 def _first(state: Any, kind: Any) -> Any:

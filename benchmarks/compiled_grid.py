@@ -1,0 +1,131 @@
+"""The grid that the benchmarks run: what it simulates, compiled once."""
+
+import dataclasses
+import time
+from functools import cache
+from typing import Any
+
+import jax
+import numpy as np
+
+import sharpflow as sf
+from sharpflow.models import Problem
+from sharpflow.simulator.grid.engine import build_engine
+from sharpflow.simulator.grid.prepare import Grid, prepare
+from sharpflow.simulator.grid.run import BatchRun
+from sharpflow.simulator.grid.sink import Sink, summary
+from sharpflow.simulator.interrupt import Stop
+from sharpflow.simulator.store.arrays import in_memory
+from sharpflow.simulator.store.checkpoint import Checkpoint
+from sharpflow.simulator.store.folder import RunFolder
+
+NETWORK = "64-64-64-10, 128 digits"
+NUM_IMAGES, WIDTHS = 128, (64, 64)
+NUM_SEEDS, NUM_STEPS = 8, 2000
+# The least rate keeps its first point below the edge for the records that are compared.
+LEARNING_RATES, WEIGHT_DECAYS = (0.02, 0.05, 0.1, 0.2), (1e-3, 3e-3)
+RECORD_EVERY = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A grid to simulate.
+
+    Attributes:
+      num_seeds: of each pair of rates.
+      num_steps: of each point.
+      tolerance: of λ₁; None records no λ₁.
+    """
+
+    num_seeds: int = NUM_SEEDS
+    num_steps: int = NUM_STEPS
+    tolerance: float | None = None
+
+    @property
+    def num_points(self) -> int:
+        """Of the grid."""
+        return self.num_seeds * len(LEARNING_RATES) * len(WEIGHT_DECAYS)
+
+    @property
+    def updates(self) -> int:
+        """Of all points."""
+        return self.num_points * self.num_steps
+
+    def __str__(self) -> str:
+        points = f"grid of {self.num_points} × {self.num_steps} steps, {NETWORK}"
+        if self.tolerance is None:
+            return f"{points}, without λ₁"
+        return f"{points}, λ₁ to {self.tolerance:g} every {RECORD_EVERY}"
+
+    def prepared(self) -> Grid:
+        """The grid, as ``simulate_grid`` prepares it."""
+        observables: list = ["loss"]
+        if self.tolerance is not None:
+            observables.append(sf.simulator.hessian_sharpness(tolerance=self.tolerance))
+        unused = ("axes", "tau", "record_at", "num_records", "snapshot_every", "start")
+        return prepare(
+            network(),
+            seeds=range(self.num_seeds),
+            learning_rates=LEARNING_RATES,
+            weight_decays=WEIGHT_DECAYS,
+            num_steps=self.num_steps,
+            record_every=RECORD_EVERY,
+            observables=observables,
+            final_params=False,
+            optimizer=sf.gdwd,
+            effective_learning_rate=None,
+            **dict.fromkeys(unused),
+        )
+
+
+class CompiledGrid:
+    """A grid on all devices of this process, compiled once and run as often as one likes."""
+
+    def __init__(self, task: Task) -> None:
+        self.grid = task.prepared()
+        (self.points,) = self.grid.batches
+        self._pending = self.points.batch.points
+        self._engine = build_engine(
+            self.points.batch.program,
+            self.points,
+            self._pending,
+            self.grid.schedule,
+            jax.local_devices(),
+            snapshot_every=None,
+        )
+
+    def run(self, folder: RunFolder | None = None) -> tuple[float, dict[str, Any]]:
+        """Seconds and arrays of a run in memory or into an empty folder, as ``simulate_grid``.
+
+        Raises:
+          RuntimeError: a point diverged.
+        """
+        began = time.perf_counter()
+        if folder is None:
+            arrays = in_memory(self.grid.variables)
+        else:
+            folder.create(self.grid.description, self.grid.variables, {})
+            arrays = folder.open_arrays()
+        sink = Sink(self.grid.axes, arrays, folder)
+        BatchRun(
+            0,
+            self._engine.chunk,
+            self._engine.layout,
+            self.points,
+            self.grid.schedule,
+            sink,
+            snapshot_every=None,
+            final_params=False,
+        ).run(self._pending, Checkpoint({}, {}), Stop(), lambda count, note="": None)
+        if folder is not None:
+            folder.finish()
+        seconds = time.perf_counter() - began
+        if np.any(sink.statuses() != sf.Status.SUCCESS):
+            raise RuntimeError(f"a grid that is timed must not diverge: {summary(sink.statuses())}")
+        return seconds, arrays
+
+
+@cache
+def network() -> Problem:
+    """Batch-norm network on digits, in float32."""
+    return sf.models.mlp(*sf.models.digits(NUM_IMAGES), widths=WIDTHS, dtype=np.float32)
