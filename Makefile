@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 DEMO_ARGS ?=
-PYTEST_ARGS ?= -n 2
+# by file: tests of a file share fixtures and compiled programs
+PYTEST_ARGS ?= -n 2 --dist loadfile
 BENCH_ARGS ?=
 
 # the threads of LAPACK wait busily and starve those of jax

@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("sharpflow", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("sharpflow")
 
+_PLAIN_LOOPS = "--xla_cpu_use_fusion_emitters=false"  # a flag that later versions do not know
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--optimized``: programs as users have them; it takes about twice as long."""
@@ -32,8 +34,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Nearly every test compiles programs that it runs once: compile them quickly."""
-    if not config.getoption("optimized"):
-        jax.config.update("jax_disable_most_optimizations", True)
+    if config.getoption("optimized"):
+        return
+    jax.config.update("jax_disable_most_optimizations", True)
+    if jax.__version_info__ < (0, 11) and _PLAIN_LOOPS not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_PLAIN_LOOPS}".strip()
+
+
+@pytest.fixture
+def optimized() -> Iterator[None]:
+    """Programs as users have them, for what depends on how they round."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 _MOST_MAPPINGS = 20_000  # of memory; Linux allows a process 65,530

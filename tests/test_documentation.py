@@ -52,16 +52,11 @@ def _codes(name, *languages):
 
 @pytest.fixture
 def as_a_user(tmp_path, monkeypatch):
-    """An empty folder, jax as it is outside these tests, and programs that are compiled quickly.
-
-    What the pages compute takes a fraction of the time that it takes to compile.
-    """
+    """An empty folder, and promotion in jax as it is outside these tests."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["page"])
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        jax.config.update("jax_disable_most_optimizations", True)
         yield tmp_path
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 RUNNING = [name for name in TEXTS if _codes(name, "python") and name not in (*QUOTED, *pages.DRAWN)]
@@ -151,7 +146,8 @@ def _unbound(code):
 def test_every_command_on_a_page_is_one_that_the_command_line_takes(name):
     # in blocks, and quoted within a sentence or a table
     blocks = "".join(_codes(name, "shell", "console")).splitlines()
-    quoted = re.findall(r"`((?:\S+/)?sharpflow [a-z][^`]*)`", pages.FENCED.sub("", TEXTS[name]))
+    sentences = pages.FENCED.sub("", TEXTS[name])
+    quoted = re.findall(r"`((?:\S+/)?sharpflow [a-z][^`]*)`", sentences)
     for line in [*blocks, *quoted]:
         words = shlex.split(line, comments=True)
         place = next((i for i, word in enumerate(words) if word.endswith("sharpflow")), None)

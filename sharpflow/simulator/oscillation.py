@@ -19,8 +19,8 @@ from sharpflow.theory.edge_geometry import (
     edge_covariance,
     edge_space,
 )
-from sharpflow.theory.manifold import retract_by_chords, unit
 from sharpflow.theory.residuals import residual_form
+from sharpflow.theory.retraction import retract_by_chords, unit
 
 if TYPE_CHECKING:
     import xarray

@@ -14,8 +14,8 @@ from sharpflow.models import Params, Problem
 from sharpflow.simulator.moment import Moment, Observable
 from sharpflow.simulator.schedule import require_count
 from sharpflow.theory import Status, edge_ratio, linearize, top_eigenpairs
-from sharpflow.theory.manifold import retract_flat
 from sharpflow.theory.residuals import residual_form
+from sharpflow.theory.retraction import retract_flat
 
 Place = Literal["iterate", "midpoint", "manifold"]
 PLACES: tuple[Place, ...] = ("iterate", "midpoint", "manifold")

@@ -9,8 +9,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from sharpflow.models.invariance import check_scale_invariance
-from sharpflow.models.problem import Params, Problem, validate_params
+from sharpflow.models import Params, Problem, check_scale_invariance, validate_params
+from sharpflow.theory.arguments import require_positive
 from sharpflow.theory.flow_step import FlowPoint, Rows, integrate
 from sharpflow.theory.linearization import Method, linearize, resolve_method
 from sharpflow.theory.manifold import require_on_manifold
@@ -131,19 +131,18 @@ def sharpness_flow(
     """
     theta0 = validate_params(problem, theta0, "theta0")
     times = validated_times(tau)
-    for name, value in (("rtol", rtol), ("b", b), ("step_size", step_size)):
-        if value is not None and not (np.isfinite(value) and value > 0):
-            raise ValueError(f"{name} must be positive and finite, got {value!r}")
+    require_positive(rtol=rtol, b=b, step_size=1.0 if step_size is None else step_size)
     if not (np.isfinite(kappa) and kappa > -1):
         raise ValueError(f"kappa must be finite and above -1, got {kappa!r}")
-    if max_edge < 1:
-        raise ValueError(f"max_edge must be at least 1, got {max_edge}")
+    for name, count in (("max_edge", max_edge), ("max_steps", max_steps)):
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
     if edge_dimension is not None and not 1 <= edge_dimension <= max_edge:
         raise ValueError(
             f"edge_dimension must be between 1 and max_edge = {max_edge}, got {edge_dimension}"
         )
-    if threshold0 is not None and not (np.isfinite(threshold0) and threshold0 > 0):
-        raise ValueError(f"threshold0 must be positive and finite, got {threshold0!r}")
+    if threshold0 is not None:
+        require_positive(threshold0=threshold0)
     if on_sphere:
         check_scale_invariance(problem, theta0)
     require_on_manifold(problem, theta0, on_sphere=on_sphere)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from sharpflow.models.problem import Params, Problem
+from sharpflow.models import Params, Problem
 from sharpflow.theory.edge import solve_edge_program, symmetric_to_vector, vector_to_symmetric
 from sharpflow.theory.edge_geometry import (
     EdgeSpace,
@@ -20,9 +20,10 @@ from sharpflow.theory.edge_geometry import (
     weighted_edge_gradient,
 )
 from sharpflow.theory.linearization import Method, linearize
-from sharpflow.theory.manifold import residual_tolerance, retract_by_chords
 from sharpflow.theory.residuals import residual_form
+from sharpflow.theory.retraction import residual_tolerance, retract_by_chords
 from sharpflow.theory.status import Status
+from sharpflow.theory.step_control import next_proposal, step_growth, step_towards
 
 _SMALLEST_STEP = 1e-9
 _HOLDING = 1e-4  # of tr M, for an eigenvalue of M that holds something at the edge
@@ -120,17 +121,12 @@ def integrate(
 
     def attempt(state: _State, until: Array) -> _State:
         point = state.point
-        remaining = until - point.time
-        count = jnp.maximum(jnp.ceil(remaining / point.step * (1.0 - 1e-6)), 1.0)
-        step = remaining / count
+        step, last = step_towards(until - point.time, point.step)
         moved, error, covariance = _step(state, step, b, kappa, rtol, on_sphere)
         ratio = error / (_STEP_SHARE * rtol)
         accepted = fixed | (ratio <= 1.0)
-        growth = jnp.clip(0.9 * jax.lax.rsqrt(jnp.maximum(ratio, 1e-6)), 0.2, 4.0)
-        growth = jnp.where(jnp.isfinite(ratio), growth, 0.2)
-        # a step cut short to meet an output time says nothing against the longer one
-        proposal = jnp.where(growth < 1.0, growth * step, jnp.maximum(point.step, growth * step))
-        reached = jnp.where(accepted, jnp.where(count <= 1.0, until, point.time + step), point.time)
+        proposal = next_proposal(step_growth(ratio, 2, largest=4.0), step, point.step)
+        reached = jnp.where(accepted, jnp.where(last, until, point.time + step), point.time)
         edge = jnp.exp(moved.point.log_threshold)
         # a number too small for the edge shows in M, which then holds all of them there
         least = jnp.linalg.eigvalsh(covariance)[0] > _HOLDING * jnp.trace(covariance)

@@ -12,8 +12,8 @@ from sharpflow.models import Params, Problem, validate_params
 from sharpflow.theory.arguments import require_positive
 from sharpflow.theory.edge_geometry import edge_gradients, edge_space
 from sharpflow.theory.linearization import Residual, linearize
-from sharpflow.theory.manifold import retract_flat
 from sharpflow.theory.residuals import residual_form
+from sharpflow.theory.retraction import retract_flat
 from sharpflow.theory.times import validated_times
 
 

@@ -40,6 +40,7 @@ def _assert_is(point, trajectory):
         assert np.all(np.isnan(point[name].values[len(column) :]))
 
 
+@pytest.mark.usefixtures("optimized")
 def test_every_point_is_bit_identical_to_the_same_point_run_alone(network):
     observables = (*OBSERVED, "sharpness_iterate", "sharpness_midpoint")
     keywords = {"record_every": 7, "observables": observables, "snapshot_every": 3}
@@ -68,6 +69,7 @@ def test_every_point_is_bit_identical_to_the_same_point_run_alone(network):
     assert np.all(grid.status == sf.Status.SUCCESS) and np.all(grid.final_step == 60)
 
 
+@pytest.mark.usefixtures("optimized")
 def test_points_side_by_side_are_bit_identical_to_one_with_empty_lanes(network):
     keywords = {"num_steps": 60, "record_every": 7, "group_width": 4}
     keywords["observables"] = (*OBSERVED, "sharpness_iterate")
@@ -152,6 +154,7 @@ def _quartic(params):
     return jnp.sum(jnp.square(jnp.square(params)))
 
 
+@pytest.mark.usefixtures("optimized")
 def test_updates_spread_over_several_rows_give_the_same_records(problem, monkeypatch):
     keywords = {
         "seeds": SEEDS,

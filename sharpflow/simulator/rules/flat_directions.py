@@ -13,8 +13,8 @@ from sharpflow.simulator.rules.edge_rule import require_share
 from sharpflow.simulator.schedule import require_count
 from sharpflow.theory import Linearization, Status, linearize
 from sharpflow.theory.linearization import Method, resolve_method
-from sharpflow.theory.manifold import residual_tolerance, retract_flat, unit
 from sharpflow.theory.residuals import residual_form
+from sharpflow.theory.retraction import residual_tolerance, retract_flat, unit
 
 # ‖r‖ at Φ over that at θ: Φ need only be better than the expansion about it
 _RETRACTION_GAIN = 1e-4

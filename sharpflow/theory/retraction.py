@@ -1,0 +1,138 @@
+"""Steps to the minimizer manifold Γ, on flat parameters."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from sharpflow.theory.linearization import (
+    Linearization,
+    Method,
+    Residual,
+    linearize,
+    resolve_method,
+)
+from sharpflow.theory.status import Status
+
+ACCEPTED_SLACK = 30.0  # times the tolerance aimed at: where rounding ends an iteration
+_SHORTENING = 0.25  # a chord that gains less than this is followed by a new linearization
+
+
+def retract_flat(
+    residual: Residual,
+    theta: Float[Array, " d"],
+    *,
+    on_sphere: bool = True,
+    method: Method = "auto",
+    tolerance: float | Array | None = None,
+    max_steps: int = 30,
+) -> tuple[Float[Array, " d"], Int[Array, ""]]:
+    """Gauss–Newton with minimum-norm steps, then unit norm; flat parameters.
+
+    Where the Jacobian is not formed, one linearization serves as long as its steps
+    (chords) shorten the residual to a quarter.
+
+    Args:
+      residual: r on flat parameters.
+      theta: where to start, shape (d,).
+      on_sphere: whether every iterate is brought to unit norm.
+      method: how the Jacobian is handled, as in ``linearize``.
+      tolerance: on ‖r‖; by default that of ``residual_tolerance``.
+      max_steps: most linearizations.
+
+    Returns:
+      The point, shape (d,), and a status: ``Status.SUCCESS`` or
+      ``Status.RETRACTION_FAILED``.
+    """
+    if tolerance is None:
+        tolerance = residual_tolerance(theta.dtype)
+    onto = unit if on_sphere else (lambda point: point)
+    theta = onto(theta)
+    value = residual(theta)
+    chords = resolve_method(method, value.shape[0], theta.shape[0]) != "dense"
+
+    def step(at_point: Linearization, point: Array, value: Array) -> tuple[Array, Array]:
+        move = at_point.solve(value)
+        longest = 0.5 * jnp.linalg.norm(point)
+        move = move * jnp.minimum(1.0, longest / jnp.maximum(jnp.linalg.norm(move), longest))
+        moved = onto(point - move)
+        return moved, residual(moved)
+
+    def unfinished(state: tuple) -> Array:
+        _, value, previous, count = state
+        norm = jnp.linalg.norm(value)
+        improving = (count < 3) | (norm < 0.9 * previous)
+        return (norm > tolerance) & improving & (count < max_steps)
+
+    def iterate(state: tuple) -> tuple:
+        point, value, _, count = state
+        at_point, before = linearize(residual, point, method), jnp.linalg.norm(value)
+        point, value = step(at_point, point, value)
+        if chords:
+
+            def gaining(chord: tuple) -> Array:
+                _, value, previous = chord
+                norm = jnp.linalg.norm(value)
+                return (norm > tolerance) & (norm <= _SHORTENING * previous)
+
+            def shorten(chord: tuple) -> tuple:
+                point, value, _ = chord
+                return *step(at_point, point, value), jnp.linalg.norm(value)
+
+            point, value, _ = jax.lax.while_loop(gaining, shorten, (point, value, before))
+        return point, value, before, count + 1
+
+    start = (theta, value, jnp.full((), jnp.inf, theta.dtype), jnp.zeros((), jnp.int32))
+    point, value, _, _ = jax.lax.while_loop(unfinished, iterate, start)
+    accepted = jnp.linalg.norm(value) <= ACCEPTED_SLACK * tolerance
+    return point, jnp.where(accepted, Status.SUCCESS, Status.RETRACTION_FAILED).astype(jnp.int32)
+
+
+def retract_by_chords(
+    base: Linearization,
+    theta: Float[Array, " d"],
+    tolerance: Float[Array, ""],
+    *,
+    on_sphere: bool = True,
+    max_steps: int = 30,
+) -> Float[Array, " d"]:
+    """A point of Γ near ``theta``, with the Jacobian of a point close by in every iteration.
+
+    On the way from it ``theta`` moves in the row space of that Jacobian alone, which is
+    normal to Γ at ``base``.
+
+    Args:
+      base: at a point of Γ near ``theta``.
+      theta: flat parameters.
+      tolerance: on ‖r‖.
+      on_sphere: whether every iterate is brought to unit norm.
+      max_steps: most iterations.
+
+    Returns:
+      The point, NaN where ``theta`` was too far away.
+    """
+    residual = base.function
+    onto = unit if on_sphere else (lambda point: point)
+
+    def unfinished(state: tuple) -> Array:
+        _, value, iteration = state
+        return (jnp.linalg.norm(value) > tolerance) & (iteration < max_steps)
+
+    def iterate(state: tuple) -> tuple:
+        point, value, iteration = state
+        point = onto(point - base.solve(value))
+        return point, residual(point), iteration + 1
+
+    theta = onto(theta)
+    start = (theta, residual(theta), jnp.zeros((), jnp.int32))
+    theta, value, _ = jax.lax.while_loop(unfinished, iterate, start)
+    return jnp.where(jnp.linalg.norm(value) <= ACCEPTED_SLACK * tolerance, theta, jnp.nan)
+
+
+def unit(vector: Float[Array, " d"]) -> Float[Array, " d"]:
+    """The direction of a vector."""
+    return vector / jnp.linalg.norm(vector)
+
+
+def residual_tolerance(dtype: jnp.dtype) -> float:
+    """‖r‖ at which a point counts as on Γ: residuals are of order one."""
+    return float(jnp.finfo(dtype).eps) ** 0.75
