@@ -10,6 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from sharpflow.simulator.rates import PowerLaw
+
 
 @dataclasses.dataclass(frozen=True)
 class Check:
@@ -96,15 +98,27 @@ def print_table(checks: Sequence[Check], title: str) -> None:
     Console().print(table)
 
 
+def exponent_check(
+    part: str, statement: str, fit: PowerLaw, low: float = -math.inf, high: float = math.inf
+) -> Check:
+    """The exponent of a fitted power law as a statement, with its confidence interval.
+
+    Args:
+      part, statement, low, high: as of ``Check``.
+      fit: the power law.
+    """
+    note = "95 % interval {:.2f} to {:.2f}".format(*fit.interval)
+    return Check(part, statement, fit.exponent, low, high, note)
+
+
 def write_markdown(checks: Sequence[Check], path: Path, caption: str) -> None:
     """Write the table as Markdown, for README."""
     lines = [caption, "", "| part | statement | measured | allowed | |", "|---|---|---:|---|---|"]
     for check in checks:
         mark = {None: check.note, True: check.note or "holds", False: f"**fails** {check.note}"}
-        lines.append(
-            f"| {check.part} | {check.statement} | {check.measured:.4g} | {check.allowed} "
-            f"| {mark[check.holds]} |"
-        )
+        cells = (check.part, check.statement, f"{check.measured:.4g}", check.allowed,
+                 mark[check.holds])  # fmt: skip
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     path.write_text("\n".join(lines) + "\n")
 
 

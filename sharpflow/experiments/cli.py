@@ -52,18 +52,15 @@ def demo(
     progress: Progress = None,
 ) -> None:
     """Run the main job: GD+WD trajectories set against the flow that predicts them."""
+    _require_folder(out)
     configure_jax()
     start_cache()
-    from sharpflow.experiments.demo.run import run_demo
+    with _failures():
+        from sharpflow.experiments.demo.run import run_demo
 
-    try:
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise typer.BadParameter(f"--out {out}: {error.strerror}; choose a folder") from error
-    failed = run_demo(out, quick=quick, progress=progress)
-    if failed:
-        typer.echo(f"{failed} of the statements fail: see {out / 'checks.json'}", err=True)
-        raise typer.Exit(1)
+        failed = run_demo(out, quick=quick, progress=progress)
+    _judge(failed, out)
 
 
 @app.command()
@@ -79,6 +76,7 @@ def validate(
     progress: Progress = None,
 ) -> None:
     """Measure what theory states, over ladders of ηλ; status 1 where a statement fails."""
+    _require_folder(out)
     configure_jax(cpu_devices=num_cores() if cpu_devices is None else cpu_devices)
     with _failures():
         from sharpflow.experiments.validate.parts import PARTS
@@ -90,10 +88,7 @@ def validate(
             return
         start_cache()
         checks = run_validation(parts or [], out, progress=progress)
-    failed = sum(check.holds is False for check in checks)
-    if failed:
-        typer.echo(f"{failed} of the statements fail: see {out / 'checks.json'}", err=True)
-        raise typer.Exit(1)
+    _judge(sum(check.holds is False for check in checks), out)
 
 
 @app.command()
@@ -202,6 +197,18 @@ def report(
             folder, out, predictions=0 if no_predictions else predictions, progress=progress
         )
     typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+
+
+def _require_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        _refuse(f"--out: got the file {out}; allowed is a folder, made where it is missing")
+
+
+def _judge(failed: int, out: Path) -> None:
+    """Status 1 where statements fail."""
+    if failed:
+        typer.echo(f"{failed} of the statements fail: see {out / 'checks.json'}", err=True)
+        raise typer.Exit(1)
 
 
 def _print_list(name: str, meaning: str, rows: Mapping[str, str]) -> None:

@@ -18,6 +18,13 @@ LOSS_TOLERANCE = 1e-3
 
 # In this order where several were recorded: theory speaks of the sharpness on Γ.
 EDGE_RATIOS = ("edge_ratio_manifold", "edge_ratio_midpoint", "edge_ratio_iterate")
+SHARPNESSES = (
+    "sharpness_manifold",
+    "sharpness_midpoint",
+    "sharpness_iterate",
+    "hessian_sharpness",
+    "preconditioned_sharpness",
+)
 
 _PENDING = -1
 
@@ -70,7 +77,7 @@ def outcomes(
     """
     unfinished = is_pending(dataset)
     measured = edge_ratio_name(dataset)
-    last = next((name for name in ("loss_mean", "loss") if name in dataset), None)
+    last = loss_name(dataset)
     if last is None:
         raise ValueError("dataset has neither the column 'loss_mean' nor 'loss'")
     first = "loss" if "loss" in dataset else last
@@ -176,6 +183,11 @@ def time_dimension(dataset: "xarray.Dataset") -> str:
 def edge_ratio_name(dataset: "xarray.Dataset") -> str | None:
     """The column with the edge ratio that is nearest to theory; None where there is none."""
     return next((name for name in EDGE_RATIOS if name in dataset), None)
+
+
+def loss_name(dataset: "xarray.Dataset") -> str | None:
+    """The column with the loss that does not oscillate; None where no loss was recorded."""
+    return next((name for name in ("loss_mean", "loss") if name in dataset), None)
 
 
 def is_pending(dataset: "xarray.Dataset") -> "xarray.DataArray":

@@ -215,5 +215,5 @@ def test_plot_grid_refuses_what_is_no_grid(tmp_path):
         plots.plot_grid(trajectory, tmp_path)
     with pytest.raises(ValueError, match="loss"):
         plots.plot_grid(grids.grid()[["threshold", "status"]], tmp_path)
-    with pytest.raises(ValueError, match=r"\.png"):
+    with pytest.raises(ValueError, match=r"suffix must be one of \.png, .*, got '\.jpg'"):
         plots.plot_grid(grids.grid((1, 1, 1)), tmp_path, suffix=".jpg")

@@ -187,3 +187,16 @@ def test_an_unfinished_grid_is_drawn_as_far_as_it_is():
 
 def test_a_band_of_nothing_is_empty():
     assert series.band(np.arange(3.0), np.full((2, 3), np.nan)).median.shape == (0,)
+
+
+@pytest.mark.parametrize("seeds", [4, 5, 9])
+def test_bands_pass_over_the_seeds_without_a_value(seeds):
+    random = np.random.default_rng(seeds)
+    values = random.lognormal(size=(seeds, 50))
+    values[random.random(values.shape) < 0.4] = np.nan
+    values[:, 7] = np.nan
+    kept = np.isfinite(values).any(axis=0)
+    found = series.band(np.arange(50.0), values)
+    levels = [50, 0, 100] if seeds < 5 else [50, 10, 90]
+    expected = np.nanpercentile(values[:, kept], levels, axis=0)
+    np.testing.assert_array_equal([found.median, found.low, found.high], expected)

@@ -210,7 +210,7 @@ def _part(measured):
     def run(progress):
         figure, ax = pyplot.subplots()
         ax.plot([0.0, 1.0])
-        checks = [Check("made up", "a number", measured, 0.0, 1.0)]
+        checks = [Check("made up", "|a number|", measured, 0.0, 1.0)]
         return Findings(checks, {"a-figure": figure}, xarray.Dataset({"number": measured}))
 
     return parts.Part("a part made up for a test", run, default=True)
@@ -233,6 +233,8 @@ def test_the_command_keeps_what_it_finds_and_fails_with_a_statement(
     }
     stored = json.loads((out / "checks.json").read_text())
     assert stored["checks"][0]["measured"] == measured and stored["made"]["parts"] == ["made-up"]
+    # a bar would begin another cell
+    assert r"| made up | \|a number\| | " in (out / "checks.md").read_text()
     with xarray.open_dataset(out / "made-up.nc") as numbers:
         assert float(numbers["number"]) == measured and numbers.attrs["part"] == "made-up"
 
@@ -242,6 +244,10 @@ def test_an_unknown_part_is_refused_with_those_there_are(tmp_path):
     assert result.exit_code == 2
     assert "got nothing; allowed are linear-regression, matrix-completion" in result.output
     assert not (tmp_path / "out").exists()
+    (tmp_path / "file").touch()
+    for command in ("validate", "demo"):
+        result = CliRunner().invoke(app, [command, "--out", str(tmp_path / "file")])
+        assert result.exit_code == 2 and "--out: got the file" in result.output
 
 
 def test_the_list_names_every_part():

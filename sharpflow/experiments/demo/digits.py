@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 import sharpflow as sf
-from sharpflow.experiments.checks import Check
+from sharpflow.experiments.checks import Check, exponent_check
 from sharpflow.experiments.starts import trained_to_manifold
 from sharpflow.simulator.rates import PowerLaw, fit_power_law
 
@@ -114,17 +114,10 @@ def _checks(
         Check(PART, f"tracking error / distance moved at ηλ = {rate:.3g}", float(error))
         for rate, error in zip(rates, errors, strict=True)
     ]
-    low, high = fit.interval
     at = f"at ηλ = {rates[-1]:.3g}"
     return [
         *checks,
-        Check(
-            PART,
-            "exponent of the tracking error in ηλ",
-            fit.exponent,
-            0.4,
-            note=f"95 % interval {low:.2f} to {high:.2f}",
-        ),
+        exponent_check(PART, "exponent of the tracking error in ηλ", fit, 0.4),
         Check(
             PART,
             f"threshold, measured/predicted {at}",

@@ -6,7 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sharpflow.experiments.grid_summary import EDGE_RATIOS, combinations, time_dimension
+from sharpflow.experiments.grid_summary import (
+    EDGE_RATIOS,
+    SHARPNESSES,
+    combinations,
+    loss_name,
+    time_dimension,
+)
 from sharpflow.experiments.plots import quantities, style
 from sharpflow.experiments.plots.bands import seed_band_panels
 from sharpflow.experiments.plots.cells import MOST_PANELS
@@ -16,13 +22,6 @@ from sharpflow.experiments.plots.outcomes import outcome_maps
 if TYPE_CHECKING:
     import xarray
     from matplotlib.figure import Figure
-
-_SHARPNESSES = (
-    "sharpness_manifold",
-    "sharpness_midpoint",
-    "sharpness_iterate",
-    "hessian_sharpness",
-)
 
 # What figures of other columns need.
 _BESIDE = ("status", "loss", "gradient_norm", "norm_squared", "threshold", "stability_line")
@@ -51,9 +50,11 @@ def plot_grid(dataset: "xarray.Dataset", folder: str | Path, *, suffix: str = ".
     """
     from matplotlib import pyplot
 
+    if suffix not in style.SUFFIXES:
+        raise ValueError(f"suffix must be one of {', '.join(style.SUFFIXES)}, got {suffix!r}")
     time = time_dimension(dataset)
-    losses = [name for name in ("loss_mean", "loss") if name in dataset][:1]
-    recorded = [name for name in (*_SHARPNESSES, *EDGE_RATIOS) if name in dataset]
+    losses = [name] if (name := loss_name(dataset)) else []
+    recorded = [name for name in (*SHARPNESSES, *EDGE_RATIOS) if name in dataset]
     columns = losses + recorded + quantities.metric_names(dataset, time)
     if not columns:
         raise ValueError("dataset has no loss, sharpness, edge ratio or metric to draw")

@@ -72,6 +72,9 @@ _METADATA: dict[str, dict[str, None]] = {
 }
 
 
+SUFFIXES = tuple(_METADATA)
+
+
 @contextlib.contextmanager
 def in_force() -> Iterator[None]:
     """``RC`` until the block ends, and no other setting touched.
@@ -135,8 +138,8 @@ def save(figure: "Figure", path: str | Path, *, title: str | None = None) -> Pat
       ValueError: a path of another kind.
     """
     path = Path(path)
-    if path.suffix not in _METADATA:
-        raise ValueError(f"path must end in one of {', '.join(_METADATA)}, got {path.name!r}")
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"path must end in one of {', '.join(SUFFIXES)}, got {path.name!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
     name = path.stem.replace("_", " ") if title is None else title
     with in_force():

@@ -6,29 +6,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sharpflow.experiments.grid_summary import (
-    EDGE_RATIOS,
+    SHARPNESSES,
     Outcome,
+    edge_ratio_name,
     last_values,
+    loss_name,
     outcomes,
     time_dimension,
 )
 from sharpflow.experiments.plots.quantities import metric_names
 from sharpflow.experiments.report.curves import name_of
 from sharpflow.experiments.report.page import Cell, Table, number, words
-from sharpflow.experiments.report.points import Records, label
+from sharpflow.experiments.report.points import SYMBOLS, Records, label
 from sharpflow.experiments.report.predicted import Prediction
 
 if TYPE_CHECKING:
     import xarray
 
-_HEADS = {"learning_rate": "η", "weight_decay": "λ"}
-_SHARPNESSES = (
-    "sharpness_manifold",
-    "sharpness_midpoint",
-    "sharpness_iterate",
-    "hessian_sharpness",
-    "preconditioned_sharpness",
-)
 _STATUS = {-1: "pending", 0: "success"}
 
 
@@ -46,7 +40,7 @@ def grid_table(
     time = time_dimension(dataset)
     last = _last_columns(dataset, time)
     ended = _outcomes(dataset)
-    heads = ["point", *(_HEADS.get(name, name) for name in points.axes), "status", "steps", "τ"]
+    heads = ["point", *(SYMBOLS.get(name, name) for name in points.axes), "status", "steps", "τ"]
     heads += [f"last {name_of(name)}" for name in last]
     if found:
         heads.append("tracking error")
@@ -79,16 +73,15 @@ def _axis(value: float | int | str) -> Cell:
 
 def _last_columns(dataset: "xarray.Dataset", time: str) -> dict[str, np.ndarray]:
     """The last values of the loss, sharpness, threshold, edge ratio and metrics."""
-    losses = [name for name in ("loss_mean", "loss") if name in dataset][:1]
-    sharpnesses = [name for name in _SHARPNESSES if name in dataset][:1]
-    ratios = [name for name in EDGE_RATIOS if name in dataset][:1]
-    threshold = ["threshold"] if "threshold" in dataset else []
-    names = [*losses, *sharpnesses, *threshold, *ratios, *metric_names(dataset, time)]
+    sharpness = next((name for name in SHARPNESSES if name in dataset), None)
+    threshold = "threshold" if "threshold" in dataset else None
+    wanted = (loss_name(dataset), sharpness, threshold, edge_ratio_name(dataset))
+    names = [*filter(None, wanted), *metric_names(dataset, time)]
     return {name: last_values(dataset, name).values.reshape(-1) for name in names}
 
 
 def _outcomes(dataset: "xarray.Dataset") -> list[str] | None:
     """How each point ended; None where no loss tells."""
-    if not {"loss", "loss_mean"} & set(map(str, dataset)):
+    if loss_name(dataset) is None:
         return None
     return [Outcome(code).label for code in outcomes(dataset).values.reshape(-1)]

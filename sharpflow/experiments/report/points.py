@@ -12,7 +12,7 @@ from sharpflow.experiments.report.page import shown
 if TYPE_CHECKING:
     import xarray
 
-_SYMBOLS = {"seed": "seed", "learning_rate": "η", "weight_decay": "λ"}
+SYMBOLS = {"seed": "seed", "learning_rate": "η", "weight_decay": "λ"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Records:
         return ", ".join(
             f"seed {self.values[name][point]}"
             if name == "seed"
-            else f"{_SYMBOLS.get(name, name)} = {label(self.values[name][point])}"
+            else f"{SYMBOLS.get(name, name)} = {label(self.values[name][point])}"
             for name in self.axes
         )
 

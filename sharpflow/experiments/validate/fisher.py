@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sharpflow.experiments.checks import Check
+from sharpflow.experiments.checks import Check, exponent_check
 from sharpflow.experiments.plots.fisher import fisher_panels
 from sharpflow.experiments.validate.findings import Findings
 from sharpflow.models.networks import RandomNetwork
@@ -198,5 +198,4 @@ def _exponent(
     largest = numbers[f"largest_{series}"].sel(mode=mode)
     widths = numbers["width"].broadcast_like(largest)
     fit = fit_power_law(widths.values.ravel(), largest.values.ravel())
-    note = f"95 % interval {fit.interval[0]:.2f} to {fit.interval[1]:.2f}"
-    return Check(_PART, f"exponent in M, {samples}: {mode}", fit.exponent, note=note, **bounds)
+    return exponent_check(_PART, f"exponent in M, {samples}: {mode}", fit, **bounds)

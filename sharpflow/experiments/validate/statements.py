@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sharpflow.experiments.checks import Check
+from sharpflow.experiments.checks import Check, exponent_check
 from sharpflow.simulator.rates import PowerLaw, fit_power_law
 
 if TYPE_CHECKING:
@@ -57,11 +57,8 @@ def edge_checks(part: str, ladder: "xarray.Dataset") -> list[Check]:
         text = f"{statement.words} at ηλ = {smallest:g}"
         checks.append(Check(part, text, last, high=statement.tolerance))
         if statement.exponent is not None:
-            fit = fit_error(errors)
-            low, high = fit.interval
-            note = f"95 % interval {low:.2f} to {high:.2f}"
             text = f"{statement.words}: exponent in ηλ"
-            checks.append(Check(part, text, fit.exponent, statement.exponent, note=note))
+            checks.append(exponent_check(part, text, fit_error(errors), statement.exponent))
     return checks
 
 
