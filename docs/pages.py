@@ -29,6 +29,7 @@ INLINE = "%matplotlib inline"  # without it a kernel shows the first figure only
 FENCED = re.compile(
     r"^```(\w*)[^\n]*\n(.*?)^```[^\S\n]*$", re.MULTILINE | re.DOTALL
 )
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PICTURE = re.compile(r"^!\[[^\]]*\]\(([^)]+)\)$", re.MULTILINE)
 
 
@@ -66,9 +67,7 @@ def blocks(text: str) -> list[Block]:
 
 def python_blocks(text: str) -> list[Block]:
     """The Python blocks of a page; what follows one reaches to the next of them."""
-    parts = re.split(
-        r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL
-    )
+    parts = PYTHON.split(text)
     return [
         Block("python", *pair)
         for pair in zip(parts[1::2], parts[2::2], strict=True)
@@ -123,9 +122,7 @@ def notebook(
     """
     from nbformat import v4
 
-    parts = re.split(
-        r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL
-    )
+    parts = PYTHON.split(text)
     cells = [v4.new_code_cell(INLINE, id="setup")]
     for place, part in enumerate(parts):
         if place % 2:
