@@ -13,21 +13,30 @@ VENV := .venv
 BIN := $(VENV)/bin
 METADATA := setup.cfg pyproject.toml
 PEERS := build/peers
+OLDEST := build/oldest
+# a wheel is tried on the newest Python there is, which gets the newest jax
+NEWEST ?= $(shell tests/newest_python.sh)
+CORE := tests/test_jax_fault.py tests/test_architecture.py tests/models/flax_adapter/test_from_flax.py \
+  tests/theory/test_flow_exact.py tests/theory/test_manifold.py tests/theory/test_curvature.py \
+  tests/simulator/test_simulate.py tests/simulator/test_grid.py tests/simulator/test_run_folder.py
 PIP_OPTIONS := --quiet --disable-pip-version-check
 INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS)
 
-.PHONY: help demo test soak lint types bench bench-peers docs clean
+.PHONY: help demo test coverage soak lint types bench bench-peers docs release oldest clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo   install into $(VENV) and run the demo (DEMO_ARGS=...)"
 	@echo "make test   run the tests (PYTEST_ARGS=...)"
+	@echo "make coverage  run them slower, and tell which lines of the four rooms they leave out"
 	@echo "make soak   kill runs many times over, at random and at every write; takes an hour"
 	@echo "make lint   check style and formatting"
 	@echo "make types  check the type annotations"
 	@echo "make bench  run the benchmarks (BENCH_ARGS=...)"
 	@echo "make bench-peers  and the same figures of PyTorch's packages, installed into $(PEERS)"
 	@echo "make docs   build the documentation into site/"
+	@echo "make release  build wheel and sdist into dist/, install them elsewhere and try them there"
+	@echo "make oldest   run a part of the tests on the oldest packages that setup.cfg allows"
 	@echo "make clean  remove the environment and all caches"
 
 demo: $(VENV)/installed
@@ -35,6 +44,9 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+coverage: $(VENV)/installed-test
+	$(BIN)/python -m pytest $(PYTEST_ARGS) --cov --cov-report=term:skip-covered
 
 soak: $(VENV)/installed-test
 	SHARPFLOW_SOAK=1 $(BIN)/python -m pytest -q tests/faults
@@ -55,6 +67,14 @@ bench-peers: $(VENV)/installed-bench $(PEERS)/installed
 docs: $(VENV)/installed-docs
 	$(BIN)/mkdocs build --strict
 
+release: $(VENV)/installed-dev
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	tests/release.sh $(NEWEST) dist
+
+oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/python -m pytest $(PYTEST_ARGS) $(CORE)
+
 clean:
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -69,6 +89,12 @@ $(VENV)/installed: $(METADATA) | $(BIN)/python
 $(VENV)/installed-%: $(METADATA) | $(BIN)/python
 	$(INSTALL) --editable ".[$*]"
 	@touch $@ $(VENV)/installed
+
+$(OLDEST)/installed: $(METADATA)
+	$(PYTHON) -m venv $(OLDEST)
+	sed -n '/^install_requires/,/^\[/ s/^ *\([a-z0-9-]*\)>=\([0-9.]*\).*/\1==\2/p' setup.cfg > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install $(PIP_OPTIONS) --editable ".[test]" --constraint $(OLDEST)/constraints.txt
+	@touch $@
 
 # --no-deps: PyHessian may replace torch by another release
 $(PEERS)/installed: benchmarks/peers/requirements.txt
