@@ -33,10 +33,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Nearly every test compiles programs that it runs once: compile them quickly."""
+    """Nearly every test compiles programs that it runs once: compile them quickly.
+
+    So do the processes that tests start, which must have the bits of those here.
+    """
     if config.getoption("optimized"):
         return
     jax.config.update("jax_disable_most_optimizations", True)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     if jax.__version_info__ < (0, 11) and _PLAIN_LOOPS not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_PLAIN_LOOPS}".strip()
 

@@ -20,7 +20,8 @@ def launched(
     scenario: str, out: Path, *, devices: int = 1, **options: Any
 ) -> Iterator[subprocess.Popen]:
     """A process that runs a scenario; it is killed at the end if it still runs."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = os.environ.get("XLA_FLAGS", "")
+    flags = f"{flags} --xla_force_host_platform_device_count={devices}".strip()
     arguments = json.dumps({"scenario": scenario, "out": str(out), **options})
     root = _LAUNCH.parents[2]
     process = subprocess.Popen(

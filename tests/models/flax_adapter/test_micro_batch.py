@@ -308,7 +308,8 @@ print(json.dumps(found))
 
 def test_examples_on_eight_devices_are_split_and_change_no_loss_derivative_or_metric():
     """Rows of the arrays with eight columns, the width of the hidden layer, tell the split."""
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = os.environ.get("XLA_FLAGS", "")
+    flags = f"{flags} --xla_force_host_platform_device_count=8".strip()
     run = subprocess.run(
         [sys.executable, "-c", SPREAD, str(Path(__file__).parent)],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},

@@ -468,7 +468,8 @@ print(json.dumps(found))
 
 def test_examples_on_two_devices_change_no_loss_gradient_or_metric():
     """Eleven rows on two devices: one of padding, which batch norm does not see."""
-    flags = "--xla_force_host_platform_device_count=2"
+    flags = os.environ.get("XLA_FLAGS", "")
+    flags = f"{flags} --xla_force_host_platform_device_count=2".strip()
     run = subprocess.run(
         [sys.executable, "-c", SPREAD],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
