@@ -47,7 +47,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def optimized() -> Iterator[None]:
-    """Programs as users have them, for what depends on how they round."""
+    """Programs that XLA optimizes, for what depends on how they round.
+
+    Not quite as users have them: a flag of XLA, such as ``_PLAIN_LOOPS``, stays.
+    """
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", False)
     yield

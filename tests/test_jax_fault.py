@@ -1,4 +1,7 @@
-"""The reason for ``jax!=0.10.2``: on CPU that version compiles this pattern to wrong numbers."""
+"""The reason for ``jax!=0.10.2``: on CPU that version compiles this pattern to wrong numbers.
+
+It does so with XLA's optimizations and without, as the tests compile.
+"""
 
 import jax
 import jax.numpy as jnp

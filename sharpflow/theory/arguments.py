@@ -26,8 +26,8 @@ def validate_rates(learning_rate: float, weight_decay: float) -> None:
         )
 
 
-def require_positive(**numbers: float) -> None:
-    """Refuse numbers that are not positive and finite; traced ones pass.
+def require_positive(**numbers: float | None) -> None:
+    """Refuse numbers that are not positive and finite; traced ones and None pass.
 
     Args:
       **numbers: by the names that the error gives them.
@@ -36,8 +36,24 @@ def require_positive(**numbers: float) -> None:
       ValueError: names the first that is not.
     """
     for name, value in numbers.items():
-        if is_concrete(value) and not (value > 0 and math.isfinite(value)):
+        if value is None or not is_concrete(value):
+            continue
+        if not (value > 0 and math.isfinite(value)):
             raise ValueError(f"{name} must be positive and finite, got {value!r}")
+
+
+def require_at_least_one(**counts: int) -> None:
+    """Refuse counts below 1.
+
+    Args:
+      **counts: by the names that the error gives them.
+
+    Raises:
+      ValueError: names the first that is.
+    """
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
 
 
 def is_concrete(*values: object) -> bool:

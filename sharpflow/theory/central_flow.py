@@ -8,10 +8,10 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params, Problem, validate_params
-from sharpflow.theory.arguments import require_positive, validate_rates
+from sharpflow.theory.arguments import require_at_least_one, require_positive, validate_rates
 from sharpflow.theory.central_integration import integrate
 from sharpflow.theory.status import Status
-from sharpflow.theory.times import padded_times, validated_times
+from sharpflow.theory.times import last_reached, padded_times, validated_times
 
 
 @chex.dataclass(frozen=True)
@@ -117,17 +117,15 @@ def central_flow(
     """
     params = validate_params(problem, params)
     validate_rates(learning_rate, weight_decay)
-    require_positive(rtol=rtol, step_size=1.0 if step_size is None else step_size)
-    for name, count in (("max_edge", max_edge), ("max_steps", max_steps)):
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
+    require_positive(rtol=rtol, step_size=step_size)
+    require_at_least_one(max_edge=max_edge, max_steps=max_steps)
     times = validated_times(tau)
     clock = _validated_clock(learning_rate, weight_decay, intrinsic_rate)
     flat, unravel = ravel_pytree(params)
     state, rows = integrate(
         problem,
         params,
-        jnp.asarray((padded_times(times) - times[0]) / clock, flat.dtype),
+        jnp.asarray((padded_times(times, flat.size) - times[0]) / clock, flat.dtype),
         jnp.asarray(learning_rate, flat.dtype),
         jnp.asarray(weight_decay, flat.dtype),
         jnp.asarray(rtol, flat.dtype),
@@ -172,8 +170,7 @@ def _validated_clock(
 
 
 def _raise(status: Status, solution: CentralFlowSolution, max_edge: int, max_steps: int) -> None:
-    reached = np.isfinite(np.asarray(solution.norm_squared))
-    last = float(np.asarray(solution.tau)[reached][-1]) if reached.any() else float("nan")
+    last = last_reached(np.asarray(solution.tau), np.asarray(solution.norm_squared))
     detail = {
         Status.EDGE_FULL: f"max_edge = {max_edge} must grow",
         Status.MAX_STEPS: f"max_steps = {max_steps} must grow, or rtol",

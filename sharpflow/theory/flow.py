@@ -10,13 +10,13 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params, Problem, check_scale_invariance, validate_params
-from sharpflow.theory.arguments import require_positive
+from sharpflow.theory.arguments import require_at_least_one, require_positive
 from sharpflow.theory.flow_step import FlowPoint, Rows, integrate
 from sharpflow.theory.linearization import Method, linearize, resolve_method
 from sharpflow.theory.manifold import require_on_manifold
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.status import Status
-from sharpflow.theory.times import padded_times, validated_times
+from sharpflow.theory.times import last_reached, padded_times, validated_times
 
 _FIRST_STEP = 1e-3
 _WITHIN_REACH = 0.7  # of the edge: such eigenvalues are given room from the start
@@ -131,18 +131,14 @@ def sharpness_flow(
     """
     theta0 = validate_params(problem, theta0, "theta0")
     times = validated_times(tau)
-    require_positive(rtol=rtol, b=b, step_size=1.0 if step_size is None else step_size)
+    require_positive(rtol=rtol, b=b, step_size=step_size, threshold0=threshold0)
+    require_at_least_one(max_edge=max_edge, max_steps=max_steps)
     if not (np.isfinite(kappa) and kappa > -1):
         raise ValueError(f"kappa must be finite and above -1, got {kappa!r}")
-    for name, count in (("max_edge", max_edge), ("max_steps", max_steps)):
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
     if edge_dimension is not None and not 1 <= edge_dimension <= max_edge:
         raise ValueError(
             f"edge_dimension must be between 1 and max_edge = {max_edge}, got {edge_dimension}"
         )
-    if threshold0 is not None:
-        require_positive(threshold0=threshold0)
     if on_sphere:
         check_scale_invariance(problem, theta0)
     require_on_manifold(problem, theta0, on_sphere=on_sphere)
@@ -159,7 +155,7 @@ def sharpness_flow(
         integrate,
         problem,
         theta0,
-        tau=jnp.asarray(padded_times(times), flat.dtype),
+        tau=jnp.asarray(padded_times(times, flat.size), flat.dtype),
         num_outputs=jnp.asarray(len(times), jnp.int32),
         b=jnp.asarray(b, flat.dtype),
         kappa=jnp.asarray(kappa, flat.dtype),
@@ -246,8 +242,7 @@ def _completed(rows: Rows, later: Rows) -> Rows:
 
 
 def _raise(status: Status, solution: FlowSolution, max_edge: int, max_steps: int) -> None:
-    reached = np.isfinite(np.asarray(solution.threshold))
-    last = float(np.asarray(solution.tau)[reached][-1]) if reached.any() else float("nan")
+    last = last_reached(np.asarray(solution.tau), np.asarray(solution.threshold))
     detail = {
         Status.EDGE_FULL: f"max_edge = {max_edge} must grow",
         Status.MAX_STEPS: f"max_steps = {max_steps} must grow, or rtol",

@@ -1,8 +1,11 @@
 """Output times of an integration."""
 
+import math
+
 import numpy as np
 
 _SHORTEST = 16
+_MOST_PADDING = 1 << 22  # numbers in the rows that are computed for nothing
 
 
 def validated_times(tau: object) -> np.ndarray:
@@ -23,16 +26,31 @@ def validated_times(tau: object) -> np.ndarray:
     return times
 
 
-def padded_times(times: np.ndarray) -> np.ndarray:
+def padded_times(times: np.ndarray, row_size: int) -> np.ndarray:
     """Output times with the last one repeated, up to a length that most calls share.
 
     A program is compiled for a number of output times; so one serves many.
 
     Args:
       times: shape (T,).
+      row_size: how many numbers an output has.
 
     Returns:
-      Shape (P,), P the power of two from 16 on that is at least T.
+      Shape (P,), P the power of two from 16 on that is at least T; ``times`` where the
+      rows of the padding would take more memory than that is worth.
     """
-    length = max(_SHORTEST, 1 << (len(times) - 1).bit_length())
-    return np.pad(times, (0, length - len(times)), mode="edge")
+    padding = max(_SHORTEST, 1 << (len(times) - 1).bit_length()) - len(times)
+    if padding * row_size > _MOST_PADDING:
+        return times
+    return np.pad(times, (0, padding), mode="edge")
+
+
+def last_reached(times: np.ndarray, rows: np.ndarray) -> float:
+    """The last output time whose row is not NaN; NaN where there is none.
+
+    Args:
+      times: shape (T,).
+      rows: one number of each row, shape (T,).
+    """
+    reached = np.asarray(times)[np.isfinite(rows)]
+    return float(reached[-1]) if reached.size else math.nan

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import matplotlib
 import pytest
 from examples import (
     COMPARISON,
@@ -11,6 +12,7 @@ from matplotlib import pyplot
 from PIL import Image
 
 from sharpflow.experiments import plots
+from sharpflow.experiments.plots import style
 
 pytestmark = pytest.mark.usefixtures("settings_stay")
 
@@ -40,3 +42,20 @@ def test_importing_the_figures_does_not_load_matplotlib():
     program = "import sys, sharpflow.experiments.plots; print('matplotlib' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert run.stdout.strip() == "False", run.stderr
+
+
+def test_a_figure_is_drawn_in_our_style_and_leaves_what_it_found():
+    matplotlib.rcParams["font.size"] = 31.0
+    with style.in_force():
+        assert matplotlib.rcParams["font.size"] == style.RC["font.size"]
+    assert matplotlib.rcParams["font.size"] == 31.0
+    matplotlib.rcParams["font.size"] = matplotlib.rcParamsDefault["font.size"]
+
+
+def test_what_a_backend_sets_while_a_figure_is_drawn_stays():
+    # as the backend of notebooks does when pyplot loads it; rc_context would undo it
+    before = matplotlib.rcParams["interactive"]
+    with style.in_force():
+        matplotlib.rcParams["interactive"] = not before
+    assert matplotlib.rcParams["interactive"] is not before
+    matplotlib.rcParams["interactive"] = before

@@ -96,13 +96,14 @@ def run_in_folder(
 
 def _open(grid: Grid, run: RunFolder, processes: Processes, resume: bool) -> None:
     """Begin or take up a run, and tell the other processes what is left to do."""
+    launch = launch_provenance(grid.batches[0].example)
     if resume and run.exists:
         run.require_same(grid.description)
     else:
         run.require_unused()
-        run.create(grid.description, grid.variables, launch_provenance(grid.batches[0].example))
+        run.create(grid.description, grid.variables, launch)
     run.clean()
-    run.add_launch(launch_provenance(grid.batches[0].example) | {"processes": processes.count})
+    run.add_launch(launch | {"processes": processes.count})
     statuses = Sink(grid.axes, run.open_arrays()).statuses()
     unfinished = [int(point) for point in np.flatnonzero(statuses == PENDING)]
     announce(run.path, processes.token, unfinished)

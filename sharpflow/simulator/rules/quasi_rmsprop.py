@@ -34,7 +34,7 @@ def quasi_rmsprop(
 
     Source: Lyu, Li and Arora 2022, section 4; docs/theory.md, section 7.
     """
-    require_positive(learning_rate=learning_rate, b=b, v0=1.0 if v0 is None else v0)
+    require_positive(learning_rate=learning_rate, b=b, v0=v0)
     if is_concrete(learning_rate, b) and not b * learning_rate**2 < 1:
         raise ValueError(f"b * learning_rate**2 must be below 1, got {b * learning_rate**2:g}")
 
