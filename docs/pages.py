@@ -24,7 +24,6 @@ DOCS = Path(__file__).resolve().parent
 DRAWN = ("tutorial", "gallery")  # pages whose pictures their own code draws
 NOTEBOOK = "tutorial"
 NOTEBOOK_DPI = 100
-INLINE = "%matplotlib inline"  # without it a kernel shows the first figure only
 
 FENCED = re.compile(
     r"^```(\w*)[^\n]*\n(.*?)^```[^\S\n]*$", re.MULTILINE | re.DOTALL
@@ -114,7 +113,7 @@ def with_printed(text: str, printed: Sequence[str]) -> str:
 def notebook(
     text: str, outputs: "Sequence[list[NotebookNode]] | None" = None
 ) -> "NotebookNode":
-    """A page as a notebook: its Python blocks are the code cells after the first.
+    """A page as a notebook: its Python blocks are the code cells.
 
     Args:
       text: of the page.
@@ -123,13 +122,13 @@ def notebook(
     from nbformat import v4
 
     parts = PYTHON.split(text)
-    cells = [v4.new_code_cell(INLINE, id="setup")]
+    cells = []
     for place, part in enumerate(parts):
         if place % 2:
             number = place // 2
             cell = v4.new_code_cell(part.rstrip("\n"))
             if outputs is not None:
-                cell.update(outputs=outputs[number], execution_count=number + 2)
+                cell.update(outputs=outputs[number], execution_count=number + 1)
         elif words := _for_notebook(part, after_code=place > 0):
             cell = v4.new_markdown_cell(words)
         else:
