@@ -4,7 +4,7 @@ PYTHON ?= python3
 DEMO_ARGS ?=
 # by file: tests of a file share fixtures and compiled programs
 PYTEST_ARGS ?= -n 2 --dist loadfile
-BENCH_ARGS ?=
+BENCH_ARGS ?= --readme
 
 # the threads of LAPACK wait busily and starve those of jax
 export OPENBLAS_NUM_THREADS ?= 1
@@ -22,7 +22,7 @@ CORE := tests/test_jax_fault.py tests/test_architecture.py tests/models/flax_ada
 PIP_OPTIONS := --quiet --disable-pip-version-check
 INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS)
 
-.PHONY: help demo test coverage soak lint types bench bench-peers docs release oldest clean
+.PHONY: help demo test coverage soak lint types bench docs release oldest clean
 .DELETE_ON_ERROR:
 
 help:
@@ -32,8 +32,7 @@ help:
 	@echo "make soak   kill runs many times over, at random and at every write; takes an hour"
 	@echo "make lint   check style and formatting"
 	@echo "make types  check the type annotations"
-	@echo "make bench  run the benchmarks (BENCH_ARGS=...)"
-	@echo "make bench-peers  and the same figures of PyTorch's packages, installed into $(PEERS)"
+	@echo "make bench  run the benchmarks beside PyTorch's packages, installed into $(PEERS) (BENCH_ARGS=...)"
 	@echo "make docs   build the documentation into site/"
 	@echo "make release  build wheel and sdist into dist/, install them elsewhere and try them there"
 	@echo "make oldest   run a part of the tests on the oldest packages that setup.cfg allows"
@@ -45,8 +44,8 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-coverage: $(VENV)/installed-test
-	$(BIN)/python -m pytest $(PYTEST_ARGS) --cov --cov-report=term:skip-covered
+coverage: export PYTEST_ADDOPTS = --cov
+coverage: test
 
 soak: $(VENV)/installed-test
 	SHARPFLOW_SOAK=1 $(BIN)/python -m pytest -q tests/faults
@@ -58,10 +57,7 @@ lint: $(VENV)/installed-dev
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
 
-bench: $(VENV)/installed-bench
-	$(BIN)/python -m benchmarks $(BENCH_ARGS)
-
-bench-peers: $(VENV)/installed-bench $(PEERS)/installed
+bench: $(VENV)/installed-bench $(PEERS)/installed
 	$(BIN)/python -m benchmarks --peers $(PEERS)/bin/python $(BENCH_ARGS)
 
 docs: $(VENV)/installed-docs

@@ -1,9 +1,11 @@
-"""``python -m benchmarks``: run all benchmarks, print a table, write JSON."""
+"""``python -m benchmarks``: run all benchmarks, print their tables, write JSON."""
 
 import argparse
 import json
 from pathlib import Path
 
+from benchmarks.ratios import ratio_table
+from benchmarks.readme import README, put_table
 from sharpflow.experiments.checks import print_table, write_json
 from sharpflow.experiments.environment import configure_jax, start_cache
 from sharpflow.simulator.provenance import launch_provenance
@@ -30,7 +32,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help=which)
     of = "Python of an environment with benchmarks/peers/requirements.txt"
     parser.add_argument("--peers", type=Path, metavar="PYTHON", help=of)
+    into = "put the ratios into README: of all benchmarks, beside the peers"
+    parser.add_argument("--readme", action="store_true", help=into)
     arguments = parser.parse_args()
+    if arguments.readme and (arguments.peers is None or set(arguments.only) != set(NAMES)):
+        parser.error("--readme needs --peers, and goes without --only")
     configure_jax()
     start_cache()
     from benchmarks import (
@@ -58,14 +64,20 @@ def main() -> None:
         "scale": scale.measure,
         "central_flow": lambda: central_flow.measure(arguments.out),
     }
-    checks = [check for name in NAMES if name in arguments.only for check in measures[name]()]
     made = launch_provenance()
-    print_table(checks, f"benchmarks on {made['device']}, jax {made['jax_version']}")
+    checks = []
+    for name in NAMES:
+        if name in arguments.only:
+            found = measures[name]()
+            print_table(found, f"{name} on {made['device']}, jax {made['jax_version']}")
+            checks += found
     arguments.out.mkdir(parents=True, exist_ok=True)
     kind = str(made["device"]).split(":")[0]
     minute = str(made["created"])[:16].replace(":", "")
     path = arguments.out / f"{minute}-{kind}.json"
     write_json(checks, path, made)
+    if arguments.readme:
+        put_table(README, ratio_table(path), "the benchmarks")
     print(json.dumps({"written": str(path)}))
 
 

@@ -40,7 +40,7 @@ def usable(peers: Path | None) -> Path | None:
         print("peers skipped: no --peers; benchmarks/peers/requirements.txt says what they need")
         return None
     if not peers.exists():
-        print(f"peers skipped: there is no {peers}; make bench-peers installs them")
+        print(f"peers skipped: there is no {peers}; make bench installs them")
         return None
     return peers.absolute()
 

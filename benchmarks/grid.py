@@ -31,24 +31,22 @@ SAME_RECORDS = 3  # later ones may drift apart by rounding
 SAME_LOSS = 1e-5  # relative; in float32
 
 
-def measure(peers: Path | None = None, *, quick: bool = False) -> list[Check]:
+def measure(peers: Path | None = None) -> list[Check]:
     """Points·steps/s of the grid, beside PyTorch's where there is one.
 
     Args:
       peers: Python of an environment with ``benchmarks/peers/requirements.txt``.
-      quick: 8 points of 400 steps, once: whether it works, not how fast.
     """
     peers = usable(peers)
-    plain = Task(num_seeds=1, num_steps=400) if quick else Task()
+    plain = Task()
     tracked = dataclasses.replace(plain, tolerance=TOLERANCE)
     accurate = dataclasses.replace(plain, tolerance=DEFAULT_TOLERANCE)
-    few = dataclasses.replace(tracked, num_seeds=min(FEW_SEEDS, plain.num_seeds))
-    repetitions = 1 if quick else REPETITIONS
+    few = dataclasses.replace(tracked, num_seeds=FEW_SEEDS)
     return [
-        *_compared(tracked, peers, repetitions, low=LEAST_RATIO),
+        *_compared(tracked, peers, REPETITIONS, low=LEAST_RATIO),
         *_compared(accurate, peers, 1),
-        *_compared(plain, peers, repetitions),
-        *_compared(few, peers, repetitions, cores=1),
+        *_compared(plain, peers, REPETITIONS),
+        *_compared(few, peers, REPETITIONS, cores=1),
     ]
 
 

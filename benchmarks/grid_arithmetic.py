@@ -41,22 +41,18 @@ BARE_LEARNING_RATE, BARE_WEIGHT_DECAY = 1e-3, 1e-3  # a network without batch no
 Loop = Callable[[int], object]  # of a device
 
 
-def measure(*, quick: bool = False) -> list[Check]:
+def measure() -> list[Check]:
     """Share of the machine's arithmetic, and shares of the time of a step by kind.
 
     The kinds are differences between loops that leave out more and more, each run on all
     devices at once.
-
-    Args:
-      quick: less of everything: whether it works, not how fast.
     """
-    task = {"num_seeds": 1, "num_steps": 400} if quick else {"num_seeds": FEW_SEEDS}
-    few = 1 if quick else REPETITIONS
+    task = json.dumps({"num_seeds": FEW_SEEDS})
     module = "benchmarks.grid_arithmetic"
     peaks, reports = [], []
-    for _ in range(few):  # in turns
-        peaks.append(run_alone(module, "product", PRODUCTS // 10 if quick else PRODUCTS)["rate"])
-        reports.append(run_alone(module, "step", json.dumps(task), 2 if quick else LOOPS))
+    for _ in range(REPETITIONS):  # in turns
+        peaks.append(run_alone(module, "product", PRODUCTS)["rate"])
+        reports.append(run_alone(module, "step", task, LOOPS))
     kinds = ("step", "products", "normalized", "activated", "loop")
     step, products, normalized, activated, loop = (
         min(report[kind] for report in reports) for kind in kinds

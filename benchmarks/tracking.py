@@ -203,7 +203,8 @@ def _against_peers(python: Path, snapshots: list[Snapshots], ours: list[list[Row
         checks += [
             Check(PEERS, f"{name}: Hessian products / ours", peer.products / mine.products,
                   low=LEAST_RATIO.get(name, -math.inf),
-                  note=f"{peer.products:.1f} / {mine.products:.1f}"),
+                  note=f"{peer.products:.1f} / {mine.products:.1f}, largest relative error "
+                       f"{peer.error:.1e} / {mine.error:.1e}"),
             Check(PEERS, f"{name}: time a record / ours", peer.seconds / mine.seconds,
                   note=f"{1e3 * peer.seconds:.0f} / {1e3 * mine.seconds:.0f} ms"),
             Check(PEERS, f"{name}: relative error, largest", peer.error, note=method["made"]),
