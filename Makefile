@@ -22,7 +22,7 @@ CORE := tests/test_jax_fault.py tests/test_architecture.py tests/models/flax_ada
 PIP_OPTIONS := --quiet --disable-pip-version-check
 INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS)
 
-.PHONY: help demo test coverage soak lint types bench docs release oldest clean
+.PHONY: help demo test coverage soak lint types bench docs pages release oldest clean
 .DELETE_ON_ERROR:
 
 help:
@@ -34,6 +34,7 @@ help:
 	@echo "make types  check the type annotations"
 	@echo "make bench  run the benchmarks beside PyTorch's packages, installed into $(PEERS) (BENCH_ARGS=...)"
 	@echo "make docs   build the documentation into site/"
+	@echo "make pages  run the code of its pages and draw their pictures, after a change of either"
 	@echo "make release  build wheel and sdist into dist/, install them elsewhere and try them there"
 	@echo "make oldest   run a part of the tests on the oldest packages that setup.cfg allows"
 	@echo "make clean  remove the environment and all caches"
@@ -62,6 +63,9 @@ bench: $(VENV)/installed-bench $(PEERS)/installed
 
 docs: $(VENV)/installed-docs
 	$(BIN)/mkdocs build --strict
+
+pages: $(VENV)/installed-docs
+	$(BIN)/python -m docs.pages
 
 release: $(VENV)/installed-dev
 	rm -rf dist
