@@ -86,6 +86,6 @@ def _median(
 
 def _errors(flow: sf.FlowSolution, problem: sf.Problem, theta0: dict) -> np.ndarray:
     """Distance from a finer flow over the distance moved, at the times after the first."""
-    fine = flattened(_integrate(problem, theta0, 2e-5)[1])
+    fine = flattened(_integrate(problem, theta0, 2e-5)[1].theta)
     distance = np.linalg.norm(fine - fine[0], axis=1)
-    return np.linalg.norm(flattened(flow) - fine, axis=1)[1:] / distance[1:]
+    return np.linalg.norm(flattened(flow.theta) - fine, axis=1)[1:] / distance[1:]

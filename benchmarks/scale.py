@@ -51,7 +51,7 @@ def _against_dense() -> list[Check]:
             return here.top_eigenpairs(12)[0], here.project(vectors)
 
         flow = sf.sharpness_flow(problem, theta, tau, max_edge=12, method=method)
-        return *at_point(flat), flattened(flow)
+        return *at_point(flat), flattened(flow.theta)
 
     values, projected, path = found("dense")
     checks = []
