@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.ratios import ratio_table
 from benchmarks.readme import README, put_table
 from sharpflow.experiments.checks import print_table, write_json
-from sharpflow.experiments.environment import configure_jax, start_cache
+from sharpflow.experiments.environment import configure_jax, num_cores, start_cache
 from sharpflow.simulator.provenance import launch_provenance
 
 NAMES = (
@@ -64,7 +64,7 @@ def main() -> None:
         "scale": scale.measure,
         "central_flow": lambda: central_flow.measure(arguments.out),
     }
-    made = launch_provenance()
+    made = launch_provenance() | {"cores": num_cores()}
     checks = []
     for name in NAMES:
         if name in arguments.only:

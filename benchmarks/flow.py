@@ -1,6 +1,6 @@
 """The multi-edge flow on digits: time, accuracy, and against simulating GD."""
 
-import statistics
+import math
 import time
 
 import jax
@@ -15,6 +15,7 @@ from sharpflow.experiments.starts import trained_to_manifold
 RATE = 1e-6
 TAU = np.linspace(0.0, 2.0, 5)
 GD_STEPS = 20_000  # that are timed; every step costs the same
+REPETITIONS = 3
 
 
 def measure() -> list[Check]:
@@ -26,11 +27,12 @@ def _accurate(widths: tuple[int, int]) -> list[Check]:
     part = f"flow, {_name(widths)}, rtol 1e-3"
     problem, theta0 = _problem(widths)
     first = _integrate(problem, theta0, 1e-3)[0]
-    seconds, flow = _median(problem, theta0, 1e-3)
+    runs = [_integrate(problem, theta0, 1e-3) for _ in range(REPETITIONS)]
+    flow = runs[-1][1]
     errors = _errors(flow, problem, theta0)
     rank = np.linalg.eigvalsh(np.asarray(flow.edge_covariance[-1]))
     return [
-        Check(part, "seconds to τ = 2, compiled", seconds, high=6.0),
+        Check(part, "seconds to τ = 2, compiled, best", min(run[0] for run in runs), high=6.0),
         Check(part, "seconds with compilation", first),
         Check(part, "error at τ = 2 / distance moved", float(errors[-1]), high=1e-3),
         Check(part, "largest error / distance moved, τ = 0.5, 1, 1.5, 2", float(errors.max())),
@@ -39,26 +41,31 @@ def _accurate(widths: tuple[int, int]) -> list[Check]:
     ]
 
 
-def _against_gd(widths: tuple[int, int], at_least: float | None = None) -> list[Check]:
+def _against_gd(widths: tuple[int, int], at_least: float = -math.inf) -> list[Check]:
     part = f"flow against GD at ηλ = {RATE:g}, {_name(widths)}, rtol 1e-2"
     problem, theta0 = _problem(widths)
-    _integrate(problem, theta0, 1e-2)
-    seconds, flow = _median(problem, theta0, 1e-2)
-    error = float(_errors(flow, problem, theta0)[-1])
+    flow = _integrate(problem, theta0, 1e-2)[1]
     decay = RATE / LEARNING_RATE
     start = sf.theory.start_at_edge(problem, theta0, LEARNING_RATE, decay)
     rule = sf.gdwd(LEARNING_RATE, decay)
-    for _ in range(2):  # the first run compiles
+
+    def descend() -> float:
         began = time.perf_counter()
         sf.simulate(problem, start, rule, GD_STEPS, record_every=GD_STEPS // 16, progress=False)
-        per_step = (time.perf_counter() - began) / GD_STEPS
-    ratio = 2.0 / RATE * per_step / seconds
-    bound = {} if at_least is None else {"low": at_least}
+        return (time.perf_counter() - began) / GD_STEPS
+
+    descend()  # compiles, as the first flow did
+    turns = [(descend(), _integrate(problem, theta0, 1e-2)[0]) for _ in range(REPETITIONS)]
+    ratios = [2.0 / RATE * step / seconds for step, seconds in turns]
+    per_step, seconds = (min(column) for column in zip(*turns, strict=True))
     return [
-        Check(part, "error at τ = 2 / distance moved", error, high=1e-2),
-        Check(part, "seconds of the flow", seconds),
-        Check(part, "time of GD to τ = 2 / time of the flow", ratio, **bound),
-    ]
+        Check(part, "error at τ = 2 / distance moved",
+              float(_errors(flow, problem, theta0)[-1]), high=1e-2),
+        Check(part, "seconds of the flow, best", seconds),
+        Check(part, "time of GD to τ = 2 / time of the flow, best of each",
+              2.0 / RATE * per_step / seconds,
+              low=at_least, note="in turns " + ", ".join(f"{ratio:.1f}" for ratio in ratios)),
+    ]  # fmt: skip
 
 
 def _name(widths: tuple[int, int]) -> str:
@@ -75,13 +82,6 @@ def _integrate(problem: sf.Problem, theta0: dict, rtol: float) -> tuple[float, s
     flow = sf.sharpness_flow(problem, theta0, TAU, max_edge=12, rtol=rtol)
     jax.block_until_ready(flow.theta)
     return time.perf_counter() - began, flow
-
-
-def _median(
-    problem: sf.Problem, theta0: dict, rtol: float, repetitions: int = 3
-) -> tuple[float, sf.FlowSolution]:
-    runs = [_integrate(problem, theta0, rtol) for _ in range(repetitions)]
-    return statistics.median(seconds for seconds, _ in runs), runs[-1][1]
 
 
 def _errors(flow: sf.FlowSolution, problem: sf.Problem, theta0: dict) -> np.ndarray:

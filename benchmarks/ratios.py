@@ -6,10 +6,10 @@ from pathlib import Path
 # how their statements end
 RATIOS = (
     "import sharpflow / import jax",
-    "time of GD to τ = 2 / time of the flow",
+    "time of GD to τ = 2 / time of the flow, best of each",
     "Hessian products / ours",
     "time a record / ours",
-    "time added by λ₁ every 100 steps, of that without",
+    "time added by λ₁ every 100 steps, of that without, best of each",
     "XLA's time / ours",
     "ours / PyTorch's, best of each",
     "arithmetic / matrix product of n = 1024, best of each",
@@ -30,8 +30,8 @@ def ratio_table(results: Path) -> str:
     run = json.loads(results.read_text())
     made = run["made"]
     lines = [
-        f"`make bench`, {made['created'][:10]}, {made['device']}, jax {made['jax_version']}: "
-        f"`benchmarks/results/{results.name}`.",
+        f"`make bench`, {made['created'][:10]}, {made['device']}, cores: {made['cores']}, "
+        f"jax {made['jax_version']}: `benchmarks/results/{results.name}`.",
         "",
         "| of | ratio | measured | allowed | |",
         "|---|---|---:|---|---|",
