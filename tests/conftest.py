@@ -22,7 +22,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("sharpflow", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("sharpflow")
 
-_ONE_PIECE = "--xla_cpu_parallel_codegen_split_count=1"  # a worker has one core
 _PLAIN_LOOPS = "--xla_cpu_use_fusion_emitters=false"  # a flag that later versions do not know
 _ALLOCATIONS = 100_000  # from one search for reference cycles to the next
 
@@ -46,9 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_traceback_in_locations_limit", 0)
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
-    flags = [_ONE_PIECE, _PLAIN_LOOPS] if jax.__version_info__ < (0, 11) else [_ONE_PIECE]
-    given = os.environ.get("XLA_FLAGS", "").split()
-    os.environ["XLA_FLAGS"] = " ".join([*given, *(flag for flag in flags if flag not in given)])
+    if jax.__version_info__ < (0, 11) and _PLAIN_LOOPS not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_PLAIN_LOOPS}".strip()
 
 
 @pytest.fixture
