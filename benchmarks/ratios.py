@@ -1,7 +1,10 @@
 """The ratios that one run of the benchmarks found, in one table."""
 
 import json
+import math
 from pathlib import Path
+
+from sharpflow.experiments.checks import Check
 
 # how their statements end
 RATIOS = (
@@ -47,9 +50,10 @@ def ratio_table(results: Path) -> str:
     return "\n".join(lines)
 
 
-def _row(check: dict) -> str:
-    bounds = (("at least", check["low"]), ("at most", check["high"]))
-    goal = " ".join(f"{words} {value:g}" for words, value in bounds if value is not None)
-    goal += " (missed)" if check["holds"] is False else ""
-    cells = (check["part"], check["statement"], f"{check['measured']:.3g}", goal, check["note"])
+def _row(row: dict) -> str:
+    low = -math.inf if row["low"] is None else row["low"]
+    high = math.inf if row["high"] is None else row["high"]
+    check = Check(row["part"], row["statement"], row["measured"], low, high, row["note"])
+    goal = check.allowed + (" (missed)" if check.holds is False else "")
+    cells = (check.part, check.statement, f"{check.measured:.3g}", goal, check.note)
     return f"| {' | '.join(cells)} |"
