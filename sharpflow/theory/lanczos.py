@@ -86,8 +86,21 @@ def lanczos(
         room = (state["count"] < size) & ~state["broken"]
         return room & ((state["since_ritz"] < _VECTORS_BETWEEN) | (state["products"] < num_start))
 
+    def compressed(state: dict) -> dict:
+        """The best Ritz vectors in place of the whole space."""
+        room = jnp.zeros((size - kept, dimension), dtype)
+        turn = state["coefficients"][:, :kept].T
+        diagonal = jnp.where(rows < kept, state["values"], 0.0)
+        return state | {
+            "basis": jnp.concatenate([turn @ state["basis"], room]),
+            "images": jnp.concatenate([turn @ state["images"], room]),
+            "projected": jnp.diag(diagonal),
+            "count": jnp.asarray(kept, jnp.int32),
+        }
+
     def examine(state: dict) -> dict:
         """A few more vectors, then the Ritz pairs of the larger space."""
+        state = jax.lax.cond(state["count"] == size, compressed, lambda s: s, state)
         state = jax.lax.while_loop(more, extend, state)
         basis, images, count = state["basis"], state["images"], state["count"]
         active = rows < count
@@ -112,24 +125,6 @@ def lanczos(
             "done": jnp.all(converged) | (count == dimension) | state["broken"],
         }
 
-    def fill(state: dict) -> dict:
-        return jax.lax.while_loop(lambda s: ~s["done"] & (s["count"] < size), examine, state)
-
-    def restart(state: dict) -> dict:
-        """The best Ritz vectors in place of the whole space."""
-        room = jnp.zeros((size - kept, dimension), dtype)
-        turn = state["coefficients"][:, :kept].T
-        diagonal = jnp.where(rows < kept, state["values"], 0.0)
-        return fill(
-            state
-            | {
-                "basis": jnp.concatenate([turn @ state["basis"], room]),
-                "images": jnp.concatenate([turn @ state["images"], room]),
-                "projected": jnp.diag(diagonal),
-                "count": jnp.asarray(kept, jnp.int32),
-            }
-        )
-
     def unfinished(state: dict) -> Array:
         return ~state["done"] & (state["products"] < most_products)
 
@@ -153,7 +148,7 @@ def lanczos(
         "broken": jnp.zeros((), bool),
         "done": jnp.zeros((), bool),
     }
-    state = jax.lax.while_loop(unfinished, restart, fill(state))
+    state = jax.lax.while_loop(unfinished, examine, state)
     best = state["coefficients"][:, : k + 1].T @ state["basis"]
     return RitzPairs(
         values=state["values"][:k],
