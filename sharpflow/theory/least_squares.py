@@ -10,7 +10,12 @@ Product = Callable[[Array], Array]
 
 
 def least_norm_solution(
-    push: Product, pull: Product, target: Float[Array, " m"], *, tolerance: float, max_steps: int
+    push: Product,
+    pull: Product,
+    target: Float[Array, " m"],
+    *,
+    tolerance: float | Float[Array, ""],
+    max_steps: int,
 ) -> Float[Array, " d"]:
     """x = J⁺ r by conjugate gradients on JᵀJ x = Jᵀ r, from zero.
 

@@ -60,9 +60,8 @@ class GramLinearization:
 
     def nearby(self, theta: Float[Array, " d"]) -> "IterativeLinearization":
         """By products, preconditioned with the Gram matrix here."""
-        return IterativeLinearization.of(
-            self.function.func, theta, preconditioner=(self.basis, self._inverse())
-        )
+        preconditioner = (self.basis, jnp.sqrt(self._inverse()))
+        return IterativeLinearization.of(self.function.func, theta, preconditioner)
 
     def _inverse(self) -> Float[Array, " m"]:
         return inverse_of(self.eigenvalues, nonzero(self.eigenvalues))
@@ -81,11 +80,13 @@ class GramLinearization:
     def project(
         self, vectors: Float[Array, "... d"], *, on_sphere: bool = True
     ) -> Float[Array, "... d"]:
+        def without_rows(_: int, vector: Array) -> Array:
+            stretched = jax.jvp(self.function, (self.theta,), (vector,))[1]
+            return vector - self.solve(stretched)
+
         def one(vector: Array) -> Array:
-            for _ in range(2):  # the second pass removes what rounding left of the first
-                stretched = jax.jvp(self.function, (self.theta,), (vector,))[1]
-                vector = vector - self.solve(stretched)
-            return vector
+            # the second pass removes what rounding left of the first
+            return jax.lax.fori_loop(0, 2, without_rows, vector)
 
         vectors = without_radial(vectors, self.theta) if on_sphere else vectors
         return map_rows(one, vectors)

@@ -1,9 +1,10 @@
 """A linearization by products with J and Jᵀ."""
 
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
-from jax.scipy.sparse.linalg import cg
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
@@ -17,16 +18,17 @@ from sharpflow.theory.linearization.spectrum import map_rows, unit_rows, without
 class IterativeLinearization:
     """By products with J and Jᵀ alone: memory of a few vectors.
 
-    Without a preconditioner J⁺ comes from ``least_norm_solution``, into which the
-    directions that batch norm makes null never enter. With one, from the decomposition
-    of JJᵀ at a nearby point, JJᵀ u = r is solved among the eigenvectors kept there: that
-    deflates the null directions.
+    J⁺ comes from ``least_norm_solution``, into which the directions that batch norm makes
+    null never enter. With a preconditioner K = US, where KKᵀ is the pseudo-inverse of JJᵀ
+    at a nearby point, it solves KᵀJ x = Kᵀr instead: that deflates what was null there and
+    takes few steps, KᵀJ being nearly a partial isometry.
 
     Attributes:
       theta, residual: the point and r there.
       function: r, as a ``jax.tree_util.Partial``.
-      preconditioner: eigenvectors of a nearby JJᵀ in columns, shape (m, m), and the
-        inverses of its eigenvalues, zero where they are cut, shape (m,); or None.
+      preconditioner: U, eigenvectors of a nearby JJᵀ in columns, shape (m, m), and the
+        diagonal of S, the inverse roots of its eigenvalues, zero where they are cut, shape
+        (m,); or None.
     """
 
     theta: Float[Array, " d"]
@@ -56,44 +58,37 @@ class IterativeLinearization:
     def solve(self, residual: Float[Array, " m"]) -> Float[Array, " d"]:
         return self._solve(residual, _tolerance(residual.dtype))
 
-    def _solve(self, residual: Float[Array, " m"], tolerance: float) -> Float[Array, " d"]:
+    def _solve(self, residual: Float[Array, " m"], tolerance: float | Array) -> Float[Array, " d"]:
         _, push = jax.linearize(self.function, self.theta)
         pull = jax.linear_transpose(push, self.theta)
         most = 10 * min(residual.shape[0], self.theta.shape[0]) + 100
+        solution = partial(least_norm_solution, tolerance=tolerance, max_steps=most)
         if self.preconditioner is None:
-            return least_norm_solution(
-                push, lambda u: pull(u)[0], residual, tolerance=tolerance, max_steps=most
-            )
-        basis, inverse = self.preconditioner
-
-        def kept(vector: Array) -> Array:
-            return basis @ jnp.where(inverse > 0, basis.T @ vector, 0.0)
-
-        solution, _ = cg(
-            lambda u: kept(push(pull(u)[0])),
-            kept(residual),
-            M=lambda u: basis @ (inverse * (basis.T @ u)),
-            tol=tolerance,
-            maxiter=most,
+            return solution(push, lambda u: pull(u)[0], residual)
+        basis, scale = self.preconditioner
+        return solution(
+            lambda x: scale * (basis.T @ push(x)),
+            lambda u: pull(basis @ (scale * u))[0],
+            scale * (basis.T @ residual),
         )
-        return pull(solution)[0]
 
     def project(
         self, vectors: Float[Array, "... d"], *, on_sphere: bool = True
     ) -> Float[Array, "... d"]:
         """As of every linearization; NaN where conjugate gradients do not converge."""
-        tolerance = _tolerance(vectors.dtype)
-
-        def remainder(vector: Array, tolerance: float) -> Array:
-            stretched = jax.jvp(self.function, (self.theta,), (vector,))[1]
-            return self._solve(stretched, tolerance)
+        # the second pass tells and removes what the first left, down to rounding
+        first = _tolerance(vectors.dtype)
+        passes = jnp.asarray([first, first**0.4], vectors.dtype)
 
         def one(vector: Array) -> Array:
-            projected = vector - remainder(vector, tolerance)
-            # the second pass tells and removes what the first left, down to rounding
-            left = remainder(projected, tolerance**0.4)
-            small = jnp.linalg.norm(left) <= tolerance**0.4 * jnp.linalg.norm(vector)
-            return jnp.where(small, projected - left, jnp.nan)
+            def without_rows(left: Array, tolerance: Array) -> tuple[Array, Array]:
+                stretched = jax.jvp(self.function, (self.theta,), (left,))[1]
+                removed = self._solve(stretched, tolerance)
+                return left - removed, jnp.linalg.norm(removed)
+
+            projected, removed = jax.lax.scan(without_rows, vector, passes)
+            small = removed[-1] <= passes[-1] * jnp.linalg.norm(vector)
+            return jnp.where(small, projected, jnp.nan)
 
         vectors = without_radial(vectors, self.theta) if on_sphere else vectors
         return map_rows(one, vectors)
