@@ -17,6 +17,7 @@ from sharpflow.theory.edge_geometry import (
     EdgeSpace,
     continuing_turn,
     edge_covariance,
+    edge_response,
     edge_space,
 )
 from sharpflow.theory.residuals import residual_form
@@ -197,9 +198,8 @@ def _coordinates(
         point, threshold, near, steps = one
         space = space_at(point)
         snapping = jnp.asarray(_SNAPPING, point.dtype)
-        m = edge_covariance(
-            space, jnp.log(threshold), b, snapping, kappa=kappa, on_sphere=on_sphere
-        )
+        response = edge_response(space, jnp.log(threshold), kappa=kappa, on_sphere=on_sphere)
+        m = edge_covariance(response, b, snapping)
         turn = continuing_turn(common, space.frame, jnp.zeros((k, k), point.dtype))
         basis = turn @ space.frame
         tolerance = jnp.sqrt(jnp.finfo(point.dtype).eps)  # of r, whose size is √(2L)

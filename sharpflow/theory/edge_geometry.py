@@ -107,14 +107,59 @@ def weighted_edge_gradient(
     return space.linearization.project(gradient, on_sphere=on_sphere)
 
 
-def edge_covariance(
+@chex.dataclass(frozen=True)
+class EdgeResponse:
+    """How M moves a point of Γ, and with it the edge eigenvalues over the threshold.
+
+    Attributes:
+      space: the edge space at the point.
+      log_threshold: s = log λ*, shape ().
+      ratios: edge eigenvalues over λ*, descending, shape (k,).
+      gradients: (1 + κ) P_Γ ∇³L[v_a, v_b]/λ*, as ``edge_gradients``, shape (p, d): dζ/dτ is
+        −M · gradients.
+      gram: 𝒢, how fast M lowers the edge block by that motion, shape (p, p).
+    """
+
+    space: EdgeSpace
+    log_threshold: Float[Array, ""]
+    ratios: Float[Array, " k"]
+    gradients: Float[Array, "p d"]
+    gram: Float[Array, "p p"]
+
+
+def edge_response(
     space: EdgeSpace,
     log_threshold: Float[Array, ""],
-    b: Float[Array, ""],
-    rtol: Float[Array, ""],
     *,
     kappa: Float[Array, ""] | float = 0.0,
     on_sphere: bool = True,
+) -> EdgeResponse:
+    """What M does at a point of Γ below a threshold.
+
+    Args:
+      space: where.
+      log_threshold: s = log λ*.
+      kappa: of IRE: motion along Γ is multiplied by 1 + κ, and so is 𝒢.
+      on_sphere: whether Γ is taken within the sphere.
+
+    Returns:
+      The response; its gradients are k(k+1)/2 vectors of length d.
+
+    Source: docs/theory.md, section 4, and with κ docs/flat-directions.md.
+    """
+    scale = jnp.exp(-log_threshold)
+    gradients = scale * edge_gradients(space, on_sphere=on_sphere)
+    return EdgeResponse(
+        space=space,
+        log_threshold=log_threshold,
+        ratios=scale * space.eigenvalues,
+        gradients=(1.0 + kappa) * gradients,
+        gram=(1.0 + kappa) * (gradients @ gradients.T),
+    )
+
+
+def edge_covariance(
+    response: EdgeResponse, b: Float[Array, ""], rtol: Float[Array, ""]
 ) -> Float[Array, "k k"]:
     """M over the next ``_DECAY``/b of flow time, in the basis of the eigenvectors.
 
@@ -122,26 +167,20 @@ def edge_covariance(
     step, what the last step left of their distance would pass for a rate.
 
     Args:
-      space: where.
-      log_threshold: s = log λ*.
+      response: of the point.
       b: response of the threshold.
       rtol: relative tolerance with which the point was reached.
-      kappa: of IRE: motion along Γ is multiplied by 1 + κ.
-      on_sphere: whether Γ is taken within the sphere.
 
     Returns:
       M, shape (k, k).
 
-    Source: docs/theory.md, sections 4 and 9, and with κ docs/flat-directions.md.
+    Source: docs/theory.md, sections 4 and 9.
     """
-    scale = jnp.exp(-log_threshold)
-    gradients = scale * edge_gradients(space, on_sphere=on_sphere)
-    identity = jnp.eye(space.eigenvalues.shape[0], dtype=scale.dtype)
-    ratios = space.eigenvalues * scale
+    ratios = response.ratios
+    identity = jnp.eye(ratios.shape[0], dtype=ratios.dtype)
     ratios = jnp.where(ratios >= 1.0 - jnp.maximum(3.0 * rtol, 1e-3), 1.0, ratios)
     drive = b * (identity - (identity - jnp.diag(ratios)) / _DECAY)
-    gram = (1.0 + kappa) * (gradients @ gradients.T)
-    return solve_edge_program(gram, drive, b).covariance
+    return solve_edge_program(response.gram, drive, b).covariance
 
 
 def continuing_turn(

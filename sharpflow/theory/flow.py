@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params, Problem, check_scale_invariance, validate_params
 from sharpflow.theory.arguments import require_at_least_one, require_positive
-from sharpflow.theory.flow_step import FlowPoint, Rows, integrate
+from sharpflow.theory.flow_integration import FlowPoint, Rows, integrate
 from sharpflow.theory.linearization import Method, linearize, resolve_method
 from sharpflow.theory.manifold import require_on_manifold
 from sharpflow.theory.residuals import residual_form
@@ -156,7 +156,6 @@ def sharpness_flow(
         problem,
         theta0,
         tau=jnp.asarray(padded_times(times, flat.size), flat.dtype),
-        num_outputs=jnp.asarray(len(times), jnp.int32),
         b=jnp.asarray(b, flat.dtype),
         kappa=jnp.asarray(kappa, flat.dtype),
         rtol=jnp.asarray(rtol, flat.dtype),

@@ -8,7 +8,7 @@ from scipy.integrate import solve_ivp
 
 import sharpflow as sf
 from sharpflow.theory import exact
-from sharpflow.theory.flow_step import integrate
+from sharpflow.theory.flow_integration import integrate
 
 TAU = np.linspace(0.0, 2.0, 9)
 START = 1.2
