@@ -1,9 +1,12 @@
 """Whether a loss is invariant to the scale of its parameters, and what breaks it if not."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
 
 from sharpflow.models.problem import Params, Problem, parameter_paths, validate_params
 
@@ -47,28 +50,21 @@ def check_scale_invariance(
     if not 1.0 < max_scale < np.inf:
         raise ValueError(f"max_scale must be finite and above 1, got {max_scale}")
     params = validate_params(problem, params)
-    flat, unravel = ravel_pytree(params)
+    flat, _ = ravel_pytree(params)
     if tolerance is None:
         tolerance = float(np.sqrt(jnp.finfo(flat.dtype).eps))
     random = np.random.default_rng(seed)
     directions = random.normal(size=(num_scales, flat.size))
     directions *= float(jnp.linalg.norm(flat)) / np.linalg.norm(directions, axis=1, keepdims=True)
-    points = flat[None] + jnp.asarray(directions, flat.dtype)
-    scales = jnp.asarray(max_scale ** random.uniform(-1.0, 1.0, num_scales), flat.dtype)
+    points = np.asarray(flat)[None] + directions.astype(flat.dtype)
+    scales = (max_scale ** random.uniform(-1.0, 1.0, num_scales)).astype(flat.dtype)
     paths, leaves = parameter_paths(params), jax.tree.leaves(params)
     leaf_of = np.repeat(np.arange(len(paths)), [leaf.size for leaf in leaves])
 
-    @jax.jit
-    def change(point: jax.Array, factors: jax.Array) -> jax.Array:
-        before = problem.loss_value(unravel(point))
-        after = problem.loss_value(unravel(point * factors))
-        return jnp.abs(after - before) / jnp.abs(before)
-
     def largest_change(scaled: np.ndarray) -> float:
-        factors = jnp.where(jnp.asarray(scaled), scales[:, None], jnp.ones((), flat.dtype))
-        return float(
-            jnp.max(jnp.stack([change(p, f) for p, f in zip(points, factors, strict=True)]))
-        )
+        factors = np.where(scaled, scales[:, None], np.ones((), flat.dtype))
+        pairs = zip(points, factors, strict=True)
+        return float(np.max([_relative_change(problem, params, *pair) for pair in pairs]))
 
     total = largest_change(np.ones(flat.size, bool))
     if total <= tolerance:
@@ -99,3 +95,14 @@ def check_scale_invariance(
             "as an epsilon in a normalization layer makes it: set that epsilon to 0."
         )
     raise ValueError(message)
+
+
+@partial(jax.jit, static_argnames=("problem",))
+def _relative_change(
+    problem: Problem, like: Params, point: Float[Array, " d"], factors: Float[Array, " d"]
+) -> Float[Array, ""]:
+    """Of the loss at a flat point when its coordinates are multiplied by factors."""
+    _, unravel = ravel_pytree(like)
+    before = problem.loss_value(unravel(point))
+    after = problem.loss_value(unravel(point * factors))
+    return jnp.abs(after - before) / jnp.abs(before)

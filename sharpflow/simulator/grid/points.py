@@ -3,12 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float
 
 from sharpflow.models import Params, Problem, validate_params
 from sharpflow.simulator.grid.axes import BASE, Axes, keywords_of
@@ -134,7 +136,7 @@ class Points:
 
     def loss_at_start(self) -> float:
         """L where the first point starts."""
-        return float(jax.jit(self.batch.program.problem.loss_value)(self.example))
+        return float(_loss_value(self.batch.program.problem, self.example))
 
     def _params(self, point: int) -> Params:
         at = self.axes.at(point)
@@ -149,6 +151,11 @@ class Points:
             drawn = self.batch.program.problem.init(jax.random.key(at["seed"]))
             self._drawn[at["seed"]] = jax.tree.map(np.asarray, drawn)
         return self._drawn[at["seed"]]
+
+
+@partial(jax.jit, static_argnames=("problem",))
+def _loss_value(problem: Problem, params: Params) -> Float[Array, ""]:
+    return problem.loss_value(params)
 
 
 def batches(
