@@ -82,7 +82,8 @@ def run_rows(
     lanes = jnp.arange(num_lanes)
     side_by_side = _alone if num_lanes == 1 else jax.vmap
     step: Callable[..., Any] = side_by_side(partial(_one_step, program))
-    record_lane = partial(_record_if_active, program)
+    columns_of_lane = _column_shapes(program, state)
+    record_lane = partial(_record_if_active, program, columns_of_lane)
     in_turn = partial(_in_turn, record_lane)
     record: Callable[..., Any] = in_turn if program.in_turn else side_by_side(record_lane)
 
@@ -113,7 +114,9 @@ def run_rows(
         columns = jax.tree.map(lambda kept, now: kept.at[index].set(now), columns, found)
         return state, columns, snapshots, taken
 
-    recorded = jax.eval_shape(record, rows.gaps[0] > 0, state, *_step_shapes(state))[0]
+    recorded = jax.tree.map(
+        lambda one: jax.ShapeDtypeStruct((num_lanes, *one.shape), one.dtype), columns_of_lane
+    )
     columns = recorded | jax.eval_shape(_running, state) | {"step": state.step}
     carry = (
         state,
@@ -163,6 +166,7 @@ def _one_step(
 
 def _record_if_active(
     program: Program,
+    shapes: dict[str, jax.ShapeDtypeStruct],
     active: Array,
     state: LoopState,
     loss: Array,
@@ -171,11 +175,11 @@ def _record_if_active(
 ) -> tuple[dict[str, Array], tuple]:
     """The columns of one lane and the memories after them; zeros in a lane that rests."""
 
-    def record() -> tuple[dict[str, Array], tuple]:
-        return _record(program, state, loss, gradient, following)
-
-    shapes = jax.eval_shape(record)[0]
-    return jax.lax.cond(active, record, lambda: (_zeros(shapes), state.memories))
+    return jax.lax.cond(
+        active,
+        lambda: _record(program, state, loss, gradient, following),
+        lambda: (_zeros(shapes), state.memories),
+    )
 
 
 def _record(
@@ -250,9 +254,11 @@ def _running(state: LoopState) -> dict[str, Array]:
     }
 
 
-def _step_shapes(state: LoopState) -> tuple[Any, Params, Params]:
-    """Shapes of the loss, the gradient and the params after a step."""
-    return jax.eval_shape(lambda: (state.loss_total, state.params, state.params))
+def _column_shapes(program: Program, state: LoopState) -> dict[str, jax.ShapeDtypeStruct]:
+    """What one lane records, without the leading axis of ``state``."""
+    lane = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), state)
+    loss, gradient, following = lane.loss_total, lane.params, lane.params
+    return jax.eval_shape(partial(_record, program), lane, loss, gradient, following)[0]
 
 
 def _zeros(shapes: Any, *leading: int) -> Any:
