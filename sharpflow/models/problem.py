@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 Params: TypeAlias = PyTree[Float[Array, "..."]]
@@ -145,9 +146,10 @@ def validate_params(problem: Problem, params: Any, name: str = "params") -> Para
             f"{sorted(str(dtype) for dtype in dtypes)}"
         )
     if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-        if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves):
+        values = [np.asarray(leaf) for leaf in leaves]  # numpy, which compiles nothing
+        if not all(np.all(np.isfinite(value)) for value in values):
             raise ValueError(f"{name} has NaN or infinite entries; all must be finite")
-        if not any(bool(jnp.any(leaf != 0)) for leaf in leaves):
+        if not any(np.any(value) for value in values):
             raise ValueError(f"{name} is the zero vector, which has no direction")
     params = jax.tree.unflatten(treedef, leaves)
     _check_shapes(problem, params)

@@ -130,7 +130,7 @@ def sharpness_flow(
     Arora 2022, equation (7) of Theorem 2.
     """
     theta0 = validate_params(problem, theta0, "theta0")
-    times = validated_times(tau)
+    times = validated_times(tau, jax.tree.leaves(theta0)[0].dtype)
     require_positive(rtol=rtol, b=b, step_size=step_size, threshold0=threshold0)
     require_at_least_one(max_edge=max_edge, max_steps=max_steps)
     if not (np.isfinite(kappa) and kappa > -1):

@@ -3,13 +3,18 @@
 import math
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 _SHORTEST = 16
 _MOST_PADDING = 1 << 22  # numbers in the rows that are computed for nothing
 
 
-def validated_times(tau: object) -> np.ndarray:
+def validated_times(tau: object, dtype: DTypeLike = np.float64) -> np.ndarray:
     """``tau`` as a vector of float64, shape (T,).
+
+    Args:
+      tau: output times.
+      dtype: that has to tell them apart.
 
     Raises:
       ValueError: not a vector of finite numbers, or one that does not increase.
@@ -17,12 +22,13 @@ def validated_times(tau: object) -> np.ndarray:
     times = np.asarray(tau, np.float64)
     if times.ndim != 1 or times.size < 1 or not np.all(np.isfinite(times)):
         raise ValueError(f"tau must be a vector of finite output times, got shape {times.shape}")
-    if np.any(np.diff(times) <= 0):
-        index = int(np.argmax(np.diff(times) <= 0))
-        raise ValueError(
-            f"tau must increase strictly, but tau[{index + 1}] = {times[index + 1]:g} follows "
-            f"tau[{index}] = {times[index]:g}"
-        )
+    for known, remark in ((times, ""), (times.astype(dtype), f", the same in {np.dtype(dtype)}")):
+        if np.any(np.diff(known) <= 0):
+            index = int(np.argmax(np.diff(known) <= 0))
+            raise ValueError(
+                f"tau must increase strictly, but tau[{index + 1}] = {float(times[index + 1])} "
+                f"follows tau[{index}] = {float(times[index])}{remark}"
+            )
     return times
 
 
