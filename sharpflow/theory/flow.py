@@ -122,8 +122,9 @@ def sharpness_flow(
       The solution at ``tau``.
 
     Raises:
-      ValueError: ``theta0`` is not on Γ, ``tau`` does not increase, an argument is
-        out of range, or the loss is not scale-invariant though ``on_sphere``.
+      ValueError: ``theta0`` is not on Γ, ``tau`` does not increase in the precision of
+        ``theta0``, an argument is out of range, or the loss is not scale-invariant
+        though ``on_sphere``.
       RuntimeError: the integration fails; the message says how and where.
 
     Source: docs/theory.md, section 4; with a single eigenvalue at the edge, Lyu, Li and

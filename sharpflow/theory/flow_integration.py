@@ -151,21 +151,25 @@ def integrate(
             [Status.EDGE_FULL, Status.MAX_STEPS],
             Status.SUCCESS,
         )
-        state = _State(
-            point=point.replace(status=status.astype(jnp.int32)),  # type: ignore[attr-defined]
-            frame=space.frame,
-            crowding=state.crowding,
+        later = jnp.sum(tau <= point.time, dtype=jnp.int32)
+        until = tau[jnp.minimum(later, tau.shape[0] - 1)]
+        here = (
+            point.replace(status=status.astype(jnp.int32)),  # type: ignore[attr-defined]
+            space.frame,
+            state.crowding,
+        )
+        point, frame, crowding = jax.lax.cond(
+            ~finished & (status == Status.SUCCESS),
+            lambda: move(*here, response, until),
+            lambda: here,
+        )
+        return _State(
+            point=point,
+            frame=frame,
+            crowding=crowding,
             rows=jax.tree.map(lambda leaf, new: leaf.at[index].set(new), rows, row),
             finished=finished,
         )
-        later = jnp.sum(tau <= point.time, dtype=jnp.int32)
-        until = tau[jnp.minimum(later, tau.shape[0] - 1)]
-        going_on = ~finished & (status == Status.SUCCESS)
-        ahead = (state.point, state.frame, state.crowding)
-        point, frame, crowding = jax.lax.cond(
-            going_on, lambda: move(*ahead, response, until), lambda: ahead
-        )
-        return state._replace(point=point, frame=frame, crowding=crowding)
 
     def row_at(point: FlowPoint, response: EdgeResponse) -> Rows:
         space, room = response.space, num_eigenvalues - edge_dimension
