@@ -22,7 +22,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("sharpflow", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("sharpflow")
 
-_PLAIN_LOOPS = "--xla_cpu_use_fusion_emitters=false"  # a flag that later versions do not know
+# machine code of a program in one piece; and plain loops, by a flag that later versions do not know
+_QUICK = ["--xla_cpu_parallel_codegen_split_count=1"]
+if jax.__version_info__ < (0, 11):
+    _QUICK.append("--xla_cpu_use_fusion_emitters=false")
 _ALLOCATIONS = 100_000  # from one search for reference cycles to the next
 
 
@@ -45,15 +48,15 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_traceback_in_locations_limit", 0)
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
-    if jax.__version_info__ < (0, 11) and _PLAIN_LOOPS not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_PLAIN_LOOPS}".strip()
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    os.environ["XLA_FLAGS"] = " ".join([*flags, *(flag for flag in _QUICK if flag not in flags)])
 
 
 @pytest.fixture
 def optimized() -> Iterator[None]:
     """Programs that XLA optimizes, for what depends on how they round.
 
-    Not quite as users have them: a flag of XLA, such as ``_PLAIN_LOOPS``, stays.
+    Not quite as users have them: flags of XLA, those of ``_QUICK``, stay.
     """
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", False)

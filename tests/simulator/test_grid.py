@@ -88,6 +88,7 @@ def test_points_side_by_side_are_bit_identical_to_one_with_empty_lanes(network):
     np.testing.assert_allclose(ours.loss.values, other["loss"], rtol=1e-4)
 
 
+@pytest.mark.usefixtures("optimized")
 def test_with_tau_every_point_runs_its_own_number_of_steps(problem):
     grid = sf.simulate_grid(
         problem, seeds=0, learning_rates=RATES, weight_decays=(0.01, 0.04), tau=0.3, record_every=20
@@ -100,6 +101,7 @@ def test_with_tau_every_point_runs_its_own_number_of_steps(problem):
         _assert_is(point, sf.simulate(problem, start, rule, steps, record_every=20))
 
 
+@pytest.mark.usefixtures("optimized")
 def test_records_may_be_at_equal_flow_times(problem):
     grid = sf.simulate_grid(
         problem, seeds=0, learning_rates=RATES, weight_decays=0.01, tau=0.3, num_records=6
@@ -222,6 +224,7 @@ def test_a_metric_named_as_an_axis_or_an_array_of_the_grid_is_refused(name):
         )
 
 
+@pytest.mark.usefixtures("optimized")
 def test_further_axes_reach_whoever_takes_them():
     def problem(width):
         return sf.models.matrix_completion(shape=(6, 5), rank=1, width=width)
