@@ -17,6 +17,9 @@ from sharpflow.simulator.program import Hyperparameters, LoopState, Program
 from sharpflow.simulator.rules import find_preconditioned_rule, find_rule
 from sharpflow.theory import Status
 
+# (state, loss, gradient, following params) of a lane -> its columns and memories
+_Record = Callable[[LoopState, Array, Params, Params], tuple[dict[str, Array], tuple]]
+
 
 @chex.dataclass(frozen=True)
 class Rows:
@@ -81,9 +84,11 @@ def run_rows(
     num_rows, num_lanes = rows.gaps.shape
     lanes = jnp.arange(num_lanes)
     side_by_side = _alone if num_lanes == 1 else jax.vmap
-    step: Callable[..., Any] = side_by_side(partial(_one_step, program))
-    columns_of_lane = _column_shapes(program, state)
-    record_lane = partial(_record_if_active, program, columns_of_lane)
+    # compiled functions of their own: traced once, though used twice
+    step: Callable[..., Any] = side_by_side(jax.jit(partial(_one_step, program)))
+    record_moving: _Record = jax.jit(partial(_record, program))
+    recorded = _recorded_shapes(record_moving, state)
+    record_lane = partial(_record_if_active, record_moving, recorded)
     in_turn = partial(_in_turn, record_lane)
     record: Callable[..., Any] = in_turn if program.in_turn else side_by_side(record_lane)
 
@@ -104,7 +109,7 @@ def run_rows(
         found, memories = jax.lax.cond(
             observed,
             lambda: record(gap > 0, before, loss, gradient, state.params),
-            lambda: (_zeros(recorded), before.memories),
+            lambda: (_zeros(recorded, num_lanes), before.memories),
         )
         state = state.replace(memories=memories)
         state = jax.lax.fori_loop(
@@ -114,18 +119,24 @@ def run_rows(
         columns = jax.tree.map(lambda kept, now: kept.at[index].set(now), columns, found)
         return state, columns, snapshots, taken
 
-    recorded = jax.tree.map(
-        lambda one: jax.ShapeDtypeStruct((num_lanes, *one.shape), one.dtype), columns_of_lane
-    )
-    columns = recorded | jax.eval_shape(_running, state) | {"step": state.step}
     carry = (
         state,
-        _zeros(columns, num_rows),
+        _zeros(recorded | _further_shapes(state), num_rows, num_lanes),
         _zeros(state.params, program.num_snapshots) if program.num_snapshots else None,
         jnp.zeros(lanes.shape, jnp.int32),
     )
     state, columns, snapshots, _ = jax.lax.fori_loop(0, rows.count, row, carry)
     return side_by_side(_marked_if_lost)(state), columns, snapshots
+
+
+def column_shapes(program: Program, state: LoopState) -> dict[str, jax.ShapeDtypeStruct]:
+    """One record of one lane, by column.
+
+    Args:
+      program: what is recorded.
+      state: of some lanes, leading axis (lanes,).
+    """
+    return _recorded_shapes(partial(_record, program), state) | _further_shapes(state)
 
 
 def _one_step(
@@ -165,7 +176,7 @@ def _one_step(
 
 
 def _record_if_active(
-    program: Program,
+    record: _Record,
     shapes: dict[str, jax.ShapeDtypeStruct],
     active: Array,
     state: LoopState,
@@ -177,7 +188,7 @@ def _record_if_active(
 
     return jax.lax.cond(
         active,
-        lambda: _record(program, state, loss, gradient, following),
+        lambda: record(state, loss, gradient, following),
         lambda: (_zeros(shapes), state.memories),
     )
 
@@ -254,11 +265,19 @@ def _running(state: LoopState) -> dict[str, Array]:
     }
 
 
-def _column_shapes(program: Program, state: LoopState) -> dict[str, jax.ShapeDtypeStruct]:
-    """What one lane records, without the leading axis of ``state``."""
-    lane = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), state)
+def _recorded_shapes(record: _Record, state: LoopState) -> dict[str, jax.ShapeDtypeStruct]:
+    lane = _one_lane(state)
     loss, gradient, following = lane.loss_total, lane.params, lane.params
-    return jax.eval_shape(partial(_record, program), lane, loss, gradient, following)[0]
+    return jax.eval_shape(record, lane, loss, gradient, following)[0]
+
+
+def _further_shapes(state: LoopState) -> dict[str, jax.ShapeDtypeStruct]:
+    lane = _one_lane(state)
+    return jax.eval_shape(_running, lane) | {"step": lane.step}
+
+
+def _one_lane(state: LoopState) -> LoopState:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), state)
 
 
 def _zeros(shapes: Any, *leading: int) -> Any:

@@ -5,7 +5,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -24,7 +23,7 @@ from sharpflow.simulator.grid.points import (
     batches,
 )
 from sharpflow.simulator.grid.variables import grid_variables
-from sharpflow.simulator.loop import padded_rows, run_rows
+from sharpflow.simulator.loop import column_shapes
 from sharpflow.simulator.program import EffectiveRate, Program
 from sharpflow.simulator.schedule import Schedule, require_count, schedule
 from sharpflow.simulator.store.arrays import Variable
@@ -175,14 +174,10 @@ def _columns(batches: Sequence[Points], running: Sequence[str]) -> dict[str, jax
     found: dict[str, jax.ShapeDtypeStruct] = {}
     for points in batches:
         point = points.batch.points[0]
-        rows = padded_rows(np.ones((1, 1), np.int32), True, False, 1)
-        state, keywords = stacked([points.state(point)]), stacked([points.hyperparameters(point)])
-        run = partial(run_rows, points.batch.program)
-        columns = jax.eval_shape(run, state, keywords, rows)[1]
-        for name, like in columns.items():
+        shapes = column_shapes(points.batch.program, stacked([points.state(point)]))
+        for name, one in sorted(shapes.items()):
             if name == "step" or (name in recorded.RUNNING and name not in running):
                 continue
-            one = jax.ShapeDtypeStruct(like.shape[2:], like.dtype)
             if found.setdefault(name, one).shape != one.shape:
                 raise ValueError(
                     f"{name} has shape {one.shape} at {points.batch.values}, elsewhere "
