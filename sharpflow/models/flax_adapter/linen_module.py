@@ -1,6 +1,7 @@
 """Flax linen modules as pure functions."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,9 @@ from jaxtyping import Array, Float
 
 from sharpflow.models.convolution import conv_general_dilated
 from sharpflow.models.flax_adapter.functional import RANDOM_NUMBERS, as_columns, training_rows
+
+_MOST_MODULES = 64  # whose compiled init is kept
+_Init = Callable[[jax.Array, Array], Any]
 
 
 class LinenModule:
@@ -28,8 +32,7 @@ class LinenModule:
     def __init__(self, module: nn.Module, sample: Array, apply_kwargs: Mapping[str, Any]) -> None:
         self._module, self._sample = module, sample
         self._apply_kwargs = dict(apply_kwargs)
-        # compiled, all but the making of parameters falls away
-        self._init = jax.jit(lambda key, sample: module.init(key, sample, **self._apply_kwargs))
+        self._init = _init(module, self._apply_kwargs)
 
     def init(self, key: jax.Array) -> tuple[dict[str, Array], dict[str, Any]]:
         """Parameters by path, and the other collections, all in the dtype of the sample."""
@@ -75,6 +78,35 @@ class LinenModule:
         except InvalidRngError as error:
             raise ValueError(RANDOM_NUMBERS) from error
         return as_columns(outputs), state
+
+
+def _init(module: nn.Module, apply_kwargs: Mapping[str, Any]) -> _Init:
+    """``module.init`` as compiled code; equal modules share it, where they can be compared."""
+    arguments = tuple(sorted(apply_kwargs.items()))
+    try:
+        return _shared_init(module, arguments)
+    except TypeError:  # an array, or another value without a hash, among its attributes
+        return _compiled_init(module, arguments)
+
+
+def _compiled_init(module: nn.Module, apply_kwargs: tuple[tuple[str, Any], ...]) -> _Init:
+    def init(key: jax.Array, sample: Array) -> Any:
+        return module.init(key, sample, **dict(apply_kwargs))
+
+    # Compiled, all but the making of parameters falls away. It runs once, and would take
+    # seconds to optimize; jax takes such options for a whole program, not for a part of one.
+    within = jax.jit(init)
+    optimizes = not jax.config.read("jax_disable_most_optimizations")
+    quick = jax.jit(init, compiler_options={"xla_backend_optimization_level": int(optimizes)})
+
+    def drawn(key: jax.Array, sample: Array) -> Any:
+        inside = isinstance(jax.random.key_data(key), jax.core.Tracer)
+        return (within if inside else quick)(key, sample)
+
+    return drawn
+
+
+_shared_init = lru_cache(maxsize=_MOST_MODULES)(_compiled_init)
 
 
 def _by_our_convolution(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:

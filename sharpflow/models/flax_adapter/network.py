@@ -122,7 +122,7 @@ class Network:
             found = self._apply(params, self._sharding.constrain(inputs), num_training)
             return found if num_training is None else found[: len(rows)]
 
-        return outputs
+        return jax.jit(outputs)  # traced once, however many derivatives are taken of it
 
     def _outputs_of(self, rows: MicroBatches, training: MicroBatches) -> Outputs:
         def outputs(params: Params) -> Array:
