@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MOST_PANELS = 6
 
+_RATE, _DECAY = r"learning rate $\eta$", r"weight decay $\lambda$"
 _TICK = 8.5  # size of the labels in points, and of many labels
 _SMALL_TICK = 7.0
 
@@ -65,15 +66,25 @@ def panel_figure(parts: "list[tuple[str, xarray.Dataset]]") -> "tuple[Figure, li
 def frame_panels(axes: "list[Axes]", parts: "list[tuple[str, xarray.Dataset]]") -> None:
     """``frame`` for the panels of a figure; what they share is written at its border."""
     columns = _panel_columns(parts)
-    for place, (ax, (_, part)) in enumerate(zip(axes, parts, strict=True)):
-        frame(ax, part)
-        if place + columns < len(axes):
-            ax.set_xlabel("")
+    below = [place + columns >= len(axes) for place in range(len(axes))]
+    left = [place % columns == 0 for place in range(len(axes))]
+    for ax, (_, part), at_bottom, at_left in zip(axes, parts, below, left, strict=True):
+        _clear(ax, part)
+        if at_bottom:
+            ax.set_xlabel(_RATE)
+        else:
             ax.set_xticks([])
-        if place % columns:
-            ax.set_ylabel("")
+        if at_left:
+            ax.set_ylabel(_DECAY)
+        else:
             ax.set_yticks([])
-    for ax in axes:
+    lay_out(axes[0])
+    for ax, (_, part), at_bottom, at_left in zip(axes, parts, below, left, strict=True):
+        width, height = cell_size(ax, part)
+        if at_bottom:
+            _name_columns(ax, part, width)
+        if at_left:
+            _name_rows(ax, part, height)
         style.keep_tick_fonts(ax)
 
 
@@ -84,15 +95,24 @@ def _panel_columns(parts: "list[tuple[str, xarray.Dataset]]") -> int:
 
 def frame(ax: "Axes", dataset: "xarray.Dataset") -> None:
     """Name the cells of axes in which each is a unit square, the first at the lower left."""
+    _clear(ax, dataset)
+    ax.set_xlabel(_RATE)
+    ax.set_ylabel(_DECAY)
+    lay_out(ax)
+    width, height = cell_size(ax, dataset)
+    _name_columns(ax, dataset, width)
+    _name_rows(ax, dataset, height)
+
+
+def _clear(ax: "Axes", dataset: "xarray.Dataset") -> None:
     for spine in ax.spines.values():
         spine.set_visible(False)
     ax.tick_params(length=0.0, pad=2.5)
     ax.set_xlim(0.0, dataset.sizes["learning_rate"])
     ax.set_ylim(0.0, dataset.sizes["weight_decay"])
-    ax.set_xlabel(r"learning rate $\eta$")
-    ax.set_ylabel(r"weight decay $\lambda$")
-    width, height = cell_size(ax, dataset)
 
+
+def _name_columns(ax: "Axes", dataset: "xarray.Dataset", width: float) -> None:
     labels = category_labels(dataset["learning_rate"].values)
     turned = max(text_width(label, _TICK) for label in labels) > width - 3.0
     size = _SMALL_TICK if turned and width < _TICK + 3.0 else _TICK
@@ -100,6 +120,8 @@ def frame(ax: "Axes", dataset: "xarray.Dataset") -> None:
     places = np.arange(0, len(labels), step)
     ax.set_xticks(places + 0.5, labels[::step], rotation=90.0 * turned, fontsize=size)
 
+
+def _name_rows(ax: "Axes", dataset: "xarray.Dataset", height: float) -> None:
     labels = category_labels(dataset["weight_decay"].values)
     size = _TICK if height > _TICK + 3.0 else _SMALL_TICK
     step = math.ceil((size + 1.0) / height)
@@ -107,12 +129,15 @@ def frame(ax: "Axes", dataset: "xarray.Dataset") -> None:
     ax.set_yticks(places + 0.5, labels[::step], fontsize=size)
 
 
+def lay_out(ax: "Axes") -> None:
+    """Make room in the figure for all that is written so far; as slow as drawing it."""
+    figure_of(ax).draw_without_rendering()
+
+
 def cell_size(ax: "Axes", dataset: "xarray.Dataset") -> tuple[float, float]:
-    """Width and height of a cell in points, about: the layout is made when all is drawn."""
-    figure = figure_of(ax)
-    figure.draw_without_rendering()
+    """Width and height of a cell in points, as the figure was laid out last."""
     box = ax.get_position()
-    width, height = 72.0 * figure.get_size_inches() * (box.width, box.height)
+    width, height = 72.0 * figure_of(ax).get_size_inches() * (box.width, box.height)
     return width / dataset.sizes["learning_rate"], height / dataset.sizes["weight_decay"]
 
 

@@ -65,6 +65,7 @@ def heat_map(dataset: "xarray.Dataset", name: str, ax: "Axes | None" = None) -> 
         else:
             ax.set_title(_title(grid), fontsize=_TITLE["fontsize"], loc="left")
         cells.frame(ax, grid)
+        cells.lay_out(ax)
         _write_numbers(ax, grid, name, mesh)
     return ax
 
@@ -95,6 +96,7 @@ def heat_maps(dataset: "xarray.Dataset", name: str) -> "Figure":
         title = _title(dataset, cells.omitted(len(shown), len(parts)))
         figure.suptitle(title, **_TITLE)
         cells.frame_panels(axes, shown)
+        cells.lay_out(axes[0])
         for ax, (_, part), mesh in zip(axes, shown, meshes, strict=True):
             _write_numbers(ax, part, name, mesh)
     return figure
