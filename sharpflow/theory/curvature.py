@@ -98,21 +98,47 @@ def top_eigenpairs(
 
     Source: docs/theory.md, section 8.
     """
-    flat, unravel = ravel_pytree(params)
-    dimension = flat.shape[0]
+    leaves = jax.tree.leaves(params)
+    dimension = sum(jnp.size(leaf) for leaf in leaves)
     if not 1 <= k <= dimension:
         raise ValueError(f"k must be between 1 and the dimension {dimension}, got {k}")
     if method not in ("auto", "dense", "lanczos"):
         raise ValueError(f"method must be 'auto', 'dense' or 'lanczos', got {method!r}")
     if stop not in ("residual", "estimate"):
         raise ValueError(f"stop must be 'residual' or 'estimate', got {stop!r}")
-    tolerance = resolve_tolerance(tolerance, flat.dtype)
+    # compiled once for a problem where it is called from outside of compiled code
+    inside = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+    return (_eigenpairs if inside else _compiled_eigenpairs)(
+        problem,
+        params,
+        start,
+        k=k,
+        tolerance=resolve_tolerance(tolerance, jnp.result_type(*leaves)),
+        stop=stop,
+        dense=method == "dense" or (method == "auto" and dimension <= _DENSE_DIMENSION),
+        basis_size=basis_size,
+    )
+
+
+def _eigenpairs(
+    problem: Problem,
+    params: Params,
+    start: Params | None,
+    *,
+    k: int,
+    tolerance: float,
+    stop: Stop,
+    dense: bool,
+    basis_size: int | None,
+) -> Eigenpairs:
+    flat, unravel = ravel_pytree(params)
+    dimension = flat.shape[0]
     product = hessian_vector_product(problem, params)
 
     def matvec(vector: Array) -> Array:
         return ravel_pytree(product(unravel(vector)))[0]
 
-    if method == "dense" or (method == "auto" and dimension <= _DENSE_DIMENSION):
+    if dense:
         found = _dense_ritz_pairs(matvec, flat, k, tolerance)
     else:
         block = (
@@ -130,6 +156,12 @@ def top_eigenpairs(
         num_products=found.num_products,
         status=ritz_status(found, dimension),
     )
+
+
+_compiled_eigenpairs = jax.jit(
+    _eigenpairs,
+    static_argnames=("problem", "k", "tolerance", "stop", "dense", "basis_size"),
+)
 
 
 def spherical_sharpness(

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,35 +48,41 @@ def residual_form(
     of_outputs = getattr(problem.criterion, "residual", None)
     if of_outputs is not None:
         return lambda flat: of_outputs(outputs(unravel(flat)))
-    shape = jax.eval_shape(outputs, like)
+    produced = jax.eval_shape(outputs, like)
     with jax.ensure_compile_time_eval():
-        best, root = _criterion_minimum(problem.criterion, shape)
+        best, root = _criterion_minimum(problem.criterion, produced.shape, produced.dtype)
 
     return lambda flat: root @ (outputs(unravel(flat)).ravel() - best)
 
 
+@lru_cache(maxsize=16)
 def _criterion_minimum(
-    criterion: Callable[[Array], Array], shape: jax.ShapeDtypeStruct
-) -> tuple[Array, Array]:
+    criterion: Callable[[Array], Array], shape: tuple[int, ...], dtype: Any
+) -> tuple[Float[Array, " q"], Float[Array, "q q"]]:
     """The minimiser of a convex criterion and the root of its Hessian there."""
+    precision = float(jnp.finfo(dtype).eps)
 
+    @jax.jit
     def value(flat: Array) -> Array:
-        return criterion(flat.reshape(shape.shape))
+        return criterion(flat.reshape(shape))
 
-    gradient, hessian = jax.grad(value), jax.hessian(value)
-    point = jnp.zeros((math.prod(shape.shape),), shape.dtype)
-    tolerance = float(jnp.finfo(shape.dtype).eps) ** 0.75
-    nearby = float(jnp.finfo(shape.dtype).eps) ** (1 / 3)
-    scale = max(float(jnp.linalg.norm(gradient(point))), 1.0)
-    for _ in range(_NEWTON_STEPS):
-        slope = gradient(point)
-        values, vectors = jnp.linalg.eigh(hessian(point))
-        kept = values > values[-1] * values.size * jnp.finfo(shape.dtype).eps
+    @jax.jit
+    def newton(point: Array) -> tuple[Array, Array, Array, Array]:
+        slope = jax.grad(value)(point)
+        values, vectors = jnp.linalg.eigh(jax.hessian(value)(point))
+        kept = values > values[-1] * values.size * precision
         move = vectors @ (jnp.where(kept, 1.0 / values, 0.0) * (vectors.T @ slope))
         # where a criterion flattens out towards infinity the slope vanishes, the moves do not
-        resting = jnp.linalg.norm(move) <= nearby * (1.0 + jnp.linalg.norm(point))
-        if float(jnp.linalg.norm(slope)) <= tolerance * scale and bool(resting):
-            root = (vectors * jnp.sqrt(jnp.where(kept, values, 0.0))[None]) @ vectors.T
+        resting = jnp.linalg.norm(move) <= precision ** (1 / 3) * (1.0 + jnp.linalg.norm(point))
+        root = (vectors * jnp.sqrt(jnp.where(kept, values, 0.0))[None]) @ vectors.T
+        return jnp.linalg.norm(slope), move, resting, root
+
+    point, scale = jnp.zeros((math.prod(shape),), dtype), 1.0
+    for step in range(_NEWTON_STEPS):
+        slope, move, resting, root = newton(point)
+        if step == 0:
+            scale = max(float(slope), 1.0)
+        if float(slope) <= precision**0.75 * scale and bool(resting):
             return point, root
         length, before = 1.0, float(value(point))
         while length > 1e-6 and not float(value(point - length * move)) <= before:

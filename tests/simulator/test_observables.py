@@ -1,5 +1,7 @@
 """Recorded curvature against dense Hessians."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,21 +39,29 @@ def run(problem):
     )
 
 
-def _eigenvalues(problem, params):
+@partial(jax.jit, static_argnames="problem")
+def _hessian(problem, params):
     flat, unravel = ravel_pytree(params)
-    hessian = jax.hessian(lambda w: problem.loss_value(unravel(w)))(flat)
-    return np.linalg.eigvalsh(np.asarray(hessian))[::-1]
+    return jax.hessian(lambda w: problem.loss_value(unravel(w)))(flat)
+
+
+def _eigenvalues(problem, params):
+    return np.linalg.eigvalsh(np.asarray(_hessian(problem, params)))[::-1]
+
+
+def _norm_squared(params):
+    return sum(float(np.sum(leaf**2)) for leaf in jax.tree.leaves(params))
 
 
 def _row(run, index):
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), run.params)
+    return jax.tree.map(lambda leaf: leaf[index], run.params)
 
 
 @pytest.mark.parametrize("index", [0, 7, 29])
 def test_sharpness_at_the_iterate_is_the_dense_eigenvalue(problem, run, index):
     params = _row(run, index)
     expected = _eigenvalues(problem, params)[:2]
-    norm_squared = float(jnp.sum(ravel_pytree(params)[0] ** 2))
+    norm_squared = _norm_squared(params)
     np.testing.assert_allclose(run["hessian_sharpness"][index], expected, rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(
         run["sharpness_iterate"][index], expected * norm_squared, rtol=1e-8, atol=1e-9
@@ -68,7 +78,7 @@ def test_sharpness_at_the_midpoint_is_that_of_three_iterates(problem, run):
     before, now, after = (_row(run, index) for index in (9, 10, 11))
     middle = jax.tree.map(lambda a, b, c: (a + 2 * b + c) / 4, before, now, after)
     expected = _eigenvalues(problem, middle)[0]
-    expected *= float(jnp.sum(ravel_pytree(middle)[0] ** 2))
+    expected *= _norm_squared(middle)
     np.testing.assert_allclose(run["sharpness_midpoint"][10, 0], expected, rtol=1e-7)
 
 
@@ -136,7 +146,7 @@ def test_tracked_sharpness_is_that_of_the_recorded_params(wide):
     )
     for index in (1, 15, 29):
         dense = _eigenvalues(problem, _row(found, index))[:3]
-        norm_squared = float(jnp.sum(ravel_pytree(_row(found, index))[0] ** 2))
+        norm_squared = _norm_squared(_row(found, index))
         np.testing.assert_allclose(
             found["sharpness_iterate"][index],
             dense * norm_squared,

@@ -189,7 +189,7 @@ def _of_params(
     """Scores of outputs as metrics of params, named after what they are taken on."""
 
     def metric(score: Callable[[jax.Array], jax.Array]) -> Callable[[Params], jax.Array]:
-        return lambda params: score(outputs(params))
+        return jax.jit(lambda params: score(outputs(params)))
 
     return {f"{prefix}_{name}": metric(score) for name, score in scores.items()}
 

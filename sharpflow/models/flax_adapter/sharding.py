@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -29,7 +28,7 @@ class ExampleSharding:
     def place(self, rows: np.ndarray, axis: int = 0) -> jax.Array:
         """An array on the devices, its ``axis`` spread; the axis must divide evenly."""
         if self.mesh is None:
-            return jnp.asarray(rows)
+            return jax.device_put(rows)
         spec = PartitionSpec(*(None,) * axis, AXIS)
         return jax.device_put(rows, NamedSharding(self.mesh, spec))
 
