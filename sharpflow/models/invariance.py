@@ -50,15 +50,15 @@ def check_scale_invariance(
     if not 1.0 < max_scale < np.inf:
         raise ValueError(f"max_scale must be finite and above 1, got {max_scale}")
     params = validate_params(problem, params)
-    flat, _ = ravel_pytree(params)
+    paths, leaves = parameter_paths(params), jax.tree.leaves(params)
+    flat = np.concatenate([np.ravel(leaf) for leaf in leaves])
     if tolerance is None:
         tolerance = float(np.sqrt(jnp.finfo(flat.dtype).eps))
     random = np.random.default_rng(seed)
     directions = random.normal(size=(num_scales, flat.size))
-    directions *= float(jnp.linalg.norm(flat)) / np.linalg.norm(directions, axis=1, keepdims=True)
-    points = np.asarray(flat)[None] + directions.astype(flat.dtype)
+    directions *= np.linalg.norm(flat) / np.linalg.norm(directions, axis=1, keepdims=True)
+    points = flat[None] + directions.astype(flat.dtype)
     scales = (max_scale ** random.uniform(-1.0, 1.0, num_scales)).astype(flat.dtype)
-    paths, leaves = parameter_paths(params), jax.tree.leaves(params)
     leaf_of = np.repeat(np.arange(len(paths)), [leaf.size for leaf in leaves])
 
     def largest_change(scaled: np.ndarray) -> float:

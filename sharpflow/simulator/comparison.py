@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from sharpflow.models import Params, Problem
 from sharpflow.simulator.crossing import entry_step
@@ -146,7 +145,9 @@ def _matched(trajectory: Trajectory, flow: FlowSolution) -> tuple[np.ndarray, np
 
 
 def _flat(params: Params) -> np.ndarray:
-    return np.asarray(jax.vmap(lambda tree: ravel_pytree(tree)[0])(params))
+    """A pytree with a leading axis as rows."""
+    rows = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+    return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in rows], axis=1)
 
 
 def _entry_step(trajectory: Trajectory, steps: np.ndarray, projection: Projection) -> float:

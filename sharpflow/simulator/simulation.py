@@ -98,7 +98,7 @@ def simulate(
         rate=effective_learning_rate,
         num_snapshots=0 if snapshot_every is None else -(-rows_per_chunk // snapshot_every),
     )
-    lane = jax.tree.map(lambda leaf: leaf[None], state)
+    lane = _as_lane(state)
     pieces, snapshots = [], []
     with progress_bar(num_steps, progress) as advance:
         for first in range(0, len(gaps), rows_per_chunk):
@@ -113,7 +113,7 @@ def simulate(
             advance(int(part.sum()))
             if int(lane.status[0]) != Status.SUCCESS:
                 break
-    state = jax.tree.map(lambda leaf: leaf[0], lane)
+    state = _of_lane(lane)
     seconds = time.perf_counter() - began
 
     flat = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
@@ -161,6 +161,17 @@ def _rows_per_chunk(num_rows: int) -> int:
     return 1 << (max(num_rows // _CHUNKS, min(num_rows, 16)) - 1).bit_length()
 
 
+@jax.jit
+def _as_lane(state: LoopState) -> LoopState:
+    """A copy with an axis for lanes, which the loop may overwrite."""
+    return jax.tree.map(lambda leaf: leaf[None], state)
+
+
+@jax.jit
+def _of_lane(lane: LoopState) -> LoopState:
+    return jax.tree.map(lambda leaf: leaf[0], lane)
+
+
 def _starting_state(
     problem: Problem,
     params: "Params | Trajectory",
@@ -169,7 +180,7 @@ def _starting_state(
     keep_previous: bool,
 ) -> LoopState:
     if not isinstance(params, Trajectory):
-        params = jax.tree.map(jnp.copy, validate_params(problem, params))
+        params = validate_params(problem, params)
         return initial_state(
             params, optimizer.init(params), observables, keep_previous=keep_previous
         )

@@ -144,7 +144,7 @@ def sharpness_flow(
         check_scale_invariance(problem, theta0)
     require_on_manifold(problem, theta0, on_sphere=on_sphere)
 
-    flat, unravel = ravel_pytree(theta0)
+    flat, _ = ravel_pytree(theta0)
     residual = residual_form(problem, theta0)
     num_residuals = jax.eval_shape(residual, flat).shape[0]
     method = resolve_method(method, num_residuals, flat.shape[0])
@@ -172,11 +172,11 @@ def sharpness_flow(
         resumed = point.replace(status=jnp.zeros_like(point.status))
         point, later = run(resumed, edge_dimension=dimension)
         rows = _completed(rows, later)
-    rows = jax.tree.map(lambda leaf: leaf[: len(times)], rows)
+    theta, threshold, rows = _asked(theta0, rows, num_times=len(times))
     solution = FlowSolution(
         tau=jnp.asarray(times, flat.dtype),
-        theta=jax.vmap(unravel)(rows.theta),
-        threshold=jnp.exp(rows.log_threshold),
+        theta=theta,
+        threshold=threshold,
         eigenvalues=rows.eigenvalues,
         edge_covariance=rows.covariance,
         status=point.status,
@@ -239,6 +239,14 @@ def _completed(rows: Rows, later: Rows) -> Rows:
         return jnp.where(known.reshape((-1,) + (1,) * (first.ndim - 1)), first, second)
 
     return jax.tree.map(chosen, rows, later)
+
+
+@partial(jax.jit, static_argnames=("num_times",))
+def _asked(theta0: Params, rows: Rows, *, num_times: int) -> tuple[Params, Array, Rows]:
+    """The rows without those that pad the times; their points as ``theta0``, and λ*."""
+    rows = jax.tree.map(lambda leaf: leaf[:num_times], rows)
+    _, unravel = ravel_pytree(theta0)
+    return jax.vmap(unravel)(rows.theta), jnp.exp(rows.log_threshold), rows
 
 
 def _raise(status: Status, solution: FlowSolution, max_edge: int, max_steps: int) -> None:
