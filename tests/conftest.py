@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,8 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import sharpflow as sf
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -1,7 +1,6 @@
 """Starts, watches and kills processes that run a scenario."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -10,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from environments import cpu_devices
 
 _LAUNCH = Path(__file__).with_name("launch.py")
 _PATIENCE = 120.0  # seconds; much more than anything here takes on a busy machine
@@ -20,8 +21,6 @@ def launched(
     scenario: str, out: Path, *, devices: int = 1, **options: Any
 ) -> Iterator[subprocess.Popen]:
     """A process that runs a scenario; it is killed at the end if it still runs."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    flags = f"{flags} --xla_force_host_platform_device_count={devices}".strip()
     arguments = json.dumps({"scenario": scenario, "out": str(out), **options})
     root = _LAUNCH.parents[2]
     process = subprocess.Popen(
@@ -30,7 +29,7 @@ def launched(
         stderr=subprocess.PIPE,
         text=True,
         cwd=root,
-        env=os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        env=cpu_devices(devices) | {"PYTHONPATH": str(root)},
     )
     try:
         yield process

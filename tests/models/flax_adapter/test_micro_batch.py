@@ -1,7 +1,6 @@
 """Micro-batches and devices leave the loss of the full batch as it is, and save memory."""
 
 import json
-import os
 import subprocess
 import sys
 from functools import partial
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from environments import cpu_devices
 
 from sharpflow.models import from_flax, mlp
 from sharpflow.models.flax_adapter.batch_norm import Moments
@@ -286,7 +286,7 @@ SPREAD = """
 import json, re, sys
 import jax, numpy as np
 jax.config.update("jax_enable_x64", True)
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:]
 import test_micro_batch as tests
 found = {}
 for name, options in {"one": {}, "spread": {"devices": jax.devices()},
@@ -308,11 +308,10 @@ print(json.dumps(found))
 
 def test_examples_on_eight_devices_are_split_and_change_no_loss_derivative_or_metric():
     """Rows of the arrays with eight columns, the width of the hidden layer, tell the split."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    flags = f"{flags} --xla_force_host_platform_device_count=8".strip()
+    here = Path(__file__).parent
     run = subprocess.run(
-        [sys.executable, "-c", SPREAD, str(Path(__file__).parent)],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        [sys.executable, "-c", SPREAD, str(here), str(here.parents[1])],
+        env=cpu_devices(8),
         capture_output=True,
         text=True,
     )

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from environments import cpu_devices
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
@@ -468,11 +468,9 @@ print(json.dumps(found))
 
 def test_examples_on_two_devices_change_no_loss_gradient_or_metric():
     """Eleven rows on two devices: one of padding, which batch norm does not see."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    flags = f"{flags} --xla_force_host_platform_device_count=2".strip()
     run = subprocess.run(
         [sys.executable, "-c", SPREAD],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        env=cpu_devices(2),
         capture_output=True,
         text=True,
     )
