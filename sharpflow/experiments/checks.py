@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sharpflow.simulator.rates import PowerLaw
+from sharpflow.experiments.power_law import PowerLaw
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sharpflow.simulator.grid.variables import PENDING
 from sharpflow.theory.status import Status
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ SHARPNESSES = (
     "hessian_sharpness",
     "preconditioned_sharpness",
 )
-
-_PENDING = -1
 
 
 class Outcome(enum.IntEnum):
@@ -192,13 +191,13 @@ def loss_name(dataset: "xarray.Dataset") -> str | None:
 
 def is_pending(dataset: "xarray.Dataset") -> "xarray.DataArray":
     """Which points are not finished, dims (seed, learning_rate, weight_decay, ...)."""
-    return _status(dataset) == _PENDING
+    return _status(dataset) == PENDING
 
 
 def is_diverged(dataset: "xarray.Dataset") -> "xarray.DataArray":
     """Which points ended before their last step, dims (seed, learning_rate, weight_decay, ...)."""
     status = _status(dataset)
-    return (status != _PENDING) & (status != int(Status.SUCCESS))
+    return (status != PENDING) & (status != int(Status.SUCCESS))
 
 
 def extra_axes(dataset: "xarray.Dataset") -> tuple[str, ...]:

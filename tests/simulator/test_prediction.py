@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import sharpflow as sf
-from sharpflow.simulator.rates import fit_power_law
+from sharpflow.experiments.power_law import fit_power_law
 
 
 def _at_edge(problem, theta, rule, num_outputs, spacing, rate, start):

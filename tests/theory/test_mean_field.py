@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import sharpflow as sf
-from sharpflow.simulator.rates import fit_power_law
+from sharpflow.experiments.power_law import fit_power_law
 from sharpflow.theory import fisher_prediction, fisher_spectrum, order_parameters
 from sharpflow.theory.mean_field import _pair_expectation, _relu_slope, _relu_value
 

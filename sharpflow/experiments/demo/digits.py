@@ -8,8 +8,8 @@ import numpy as np
 
 import sharpflow as sf
 from sharpflow.experiments.checks import Check, exponent_check
+from sharpflow.experiments.power_law import PowerLaw, fit_power_law
 from sharpflow.experiments.starts import trained_to_manifold
-from sharpflow.simulator.rates import PowerLaw, fit_power_law
 
 if TYPE_CHECKING:
     import xarray

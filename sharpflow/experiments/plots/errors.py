@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sharpflow.experiments.plots import style
-from sharpflow.simulator.rates import PowerLaw
+from sharpflow.experiments.power_law import PowerLaw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,10 +8,10 @@ import numpy as np
 
 from sharpflow.experiments.checks import Check, exponent_check
 from sharpflow.experiments.plots.fisher import fisher_panels
+from sharpflow.experiments.power_law import fit_power_law
 from sharpflow.experiments.validate.findings import Findings
 from sharpflow.models.networks import RandomNetwork
 from sharpflow.simulator.progress import progress_bar
-from sharpflow.simulator.rates import fit_power_law
 from sharpflow.theory.fisher import FisherSpectrum, fisher_spectrum
 from sharpflow.theory.mean_field import fisher_prediction
 from sharpflow.theory.status import Status

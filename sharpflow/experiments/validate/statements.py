@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sharpflow.experiments.checks import Check, exponent_check
-from sharpflow.simulator.rates import PowerLaw, fit_power_law
+from sharpflow.experiments.power_law import PowerLaw, fit_power_law
 
 if TYPE_CHECKING:
     import xarray

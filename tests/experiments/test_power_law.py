@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sharpflow.simulator.rates import fit_power_law
+from sharpflow.experiments.power_law import fit_power_law
 
 
 def test_an_exact_power_law_is_recovered():
