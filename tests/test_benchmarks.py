@@ -25,7 +25,9 @@ def test_the_table_in_readme_is_made_from_the_results_that_it_names(tmp_path):
 
 def test_a_goal_that_is_missed_is_called_so(tmp_path):
     run = json.loads(_results().read_text())
-    check = next(check for check in run["checks"] if check["statement"].endswith(RATIOS[0]))
+    check = next(
+        check for check in run["checks"] if check["statement"].endswith(next(iter(RATIOS)))
+    )
     check |= {"measured": 7.0, "high": 2.0, "holds": False}
     page = tmp_path / "results.json"
     page.write_text(json.dumps(run))
@@ -35,7 +37,8 @@ def test_a_goal_that_is_missed_is_called_so(tmp_path):
 @pytest.mark.parametrize("ratio", RATIOS)
 def test_a_run_that_left_a_benchmark_out_makes_no_table(ratio, tmp_path):
     run = json.loads(_results().read_text())
-    run["checks"] = [check for check in run["checks"] if not check["statement"].endswith(ratio)]
+    found = [check for check in run["checks"] if check["statement"].endswith(ratio)]
+    run["checks"].remove(found[-1])
     path = tmp_path / "results.json"
     path.write_text(json.dumps(run))
     with pytest.raises(ValueError, match=re.escape(ratio)):
