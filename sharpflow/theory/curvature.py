@@ -1,5 +1,6 @@
 """Eigenvalues of the Hessian of the loss, from Hessian–vector products."""
 
+import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
@@ -106,20 +107,19 @@ def top_eigenpairs(
         raise ValueError(f"method must be 'auto', 'dense' or 'lanczos', got {method!r}")
     if stop not in ("residual", "estimate"):
         raise ValueError(f"stop must be 'residual' or 'estimate', got {stop!r}")
-    # compiled once for a problem where it is called from outside of compiled code
-    inside = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
-    return (_eigenpairs if inside else _compiled_eigenpairs)(
+    return _eigenpairs(
         problem,
         params,
         start,
-        k=k,
+        k=operator.index(k),
         tolerance=resolve_tolerance(tolerance, jnp.result_type(*leaves)),
         stop=stop,
         dense=method == "dense" or (method == "auto" and dimension <= _DENSE_DIMENSION),
-        basis_size=basis_size,
+        basis_size=None if basis_size is None else operator.index(basis_size),
     )
 
 
+@partial(jax.jit, static_argnames=("problem", "k", "tolerance", "stop", "dense", "basis_size"))
 def _eigenpairs(
     problem: Problem,
     params: Params,
@@ -156,12 +156,6 @@ def _eigenpairs(
         num_products=found.num_products,
         status=ritz_status(found, dimension),
     )
-
-
-_compiled_eigenpairs = jax.jit(
-    _eigenpairs,
-    static_argnames=("problem", "k", "tolerance", "stop", "dense", "basis_size"),
-)
 
 
 def spherical_sharpness(

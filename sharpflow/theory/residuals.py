@@ -50,16 +50,21 @@ def residual_form(
         return lambda flat: of_outputs(outputs(unravel(flat)))
     produced = jax.eval_shape(outputs, like)
     with jax.ensure_compile_time_eval():
-        best, root = _criterion_minimum(problem.criterion, produced.shape, produced.dtype)
+        best, root = _criterion_minimum(problem, produced.shape, produced.dtype)
 
     return lambda flat: root @ (outputs(unravel(flat)).ravel() - best)
 
 
 @lru_cache(maxsize=16)
 def _criterion_minimum(
-    criterion: Callable[[Array], Array], shape: tuple[int, ...], dtype: Any
+    problem: Problem, shape: tuple[int, ...], dtype: Any
 ) -> tuple[Float[Array, " q"], Float[Array, "q q"]]:
-    """The minimiser of a convex criterion and the root of its Hessian there."""
+    """The minimiser of a problem's convex criterion and the root of its Hessian there.
+
+    Kept by the problem: a criterion need not have a hash.
+    """
+    criterion = problem.criterion
+    assert criterion is not None
     precision = float(jnp.finfo(dtype).eps)
 
     @jax.jit

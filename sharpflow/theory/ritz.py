@@ -85,4 +85,4 @@ def resolve_tolerance(tolerance: float | None, dtype: jnp.dtype) -> float:
             f"tolerance must be at least {precision:.1e}, the precision of {dtype}, "
             f"got {tolerance!r}"
         )
-    return tolerance
+    return float(tolerance)

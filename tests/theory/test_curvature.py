@@ -79,6 +79,20 @@ def test_top_eigenpairs_match_the_dense_hessian(method: str, dtype: type) -> Non
 
 
 @_methods
+def test_numbers_may_be_arrays(method: str) -> None:
+    problem = _problem(np.float64)
+    params = problem.init(jax.random.key(1))
+    k, tolerance, basis_size = jnp.int32(2), jnp.float64(1e-3), np.int64(12)
+    found = sf.theory.top_eigenpairs(
+        problem, params, k, method=method, tolerance=tolerance, basis_size=basis_size
+    )
+    expected = sf.theory.top_eigenpairs(
+        problem, params, 2, method=method, tolerance=1e-3, basis_size=12
+    )
+    np.testing.assert_array_equal(found.values, expected.values)
+
+
+@_methods
 def test_reported_residuals_are_those_of_the_dense_hessian(method: str) -> None:
     problem = _problem(np.float64)
     params = problem.init(jax.random.key(1))

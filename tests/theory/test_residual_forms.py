@@ -1,5 +1,6 @@
 """Outputs with a criterion define the same Γ, curvature and flow as a residual form."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -92,6 +93,27 @@ def test_smoothed_cross_entropy_has_the_residual_form_of_its_closed_form() -> No
     for sample, block in enumerate(blocks):
         hessian[3 * sample : 3 * sample + 3, 3 * sample : 3 * sample + 3] = block
     np.testing.assert_allclose(jacobian.T @ jacobian, hessian, atol=1e-9)
+
+
+@dataclasses.dataclass
+class _Cosh:
+    """Has no hash, as every dataclass that may be compared and changed."""
+
+    centre: jax.Array
+
+    def __call__(self, outputs: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.cosh(outputs - self.centre) - 1.0)
+
+
+def test_a_criterion_needs_no_hash() -> None:
+    centre, w = jnp.arange(3.0), jnp.asarray([0.5, -0.2, 2.0])
+    criterion = _Cosh(centre)
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(criterion)
+    problem = sf.Problem(
+        init=lambda key: jax.random.normal(key, (3,)), outputs=lambda z: z, criterion=criterion
+    )
+    np.testing.assert_allclose(residual_form(problem, w)(w), w - centre, atol=1e-12)
 
 
 @pytest.mark.parametrize("use", ["retract", "tangent_projection", "sharpness_flow"])
