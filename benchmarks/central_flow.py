@@ -10,11 +10,11 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import sharpflow as sf
-from benchmarks.paths import flattened
 from sharpflow.experiments.checks import Check, print_table, write_json
 from sharpflow.experiments.plots.central import MeanPath, above_edge_panel, central_panel
 from sharpflow.experiments.plots.style import save
 from sharpflow.experiments.starts import trained_to_manifold
+from sharpflow.models.problem import parameter_rows
 
 RATES = (1e-3, 1e-4)
 TAU = np.linspace(0.0, 3.0, 31)
@@ -95,7 +95,7 @@ def _from_initialisation(problem: sf.Problem, rate: float, folder: Path) -> list
 
     flow, first = integrate(1e-3)
     flow, seconds = integrate(1e-3)
-    path, fine = flattened(flow.params), flattened(integrate(2e-4)[0].params)
+    path, fine = parameter_rows(flow.params), parameter_rows(integrate(2e-4)[0].params)
     error, own_error = _relative(_unit(means), _unit(path)), _relative(_unit(path), _unit(fine))
     metric = jax.jit(jax.vmap(lambda w: problem.metrics["test_error"](unravel(w))))
     predicted, found = (np.asarray(metric(jnp.asarray(points))) for points in (path, means))
@@ -147,15 +147,15 @@ def _trained(problem: sf.Problem) -> sf.models.Params:
 def _near_minimizers(problem: sf.Problem) -> list[Check]:
     theta0, tau = _trained(problem), np.linspace(0.0, 1.5, 6)
     reduction = sf.sharpness_flow(problem, theta0, tau, rtol=2e-4)
-    expected = flattened(reduction.theta)
+    expected = parameter_rows(reduction.theta)
     checks, errors = [], []
     for rate in (1e-3, 1e-4, 1e-5):
         part = f"from the edge over Γ to τ = 1.5, ηλ = {rate:g}, against sharpness_flow"
         start = sf.theory.start_at_edge(problem, theta0, 1.0, rate, perturbation=0.0)
         flow = sf.central_flow(problem, start, 1.0, rate, tau, rtol=2e-4)
-        above = _relative(_unit(flattened(flow.params)), expected)
+        above = _relative(_unit(parameter_rows(flow.params)), expected)
         onto = jax.vmap(lambda w: sf.theory.retract_with_status(problem, w)[0])(flow.params)
-        error = _relative(flattened(onto), expected)
+        error = _relative(parameter_rows(onto), expected)
         threshold = 2.0 * (1.0 - rate) * np.asarray(flow.norm_squared)
         apart = np.abs(threshold / np.asarray(reduction.threshold) - 1.0).max()
         predicted = np.asarray(sf.theory.predicted_loss(reduction, rate))[1:]
@@ -189,7 +189,7 @@ def _above_the_edge(problem: sf.Problem, folder: Path) -> list[Check]:
     )
     steps = np.unique(np.concatenate([np.arange(0, 40), np.arange(40, count + 1, 4)]))
     flow = sf.central_flow(problem, unravel(start), 1.0, rate, rate * steps)
-    iterates, predicted = np.asarray(path)[steps], flattened(flow.params)
+    iterates, predicted = np.asarray(path)[steps], parameter_rows(flow.params)
     top = jax.jit(lambda w: sf.theory.top_eigenpairs(problem, unravel(w), 1, tolerance=1e-5).values)
     measured = MeanPath(
         tau=rate * steps,

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 
 import sharpflow as sf
-from benchmarks.paths import flattened
 from sharpflow.experiments.checks import Check
 from sharpflow.experiments.demo.digits import LEARNING_RATE
 from sharpflow.experiments.starts import trained_to_manifold
+from sharpflow.models.problem import parameter_rows
 
 RATE = 1e-6
 TAU = np.linspace(0.0, 2.0, 5)
@@ -86,6 +86,6 @@ def _integrate(problem: sf.Problem, theta0: dict, rtol: float) -> tuple[float, s
 
 def _errors(flow: sf.FlowSolution, problem: sf.Problem, theta0: dict) -> np.ndarray:
     """Distance from a finer flow over the distance moved, at the times after the first."""
-    fine = flattened(_integrate(problem, theta0, 2e-5)[1].theta)
+    fine = parameter_rows(_integrate(problem, theta0, 2e-5)[1].theta)
     distance = np.linalg.norm(fine - fine[0], axis=1)
-    return np.linalg.norm(flattened(flow.theta) - fine, axis=1)[1:] / distance[1:]
+    return np.linalg.norm(parameter_rows(flow.theta) - fine, axis=1)[1:] / distance[1:]

@@ -20,10 +20,10 @@ from jax.flatten_util import ravel_pytree
 import sharpflow as sf
 from benchmarks.alone import run_alone
 from benchmarks.memory import peak_memory
-from benchmarks.paths import flattened
 from sharpflow.experiments.checks import Check
 from sharpflow.experiments.environment import num_cores
 from sharpflow.experiments.starts import trained_to_manifold
+from sharpflow.models.problem import parameter_rows
 from sharpflow.theory.residuals import residual_form
 
 SMALL = "matrix-free against dense, 64-32-32-10, 24 digits, float64"
@@ -51,7 +51,7 @@ def _against_dense() -> list[Check]:
             return here.top_eigenpairs(12)[0], here.project(vectors)
 
         flow = sf.sharpness_flow(problem, theta, tau, max_edge=12, method=method)
-        return *at_point(flat), flattened(flow.theta)
+        return *at_point(flat), parameter_rows(flow.theta)
 
     values, projected, path = found("dense")
     checks = []

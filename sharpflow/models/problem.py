@@ -170,6 +170,19 @@ def parameter_paths(params: Params, separator: str = "/") -> list[str]:
     return [jax.tree_util.keystr(path, simple=True, separator=separator) for path in paths]
 
 
+def parameter_rows(params: Params) -> np.ndarray:
+    """A path of params as the rows of a matrix.
+
+    Args:
+      params: a pytree with a leading axis (T, ...), d entries each.
+
+    Returns:
+      Shape (T, d), on the host.
+    """
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+    return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
+
+
 def _check_shapes(problem: Problem, params: Params) -> None:
     known = getattr(problem.criterion, "residual", None)
     residual = problem.residual

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from sharpflow.models import Params, Problem
+from sharpflow.models import Problem
+from sharpflow.models.problem import parameter_rows
 from sharpflow.simulator.crossing import entry_step
 from sharpflow.simulator.prediction import Projection, project_snapshots
 from sharpflow.simulator.trajectory import Trajectory, recorded_snapshots
@@ -67,7 +68,7 @@ def compare(
     projection = project_snapshots(
         problem, snapshots, k=flow.eigenvalues.shape[1], on_sphere=trajectory.on_sphere
     )
-    measured, predicted = _flat(projection.theta), _flat(flow.theta)[times]
+    measured, predicted = parameter_rows(projection.theta), parameter_rows(flow.theta)[times]
     tau = np.asarray(flow.tau)[times]
     steps = trajectory.snapshot_step[rows]
     threshold = thresholds[rows]
@@ -142,12 +143,6 @@ def _matched(trajectory: Trajectory, flow: FlowSolution) -> tuple[np.ndarray, np
             "(trajectory.intrinsic_rate * trajectory.snapshot_step), as predict does"
         )
     return nearest[close], np.flatnonzero(close)
-
-
-def _flat(params: Params) -> np.ndarray:
-    """A pytree with a leading axis as rows."""
-    rows = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
-    return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in rows], axis=1)
 
 
 def _entry_step(trajectory: Trajectory, steps: np.ndarray, projection: Projection) -> float:

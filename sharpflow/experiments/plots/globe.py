@@ -2,11 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from sharpflow.experiments.plots import style
-from sharpflow.models.problem import Params
+from sharpflow.models.problem import Params, parameter_rows
 
 if TYPE_CHECKING:
     from mpl_toolkits.mplot3d import Axes3D
@@ -86,7 +85,7 @@ def sphere_coordinates(theta: Params, basis: np.ndarray) -> np.ndarray:
     Returns:
       Unit vectors, shape (T, 3).
     """
-    inside = _rows(theta) @ np.asarray(basis).T
+    inside = parameter_rows(theta).astype(float) @ np.asarray(basis).T
     return inside / np.linalg.norm(inside, axis=1, keepdims=True)
 
 
@@ -102,7 +101,7 @@ def basis_from(flow_points: Params) -> np.ndarray:
     Raises:
       ValueError: fewer than three dimensions, or points without a mean direction.
     """
-    rows = _rows(flow_points)
+    rows = parameter_rows(flow_points).astype(float)
     mean = rows.mean(axis=0)
     if rows.shape[1] < 3 or np.linalg.norm(mean) < 1e-6 * np.linalg.norm(rows[0]):
         raise ValueError(
@@ -215,11 +214,6 @@ def _near(points: np.ndarray, view: np.ndarray) -> np.ndarray:
 
 def _where(kept: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.where(kept[:, None], points, np.nan)
-
-
-def _rows(theta: Params) -> np.ndarray:
-    leaves = [np.asarray(leaf, float) for leaf in jax.tree.leaves(theta)]
-    return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
 
 
 def _without(vectors: np.ndarray, directions: list[np.ndarray]) -> np.ndarray:

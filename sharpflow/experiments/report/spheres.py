@@ -5,7 +5,7 @@ import dataclasses
 import gzip
 import importlib.util
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from sharpflow.experiments.plots.globe import facing
 from sharpflow.experiments.report.figures import data_uri
 from sharpflow.experiments.report.page import Sphere
-from sharpflow.models.problem import Params
+from sharpflow.models.problem import Params, parameter_rows
 
 if TYPE_CHECKING:
     import xarray
@@ -49,15 +49,14 @@ def recorded_sphere(
 def _sphere(title: str, params: Params, flow: Params | None) -> Sphere | None:
     from sharpflow.experiments.plots import basis_from, sphere_coordinates
 
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
-    finite = np.all(
-        [np.isfinite(leaf.reshape(len(leaf), -1)).all(axis=1) for leaf in leaves], axis=0
-    )
-    leaves = [leaf[finite] for leaf in leaves]
-    dimension = sum(leaf[0].size for leaf in leaves) if finite.any() else 0
-    if finite.sum() < 2 or dimension < 3:
+    if not jax.tree.leaves(params):
         return None
-    directions = _directions(leaves)
+    rows = parameter_rows(params).astype(float)
+    rows = rows[np.isfinite(rows).all(axis=1)]
+    dimension = rows.shape[1]
+    if len(rows) < 2 or dimension < 3:
+        return None
+    directions = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     try:
         # exact for d = 3, in the coordinates of the params themselves
         basis = np.eye(3) if dimension == 3 else basis_from(directions if flow is None else flow)
@@ -66,11 +65,6 @@ def _sphere(title: str, params: Params, flow: Params | None) -> Sphere | None:
     points = sphere_coordinates([directions], basis)
     line = None if flow is None else sphere_coordinates(flow, basis)
     return Sphere(title, points, line, dimension=dimension)
-
-
-def _directions(leaves: Sequence[np.ndarray]) -> np.ndarray:
-    rows = np.concatenate([leaf.reshape(len(leaf), -1).astype(float) for leaf in leaves], axis=1)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def picture(sphere: Sphere) -> str:
