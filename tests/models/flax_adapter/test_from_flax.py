@@ -46,6 +46,32 @@ class Dropping(nn.Module):
         return nn.Dense(3)(nn.Dropout(0.5, deterministic=not train)(x))
 
 
+class Drawn(nn.Module):
+    """One kernel by each kind of drawing; an array among the attributes takes its hash."""
+
+    factor: np.ndarray | float = 1.0
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.tanh(nn.Dense(33, kernel_init=nn.initializers.orthogonal())(x * self.factor))
+        x = nn.tanh(nn.Dense(33, kernel_init=nn.initializers.he_normal())(x))  # truncated
+        x = nn.tanh(nn.Dense(33, kernel_init=nn.initializers.normal(0.3))(x))
+        return nn.Dense(3, kernel_init=nn.initializers.glorot_uniform())(x)
+
+
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize("factor", [2.0, np.full((1, 4), 2.0)], ids=["a hash", "no hash"])
+def test_parameters_are_those_that_the_module_draws(data, factor):
+    """Bit by bit where they are drawn alone, hardly optimized, or in a program of the user's."""
+    module, key = Drawn(factor), jax.random.key(5)
+    problem = from_flax(module, *data)
+    alone, within = problem.init(key), jax.jit(problem.init)(key)
+    expected = jax.tree.leaves(module.init(key, jnp.asarray(data[0]))["params"])
+    for found, other, theirs in zip(*map(jax.tree.leaves, (alone, within)), expected, strict=True):
+        np.testing.assert_array_equal(found, other)
+        np.testing.assert_allclose(found, theirs, rtol=1e-6, atol=1e-7)
+
+
 def _shaken(problem):
     """Params at which no bias is zero and no scale is one."""
     params = problem.init(jax.random.key(0))
