@@ -145,7 +145,7 @@ def validate_params(problem: Problem, params: Any, name: str = "params") -> Para
             f"{name} must be floating-point arrays of one dtype, got "
             f"{sorted(str(dtype) for dtype in dtypes)}"
         )
-    if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if is_concrete(*leaves):
         values = [np.asarray(leaf) for leaf in leaves]  # numpy, which compiles nothing
         if not all(np.all(np.isfinite(value)) for value in values):
             raise ValueError(f"{name} has NaN or infinite entries; all must be finite")
@@ -154,6 +154,11 @@ def validate_params(problem: Problem, params: Any, name: str = "params") -> Para
     params = jax.tree.unflatten(treedef, leaves)
     _check_shapes(problem, params)
     return params
+
+
+def is_concrete(*values: object) -> bool:
+    """Whether these are numbers, and not values that jax traces."""
+    return not any(isinstance(value, jax.core.Tracer) for value in values)
 
 
 def parameter_paths(params: Params, separator: str = "/") -> list[str]:

@@ -2,7 +2,7 @@
 
 import math
 
-import jax
+from sharpflow.models.problem import is_concrete
 
 
 def validate_rates(learning_rate: float, weight_decay: float) -> None:
@@ -54,8 +54,3 @@ def require_at_least_one(**counts: int) -> None:
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
-
-
-def is_concrete(*values: object) -> bool:
-    """Whether these are numbers, and not values that jax traces."""
-    return not any(isinstance(value, jax.core.Tracer) for value in values)

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params, Problem, validate_params
+from sharpflow.models.problem import is_concrete
 from sharpflow.theory.lanczos import Matvec, Stop, lanczos, pseudo_random_block
 from sharpflow.theory.ritz import RitzPairs, resolve_tolerance, ritz_status
 from sharpflow.theory.status import Status
@@ -181,7 +182,7 @@ def spherical_sharpness(
     """
     params = validate_params(problem, params)
     found = _spherical(problem, params, k=k, method=method)
-    if not isinstance(found.status, jax.core.Tracer) and int(found.status) != Status.SUCCESS:
+    if is_concrete(found.status) and int(found.status) != Status.SUCCESS:
         raise RuntimeError(
             f"spherical sharpness: {Status(int(found.status)).message}; residuals "
             f"{found.residuals} after {int(found.num_products)} products"

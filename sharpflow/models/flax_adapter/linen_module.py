@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from sharpflow.models.convolution import conv_general_dilated
 from sharpflow.models.flax_adapter.functional import RANDOM_NUMBERS, as_columns, training_rows
+from sharpflow.models.problem import is_concrete
 
 _MOST_MODULES = 64  # whose compiled init is kept
 _Init = Callable[[jax.Array, Array], Any]
@@ -100,8 +101,7 @@ def _compiled_init(module: nn.Module, apply_kwargs: tuple[tuple[str, Any], ...])
     quick = jax.jit(init, compiler_options={"xla_backend_optimization_level": int(optimizes)})
 
     def drawn(key: jax.Array, sample: Array) -> Any:
-        inside = isinstance(jax.random.key_data(key), jax.core.Tracer)
-        return (within if inside else quick)(key, sample)
+        return (quick if is_concrete(jax.random.key_data(key)) else within)(key, sample)
 
     return drawn
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from sharpflow.models import Params
-from sharpflow.theory.arguments import is_concrete
+from sharpflow.models.problem import is_concrete
 
 
 @runtime_checkable

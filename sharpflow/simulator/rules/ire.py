@@ -11,9 +11,9 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from sharpflow.models import Params
+from sharpflow.models.problem import is_concrete
 from sharpflow.simulator.rules.edge_rule import find_tangent_kappa
 from sharpflow.simulator.rules.flat_directions import FlatProjection
-from sharpflow.theory.arguments import is_concrete
 
 
 def ire(

@@ -9,8 +9,9 @@ import optax
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params
+from sharpflow.models.problem import is_concrete
 from sharpflow.simulator.rules.edge_rule import require_share
-from sharpflow.theory.arguments import is_concrete, require_positive
+from sharpflow.theory.arguments import require_positive
 
 
 def rmsprop(
