@@ -11,12 +11,14 @@ from jaxtyping import Array, Float
 from sharpflow.models.inputs import one_hot
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class SmoothedCrossEntropy:
     """Mean cross-entropy of logits, L = −(1/n) Σ_ic q_ic log p_ic with p = softmax(z).
 
-    A criterion for a Problem with outputs. Where every q is positive, L attains its
-    infimum, the mean entropy of q, at p = q; there it has a residual form.
+    A criterion for a Problem with outputs, and a pytree whose leaf is the targets. Where every
+    q is positive, L attains its infimum, the mean entropy of q, at p = q; there it has a
+    residual form.
 
     Attributes:
       targets: q, probabilities of every class, shape (n, c), positive; see

@@ -1,13 +1,12 @@
 """Whether a loss is invariant to the scale of its parameters, and what breaks it if not."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from sharpflow.models.precision import compiled
 from sharpflow.models.problem import Params, Problem, parameter_paths, validate_params
 
 _SLIGHT = 1e-2  # what the epsilon of a normalization layer changes, and a real dependence exceeds
@@ -97,7 +96,7 @@ def check_scale_invariance(
     raise ValueError(message)
 
 
-@partial(jax.jit, static_argnames=("problem",))
+@compiled
 def _relative_change(
     problem: Problem, like: Params, point: Float[Array, " d"], factors: Float[Array, " d"]
 ) -> Float[Array, ""]:

@@ -1,7 +1,6 @@
 """Linear regression with batch norm on its output: the case with a closed-form flow."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sharpflow.models.inputs import (
@@ -43,15 +42,18 @@ def linear_regression(x: np.ndarray, y: np.ndarray, *, dtype: object = None) -> 
         raise ValueError(f"y must have shape ({x.shape[0]},) to match x, got {y.shape}")
     targets = standardized_targets(y[:, None], resolved)[:, 0]  # numbers, never classes
     _require_attainable(x, targets)
-    inputs, labels = jnp.asarray(x), jnp.asarray(targets)
+    return Problem(init=_init, residual=_residual, data={"inputs": x, "targets": targets})
 
-    def residual(w: jax.Array) -> jax.Array:
-        return (batch_normalize(inputs @ w) - labels) / np.sqrt(x.shape[0]).astype(resolved)
 
-    def init(key: jax.Array) -> jax.Array:
-        return jax.random.normal(key, (x.shape[1],), resolved)
+def _residual(w: jax.Array, data: dict[str, jax.Array]) -> jax.Array:
+    inputs, targets = data["inputs"], data["targets"]
+    root_count = np.sqrt(targets.shape[0]).astype(targets.dtype)
+    return (batch_normalize(inputs @ w) - targets) / root_count
 
-    return Problem(init=init, residual=residual)
+
+def _init(key: jax.Array, data: dict[str, jax.Array]) -> jax.Array:
+    inputs = data["inputs"]
+    return jax.random.normal(key, (inputs.shape[1],), inputs.dtype)
 
 
 def _require_attainable(x: np.ndarray, y: np.ndarray) -> None:

@@ -1,5 +1,9 @@
 """Low-rank matrix completion with batch norm over the observed entries."""
 
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,27 +95,43 @@ def matrix_completion(
 
 def _problem(targets: np.ndarray, observed: np.ndarray, width: int, init_scale: float) -> Problem:
     seen, unseen = np.nonzero(observed), np.nonzero(~observed)
-    seen_targets, unseen_targets = jnp.asarray(targets[seen]), jnp.asarray(targets[unseen])
-    root_count = np.sqrt(len(seen_targets)).astype(targets.dtype)
-    entry_scale = np.asarray(init_scale / np.sqrt(width), targets.dtype)
+    return Problem(
+        init=partial(_init, shape=targets.shape, width=width, scale=init_scale / np.sqrt(width)),
+        residual=_residual,
+        metrics={"test_error": _test_error},
+        data={
+            "seen": seen,
+            "unseen": unseen,
+            "seen_targets": targets[seen],
+            "unseen_targets": targets[unseen],
+        },
+    )
 
-    def init(key: jax.Array) -> Params:
-        key_u, key_v = jax.random.split(key)
-        rows, columns = targets.shape
-        return {
-            "u": entry_scale * jax.random.normal(key_u, (rows, width), targets.dtype),
-            "v": entry_scale * jax.random.normal(key_v, (columns, width), targets.dtype),
-        }
 
-    def product(params: Params) -> jax.Array:
-        return params["u"] @ params["v"].T
+def _init(
+    key: jax.Array, data: Mapping[str, Any], *, shape: tuple[int, int], width: int, scale: float
+) -> Params:
+    key_u, key_v = jax.random.split(key)
+    dtype = data["seen_targets"].dtype
+    entry_scale = np.asarray(scale, dtype)
+    return {
+        "u": entry_scale * jax.random.normal(key_u, (shape[0], width), dtype),
+        "v": entry_scale * jax.random.normal(key_v, (shape[1], width), dtype),
+    }
 
-    def residual(params: Params) -> jax.Array:
-        return (batch_normalize(product(params)[seen]) - seen_targets) / root_count
 
-    def test_error(params: Params) -> jax.Array:
-        entries = product(params)
-        predictions = (entries[unseen] - jnp.mean(entries[seen])) / jnp.std(entries[seen])
-        return jnp.mean(jnp.square(predictions - unseen_targets))
+def _product(params: Params) -> jax.Array:
+    return params["u"] @ params["v"].T
 
-    return Problem(init=init, residual=residual, metrics={"test_error": test_error})
+
+def _residual(params: Params, data: Mapping[str, Any]) -> jax.Array:
+    targets = data["seen_targets"]
+    root_count = np.sqrt(len(targets)).astype(targets.dtype)
+    return (batch_normalize(_product(params)[data["seen"]]) - targets) / root_count
+
+
+def _test_error(params: Params, data: Mapping[str, Any]) -> jax.Array:
+    entries = _product(params)
+    seen = entries[data["seen"]]
+    predictions = (entries[data["unseen"]] - jnp.mean(seen)) / jnp.std(seen)
+    return jnp.mean(jnp.square(predictions - data["unseen_targets"]))

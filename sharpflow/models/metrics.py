@@ -1,15 +1,58 @@
 """What is watched beside the loss: accuracy, and the error on test data."""
 
+import dataclasses
 from collections.abc import Callable, Iterable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from sharpflow.models.cross_entropy import SmoothedCrossEntropy, smoothed_targets
 from sharpflow.models.inputs import holds_classes, target_columns, validated_inputs
 
+# by name; each is a pytree whose leaves are what the outputs are compared with
 Scores = dict[str, Callable[[Float[Array, "n c"]], Float[Array, ""]]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class MeanSquareError:
+    """Mean square difference of outputs and targets.
+
+    Attributes:
+      targets: shape (n, c).
+    """
+
+    targets: Float[Array, "n c"]
+
+    def __call__(self, outputs: Float[Array, "n c"]) -> Float[Array, ""]:
+        """The error, shape ()."""
+        return jnp.mean(jnp.square(outputs - self.targets))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Accuracy:
+    """Share of rows whose largest entry, in units of probabilities, is that of the right class.
+
+    Attributes:
+      classes: the column of the right class, shape (n,).
+      known: whether a row's class has a column at all, shape (n,).
+      scale, shift: shape (1, c), which turn outputs into units of probabilities; or None.
+    """
+
+    classes: Int[Array, " n"]
+    known: Bool[Array, " n"]
+    scale: Float[Array, "1 c"] | None = None
+    shift: Float[Array, "1 c"] | None = None
+
+    def __call__(self, outputs: Float[Array, "n c"]) -> Float[Array, ""]:
+        """The share, shape ()."""
+        if self.scale is not None and self.shift is not None:
+            outputs = outputs * self.scale + self.shift
+        right = (jnp.argmax(outputs, axis=1) == self.classes) & self.known
+        return jnp.mean(right.astype(outputs.dtype))
 
 
 def validated_test(
@@ -52,11 +95,10 @@ def mean_square_scores(labels: np.ndarray, scored: np.ndarray, dtype: np.dtype) 
     columns = target_columns(labels, labels)
     mean, deviation = columns.mean(axis=0), columns.std(axis=0)
     targets = jnp.asarray(((target_columns(scored, labels) - mean) / deviation).astype(dtype))
-    scores: Scores = {"error": lambda outputs: jnp.mean(jnp.square(outputs - targets))}
+    scores: Scores = {"error": MeanSquareError(targets)}
     if holds_classes(labels):
-        right = _accuracy(labels, scored)
         scale, shift = (jnp.asarray(part.astype(dtype))[None] for part in (deviation, mean))
-        scores["accuracy"] = lambda outputs: right(outputs * scale + shift)
+        scores["accuracy"] = _accuracy(labels, scored, scale, shift)
     return scores
 
 
@@ -85,14 +127,16 @@ def cross_entropy_scores(
     }
 
 
-def _accuracy(labels: np.ndarray, scored: np.ndarray) -> Callable[[Array], Array]:
-    """Share of rows whose largest entry is that of the right class."""
+def _accuracy(
+    labels: np.ndarray,
+    scored: np.ndarray,
+    scale: Array | None = None,
+    shift: Array | None = None,
+) -> Accuracy:
     classes = np.unique(labels)
-    indices = jnp.asarray(np.searchsorted(classes, scored))
-    known = jnp.asarray(np.isin(scored, classes))
-
-    def accuracy(probabilities: Array) -> Array:
-        right = (jnp.argmax(probabilities, axis=1) == indices) & known
-        return jnp.mean(right.astype(probabilities.dtype))
-
-    return accuracy
+    return Accuracy(
+        classes=jnp.asarray(np.searchsorted(classes, scored)),
+        known=jnp.asarray(np.isin(scored, classes)),
+        scale=scale,
+        shift=shift,
+    )

@@ -1,6 +1,5 @@
-"""What is trained: a loss on a pytree of parameters, in one of three forms."""
+"""What is trained: a loss on a pytree of parameters, in one of three forms, and its data."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -9,15 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
+from sharpflow.models.bound_function import BoundFunction
+from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
+
 Params: TypeAlias = PyTree[Float[Array, "..."]]
 Scalar = Float[Array, ""]
 
 _FORMS = ("residual", "outputs", "criterion", "loss")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@jax.tree_util.register_pytree_with_keys_class
 class Problem:
-    """A loss L, how its parameters start, and the metrics watched beside it.
+    """A loss L, the data that it is made of, how its parameters start, and its metrics.
 
     Give exactly one form of the loss; later forms know less about it:
 
@@ -30,57 +32,170 @@ class Problem:
     * ``loss``: params -> scalar. It has no minimizer manifold Γ that the theory
       could use: it is simulated and its curvature measured, but it gets no flow.
 
-    A problem is compared and hashed by identity, so that compiled functions can
-    take it as a static argument: build it once and reuse it.
+    With ``data`` every one of these functions, ``init`` and the metrics too, may take the data
+    as a second argument: residual(params, data), criterion(outputs, data), init(key, data). A
+    function takes the data if it requires two positional arguments, or takes ``*args``;
+    the others go on without. Once bound, they are called without the data:
+    ``problem.residual(params)``.
 
-    Attributes:
+    A problem is a pytree whose leaves are its data. Compiled functions take it as an ordinary
+    argument: they are compiled once for all problems that have the same functions and data of
+    the same shapes, they hold no copy of the data, and the data are freed with the problem.
+    Problems that differ in their data alone can be stacked, mapped over by ``jax.vmap`` and
+    placed on devices as any pytree. Functions are the same if they are equal: the same
+    function, or equal ``functools.partial``s, bound methods of equal objects, and other
+    callables that are compared by value. A callable that is itself a pytree of arrays, as
+    ``jax.tree_util.Partial`` is, contributes its arrays to the leaves.
+    Arrays that a plain function closes over are no leaves: they become constants of every
+    program that uses them, and live as long as it does. Give large arrays as ``data``.
+
+    As an object a problem is compared and hashed by identity.
+
+    Args:
       init: key -> params, a pytree of floating-point arrays of one dtype.
       residual, outputs, criterion, loss: the loss, as above.
       metrics: named functions params -> scalar, for instance a test error.
       scale_invariant: False marks an ablation without normalization, which is
         simulated but gets no flow on the sphere.
+      data: a pytree of arrays, or None.
+
+    Attributes:
+      init, residual, outputs, criterion, loss, metrics: the same functions with their data,
+        or None; ``loss`` is there for every form.
+      scale_invariant, data: as above.
+      matmul_precision: of the products that these functions make; see ``at_precision``.
 
     Raises:
-      ValueError: not exactly one form is given, or something that is no function.
+      ValueError: not exactly one form is given, something that is no function, data that are
+        no arrays, or a function that needs data where there are none.
     """
 
-    init: Callable[[Key[Array, ""]], Params]
-    residual: Callable[[Params], Float[Array, " m"]] | None = None
-    outputs: Callable[[Params], Array] | None = None
-    criterion: Callable[[Array], Scalar] | None = None
-    loss: Callable[[Params], Scalar] | None = None
-    metrics: Mapping[str, Callable[[Params], Scalar]] = dataclasses.field(default_factory=dict)
-    scale_invariant: bool = True
+    scale_invariant: bool
+    data: Any
+    matmul_precision: MatmulPrecision
+    _functions: dict[str, BoundFunction]
+    _metrics: dict[str, BoundFunction]
 
-    def __post_init__(self) -> None:
-        forms = {name: getattr(self, name) for name in _FORMS if getattr(self, name) is not None}
-        metrics = {f"metrics[{name!r}]": metric for name, metric in self.metrics.items()}
-        for name, function in ({"init": self.init} | forms | metrics).items():
-            if not callable(function):
-                raise ValueError(f"{name} must be a function, got {function!r}")
-        if (self.outputs is None) != (self.criterion is None):
+    def __init__(
+        self,
+        init: Callable[..., Params],
+        residual: Callable[..., Float[Array, " m"]] | None = None,
+        outputs: Callable[..., Array] | None = None,
+        criterion: Callable[..., Scalar] | None = None,
+        loss: Callable[..., Scalar] | None = None,
+        metrics: Mapping[str, Callable[..., Scalar]] | None = None,
+        scale_invariant: bool = True,
+        *,
+        data: Any = None,
+    ) -> None:
+        given = {"residual": residual, "outputs": outputs, "criterion": criterion, "loss": loss}
+        forms = {name: function for name, function in given.items() if function is not None}
+        data = _validated_data(data)
+        functions = {
+            name: _bound(name, function, data)
+            for name, function in ({"init": init} | forms).items()
+        }
+        named = {
+            name: _bound(f"metrics[{name!r}]", metric, data)
+            for name, metric in (metrics or {}).items()
+        }
+        if (outputs is None) != (criterion is None):
             raise ValueError("outputs and criterion belong together: give both or neither")
-        given = [name for name in forms if name != "criterion"]
-        if len(given) != 1:
+        found = [name for name in forms if name != "criterion"]
+        if len(found) != 1:
             raise ValueError(
                 "a Problem takes exactly one of residual, outputs with criterion, or loss; "
-                f"got {given or 'none'}"
+                f"got {found or 'none'}"
             )
-        object.__setattr__(self, "metrics", dict(self.metrics))
-        if self.residual is not None:
-            object.__setattr__(self, "loss", _half_square(self.residual))
-        elif self.outputs is not None and self.criterion is not None:
-            object.__setattr__(self, "loss", _composed(self.outputs, self.criterion))
+        self._set(functions, named, data, scale_invariant, FULL)
+
+    def _set(
+        self,
+        functions: dict[str, BoundFunction],
+        metrics: dict[str, BoundFunction],
+        data: Any,
+        scale_invariant: bool,
+        precision: MatmulPrecision,
+    ) -> None:
+        vars(self).update(
+            _functions=functions,
+            _metrics=metrics,
+            data=data,
+            scale_invariant=scale_invariant,
+            matmul_precision=precision,
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"a Problem does not change: make another one for another {name}")
+
+    def __repr__(self) -> str:
+        forms = ", ".join(
+            f"{name}={self._functions[name].function!r}"
+            for name in _FORMS
+            if name in self._functions
+        )
+        number = len(jax.tree.leaves(self))
+        return f"Problem({forms}, metrics={list(self._metrics)}, {number} arrays of data)"
+
+    @property
+    def init(self) -> Callable[[Key[Array, ""]], Params]:
+        """key -> params."""
+        return self._functions["init"]
+
+    @property
+    def residual(self) -> Callable[[Params], Float[Array, " m"]] | None:
+        """params -> (m,) array, or None."""
+        return self._functions.get("residual")
+
+    @property
+    def outputs(self) -> Callable[[Params], Array] | None:
+        """params -> array, or None."""
+        return self._functions.get("outputs")
+
+    @property
+    def criterion(self) -> Callable[[Array], Scalar] | None:
+        """outputs -> scalar, or None; the object that was given, unless it takes the data."""
+        bound = self._functions.get("criterion")
+        return bound if bound is None or bound.takes_data else bound.function
+
+    @property
+    def criterion_residual(self) -> Callable[[Array], Float[Array, " m"]] | None:
+        """outputs -> (m,) array, the residual form that the criterion knows, or None."""
+        known = self._of_criterion("residual")
+        return None if known is None else BoundFunction.of(known, self.data, self.matmul_precision)
+
+    @property
+    def loss(self) -> Callable[[Params], Scalar]:
+        """params -> scalar: L, whatever form it was given in."""
+        if "loss" in self._functions:
+            return self._functions["loss"]
+        if "residual" in self._functions:
+            parts: Any = self._functions["residual"]
+            return BoundFunction.of(_half_square, parts, self.matmul_precision)
+        parts = (self._functions["outputs"], self._functions["criterion"])
+        return BoundFunction.of(_composed, parts, self.matmul_precision)
+
+    @property
+    def metrics(self) -> dict[str, Callable[[Params], Scalar]]:
+        """Functions params -> scalar, by name."""
+        return dict(self._metrics)
 
     @property
     def has_manifold_form(self) -> bool:
         """Whether the loss comes in a form that defines the minimizer manifold Γ."""
-        return self.residual is not None or self.outputs is not None
+        return "residual" in self._functions or "outputs" in self._functions
 
     @property
-    def loss_infimum(self) -> float:
-        """inf L: 0 for a residual, and what a criterion tells as its ``infimum``, else 0."""
-        return float(getattr(self.criterion, "infimum", 0.0))
+    def loss_infimum(self) -> Float[Array, ""] | float:
+        """inf L: 0 for a residual, and what a criterion tells as its ``infimum``, else 0.
+
+        A criterion that takes the data may tell it by a method that takes them.
+        """
+        known = self._of_criterion("infimum")
+        if known is None:
+            return 0.0
+        value = known(self.data) if callable(known) else known
+        return float(value) if is_concrete(value) else value
 
     def loss_value(self, params: Params) -> Scalar:
         """L(params).
@@ -91,8 +206,158 @@ class Problem:
         Returns:
           Shape ().
         """
-        assert self.loss is not None
         return self.loss(params)
+
+    def at_precision(self, precision: MatmulPrecision) -> "Problem":
+        """The same problem with products of another precision, for training steps.
+
+        Args:
+          precision: ``"highest"``, which is true float32 on every backend; ``"high"``, three
+            passes in bfloat16 or TF32; or ``"default"``, what is fastest: TF32 on recent GPUs
+            and bfloat16 on TPUs. On a CPU they are the same.
+
+        Returns:
+          A problem with the same data.
+
+        Raises:
+          ValueError: another precision.
+        """
+        validated_precision(precision)
+        return self._changed(lambda bound: bound.at_precision(precision), precision=precision)
+
+    def with_data(self, data: Any) -> "Problem":
+        """The same functions with other data.
+
+        Args:
+          data: a pytree of arrays with the structure that the functions expect.
+
+        Returns:
+          A problem that shares all compiled programs with this one, if the shapes are equal.
+
+        Raises:
+          ValueError: this problem was made without data, or data that are no arrays.
+        """
+        if self.data is None:
+            raise ValueError("this problem was made without data, which its functions ignore")
+        data = _validated_data(data)
+        return self._changed(lambda bound: bound.with_data(data), data=data)
+
+    def with_metrics(self, metrics: Mapping[str, Callable[..., Scalar]]) -> "Problem":
+        """The same problem with other metrics.
+
+        Args:
+          metrics: named functions of params, or of params and the data of this problem.
+
+        Raises:
+          ValueError: something that is no function.
+        """
+        named = {n: _bound(f"metrics[{n!r}]", metric, self.data) for n, metric in metrics.items()}
+        return _made(self._functions, named, self.data, self.scale_invariant, FULL).at_precision(
+            self.matmul_precision
+        )
+
+    def tree_flatten_with_keys(self) -> tuple[tuple, tuple]:
+        """The leaves of a problem and what is static of it, as jax asks for them.
+
+        Returns:
+          The data and the arrays of functions that are pytrees, each with its key; and the rest.
+        """
+        functions = {**self._functions, **{_METRIC + n: m for n, m in self._metrics.items()}}
+        own = {name: f.function for name, f in functions.items() if f.static is None}
+        rest = tuple((name, f.static, f.takes_data) for name, f in functions.items())
+        attribute = jax.tree_util.GetAttrKey
+        children = ((attribute("data"), self.data), (attribute("functions"), own))
+        return children, (rest, self.scale_invariant, self.matmul_precision)
+
+    @classmethod
+    def tree_unflatten(cls, constants: tuple, children: tuple) -> "Problem":
+        """A problem with other data, which may be traced.
+
+        Args:
+          constants, children: as ``tree_flatten_with_keys`` gives them, without keys.
+
+        Returns:
+          The problem.
+        """
+        rest, scale_invariant, precision = constants
+        data, own = children
+        functions = {
+            name: BoundFunction(
+                own[name] if static is None else static.function,
+                static,
+                data if takes_data else None,
+                takes_data,
+                precision,
+            )
+            for name, static, takes_data in rest
+        }
+        roles = {name: f for name, f in functions.items() if not name.startswith(_METRIC)}
+        metrics = {n[len(_METRIC) :]: f for n, f in functions.items() if n.startswith(_METRIC)}
+        return _made(roles, metrics, data, scale_invariant, precision)
+
+    def _changed(
+        self,
+        change: Callable[[BoundFunction], BoundFunction],
+        *,
+        data: Any = None,
+        precision: MatmulPrecision | None = None,
+    ) -> "Problem":
+        return _made(
+            {name: change(function) for name, function in self._functions.items()},
+            {name: change(metric) for name, metric in self._metrics.items()},
+            self.data if data is None else data,
+            self.scale_invariant,
+            self.matmul_precision if precision is None else precision,
+        )
+
+    def _of_criterion(self, name: str) -> Any:
+        """What the criterion knows of itself under a name, or None."""
+        known: Any = self._functions.get("criterion")
+        while isinstance(known, BoundFunction):
+            known = known.function
+        return getattr(known, name, None)
+
+
+_METRIC = "metric "  # before the name of a metric, where it stands among the other functions
+
+
+def _made(
+    functions: dict[str, BoundFunction],
+    metrics: dict[str, BoundFunction],
+    data: Any,
+    scale_invariant: bool,
+    precision: MatmulPrecision,
+) -> Problem:
+    """A problem of parts that are known to be right, or that jax puts in their places."""
+    problem = object.__new__(Problem)
+    problem._set(functions, metrics, data, scale_invariant, precision)
+    return problem
+
+
+def _bound(name: str, function: Any, data: Any) -> BoundFunction:
+    if not callable(function):
+        raise ValueError(f"{name} must be a function, got {function!r}")
+    try:
+        return BoundFunction.of(function, data, FULL)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+
+
+def _validated_data(data: Any) -> Any:
+    """The leaves of data as jax arrays, where they already are on devices as they are."""
+
+    def array(path: tuple, leaf: Any) -> Any:
+        where = "data" + jax.tree_util.keystr(path)
+        require_x64_for(getattr(leaf, "dtype", None), where)
+        try:
+            return jnp.asarray(leaf)
+        except TypeError as error:
+            raise ValueError(
+                f"{where} must be an array, got {leaf!r}: what is no array belongs into the "
+                "functions of a problem"
+            ) from error
+
+    return jax.tree_util.tree_map_with_path(array, data)
 
 
 def x64_enabled() -> bool:
@@ -189,10 +454,9 @@ def parameter_rows(params: Params) -> np.ndarray:
 
 
 def _check_shapes(problem: Problem, params: Params) -> None:
-    known = getattr(problem.criterion, "residual", None)
-    residual = problem.residual
-    if residual is None and known is not None and problem.outputs is not None:
-        residual = _composed(problem.outputs, known)
+    residual, outputs, known = problem.residual, problem.outputs, problem.criterion_residual
+    if outputs is not None and known is not None:
+        residual = lambda params: known(outputs(params))  # noqa: E731
     if residual is not None:
         shape = jax.eval_shape(residual, params)
         if not hasattr(shape, "shape") or len(shape.shape) != 1:
@@ -204,17 +468,10 @@ def _check_shapes(problem: Problem, params: Params) -> None:
         raise ValueError(f"the loss must be a scalar of shape (), got {found}")
 
 
-def _half_square(residual: Callable[[Params], Array]) -> Callable[[Params], Scalar]:
-    def loss(params: Params) -> Scalar:
-        return 0.5 * jnp.sum(jnp.square(residual(params)))
-
-    return loss
+def _half_square(params: Params, residual: Callable[[Params], Array]) -> Scalar:
+    return 0.5 * jnp.sum(jnp.square(residual(params)))
 
 
-def _composed(
-    outputs: Callable[[Params], Array], of_outputs: Callable[[Array], Array]
-) -> Callable[[Params], Array]:
-    def composed(params: Params) -> Array:
-        return of_outputs(outputs(params))
-
-    return composed
+def _composed(params: Params, parts: tuple[Callable, Callable]) -> Scalar:
+    outputs, criterion = parts
+    return criterion(outputs(params))

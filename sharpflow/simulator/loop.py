@@ -11,14 +11,15 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Int
 
-from sharpflow.models import Params
+from sharpflow.models import Params, Problem
+from sharpflow.models.precision import compiled, full_precision, products_at
 from sharpflow.simulator.moment import Moment
 from sharpflow.simulator.program import Hyperparameters, LoopState, Program
 from sharpflow.simulator.rules import find_preconditioned_rule, find_rule
 from sharpflow.theory import Status
 
-# (state, loss, gradient, following params) of a lane -> its columns and memories
-_Record = Callable[[LoopState, Array, Params, Params], tuple[dict[str, Array], tuple]]
+# (problem, state, loss, gradient, following params) of a lane -> its columns and memories
+_Record = Callable[[Problem, LoopState, Array, Params, Params], tuple[dict[str, Array], tuple]]
 
 
 @chex.dataclass(frozen=True)
@@ -82,15 +83,16 @@ def run_rows(
       updates since the last record.
     """
     num_rows, num_lanes = rows.gaps.shape
-    lanes = jnp.arange(num_lanes)
-    side_by_side = _alone if num_lanes == 1 else jax.vmap
+    lanes, problem = jnp.arange(num_lanes), program.problem
     # compiled functions of their own: traced once, though used twice
-    step: Callable[..., Any] = side_by_side(jax.jit(partial(_one_step, program)))
+    one_step = jax.jit(partial(_one_step, program))
     record_moving: _Record = jax.jit(partial(_record, program))
-    recorded = _recorded_shapes(record_moving, state)
+    recorded = _recorded_shapes(program, record_moving, state)
     record_lane = partial(_record_if_active, record_moving, recorded)
-    in_turn = partial(_in_turn, record_lane)
-    record: Callable[..., Any] = in_turn if program.in_turn else side_by_side(record_lane)
+    side_by_side = _alone if num_lanes == 1 else _side_by_side
+    step = partial(side_by_side, program.own_data, one_step, problem)
+    observe = _in_turn if program.in_turn else side_by_side
+    record = partial(observe, program.own_data, record_lane, problem)
 
     def row(index: Array, carry: tuple) -> tuple:
         state, columns, snapshots, taken = carry
@@ -126,7 +128,7 @@ def run_rows(
         jnp.zeros(lanes.shape, jnp.int32),
     )
     state, columns, snapshots, _ = jax.lax.fori_loop(0, rows.count, row, carry)
-    return side_by_side(_marked_if_lost)(state), columns, snapshots
+    return jax.vmap(_marked_if_lost)(state), columns, snapshots
 
 
 def column_shapes(program: Program, state: LoopState) -> dict[str, jax.ShapeDtypeStruct]:
@@ -136,25 +138,30 @@ def column_shapes(program: Program, state: LoopState) -> dict[str, jax.ShapeDtyp
       program: what is recorded.
       state: of some lanes, leading axis (lanes,).
     """
-    return _recorded_shapes(partial(_record, program), state) | _further_shapes(state)
+    return _recorded_shapes(program, partial(_record, program), state) | _further_shapes(state)
 
 
 def _one_step(
-    program: Program, state: LoopState, active: Array, hyperparameters: Hyperparameters
+    program: Program,
+    problem: Problem,
+    state: LoopState,
+    active: Array,
+    hyperparameters: Hyperparameters,
 ) -> tuple[LoopState, Array, Params]:
     """One update of one lane where ``active``; the loss and gradient before it."""
-    problem = program.problem
-    loss, gradient = jax.value_and_grad(problem.loss_value)(state.params)
-    rule = optax.with_extra_args_support(program.make_rule(**hyperparameters))
-    changes, optimizer_state = rule.update(
-        gradient,
-        state.optimizer_state,
-        state.params,
-        value=loss,
-        grad=gradient,
-        value_fn=problem.loss_value,
-    )
-    params = optax.apply_updates(state.params, changes)
+    problem = problem.at_precision(program.matmul_precision)
+    with products_at(program.matmul_precision):
+        loss, gradient = jax.value_and_grad(problem.loss_value)(state.params)
+        rule = optax.with_extra_args_support(program.rule(hyperparameters))
+        changes, optimizer_state = rule.update(
+            gradient,
+            state.optimizer_state,
+            state.params,
+            value=loss,
+            grad=gradient,
+            value_fn=problem.loss_value,
+        )
+        params = optax.apply_updates(state.params, changes)
     # of the loss alone: to wait for the new params would take a copy of them in every step
     status = jnp.where(jnp.isfinite(loss), state.status, Status.DIVERGED).astype(jnp.int32)
     rises = (loss > state.previous_loss).astype(jnp.int32)
@@ -178,6 +185,7 @@ def _one_step(
 def _record_if_active(
     record: _Record,
     shapes: dict[str, jax.ShapeDtypeStruct],
+    problem: Problem,
     active: Array,
     state: LoopState,
     loss: Array,
@@ -188,24 +196,30 @@ def _record_if_active(
 
     return jax.lax.cond(
         active,
-        lambda: record(state, loss, gradient, following),
+        lambda: record(problem, state, loss, gradient, following),
         lambda: (_zeros(shapes), state.memories),
     )
 
 
+@full_precision
 def _record(
-    program: Program, state: LoopState, loss: Array, gradient: Params, following: Params
+    program: Program,
+    problem: Problem,
+    state: LoopState,
+    loss: Array,
+    gradient: Params,
+    following: Params,
 ) -> tuple[dict[str, Array], tuple]:
     rule = find_rule(state.optimizer_state)
     effective: Array | None = None
     if program.rate is not None:
         effective = program.rate(state.optimizer_state, state.params)
-    elif rule is not None and program.problem.scale_invariant:
+    elif rule is not None and problem.scale_invariant:
         effective = rule.effective_learning_rate(state.params)
     elif rule is not None:
         effective = rule.step_size()
     moment = Moment(
-        problem=program.problem,
+        problem=problem,
         params=state.params,
         loss=loss,
         gradient=gradient,
@@ -232,18 +246,31 @@ def _marked_if_lost(state: LoopState) -> LoopState:
     return state.replace(status=status)  # type: ignore[attr-defined]
 
 
-def _alone(function: Callable) -> Callable:
-    """``jax.vmap`` of a function over one lane, without a batched axis in its arithmetic."""
-
-    def of_one(*lane: Any) -> Any:
-        result = function(*jax.tree.map(lambda leaf: leaf[0], lane))
-        return jax.tree.map(lambda leaf: leaf[None], result)
-
-    return of_one
+# Each of the three calls ``function(problem, *lane)`` for all lanes, whose arguments have a leading
+# axis. The problem has one too where every lane has data of its own.
 
 
-def _in_turn(function: Callable, *arguments: Any) -> Any:
-    return jax.lax.map(lambda lane: function(*lane), arguments)
+def _alone(own_data: bool, function: Callable, problem: Problem, *lanes: Any) -> Any:
+    """One lane, without a batched axis in its arithmetic."""
+    problem = _first(problem) if own_data else problem
+    return jax.tree.map(lambda leaf: leaf[None], function(problem, *_first(lanes)))
+
+
+def _side_by_side(own_data: bool, function: Callable, problem: Problem, *lanes: Any) -> Any:
+    """All lanes in one batched arithmetic, which goes on as long as the longest of them."""
+    axes = (0 if own_data else None, *(0 for _ in lanes))
+    return jax.vmap(function, in_axes=axes)(problem, *lanes)
+
+
+def _in_turn(own_data: bool, function: Callable, problem: Problem, *lanes: Any) -> Any:
+    """One lane after the other, each as long as it takes."""
+    if own_data:
+        return jax.lax.map(lambda lane: function(*lane), (problem, *lanes))
+    return jax.lax.map(lambda lane: function(problem, *lane), lanes)
+
+
+def _first(lanes: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[0], lanes)
 
 
 def _forget_running(state: LoopState, where: Array) -> LoopState:
@@ -265,10 +292,13 @@ def _running(state: LoopState) -> dict[str, Array]:
     }
 
 
-def _recorded_shapes(record: _Record, state: LoopState) -> dict[str, jax.ShapeDtypeStruct]:
+def _recorded_shapes(
+    program: Program, record: _Record, state: LoopState
+) -> dict[str, jax.ShapeDtypeStruct]:
     lane = _one_lane(state)
+    problem = _one_lane(program.problem) if program.own_data else program.problem
     loss, gradient, following = lane.loss_total, lane.params, lane.params
-    return jax.eval_shape(record, lane, loss, gradient, following)[0]
+    return jax.eval_shape(record, problem, lane, loss, gradient, following)[0]
 
 
 def _further_shapes(state: LoopState) -> dict[str, jax.ShapeDtypeStruct]:
@@ -276,12 +306,12 @@ def _further_shapes(state: LoopState) -> dict[str, jax.ShapeDtypeStruct]:
     return jax.eval_shape(_running, lane) | {"step": lane.step}
 
 
-def _one_lane(state: LoopState) -> LoopState:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), state)
+def _one_lane(lanes: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), lanes)
 
 
 def _zeros(shapes: Any, *leading: int) -> Any:
     return jax.tree.map(lambda like: jnp.zeros((*leading, *like.shape), like.dtype), shapes)
 
 
-run_chunk = jax.jit(run_rows, static_argnames=("program",), donate_argnames=("state",))
+run_chunk = compiled(run_rows, donate_argnames=("state",))

@@ -1,7 +1,6 @@
 """The oscillation at the edge, measured beside the covariance that the flow predicts."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import jax
@@ -11,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params, Problem
+from sharpflow.models.precision import compiled
 from sharpflow.simulator.trajectory import Trajectory, recorded_snapshots
 from sharpflow.theory import FlowSolution, linearize
 from sharpflow.theory.edge_geometry import (
@@ -165,7 +165,7 @@ def _window(
     return found | {"num_samples": near.sum()}
 
 
-@partial(jax.jit, static_argnames=("problem", "k", "on_sphere"))
+@compiled(static_argnames=("k", "on_sphere"))
 def _coordinates(
     problem: Problem,
     outputs: Params,

@@ -1,7 +1,5 @@
 """The whole prediction for a trajectory: arrival on Γ, threshold there, flow on its clock."""
 
-from functools import partial
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -11,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from sharpflow.models import Params, Problem
+from sharpflow.models.precision import compiled
 from sharpflow.simulator.rules import find_rule
 from sharpflow.simulator.schedule import require_count
 from sharpflow.simulator.trajectory import Trajectory, recorded_snapshots
@@ -67,7 +66,7 @@ def project_snapshots(
     )
 
 
-@partial(jax.jit, static_argnames=("problem", "k", "on_sphere"))
+@compiled(static_argnames=("k", "on_sphere"))
 def _project(
     problem: Problem, params: Params, *, k: int, on_sphere: bool
 ) -> tuple[Params, Array, Array, Array]:
@@ -148,7 +147,7 @@ def predict(
     )
 
 
-_retracted = jax.jit(retract_with_status, static_argnames=("problem", "on_sphere", "method"))
+_retracted = compiled(retract_with_status, static_argnames=("on_sphere", "method"))
 
 
 def _require_predictable(problem: Problem, trajectory: Trajectory) -> None:

@@ -2,20 +2,21 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params, Problem
+from sharpflow.models.bound_function import BoundFunction
+from sharpflow.models.precision import FULL, MatmulPrecision
 from sharpflow.simulator.moment import Observable
 
 EffectiveRate = Callable[[Any, Params], Array]
 Hyperparameters = dict[str, Array]
-MakeRule = Callable[..., optax.GradientTransformation]
 
 
 @chex.dataclass(frozen=True)
@@ -48,28 +49,45 @@ class LoopState:
     memories: tuple
 
 
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("problem", "rule"),
+    meta_fields=(
+        "observables",
+        "rate",
+        "num_snapshots",
+        "in_turn",
+        "own_data",
+        "matmul_precision",
+    ),
+)
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What the loop does, known when it is compiled.
+    """What the loop does: a pytree whose leaves are the data of the problem, all else static.
 
     Attributes:
       problem: what is trained.
-      make_rule: hyperparameters, by keyword, -> the update rule; called with traced
-        values. Its ``init`` is not called.
+      rule: a dictionary of hyperparameters -> the update rule; called with traced values. The
+        rule's ``init`` is not called.
       observables: what is recorded.
       rate: (optimizer state, params) -> η̃ for rules that do not tell it.
       num_snapshots: most snapshots of the params in a chunk.
       in_turn: whether the lanes are observed one after the other: an iteration that
         takes a number of steps of its own in each lane, as Lanczos' does, then costs no
         lane more than its own.
+      own_data: whether each lane has data of its own: the leaves of ``problem`` then have a
+        leading axis (lanes,).
+      matmul_precision: of the products in training steps; records are made at the highest.
     """
 
     problem: Problem
-    make_rule: MakeRule
+    rule: BoundFunction
     observables: tuple[Observable, ...]
     rate: EffectiveRate | None = None
     num_snapshots: int = 0
     in_turn: bool = True
+    own_data: bool = False
+    matmul_precision: MatmulPrecision = FULL
 
 
 def initial_state(

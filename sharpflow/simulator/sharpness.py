@@ -224,10 +224,7 @@ class _PreconditionedSharpness(_Tracked):
     ) -> tuple[Array, Params]:
         """The Hessian of u ↦ L(P^{-1/2} u) at u = P^{1/2} w is P^{-1/2} ∇²L(w) P^{-1/2}."""
         problem = moment.problem
-        scaled = Problem(
-            init=problem.init,
-            loss=lambda u: problem.loss_value(jax.tree.map(jnp.multiply, scale, u)),
-        )
+        scaled = Problem(init=problem.init, loss=_scaled_loss, data=(problem, scale))
         return self.at(scaled, jax.tree.map(jnp.divide, moment.params, scale), start)
 
 
@@ -238,6 +235,11 @@ def _midpoint(moment: Moment) -> Params:
         moment.params,
         moment.following,
     )
+
+
+def _scaled_loss(params: Params, data: tuple[Problem, Params]) -> Array:
+    problem, scale = data
+    return problem.loss_value(jax.tree.map(jnp.multiply, scale, params))
 
 
 def _require_counts(k: int, every: int) -> None:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,10 +12,13 @@ import numpy as np
 import optax
 
 from sharpflow.models import Params, Problem, validate_params
+from sharpflow.models.bound_function import BoundFunction
+from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.loop import padded_rows, run_chunk
 from sharpflow.simulator.program import (
     EffectiveRate,
+    Hyperparameters,
     LoopState,
     Program,
     initial_memories,
@@ -41,6 +45,7 @@ def simulate(
     observables: Sequence[str | recorded.Observable] = recorded.DEFAULT,
     snapshot_every: int | None = None,
     effective_learning_rate: EffectiveRate | None = None,
+    matmul_precision: MatmulPrecision = FULL,
     progress: bool | None = None,
 ) -> Trajectory:
     """Simulate full-batch training and record what was asked for.
@@ -66,14 +71,17 @@ def simulate(
       snapshot_every: records from a snapshot of the params to the next; none by default.
       effective_learning_rate: (optimizer state, params) -> η̃ for rules of others;
         without it they get no threshold.
+      matmul_precision: of the products in training steps: ``"highest"``, true float32 on
+        every backend, ``"high"`` or ``"default"``, the fastest; see ``Problem.at_precision``.
+        What is recorded of curvature is always computed at the highest.
       progress: whether to show a progress bar; by default on a terminal only.
 
     Returns:
       The trajectory. A loss that stops being finite ends it with status ``DIVERGED``.
 
     Raises:
-      ValueError: unusable params, numbers out of range, an unknown observable, or a
-        trajectory that another rule made.
+      ValueError: unusable params, numbers out of range, an unknown observable or precision,
+        or a trajectory that another rule made.
     """
     requested, running = recorded.resolve(observables)
     gaps = schedule(
@@ -93,10 +101,11 @@ def simulate(
     rows_per_chunk = _rows_per_chunk(len(gaps))
     program = Program(
         problem=problem,
-        make_rule=_GivenRule(optimizer._replace(init=_no_init)),
+        rule=BoundFunction.of(_given_rule(optimizer), None, None),
         observables=requested,
         rate=effective_learning_rate,
         num_snapshots=0 if snapshot_every is None else -(-rows_per_chunk // snapshot_every),
+        matmul_precision=validated_precision(matmul_precision),
     )
     lane = _as_lane(state)
     pieces, snapshots = [], []
@@ -134,7 +143,7 @@ def simulate(
         **told_by(problem, state.optimizer_state),
         attributes=provenance(state.params)
         | _hyperparameters(state.optimizer_state)
-        | {"seconds": seconds},
+        | {"matmul_precision": matmul_precision, "seconds": seconds},
     )
 
 
@@ -213,14 +222,24 @@ def _hyperparameters(optimizer_state: Any) -> dict[str, float]:
     return found if enhanced is None else found | {"kappa": float(enhanced)}
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=("update",), meta_fields=("takes_extra",))
 @dataclasses.dataclass(frozen=True)
 class _GivenRule:
-    """The same transformation whatever the hyperparameters."""
+    """The same rule whatever the hyperparameters; a pytree of arrays if its update is one."""
 
-    optimizer: optax.GradientTransformation
+    update: Callable[..., Any]
+    takes_extra: bool
 
-    def __call__(self, **hyperparameters: jax.Array) -> optax.GradientTransformation:
-        return self.optimizer
+    def __call__(self, hyperparameters: Hyperparameters) -> optax.GradientTransformation:
+        kind = optax.GradientTransformation
+        if self.takes_extra:
+            kind = optax.GradientTransformationExtraArgs
+        return kind(_no_init, self.update)
+
+
+def _given_rule(optimizer: optax.GradientTransformation) -> _GivenRule:
+    takes_extra = isinstance(optimizer, optax.GradientTransformationExtraArgs)
+    return _GivenRule(optimizer.update, takes_extra)
 
 
 def _no_init(params: Params) -> Any:

@@ -1,6 +1,5 @@
 """One compiled run of the central flow: steps, error control, output rows."""
 
-from functools import partial
 from typing import NamedTuple
 
 import chex
@@ -10,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from sharpflow.models import Params, Problem
+from sharpflow.models.precision import compiled
 from sharpflow.theory.central_dynamics import Counts, Dynamics, Place
 from sharpflow.theory.central_step import Step, attempt
 from sharpflow.theory.status import Status
@@ -70,7 +70,7 @@ class CentralRows(NamedTuple):
     norm_squared: Float[Array, " T"]
 
 
-@partial(jax.jit, static_argnames=("problem", "max_edge", "step_correction"))
+@compiled(static_argnames=("max_edge", "step_correction"))
 def integrate(
     problem: Problem,
     params: Params,

@@ -2,7 +2,6 @@
 
 import operator
 from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
 import chex
@@ -12,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params, Problem, validate_params
+from sharpflow.models.precision import compiled, full_precision
 from sharpflow.models.problem import is_concrete
 from sharpflow.theory.lanczos import Matvec, Stop, lanczos, pseudo_random_block
 from sharpflow.theory.ritz import RitzPairs, resolve_tolerance, ritz_status
@@ -47,6 +47,7 @@ class Eigenpairs:
     status: Int[Array, ""]
 
 
+@full_precision
 def hessian_vector_product(problem: Problem, params: Params) -> Callable[[Params], Params]:
     """The map v -> ∇²L(params) v on pytrees, forward over reverse.
 
@@ -120,7 +121,7 @@ def top_eigenpairs(
     )
 
 
-@partial(jax.jit, static_argnames=("problem", "k", "tolerance", "stop", "dense", "basis_size"))
+@compiled(static_argnames=("k", "tolerance", "stop", "dense", "basis_size"))
 def _eigenpairs(
     problem: Problem,
     params: Params,
@@ -190,7 +191,7 @@ def spherical_sharpness(
     return found.values, found.vectors
 
 
-@partial(jax.jit, static_argnames=("problem", "k", "method"))
+@compiled(static_argnames=("k", "method"))
 def _spherical(problem: Problem, params: Params, *, k: int, method: Method) -> Eigenpairs:
     flat, unravel = ravel_pytree(params)
     theta = unravel(flat / jnp.linalg.norm(flat))

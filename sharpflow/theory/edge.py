@@ -7,6 +7,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from sharpflow.models.precision import full_precision
+
 _MAX_ITERATIONS = 60
 _BOUNDARY_FRACTION = 0.98
 
@@ -28,6 +30,7 @@ class EdgeSolution:
     num_iterations: Int[Array, ""]
 
 
+@full_precision
 def solve_edge_program(
     gradient_gram: Float[Array, "p p"], drive: Float[Array, "k k"], b: float | Array = 2.0
 ) -> EdgeSolution:

@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params
+from sharpflow.models.precision import full_precision
 from sharpflow.theory.lanczos import lanczos, pseudo_random_block
 from sharpflow.theory.linearization import Method, Residual, linearize, resolve_method
 from sharpflow.theory.linearization.spectrum import unit_rows
@@ -44,6 +45,7 @@ class FisherSpectrum:
     status: Int[Array, ""]
 
 
+@full_precision
 def fisher_spectrum(
     outputs: Callable[[Params], Float[Array, "T ..."]],
     params: Params,

@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params, Problem, check_scale_invariance, validate_params
+from sharpflow.models.precision import compiled
 from sharpflow.theory.arguments import require_at_least_one, require_positive
 from sharpflow.theory.flow_integration import FlowPoint, Rows, integrate
 from sharpflow.theory.linearization import Method, linearize, resolve_method
@@ -191,7 +192,7 @@ def sharpness_flow(
     return solution
 
 
-@partial(jax.jit, static_argnames=("problem", "k", "method"))
+@compiled(static_argnames=("k", "method"))
 def _spectrum(problem: Problem, theta: Params, *, k: int, method: Method) -> Float[Array, " k"]:
     flat, _ = ravel_pytree(theta)
     return linearize(residual_form(problem, theta), flat, method).top_eigenpairs(k)[0]
@@ -241,7 +242,7 @@ def _completed(rows: Rows, later: Rows) -> Rows:
     return jax.tree.map(chosen, rows, later)
 
 
-@partial(jax.jit, static_argnames=("num_times",))
+@compiled(static_argnames=("num_times",))
 def _asked(theta0: Params, rows: Rows, *, num_times: int) -> tuple[Params, Array, Rows]:
     """The rows without those that pad the times; their points as ``theta0``, and λ*."""
     rows = jax.tree.map(lambda leaf: leaf[:num_times], rows)

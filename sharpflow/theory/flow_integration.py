@@ -1,6 +1,5 @@
 """One compiled run of the sharpness-reduction flow: steps, error control, output rows."""
 
-from functools import partial
 from typing import NamedTuple
 
 import chex
@@ -10,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from sharpflow.models import Params, Problem
+from sharpflow.models.precision import compiled
 from sharpflow.theory.edge_geometry import (
     EdgeResponse,
     edge_covariance,
@@ -84,10 +84,8 @@ class _State(NamedTuple):
     finished: Bool[Array, ""]
 
 
-@partial(
-    jax.jit,
+@compiled(
     static_argnames=(
-        "problem",
         "edge_dimension",
         "num_eigenvalues",
         "on_sphere",

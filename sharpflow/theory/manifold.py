@@ -1,19 +1,19 @@
 """The minimizer manifold Γ: the retraction to it, and its tangent space."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params, Problem, validate_params
+from sharpflow.models.precision import compiled, full_precision
 from sharpflow.theory.linearization import Method, linearize
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.retraction import ACCEPTED_SLACK, residual_tolerance, retract_flat
 from sharpflow.theory.status import Status
 
 
+@full_precision
 def retract_with_status(
     problem: Problem, params: Params, *, on_sphere: bool = True, method: Method = "auto"
 ) -> tuple[Params, Int[Array, ""]]:
@@ -41,7 +41,7 @@ def retract_with_status(
     return unravel(theta), status
 
 
-@partial(jax.jit, static_argnames=("problem", "on_sphere", "method"))
+@compiled(static_argnames=("on_sphere", "method"))
 def _retract(
     problem: Problem, params: Params, *, on_sphere: bool, method: Method
 ) -> tuple[Params, Int[Array, ""], Float[Array, ""]]:
@@ -84,7 +84,7 @@ def retract(
     return theta
 
 
-@partial(jax.jit, static_argnames=("problem",))
+@compiled
 def _residual_norm(problem: Problem, params: Params) -> Float[Array, ""]:
     return jnp.linalg.norm(residual_form(problem, params)(ravel_pytree(params)[0]))
 
@@ -116,7 +116,7 @@ def require_on_manifold(problem: Problem, theta0: Params, *, on_sphere: bool = T
         )
 
 
-@partial(jax.jit, static_argnames=("problem", "on_sphere", "method"))
+@compiled(static_argnames=("on_sphere", "method"))
 def tangent_projection(
     problem: Problem,
     theta: Params,

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params, Problem, validate_params
+from sharpflow.models.precision import compiled
 from sharpflow.theory.arguments import require_positive
 
 
@@ -76,7 +76,7 @@ def settled_excess(excess: float, damping: float, drift: float) -> float:
     return drift / damping * (q - 0.5 * z)
 
 
-@partial(jax.jit, static_argnames=("problem",))
+@compiled
 def _period_two(problem: Problem, theta: Params) -> PeriodTwo:
     flat, unravel = ravel_pytree(theta)
 

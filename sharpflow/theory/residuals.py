@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from sharpflow.models import Params, Problem
+from sharpflow.models.bound_function import BoundFunction
+from sharpflow.models.precision import compiled
+from sharpflow.models.problem import is_concrete
 
 _NEWTON_STEPS = 50
 
@@ -44,35 +46,48 @@ def residual_form(
             "problem has a loss alone, which defines no minimizer manifold: "
             "give it a residual, or outputs with a criterion"
         )
-    outputs = problem.outputs
-    of_outputs = getattr(problem.criterion, "residual", None)
+    outputs, of_outputs = problem.outputs, problem.criterion_residual
     if of_outputs is not None:
         return lambda flat: of_outputs(outputs(unravel(flat)))
     produced = jax.eval_shape(outputs, like)
-    with jax.ensure_compile_time_eval():
-        best, root = _criterion_minimum(problem, produced.shape, produced.dtype)
-
+    best, root = _criterion_minimum(problem.criterion, produced.shape, produced.dtype)
     return lambda flat: root @ (outputs(unravel(flat)).ravel() - best)
 
 
-@lru_cache(maxsize=16)
 def _criterion_minimum(
-    problem: Problem, shape: tuple[int, ...], dtype: Any
+    criterion: Callable[[Array], Array], shape: tuple[int, ...], dtype: Any
 ) -> tuple[Float[Array, " q"], Float[Array, "q q"]]:
-    """The minimiser of a problem's convex criterion and the root of its Hessian there.
+    """The minimiser of a convex criterion and the root of its Hessian there.
 
-    Kept by the problem: a criterion need not have a hash.
+    Where the criterion's data are known while a program is traced, they are found then, and a
+    criterion without a minimum is refused. Where they are traced too, they are found whenever
+    the program runs, and are NaN where there is no minimum: then no retraction succeeds.
     """
-    criterion = problem.criterion
-    assert criterion is not None
+    bound = BoundFunction.of(criterion, None, None)
+    if not is_concrete(*jax.tree.leaves(bound)):
+        best, root, attained = _newton(bound, shape=shape, dtype=dtype)
+        return jnp.where(attained, best, jnp.nan), jnp.where(attained, root, jnp.nan)
+    with jax.ensure_compile_time_eval():
+        best, root, attained = _newton(bound, shape=shape, dtype=dtype)
+        if not bool(attained):
+            raise ValueError(
+                "criterion attains no minimum that Newton's method finds from zero outputs, so "
+                "the loss has no minimizer manifold; cross-entropy needs label smoothing"
+            )
+    return best, root
+
+
+@compiled(static_argnames=("shape", "dtype"))
+def _newton(
+    criterion: Callable[[Array], Array], *, shape: tuple[int, ...], dtype: Any
+) -> tuple[Float[Array, " q"], Float[Array, "q q"], Bool[Array, ""]]:
+    """Damped Newton iteration from zero: the minimiser, the root there, and whether it is one."""
     precision = float(jnp.finfo(dtype).eps)
 
-    @jax.jit
     def value(flat: Array) -> Array:
         return criterion(flat.reshape(shape))
 
-    @jax.jit
-    def newton(point: Array) -> tuple[Array, Array, Array, Array]:
+    def look(point: Array) -> tuple[Array, Array, Array, Array]:
         slope = jax.grad(value)(point)
         values, vectors = jnp.linalg.eigh(jax.hessian(value)(point))
         kept = values > values[-1] * values.size * precision
@@ -82,18 +97,29 @@ def _criterion_minimum(
         root = (vectors * jnp.sqrt(jnp.where(kept, values, 0.0))[None]) @ vectors.T
         return jnp.linalg.norm(slope), move, resting, root
 
-    point, scale = jnp.zeros((math.prod(shape),), dtype), 1.0
-    for step in range(_NEWTON_STEPS):
-        slope, move, resting, root = newton(point)
-        if step == 0:
-            scale = max(float(slope), 1.0)
-        if float(slope) <= precision**0.75 * scale and bool(resting):
-            return point, root
-        length, before = 1.0, float(value(point))
-        while length > 1e-6 and not float(value(point - length * move)) <= before:
-            length *= 0.5
+    def attained(state: tuple) -> Array:
+        _, slope, _, resting, _, scale, _ = state
+        return (slope <= precision**0.75 * scale) & resting
+
+    def unfinished(state: tuple) -> Array:
+        return ~attained(state) & (state[-1] < _NEWTON_STEPS)
+
+    def iterate(state: tuple) -> tuple:
+        point, _, move, _, _, scale, count = state
+        # near the minimum the loss changes by less than its rounding, which must shorten no step
+        before = value(point)
+        accepted = before + 10.0 * precision * (1.0 + jnp.abs(before))
+        length = jax.lax.while_loop(
+            lambda length: (length > 1e-6) & ~(value(point - length * move) <= accepted),
+            lambda length: 0.5 * length,
+            jnp.ones((), dtype),
+        )
         point = point - length * move
-    raise ValueError(
-        "criterion attains no minimum that Newton's method finds from zero outputs, so the "
-        "loss has no minimizer manifold; cross-entropy needs label smoothing"
-    )
+        return point, *look(point), scale, count + 1
+
+    start = jnp.zeros((math.prod(shape),), dtype)
+    seen = look(start)
+    state = (start, *seen, jnp.maximum(seen[0], 1.0), jnp.zeros((), jnp.int32))
+    state = jax.lax.while_loop(unfinished, iterate, state)
+    point, _, _, _, root, _, _ = state
+    return point, root, attained(state)

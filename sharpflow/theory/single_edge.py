@@ -1,7 +1,5 @@
 """The sharpness-reduction flow of a single eigenvalue at the edge, for comparison."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +7,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params, Problem, validate_params
+from sharpflow.models.precision import compiled, full_precision
 from sharpflow.theory.arguments import require_positive
 from sharpflow.theory.edge_geometry import edge_gradients, edge_space
 from sharpflow.theory.linearization import Residual, linearize
@@ -17,6 +16,7 @@ from sharpflow.theory.retraction import retract_flat
 from sharpflow.theory.times import validated_times
 
 
+@full_precision
 def single_edge_velocity(
     problem: Problem, theta: Params, *, b: float = 2.0, kappa: float = 0.0
 ) -> Params:
@@ -95,7 +95,7 @@ def _velocity(residual: Residual, theta: Array, b: Array, kappa: Array) -> Array
     return -faster * b * slope / (2.0 * b + faster * (slope @ slope))
 
 
-@partial(jax.jit, static_argnames=("problem",))
+@compiled
 def _integrate(
     problem: Problem, theta0: Params, tau: Array, b: Array, kappa: Array, max_step: Array
 ) -> Params:

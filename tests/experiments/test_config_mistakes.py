@@ -205,7 +205,7 @@ def test_a_malformed_config_is_told_before_any_problem_is_built(tmp_path, monkey
     def built(*_):
         raise AssertionError("a problem is built")
 
-    monkeypatch.setattr(sf.Problem, "__post_init__", built)
+    monkeypatch.setattr(sf.Problem, "__init__", built)
     path = tmp_path / "config.toml"
     configs = malformed_configs(250, seed=0)
     assert len({data for _, data in configs}) == 250

@@ -134,8 +134,9 @@ def test_a_start_at_another_eigenvector_still_finds_the_top() -> None:
 @_methods
 def test_a_tolerance_at_the_rounding_of_the_products_is_told_apart(method: str) -> None:
     problem = _problem(np.float32)
+    # one pair may reach a tolerance as small as its rounding by chance, five together do not
     found = sf.theory.top_eigenpairs(
-        problem, problem.init(jax.random.key(0)), 2, method=method, tolerance=1.3e-7
+        problem, problem.init(jax.random.key(0)), 5, method=method, tolerance=1.3e-7
     )
     assert int(found.status) == Status.PRECISION
     assert np.any(np.isnan(found.values))

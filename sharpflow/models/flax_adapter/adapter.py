@@ -1,5 +1,6 @@
 """Any Flax module, linen or nnx, with its data, as a Problem."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,13 @@ import numpy as np
 from sharpflow.models.cross_entropy import SmoothedCrossEntropy, smoothed_targets
 from sharpflow.models.flax_adapter.functional import FunctionalModule
 from sharpflow.models.flax_adapter.linen_module import LinenModule
-from sharpflow.models.flax_adapter.network import Network, Outputs
+from sharpflow.models.flax_adapter.network import (
+    Network,
+    NetworkData,
+    Score,
+    bound_network,
+    with_test_inputs,
+)
 from sharpflow.models.flax_adapter.sharding import example_sharding
 from sharpflow.models.inputs import (
     holds_classes,
@@ -26,7 +33,7 @@ from sharpflow.models.metrics import (
     mean_square_scores,
     validated_test,
 )
-from sharpflow.models.problem import Params, Problem
+from sharpflow.models.problem import Problem
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -128,38 +135,44 @@ def from_flax(
         score = partial(
             cross_entropy_scores, labels, dtype=resolved, label_smoothing=label_smoothing
         )
-    network = Network(
-        _functional(module, inputs[:micro_batch], apply_kwargs or {}),
+    network, data = bound_network(
+        _functional(module, resolved, apply_kwargs or {}),
         inputs,
         fixed=fixed,
         fixed_seed=fixed_seed,
         micro_batch=micro_batch,
         sharding=example_sharding(devices),
     )
-    _require_shape(network, targets.shape)
-
-    metrics: dict[str, Callable[[Params], jax.Array]] = {}
+    _require_shape(network, data, targets.shape)
+    scores: Scores = {}
     if holds_classes(labels):
-        accuracy = {"accuracy": score(scored=labels)["accuracy"]}
-        metrics |= _of_params("train", accuracy, network.outputs)
+        scores["train_accuracy"] = score(scored=labels)["accuracy"]
+    on_train = tuple(scores)
     if test is not None:
         test_inputs, test_labels = validated_test(test, labels, resolved)
-        scores = score(scored=test_labels)
-        metrics |= _of_params("test", scores, network.test_outputs(test_inputs))
+        found = score(scored=test_labels)
+        scores |= {f"test_{name}": one for name, one in found.items()}
+        network, data = with_test_inputs(network, data, test_inputs, micro_batch)
     if scale_invariant is None:
         told = getattr(module, "scale_invariant", True) if isinstance(module, nn.Module) else True
         scale_invariant = bool(told)
-    problem = partial(Problem, network.init, metrics=metrics, scale_invariant=scale_invariant)
+    problem = partial(
+        Problem,
+        network.init,
+        metrics={name: Score(network, name, name not in on_train) for name in scores},
+        scale_invariant=scale_invariant,
+    )
     if loss == "mse":
-        return problem(residual=_standardized_residual(network.outputs, targets))
-    return problem(outputs=network.outputs, criterion=SmoothedCrossEntropy(targets))
+        data = dataclasses.replace(data, targets=targets, scores=scores)
+        return problem(residual=network.residual, data=data)
+    data = dataclasses.replace(data, scores=scores)
+    criterion = SmoothedCrossEntropy(targets)
+    return problem(outputs=network.outputs, criterion=criterion, data=data)
 
 
-def _functional(
-    module: Any, sample: np.ndarray, apply_kwargs: Mapping[str, Any]
-) -> FunctionalModule:
+def _functional(module: Any, dtype: np.dtype, apply_kwargs: Mapping[str, Any]) -> FunctionalModule:
     if isinstance(module, nn.Module):
-        return LinenModule(module, jnp.asarray(sample), apply_kwargs)
+        return LinenModule(module, apply_kwargs)
     # imported here, because linen alone loads in half the time
     from flax import nnx
 
@@ -171,31 +184,12 @@ def _functional(
             "module must be a flax.linen module, a flax.nnx module, or a function from nnx.Rngs "
             f"to one, such as lambda rngs: Net(rngs=rngs); got {module!r}"
         )
-    return NnxModule(module, sample.dtype, apply_kwargs)
+    return NnxModule(module, dtype, apply_kwargs)
 
 
-def _standardized_residual(outputs: Outputs, targets: jax.Array) -> Callable[[Params], jax.Array]:
-    root_count = np.sqrt(targets.shape[0]).astype(targets.dtype)
-
-    def residual(params: Params) -> jax.Array:
-        return ((outputs(params) - targets) / root_count).ravel()
-
-    return residual
-
-
-def _of_params(
-    prefix: str, scores: Scores, outputs: Outputs
-) -> dict[str, Callable[[Params], jax.Array]]:
-    """Scores of outputs as metrics of params, named after what they are taken on."""
-
-    def metric(score: Callable[[jax.Array], jax.Array]) -> Callable[[Params], jax.Array]:
-        return jax.jit(lambda params: score(outputs(params)))
-
-    return {f"{prefix}_{name}": metric(score) for name, score in scores.items()}
-
-
-def _require_shape(network: Network, expected: tuple[int, ...]) -> None:
-    produced = jax.eval_shape(network.outputs, jax.eval_shape(network.init, jax.random.key(0)))
+def _require_shape(network: Network, data: NetworkData, expected: tuple[int, ...]) -> None:
+    params = jax.eval_shape(network.init, jax.random.key(0), data)
+    produced = jax.eval_shape(network.outputs, params, data)
     if produced.shape != expected:
         raise ValueError(
             f"module must give outputs of shape {expected} for these targets, got {produced.shape}"

@@ -5,7 +5,6 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 RANDOM_NUMBERS = (
@@ -17,14 +16,22 @@ RANDOM_NUMBERS = (
 class FunctionalModule(Protocol):
     """A module without state of its own: pure functions of parameters and constants.
 
+    It holds no arrays and is compared by value where that is possible, so that problems with
+    equal modules share their compiled programs.
+
     Attributes:
       batch_norm: the layer whose statistics can be kept to the training rows.
     """
 
     batch_norm: str
 
-    def init(self, key: jax.Array) -> tuple[dict[str, Array], Any]:
-        """All parameters by path (``"layers/0/kernel"``), and the constants of ``apply``."""
+    def init(self, key: jax.Array, sample: Array) -> tuple[dict[str, Array], Any]:
+        """All parameters by path (``"layers/0/kernel"``), and the constants of ``apply``.
+
+        Args:
+          key: of the random numbers.
+          sample: inputs that the parameters are made for, in the dtype of the problem.
+        """
         ...
 
     def apply(
@@ -52,10 +59,11 @@ class FunctionalModule(Protocol):
 def training_rows(num_training: int, inputs: Array) -> Array:
     """Which rows are of the training batch, as a mask of shape (n, 1, ..., 1) for batch norm.
 
-    The barrier keeps XLA from summing the mask of every layer while it compiles.
+    It is counted out in the program, which so holds no array as long as the batch. The barrier
+    keeps XLA from summing the mask of every layer while it compiles.
     """
-    rows = np.arange(inputs.shape[0]).reshape((-1,) + (1,) * (inputs.ndim - 1))
-    return jax.lax.optimization_barrier(jnp.asarray(rows < num_training))
+    rows = jnp.arange(inputs.shape[0]).reshape((-1,) + (1,) * (inputs.ndim - 1))
+    return jax.lax.optimization_barrier(rows < num_training)
 
 
 def as_columns(outputs: Array) -> Float[Array, "n c"]:

@@ -1,7 +1,7 @@
 """Flax linen modules as pure functions."""
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +11,7 @@ from flax.errors import InvalidRngError
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
+from sharpflow.models.bound_function import StaticFunction
 from sharpflow.models.convolution import conv_general_dilated
 from sharpflow.models.flax_adapter.functional import RANDOM_NUMBERS, as_columns, training_rows
 from sharpflow.models.problem import is_concrete
@@ -22,23 +23,31 @@ _Init = Callable[[jax.Array, Array], Any]
 class LinenModule:
     """A linen module as a ``FunctionalModule``; its constants are its other collections.
 
+    Equal modules with equal keywords are equal, where they can be compared.
+
     Args:
       module: maps (n, ...) inputs to (n, c) or (n,) outputs.
-      sample: inputs that its parameters are made for, in the dtype of the problem.
       apply_kwargs: keywords for ``module.apply``.
     """
 
     batch_norm = "flax.linen.BatchNorm"
 
-    def __init__(self, module: nn.Module, sample: Array, apply_kwargs: Mapping[str, Any]) -> None:
-        self._module, self._sample = module, sample
+    def __init__(self, module: nn.Module, apply_kwargs: Mapping[str, Any]) -> None:
+        self._module = module
         self._apply_kwargs = dict(apply_kwargs)
         self._init = _init(module, self._apply_kwargs)
+        self._value = StaticFunction(partial(module.apply, **self._apply_kwargs))
 
-    def init(self, key: jax.Array) -> tuple[dict[str, Array], dict[str, Any]]:
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LinenModule) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def init(self, key: jax.Array, sample: Array) -> tuple[dict[str, Array], dict[str, Any]]:
         """Parameters by path, and the other collections, all in the dtype of the sample."""
-        variables = self._init(key, self._sample)
-        variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, self._sample.dtype), variables)
+        variables = self._init(key, sample)
+        variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, sample.dtype), variables)
         collections = {name: value for name, value in variables.items() if name != "params"}
         return flatten_dict(variables.get("params", {}), sep="/"), collections
 

@@ -9,6 +9,7 @@ hold the activations of one micro-batch only.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import flax.linen as nn
@@ -36,6 +37,11 @@ class Apply(Protocol):
     ) -> tuple[Array, Mapping[str, Any]]: ...
 
 
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("inputs", "weights"),
+    meta_fields=("num_rows", "sharding"),
+)
 @dataclasses.dataclass(frozen=True, eq=False)
 class MicroBatches:
     """Rows in K micro-batches of b, padded with copies of weight zero.

@@ -1,6 +1,8 @@
-"""A Flax module bound to its full training batch."""
+"""A Flax module bound to the shape of its training batch: the functions of a problem."""
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +14,7 @@ from jaxtyping import Array, Float
 from sharpflow.models.flax_adapter.functional import FunctionalModule
 from sharpflow.models.flax_adapter.linen_module import LinenModule
 from sharpflow.models.flax_adapter.micro_batch import (
+    Apply,
     MicroBatches,
     batch_outputs,
     batch_statistics,
@@ -19,15 +22,129 @@ from sharpflow.models.flax_adapter.micro_batch import (
     split,
 )
 from sharpflow.models.flax_adapter.sharding import ExampleSharding, padded
+from sharpflow.models.metrics import Scores
+from sharpflow.models.precision import compiled
 from sharpflow.models.problem import Params
 
 _COMPARED = 128  # examples on which micro-batches are compared with one batch
 
-Outputs = Callable[[Params], Float[Array, "n c"]]
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class NetworkData:
+    """The arrays of a network problem.
+
+    Attributes:
+      inputs: the training batch, its rows padded to a multiple of the devices; or in
+        micro-batches.
+      fixed: parameters held constant, by path.
+      constants: of the module.
+      targets: of the outputs, shape (n, c).
+      test_inputs: rows for the test metrics, as ``inputs``, or None.
+      scores: of outputs on the training rows and on the test rows, by the name of the metric.
+    """
+
+    inputs: Float[Array, "n ..."] | MicroBatches
+    fixed: dict[str, Array]
+    constants: Any
+    targets: Float[Array, "n c"] | None = None
+    test_inputs: Float[Array, "k ..."] | MicroBatches | None = None
+    scores: Scores = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass(frozen=True)
 class Network:
-    """A module bound to its training batch, with some parameters fixed.
+    """A module on its training batch: functions of its trained parameters and ``NetworkData``.
+
+    It holds no arrays. Equal networks, on batches of one size, share their compiled programs.
+
+    Attributes:
+      module: maps (n, ...) inputs to (n, c) outputs.
+      num_training: n, rows of the training batch.
+      num_test: rows of the test inputs.
+      sharding: how the examples are spread over devices.
+      num_batch_norms: how often the module normalizes with the statistics of its batch, where
+        that is split into micro-batches; None takes all rows at once.
+    """
+
+    module: FunctionalModule
+    num_training: int
+    num_test: int = 0
+    sharding: ExampleSharding = dataclasses.field(default_factory=ExampleSharding)
+    num_batch_norms: int | None = None
+
+    def init(self, key: jax.Array, data: NetworkData) -> Params:
+        """Parameters, without the fixed ones."""
+        flat, _ = self.module.init(key, _sample(data))
+        trained = {path: value for path, value in flat.items() if path not in data.fixed}
+        return self.sharding.replicated(unflatten_dict(trained, sep="/"))
+
+    def outputs(self, params: Params, data: NetworkData) -> Float[Array, "n c"]:
+        """Outputs on the training batch, with its statistics."""
+        return _outputs(self, params, data)
+
+    def test_outputs(self, params: Params, data: NetworkData) -> Float[Array, "k c"]:
+        """Outputs on the test inputs, with the statistics of the training batch."""
+        return _test_outputs(self, params, data)
+
+    def residual(self, params: Params, data: NetworkData) -> Float[Array, " n*c"]:
+        """(f − y)/√n, flat: half its square is the mean over examples of ½‖f − y‖²."""
+        assert data.targets is not None
+        root_count = np.sqrt(self.num_training).astype(data.targets.dtype)
+        return ((self.outputs(params, data) - data.targets) / root_count).ravel()
+
+    def apply(
+        self,
+        params: Params,
+        data: NetworkData,
+        inputs: Array,
+        num_training: int | None = None,
+    ) -> Float[Array, "n c"]:
+        """Outputs on some rows together, batch norm by the first ``num_training`` of them."""
+        return self.module.apply(_whole(params, data), data.constants, inputs, num_training)
+
+    def collecting(self, data: NetworkData) -> Apply:
+        """Outputs on some rows, and what a linen module leaves in its collections."""
+        module = self.module
+        assert isinstance(module, LinenModule)
+
+        def apply(
+            params: Params, inputs: Array, collect: tuple[str, ...] = ()
+        ) -> tuple[Array, Mapping[str, Any]]:
+            return module.apply_collecting(_whole(params, data), data.constants, inputs, collect)
+
+        return apply
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """A metric of a network problem.
+
+    Attributes:
+      network: on whose outputs it is taken.
+      name: of the metric, under which ``NetworkData`` has its score.
+      on_test: whether it is taken on the test inputs.
+    """
+
+    network: Network
+    name: str
+    on_test: bool
+
+    def __call__(self, params: Params, data: NetworkData) -> Float[Array, ""]:
+        """The score, shape ()."""
+        return _score(self, params, data)
+
+
+def bound_network(
+    module: FunctionalModule,
+    inputs: np.ndarray,
+    *,
+    fixed: Sequence[str] = (),
+    fixed_seed: int = 0,
+    micro_batch: int | None = None,
+    sharding: ExampleSharding | None = None,
+) -> tuple[Network, NetworkData]:
+    """Bind a module to its training batch, some of its parameters fixed.
 
     Args:
       module: maps (n, ...) inputs to (n, c) outputs.
@@ -37,152 +154,183 @@ class Network:
       micro_batch: most examples that go through the module at once; None takes all.
       sharding: how the examples are spread over devices.
 
+    Returns:
+      The functions and the arrays of the problem.
+
     Raises:
       ValueError: a name in ``fixed`` that matches nothing, nothing left to train,
         dropout, or, where the batch is split, an nnx module or one that mixes examples
         otherwise than by ``nn.BatchNorm``.
     """
-
-    def __init__(
-        self,
-        module: FunctionalModule,
-        inputs: np.ndarray,
-        *,
-        fixed: Sequence[str] = (),
-        fixed_seed: int = 0,
-        micro_batch: int | None = None,
-        sharding: ExampleSharding | None = None,
-    ) -> None:
-        if micro_batch is not None and not isinstance(module, LinenModule):
-            raise ValueError(
-                f"micro_batch={micro_batch} needs a flax.linen module, whose layers can be given "
-                "the statistics of the whole batch: leave micro_batch=None, and spread the "
-                "examples by devices= where memory is short"
-            )
-        self._module, self._inputs = module, inputs
-        self._micro_batch, self._sharding = micro_batch, sharding or ExampleSharding()
-        self._fix(fixed, fixed_seed)
-        if micro_batch is None:
-            self.outputs: Outputs = self._joint_outputs(inputs)
-        else:
-            params = jax.eval_shape(self.init, jax.random.key(0))
-            sample = jnp.asarray(inputs[:micro_batch])
-            self._num_layers = count_batch_norms(self._collecting, params, sample)
-            self._batches = split(inputs, micro_batch, self._sharding)
-            self.outputs = self._outputs_of(self._batches, self._batches)
-            self._require_separate_examples(micro_batch)
-
-    def init(self, key: jax.Array) -> Params:
-        """Parameters, without the fixed ones."""
-        flat, _ = self._module.init(key)
-        return unflatten_dict(
-            {path: value for path, value in flat.items() if path not in self._fixed}, sep="/"
+    if micro_batch is not None and not isinstance(module, LinenModule):
+        raise ValueError(
+            f"micro_batch={micro_batch} needs a flax.linen module, whose layers can be given "
+            "the statistics of the whole batch: leave micro_batch=None, and spread the "
+            "examples by devices= where memory is short"
         )
+    sharding = sharding or ExampleSharding()
+    sample = jnp.asarray(inputs[:micro_batch])
+    flat, constants = module.init(jax.random.key(fixed_seed), sample)
+    data = NetworkData(
+        inputs=_placed(inputs, micro_batch, sharding),
+        fixed=sharding.replicated(_fixed(flat, fixed)),
+        constants=sharding.replicated(constants),
+    )
+    network = Network(module, len(inputs), sharding=sharding)
+    if micro_batch is None:
+        return network, data
+    params = jax.eval_shape(partial(network.init, data=data), jax.random.key(0))
+    number = count_batch_norms(network.collecting(data), params, sample)
+    network = dataclasses.replace(network, num_batch_norms=number)
+    _require_separate_examples(network, data, inputs, micro_batch)
+    return network, data
 
-    def test_outputs(self, inputs: np.ndarray) -> Outputs:
-        """The outputs on other inputs, with the statistics of the training batch.
 
-        Args:
-          inputs: shape (k, ...).
+def with_test_inputs(
+    network: Network, data: NetworkData, inputs: np.ndarray, micro_batch: int | None
+) -> tuple[Network, NetworkData]:
+    """The same network with inputs for the test metrics.
 
-        Returns:
-          A function params -> (k, c).
+    Args:
+      network, data: from ``bound_network``.
+      inputs: shape (k, ...).
+      micro_batch: as there.
 
-        Raises:
-          ValueError: the module lets these inputs into its statistics.
-        """
-        if self._micro_batch is not None:
-            others = split(inputs, self._micro_batch, self._sharding)
-            return self._outputs_of(others, self._batches)
-        joint = self._joint_outputs(self._inputs, inputs)
-        num_train = len(self._inputs)
-        both = jax.jit(lambda params: (joint(params)[:num_train], self.outputs(params)))
-        change = _relative_change(*both(self.init(jax.random.key(1))))
-        if not change < _tolerance(self._inputs.dtype):
+    Raises:
+      ValueError: the module lets these inputs into its statistics.
+    """
+    network = dataclasses.replace(network, num_test=len(inputs))
+    data = dataclasses.replace(data, test_inputs=_placed(inputs, micro_batch, network.sharding))
+    if network.num_batch_norms is None:
+        change = float(_mixing(network, network.init(jax.random.key(1), data), data))
+        if not change < _tolerance(inputs.dtype):
             raise ValueError(
                 "test metrics need the statistics of the training batch, but this module mixes "
                 f"the test examples into them (outputs change by {change:.1g}): "
-                f"normalize with {self._module.batch_norm}, or leave test=None"
+                f"normalize with {network.module.batch_norm}, or leave test=None"
             )
-        return lambda params: joint(params)[num_train:]
+    return network, data
 
-    def _joint_outputs(self, training: np.ndarray, others: np.ndarray | None = None) -> Outputs:
-        """Outputs on all rows in one go, statistics from the training rows alone.
 
-        Rows that are not of the training batch, be they ``others`` or padding for the
-        devices, are kept out by a mask that every batch-norm layer gets.
-        """
-        rows = training if others is None else np.concatenate([training, others])
-        devices = self._sharding.num_devices
-        total = -(-len(rows) // devices) * devices
-        inputs = self._sharding.place(padded(rows, total))
-        num_training = None if total == len(training) else len(training)
+# Compiled functions of their own: traced once, however many derivatives are taken of them, and
+# called outside of other compiled code they do not compile a scan at every call. What precision
+# their products have is said by whoever traces them.
+@partial(jax.jit, static_argnames=("network",))
+def _outputs(network: Network, params: Params, data: NetworkData) -> Float[Array, "n c"]:
+    inputs, num_training = data.inputs, network.num_training
+    if isinstance(inputs, MicroBatches):
+        return _in_micro_batches(network, params, data, inputs)
+    rows = network.sharding.constrain(inputs)
+    if len(rows) == num_training:
+        return network.apply(params, data, rows)
+    return network.apply(params, data, rows, num_training)[:num_training]
 
-        def outputs(params: Params) -> Array:
-            found = self._apply(params, self._sharding.constrain(inputs), num_training)
-            return found if num_training is None else found[: len(rows)]
 
-        return jax.jit(outputs)  # traced once, however many derivatives are taken of it
+@partial(jax.jit, static_argnames=("network",))
+def _test_outputs(network: Network, params: Params, data: NetworkData) -> Float[Array, "k c"]:
+    if isinstance(data.test_inputs, MicroBatches):
+        return _in_micro_batches(network, params, data, data.test_inputs)
+    return _joint_outputs(network, params, data)[1]
 
-    def _outputs_of(self, rows: MicroBatches, training: MicroBatches) -> Outputs:
-        def outputs(params: Params) -> Array:
-            statistics = batch_statistics(self._collecting, params, training, self._num_layers)
-            return batch_outputs(self._collecting, params, rows, statistics)
 
-        return jax.jit(outputs)  # outside compiled code a scan would be compiled at every call
+@partial(jax.jit, static_argnames=("score",))
+def _score(score: Score, params: Params, data: NetworkData) -> Float[Array, ""]:
+    network = score.network
+    outputs = network.test_outputs if score.on_test else network.outputs
+    return data.scores[score.name](outputs(params, data))
 
-    def _require_separate_examples(self, micro_batch: int) -> None:
-        """Compare two or more micro-batches of some examples with one batch of them."""
-        number = min(len(self._inputs), max(micro_batch, _COMPARED))
-        some = self._inputs[np.linspace(0, len(self._inputs) - 1, number).astype(int)]
-        params = self.init(jax.random.key(1))
-        together = jax.jit(self._apply)(params, jnp.asarray(some))
-        halves = split(some, -(-number // 2))
-        apart = self._outputs_of(halves, halves)(params)
-        change = _relative_change(apart, together)
-        if not change < _tolerance(self._inputs.dtype):
-            raise ValueError(
-                f"micro_batch={micro_batch} splits the batch, but this module mixes its examples "
-                f"otherwise than by flax.linen.BatchNorm (outputs change by {change:.1g}): "
-                "normalize with flax.linen.BatchNorm, or leave micro_batch=None"
-            )
 
-    def _apply(
-        self, params: Params, inputs: Array, num_training: int | None = None
-    ) -> Float[Array, "n c"]:
-        return self._module.apply(self._whole(params), self._constants, inputs, num_training)
+def _joint_outputs(network: Network, params: Params, data: NetworkData) -> tuple[Array, Array]:
+    """Outputs on training and test rows, gone through the module together.
 
-    def _collecting(
-        self, params: Params, inputs: Array, collect: tuple[str, ...] = ()
-    ) -> tuple[Float[Array, "n c"], Mapping[str, Any]]:
-        assert isinstance(self._module, LinenModule)
-        return self._module.apply_collecting(self._whole(params), self._constants, inputs, collect)
+    Rows that are not of the training batch, be they test rows or padding for the devices, are
+    kept out of the statistics by a mask that every batch-norm layer gets.
+    """
+    training, test = data.inputs, data.test_inputs
+    assert isinstance(training, jax.Array) and isinstance(test, jax.Array)
+    rows = network.sharding.constrain(jnp.concatenate([training, test]))
+    outputs = network.apply(params, data, rows, network.num_training)
+    tested = outputs[len(training) :][: network.num_test]
+    return outputs[: network.num_training], tested
 
-    def _whole(self, params: Params) -> dict[str, Array]:
-        """Parameters by path, with the fixed ones."""
-        return flatten_dict(params, sep="/") | self._fixed
 
-    def _fix(self, fixed: Sequence[str], seed: int) -> None:
-        flat, self._constants = self._module.init(jax.random.key(seed))
-        for name in fixed:
-            if not any(_matches(path, name) for path in flat):
-                raise ValueError(f"fixed names {name!r}, but the parameters are {sorted(flat)}")
-        self._fixed = {
-            path: value
-            for path, value in flat.items()
-            if any(_matches(path, name) for name in fixed)
-        }
-        if len(self._fixed) == len(flat):
-            raise ValueError("fixed leaves nothing to train")
+def _in_micro_batches(
+    network: Network, params: Params, data: NetworkData, rows: MicroBatches
+) -> Float[Array, "n c"]:
+    assert network.num_batch_norms is not None and isinstance(data.inputs, MicroBatches)
+    apply = network.collecting(data)
+    statistics = batch_statistics(apply, params, data.inputs, network.num_batch_norms)
+    return batch_outputs(apply, params, rows, statistics)
+
+
+@compiled(static_argnames=("network",))
+def _mixing(network: Network, params: Params, data: NetworkData) -> Float[Array, ""]:
+    """How far test rows change the outputs on the training rows, relative to the largest."""
+    return _relative_change(_joint_outputs(network, params, data)[0], network.outputs(params, data))
+
+
+def _require_separate_examples(
+    network: Network, data: NetworkData, inputs: np.ndarray, micro_batch: int
+) -> None:
+    """Compare two or more micro-batches of some examples with one batch of them."""
+    number = min(len(inputs), max(micro_batch, _COMPARED))
+    some = inputs[np.linspace(0, len(inputs) - 1, number).astype(int)]
+    halves = dataclasses.replace(data, inputs=split(some, -(-number // 2)))
+    whole = dataclasses.replace(data, inputs=jnp.asarray(some))
+    network = dataclasses.replace(network, num_training=number, sharding=ExampleSharding())
+    params = network.init(jax.random.key(1), whole)
+    change = float(_splitting(network, params, halves, whole))
+    if not change < _tolerance(inputs.dtype):
+        raise ValueError(
+            f"micro_batch={micro_batch} splits the batch, but this module mixes its examples "
+            f"otherwise than by flax.linen.BatchNorm (outputs change by {change:.1g}): "
+            "normalize with flax.linen.BatchNorm, or leave micro_batch=None"
+        )
+
+
+@compiled(static_argnames=("network",))
+def _splitting(
+    network: Network, params: Params, halves: NetworkData, whole: NetworkData
+) -> Float[Array, ""]:
+    return _relative_change(network.outputs(params, halves), network.outputs(params, whole))
+
+
+def _relative_change(found: Array, expected: Array) -> Float[Array, ""]:
+    return jnp.max(jnp.abs(found - expected)) / jnp.max(jnp.abs(expected))
+
+
+def _placed(
+    inputs: np.ndarray, micro_batch: int | None, sharding: ExampleSharding
+) -> Array | MicroBatches:
+    if micro_batch is not None:
+        return split(inputs, micro_batch, sharding)
+    devices = sharding.num_devices
+    return sharding.place(padded(inputs, -(-len(inputs) // devices) * devices))
+
+
+def _sample(data: NetworkData) -> Array:
+    """Inputs that parameters are made for; only their shape matters to most modules."""
+    inputs = data.inputs
+    return inputs.inputs[0] if isinstance(inputs, MicroBatches) else inputs
+
+
+def _whole(params: Params, data: NetworkData) -> dict[str, Array]:
+    """Parameters by path, with the fixed ones."""
+    return flatten_dict(params, sep="/") | data.fixed
+
+
+def _fixed(flat: Mapping[str, Array], fixed: Sequence[str]) -> dict[str, Array]:
+    for name in fixed:
+        if not any(_matches(path, name) for path in flat):
+            raise ValueError(f"fixed names {name!r}, but the parameters are {sorted(flat)}")
+    found = {p: v for p, v in flat.items() if any(_matches(p, name) for name in fixed)}
+    if len(found) == len(flat):
+        raise ValueError("fixed leaves nothing to train")
+    return found
 
 
 def _matches(path: str, name: str) -> bool:
     return path == name or path.startswith(name + "/")
-
-
-def _relative_change(found: Array, expected: Array) -> float:
-    difference = np.asarray(found) - np.asarray(expected)
-    return float(np.max(np.abs(difference)) / np.max(np.abs(np.asarray(expected))))
 
 
 def _tolerance(dtype: np.dtype) -> float:

@@ -1,8 +1,10 @@
 """Flax nnx modules as pure functions, by split and merge."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,13 @@ from sharpflow.models.convolution import conv_general_dilated
 from sharpflow.models.flax_adapter.functional import RANDOM_NUMBERS, as_columns, training_rows
 
 
-class Constants(NamedTuple):
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("others",),
+    meta_fields=("graph", "paths", "params"),
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Constants:
     """What ``nnx.split`` gives beside the values of the parameters.
 
     Attributes:
@@ -63,8 +71,9 @@ class NnxModule:
         self._module = nnx.clone(module) if isinstance(module, nnx.Module) else module
         self._dtype, self._call_kwargs = dtype, dict(call_kwargs)
 
-    def init(self, key: jax.Array) -> tuple[dict[str, Array], Constants]:
+    def init(self, key: jax.Array, sample: Array) -> tuple[dict[str, Array], Constants]:
         """Parameters by path, of a new module or, from an instance, its own."""
+        del sample  # an nnx module knows its shapes
         graph, *states = nnx.split(self._adapted(key), nnx.Param, ...)
         params, others = states
         leaves = jax.tree_util.tree_leaves_with_path(params)

@@ -2,10 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from sharpflow.models.problem import is_concrete
 
 AXIS = "examples"
 
@@ -32,11 +35,14 @@ class ExampleSharding:
         spec = PartitionSpec(*(None,) * axis, AXIS)
         return jax.device_put(rows, NamedSharding(self.mesh, spec))
 
-    def constrain(self, rows: jax.Array) -> jax.Array:
-        """The same array, its first axis spread over the devices in compiled code too.
+    def replicated(self, tree: Any) -> Any:
+        """Arrays on all devices, each whole; traced ones and those without a mesh as they are."""
+        if self.mesh is None or not is_concrete(*jax.tree.leaves(tree)):
+            return tree
+        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
 
-        A constant that a function closes over loses its placement when it is compiled.
-        """
+    def constrain(self, rows: jax.Array) -> jax.Array:
+        """The same array, its first axis spread over the devices in compiled code too."""
         if self.mesh is None:
             return rows
         return jax.lax.with_sharding_constraint(rows, NamedSharding(self.mesh, PartitionSpec(AXIS)))

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -171,13 +172,15 @@ def random_network(
     if targets.shape != shape or not np.all(np.isfinite(targets)):
         raise ValueError(f"y must be finite numbers of shape {shape}, got shape {targets.shape}")
     return Problem(
-        init=lambda key: network.init(key, inputs.dtype),
-        outputs=lambda params: network(params, jnp.asarray(inputs)),
+        init=partial(network.init, dtype=inputs.dtype),
+        outputs=network,
         criterion=HalfMeanSquare(jnp.asarray(targets)),
         scale_invariant=False,
+        data=inputs,
     )
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class HalfMeanSquare:
     """½ mean_t ‖f(t) − y(t)‖², which knows its residual form.

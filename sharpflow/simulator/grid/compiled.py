@@ -1,16 +1,20 @@
 """A chunk of lanes, compiled for each device and run on all of them at once."""
 
 import collections
+import dataclasses
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
+from sharpflow.models import Problem
+from sharpflow.models.precision import full_precision
 from sharpflow.simulator.loop import Rows, padded_rows, run_rows
 from sharpflow.simulator.program import Program
 
@@ -30,10 +34,11 @@ class CompiledChunk:
 
     One program for several devices would be compiled by other rules than one for a single
     device, and round otherwise. So that a point has the same bits however many devices
-    there are, each runs the program that ``simulate`` runs.
+    there are, each runs the program that ``simulate`` runs. A problem whose own data are spread
+    over several devices has one program for all of them.
 
     Args:
-      program: what the loop does.
+      program: what the loop does, with the data of one problem.
       devices: of this process.
       num_rows: R, most rows of a chunk.
       state, hyperparameters: of a group, with a leading axis of lanes.
@@ -52,23 +57,72 @@ class CompiledChunk:
     ) -> None:
         self.num_rows = num_rows
         self.width = int(state.step.shape[0])
-        self._shardings = [SingleDeviceSharding(device) for device in devices]
-        chunk = jax.jit(partial(run_rows, program), donate_argnums=0)
+        self._program = program
+        self._spread = _spread_over(program)
+        self._shardings: list[Sharding] = (
+            [SingleDeviceSharding(device) for device in devices]
+            if self._spread is None
+            else [self._spread]
+        )
+        # programs on devices: kept as long as a group uses them
+        self._placed: weakref.WeakValueDictionary[tuple, Program] = weakref.WeakValueDictionary()
+        self._placing = threading.Lock()
+        chunk = jax.jit(full_precision(run_rows), donate_argnums=1)
         resting = self.rows(np.zeros((1, self.width), np.int32))
 
-        def lowered(sharding: SingleDeviceSharding) -> Any:
-            arguments = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-                (state, hyperparameters, resting),
-            )
-            return chunk.lower(*arguments)
+        def lowered(sharding: Sharding) -> Any:
+            def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+            arguments = jax.tree.map(abstract, (state, hyperparameters, resting))
+            return chunk.lower(self._abstract(abstract), *arguments)
 
         # traced here: jax's settings of a context hold in one thread only
         programs = [lowered(sharding) for sharding in self._shardings]
-        with ThreadPoolExecutor(len(devices)) as pool:
+        with ThreadPoolExecutor(len(self._shardings)) as pool:
             self._compiled = list(pool.map(lambda program: program.compile(), programs))
         found = self._compiled[0].memory_analysis()
         self.memory_bytes = 0 if found is None else found.peak_memory_in_bytes
+
+    def _abstract(self, abstract: Callable[[Any], jax.ShapeDtypeStruct]) -> Program:
+        """Shapes and places of the program's arrays."""
+        if self._spread is not None:
+            return jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+                self._program,
+            )
+        program = jax.tree.map(abstract, self._program)
+        if not self._program.own_data:
+            return program
+        problem = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                (self.width, *leaf.shape), leaf.dtype, sharding=leaf.sharding
+            ),
+            program.problem,
+        )
+        return dataclasses.replace(program, problem=problem)
+
+    def program(self, device: int, problems: Sequence[Problem]) -> Program:
+        """The program with the problems of a group's lanes, on a device.
+
+        Args:
+          device: index of the device.
+          problems: of the lanes; all are the same unless lanes have data of their own.
+        """
+        if self._program.own_data:
+            placed = [jax.device_put(one, self._shardings[device]) for one in problems]
+            stacked_problem = jax.tree.map(lambda *leaves: jnp.stack(leaves), *placed)
+            rule = jax.device_put(self._program.rule, self._shardings[device])
+            return dataclasses.replace(self._program, problem=stacked_problem, rule=rule)
+        key = device, id(problems[0])
+        with self._placing:  # one copy of the data, however many groups ask for it at once
+            placed_program = self._placed.get(key)
+            if placed_program is None:
+                placed_program = dataclasses.replace(self._program, problem=problems[0])
+                if self._spread is None:
+                    placed_program = jax.device_put(placed_program, self._shardings[device])
+                self._placed[key] = placed_program
+        return placed_program
 
     @property
     def num_devices(self) -> int:
@@ -93,13 +147,15 @@ class CompiledChunk:
         """Arrays of a group on a device."""
         return jax.device_put(tree, self._shardings[device])
 
-    def run(self, device: int, state: Any, hyperparameters: Any, rows: Rows) -> tuple:
-        """Run a chunk on the device where ``state`` is; its buffers are reused.
+    def run(
+        self, device: int, program: Program, state: Any, hyperparameters: Any, rows: Rows
+    ) -> tuple:
+        """Run a chunk on the device where ``program`` and ``state`` are; the state is reused.
 
         Returns:
           As ``run_rows``.
         """
-        return self._compiled[device](state, hyperparameters, self.place(rows, device))
+        return self._compiled[device](program, state, hyperparameters, self.place(rows, device))
 
     def spread(self, jobs: Sequence[Job], work: Callable[[Any, int], None]) -> None:
         """Call ``work(job, device)`` for all jobs, each device taking one after the other.
@@ -128,6 +184,14 @@ class CompiledChunk:
         with ThreadPoolExecutor(self.num_devices) as pool:
             for ended in [pool.submit(serve, device) for device in range(self.num_devices)]:
                 ended.result()
+
+
+def _spread_over(program: Program) -> NamedSharding | None:
+    """All devices that a problem's own data are spread over, whole on each; None for one."""
+    for leaf in jax.tree.leaves(program.problem):
+        if len(leaf.sharding.device_set) > 1:
+            return NamedSharding(leaf.sharding.mesh, PartitionSpec())
+    return None
 
 
 def stacked(trees: Sequence[Any]) -> Any:

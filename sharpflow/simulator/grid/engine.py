@@ -88,7 +88,12 @@ def build_engine(
     def compiled(width: int, num_rows: int) -> CompiledChunk:
         kept = 0 if snapshot_every is None else -(-num_rows // snapshot_every)
         return CompiledChunk(
-            dataclasses.replace(program, num_snapshots=kept, in_turn=in_turn),
+            dataclasses.replace(
+                program,
+                num_snapshots=kept,
+                in_turn=in_turn,
+                own_data=width > 1 and len(points.batch.problems) > 1,
+            ),
             devices,
             num_rows,
             stacked([points.state(pending[0])] * width),
@@ -158,16 +163,20 @@ class _Trial:
     def __init__(self, chunk: CompiledChunk, points: Points, few: Sequence[int]) -> None:
         self.device: int | None = None
         self._chunk = chunk
+        self._program: Program | None = None
+        self._problems = [points.problem(point) for point in few]
         self._state = stacked([points.state(point) for point in few])
         self._keywords = stacked([points.hyperparameters(point) for point in few])
 
     def run(self, device: int, gap: int, observe: bool) -> None:
         if self.device is None:
             self._state, self._keywords = self._chunk.place((self._state, self._keywords), device)
+            self._program = self._chunk.program(device, self._problems)
             self.device = device
+        assert self._program is not None
         gaps = np.full((1, self._chunk.width), gap, np.int32)
         rows = self._chunk.rows(gaps, observe)
-        made = self._chunk.run(self.device, self._state, self._keywords, rows)
+        made = self._chunk.run(self.device, self._program, self._state, self._keywords, rows)
         self._state, *_ = jax.block_until_ready(made)
 
 

@@ -74,6 +74,8 @@ def run_in_folder(
     with launch_lock(run.path, processes.index, processes.token), stop_between_chunks() as stop:
         if first:
             _open(grid, run, processes, resume)
+        if run.layout(len(grid.batches)) is not None:  # an earlier version began it
+            grid = dataclasses.replace(grid, batches=grid.by_problem)
         unfinished = announced(run.path, processes.token)
         sink = Sink(grid.axes, run.open_arrays(), run, processes.index)
         mine = [_shared(grid, points, unfinished, processes) for points in grid.batches]

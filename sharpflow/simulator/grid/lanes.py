@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sharpflow.simulator.program import LoopState
+from sharpflow.simulator.program import LoopState, Program
 
 
 @dataclasses.dataclass
@@ -47,6 +47,7 @@ class Group:
       state, keywords: of the lanes, as numpy arrays.
       device: index of the one that holds ``placed``, or None.
       placed: state and keywords on that device; newer than ``state`` after a chunk.
+      program: with the data of the lanes, on that device, or None.
       fetched: what was placed when ``state`` was copied from it.
       step, status: of the lanes, after the last chunk.
       columns, snapshots: of the last chunk.
@@ -58,6 +59,7 @@ class Group:
     keywords: dict[str, np.ndarray]
     device: int | None = None
     placed: tuple[Any, Any] | None = None
+    program: Program | None = None
     step: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
     status: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
     fetched: tuple[Any, Any] | None = None

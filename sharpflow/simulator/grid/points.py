@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ import optax
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params, Problem, validate_params
+from sharpflow.models.precision import compiled
 from sharpflow.simulator.grid.axes import BASE, Axes, keywords_of
 from sharpflow.simulator.program import Hyperparameters, LoopState, Program, initial_state
 from sharpflow.simulator.rules import find_rule
@@ -34,26 +34,53 @@ class GridRule:
 
     optimizer: MakeOptimizer
 
-    def __call__(
-        self, learning_rate: Any, weight_decay: Any, **others: Any
-    ) -> optax.GradientTransformation:
+    def __call__(self, hyperparameters: Mapping[str, Any]) -> optax.GradientTransformation:
         """The transformation; with traced values inside compiled code."""
+        others = dict(hyperparameters)
+        learning_rate, weight_decay = others.pop("learning_rate"), others.pop("weight_decay")
         return self.optimizer(learning_rate, weight_decay, **others)
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Points that share a problem, and so a compiled program.
+    """Points that share a compiled program: their problems differ in their data at most.
 
     Attributes:
-      program: what their loop does.
+      program: what their loop does; it holds the first of the problems.
       points: their numbers within the grid.
-      values: of the axes that the problem was made from.
+      problems: the distinct problems.
+      problem_of: the number of each point's problem among them, by point.
+      values: of the axes that the first problem was made from.
     """
 
     program: Program
     points: tuple[int, ...]
+    problems: tuple[Problem, ...]
+    problem_of: Mapping[int, int]
     values: dict[str, Any]
+
+    @property
+    def structure(self) -> Any:
+        """What two batches must share so that one compiled program serves both.
+
+        Data that are spread over devices fill them, and are never put side by side.
+        """
+        leaves, structure = jax.tree.flatten(self.program)
+        spread = any(len(leaf.sharding.device_set) > 1 for leaf in leaves)
+        return structure, tuple(map(_kind, leaves)), id(self) if spread else None
+
+    def joined(self, other: "Batch") -> "Batch":
+        """The points of both, those of this batch first."""
+        shift = len(self.problems)
+        return dataclasses.replace(
+            self,
+            points=(*self.points, *other.points),
+            problems=(*self.problems, *other.problems),
+            problem_of={
+                **self.problem_of,
+                **{point: shift + index for point, index in other.problem_of.items()},
+            },
+        )
 
 
 class Points:
@@ -83,17 +110,21 @@ class Points:
         self._start_takes = keywords_of(start, others) if start is not None else ()
         self._rule = GridRule(optimizer)
         self._rule_takes = keywords_of(optimizer, others)
-        self._drawn: dict[int, Params] = {}
+        self._drawn: dict[tuple[int, int], Params] = {}
         first = batch.points[0]
         self.example = validate_params(batch.program.problem, self._params(first), "the start")
         self.dtype = jax.tree.leaves(self.example)[0].dtype
 
         def begin(params: Params, hyperparameters: Hyperparameters) -> LoopState:
-            state = self._rule(**hyperparameters).init(params)
+            state = self._rule(hyperparameters).init(params)
             observables = batch.program.observables
             return initial_state(params, state, observables, keep_previous=keep_previous)
 
         self._begin = jax.jit(begin)
+
+    def problem(self, point: int) -> Problem:
+        """What is trained at a point."""
+        return self.batch.problems[self.batch.problem_of[point]]
 
     def state(self, point: int) -> LoopState:
         """A point before its first update.
@@ -126,9 +157,9 @@ class Points:
           ValueError: what the rule refuses.
         """
         at = self.axes.at(point)
-        others = {name: at[name] for name in self._rule_takes}
+        names = (*BASE[1:], *self._rule_takes)
         try:
-            optimizer = self._rule(at["learning_rate"], at["weight_decay"], **others)
+            optimizer = self._rule({name: at[name] for name in names})
         except ValueError as error:
             raise ValueError(f"at {self.axes.describe(point)}: {error}") from error
         rule = find_rule(optimizer.init(self.example))
@@ -144,16 +175,17 @@ class Points:
             others = {name: at[name] for name in self._start_takes}
             key = jax.random.key(at["seed"])
             return self._start(key, at["learning_rate"], at["weight_decay"], **others)
-        # the rates do not enter: drawn once for each seed
-        if at["seed"] not in self._drawn:
+        # the rates do not enter: drawn once for each seed and problem
+        place = at["seed"], self.batch.problem_of[point]
+        if place not in self._drawn:
             if len(self._drawn) >= _MOST_DRAWN:
                 del self._drawn[next(iter(self._drawn))]
-            drawn = self.batch.program.problem.init(jax.random.key(at["seed"]))
-            self._drawn[at["seed"]] = jax.tree.map(np.asarray, drawn)
-        return self._drawn[at["seed"]]
+            drawn = self.problem(point).init(jax.random.key(at["seed"]))
+            self._drawn[place] = jax.tree.map(np.asarray, drawn)
+        return self._drawn[place]
 
 
-@partial(jax.jit, static_argnames=("problem",))
+@compiled
 def _loss_value(problem: Problem, params: Params) -> Float[Array, ""]:
     return problem.loss_value(params)
 
@@ -176,7 +208,7 @@ def batches(
       ValueError: ``problem`` is neither, or its function returns something else.
     """
     if isinstance(problem, Problem):
-        return [Batch(program(problem), tuple(range(axes.num_points)), {})]
+        return [_batch(program(problem), tuple(range(axes.num_points)), {})]
     if not callable(problem):
         raise ValueError(f"problem must be a Problem or a function that makes one, got {problem!r}")
     found: dict[tuple, list[int]] = {}
@@ -189,8 +221,21 @@ def batches(
         made = problem(**keywords)
         if not isinstance(made, Problem):
             raise ValueError(f"problem(**{keywords}) returned {type(made).__name__}, not a Problem")
-        result.append(Batch(program(made), tuple(points), keywords))
+        result.append(_batch(program(made), tuple(points), keywords))
     return result
+
+
+def joined_batches(batches: Sequence[Batch]) -> list[Batch]:
+    """Batches that one compiled program serves, joined to one each, in their order."""
+    found: dict[Any, Batch] = {}
+    for batch in batches:
+        key = batch.structure
+        found[key] = found[key].joined(batch) if key in found else batch
+    return list(found.values())
+
+
+def _batch(program: Program, points: tuple[int, ...], values: dict[str, Any]) -> Batch:
+    return Batch(program, points, (program.problem,), dict.fromkeys(points, 0), values)
 
 
 def _kind(leaf: Any) -> tuple:

@@ -11,16 +11,20 @@ import jax
 import numpy as np
 
 from sharpflow.models import Problem
+from sharpflow.models.bound_function import BoundFunction
+from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.grid.axes import BASE, Axes, grid_axes, keywords_of
 from sharpflow.simulator.grid.compiled import stacked
 from sharpflow.simulator.grid.points import (
+    Batch,
     GridRule,
     MakeOptimizer,
     MakeProblem,
     Points,
     Start,
     batches,
+    joined_batches,
 )
 from sharpflow.simulator.grid.variables import grid_variables
 from sharpflow.simulator.loop import column_shapes
@@ -36,7 +40,9 @@ class Grid:
     Attributes:
       axes: its points.
       schedule: how far they run and when they record.
-      batches: points that share a problem.
+      batches: points that share a compiled program.
+      by_problem: the same points, those of every problem for themselves: the batches of runs
+        that earlier versions began.
       variables: the labelled arrays of the result.
       description: what was asked for, in plain numbers and strings.
       snapshot_every: records from a snapshot to the next, or None.
@@ -46,6 +52,7 @@ class Grid:
     axes: Axes
     schedule: Schedule
     batches: tuple[Points, ...]
+    by_problem: tuple[Points, ...]
     variables: dict[str, Variable]
     description: dict[str, Any]
     snapshot_every: int | None
@@ -79,6 +86,7 @@ def prepare(
     optimizer: MakeOptimizer,
     start: Start | None,
     effective_learning_rate: EffectiveRate | None,
+    matmul_precision: MatmulPrecision = FULL,
 ) -> Grid:
     """Check the arguments of ``simulate_grid`` and work out its points.
 
@@ -92,15 +100,22 @@ def prepare(
         require_count("snapshot_every", snapshot_every)
     requested, running = recorded.resolve(observables)
 
+    rule = BoundFunction.of(GridRule(optimizer), None, None)
+    precision = validated_precision(matmul_precision)
+
     def program(made: Problem) -> Program:
-        return Program(made, GridRule(optimizer), requested, effective_learning_rate)
+        return Program(made, rule, requested, effective_learning_rate, matmul_precision=precision)
 
     keep_previous = any(observable.needs_previous for observable in requested)
-    points = tuple(
-        Points(found, batch, start, optimizer, keep_previous=keep_previous)
-        for batch in batches(problem, found, taken, program)
-    )
-    rates = _rates(found, points)
+
+    def points_of(batch: Batch) -> Points:
+        return Points(found, batch, start, optimizer, keep_previous=keep_previous)
+
+    separate = batches(problem, found, taken, program)
+    by_problem = tuple(points_of(batch) for batch in separate)
+    joined = joined_batches(separate)
+    points = by_problem if len(joined) == len(separate) else tuple(map(points_of, joined))
+    rates = _rates(found, by_problem)
     timetable = schedule(
         num_steps,
         tau,
@@ -138,8 +153,12 @@ def prepare(
         "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(first.example)),
         "loss_at_start": first.loss_at_start(),
     }
+    if precision != FULL:  # left out otherwise, so that runs begun before it was kept go on
+        description["matmul_precision"] = precision
     plain = json.loads(json.dumps(description))
-    return Grid(found, timetable, points, variables, plain, snapshot_every, final_params)
+    return Grid(
+        found, timetable, points, by_problem, variables, plain, snapshot_every, final_params
+    )
 
 
 def _takers(

@@ -115,7 +115,7 @@ class BatchRun:
                 kept[index] = leaf
             for name, value in self.points.hyperparameters(point).items():
                 group.keywords[name][index] = value
-            group.device = group.placed = group.fetched = None
+            group.device = group.placed = group.fetched = group.program = None
 
     def _run_chunk(self, group: Group, device: int) -> None:
         """One chunk of a group, on a device; called by a thread of its own."""
@@ -136,8 +136,15 @@ class BatchRun:
         rows = self.chunk.rows(gaps, group.observe, group.snapshot)
         if group.device != device or group.placed is None:
             group.placed = self.chunk.place((group.fetch(), group.keywords), device)
+            group.program = None
+        if group.program is None:
+            # a lane that is empty rests, and may as well have the data of another
+            some = occupied[0][1].point
+            points = [some if lane is None else lane.point for lane in group.lanes]
+            problems = [self.points.problem(point) for point in points]
+            group.program = self.chunk.program(device, problems)
         placed, keywords = group.placed
-        state, columns, snapshots = self.chunk.run(device, placed, keywords, rows)
+        state, columns, snapshots = self.chunk.run(device, group.program, placed, keywords, rows)
         group.columns, group.snapshots = jax.tree.map(np.asarray, (columns, snapshots))
         group.step, group.status = np.array(state.step), np.array(state.status)
         group.device, group.placed = device, (state, keywords)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import jax
 
 from sharpflow.models import Problem
+from sharpflow.models.precision import FULL, MatmulPrecision
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.grid.execute import run_in_folder, run_in_memory
 from sharpflow.simulator.grid.points import MakeOptimizer, MakeProblem, Start
@@ -38,6 +39,7 @@ def simulate_grid(
     start: Start | None = None,
     axes: Mapping[str, Sequence] | None = None,
     effective_learning_rate: EffectiveRate | None = None,
+    matmul_precision: MatmulPrecision = FULL,
     devices: Sequence[jax.Device] | None = None,
     group_width: int | None = None,
     out: str | Path | None = None,
@@ -52,8 +54,8 @@ def simulate_grid(
     others; one that is done makes room for the next.
 
     Args:
-      problem: what to train; or a function of some of ``axes`` that makes it, each of whose
-        problems is compiled by itself.
+      problem: what to train; or a function of some of ``axes`` that makes it. Problems that
+        differ in their data alone are compiled together and run side by side.
       seeds: integers; a point starts from ``problem.init(jax.random.key(seed))``.
       learning_rates, weight_decays: η and λ; one value or several, as ``seeds``.
       num_steps, tau: updates of every point; or their flow time, for which a point makes
@@ -70,7 +72,7 @@ def simulate_grid(
         ``problem.init``; called with numbers.
       axes: further axes by name. A value reaches those of ``problem``, ``start`` and
         ``optimizer`` that take a keyword of this name.
-      effective_learning_rate: as in ``simulate``.
+      effective_learning_rate, matmul_precision: as in ``simulate``.
       devices: all of this process by default.
       group_width: points that an update takes together by ``vmap``; chosen from memory and
         a short timing by default.
@@ -109,6 +111,7 @@ def simulate_grid(
         optimizer=optimizer,
         start=start,
         effective_learning_rate=effective_learning_rate,
+        matmul_precision=matmul_precision,
     )
     used = tuple(jax.local_devices() if devices is None else devices)
     if run is None:

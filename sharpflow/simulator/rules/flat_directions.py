@@ -1,6 +1,7 @@
 """Projections to flat directions, for IRE: along Γ, outside the edge space, by coordinates."""
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -9,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from sharpflow.models import Params, Problem
+from sharpflow.models.precision import full_precision
 from sharpflow.simulator.rules.edge_rule import require_share
 from sharpflow.simulator.schedule import require_count
 from sharpflow.theory import Linearization, Status, linearize
@@ -149,6 +151,11 @@ def flattest_coordinates(
     return _Coordinates(problem, share, refresh_every, decay, num_probes, radial, seed)
 
 
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("problem",),
+    meta_fields=("on_sphere", "method", "num_sharp"),
+)
 @dataclasses.dataclass(frozen=True)
 class _AtManifold:
     problem: Problem
@@ -175,6 +182,7 @@ class _AtManifold:
         usable = (status == Status.SUCCESS) & jnp.all(jnp.isfinite(projected))
         return unravel(jnp.where(usable, projected, 0.0)), state
 
+    @full_precision
     def _under(self, params: Params, flat: Array) -> tuple[Linearization, Int[Array, ""]]:
         """The linearization at Φ(θ)."""
         residual = residual_form(self.problem, params)
@@ -185,6 +193,7 @@ class _AtManifold:
         )
         return linearize(residual, point, self.method), status
 
+    @full_precision
     def _outside(self, at_manifold: Linearization, vector: Array) -> Array:
         _, sharp = at_manifold.top_eigenpairs(self.num_sharp)
         if self.on_sphere:
@@ -200,6 +209,11 @@ class _CoordinatesState(NamedTuple):
     flat: Bool[Array, " d"]
 
 
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("problem",),
+    meta_fields=("share", "refresh_every", "decay", "num_probes", "radial", "seed"),
+)
 @dataclasses.dataclass(frozen=True)
 class _Coordinates:
     problem: Problem
@@ -234,6 +248,7 @@ class _Coordinates:
             flat = flat - theta * (theta @ flat)
         return unravel(flat), state._replace(step=state.step + 1)
 
+    @full_precision
     def _refreshed(self, state: _CoordinatesState, params: Params) -> _CoordinatesState:
         flat, _ = ravel_pytree(params)
         value, pullback = jax.vjp(residual_form(self.problem, params), flat)

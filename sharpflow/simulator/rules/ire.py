@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -69,7 +70,13 @@ class IREState(NamedTuple):
         return jnp.where(self.along_manifold, factor - 1.0, jnp.nan)
 
 
-# Compared by its fields, so that transformations with other numbers share compiled code.
+# Compared by its fields, so that transformations with other numbers share compiled code; and a
+# pytree of the problem's data where the projection is one, so that they are no constants of it.
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("projection",),
+    meta_fields=("base", "takes_extra"),
+)
 @dataclasses.dataclass(frozen=True)
 class _Update:
     base: Callable[..., Any]

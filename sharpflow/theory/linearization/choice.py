@@ -5,6 +5,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
+from sharpflow.models.precision import full_precision
 from sharpflow.theory.linearization.dense import DenseLinearization
 from sharpflow.theory.linearization.gram import GramLinearization
 from sharpflow.theory.linearization.iterative import IterativeLinearization
@@ -21,6 +22,7 @@ _KINDS: dict[str, Any] = {
 }
 
 
+@full_precision
 def linearize(
     residual: Residual, theta: Float[Array, " d"], method: Method = "auto"
 ) -> Linearization:

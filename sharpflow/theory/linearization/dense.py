@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float
 
+from sharpflow.models.precision import full_precision
 from sharpflow.theory.linearization.protocol import Residual
 from sharpflow.theory.linearization.spectrum import inverse_of, nonzero, unit_rows, without_radial
 
@@ -30,6 +31,7 @@ class DenseLinearization:
     basis: Float[Array, "q q"]
 
     @classmethod
+    @full_precision
     def of(cls, function: Residual, theta: Float[Array, " d"]) -> "DenseLinearization":
         value, pullback = jax.vjp(function, theta)
         m, d = value.shape[0], theta.shape[0]
@@ -58,6 +60,7 @@ class DenseLinearization:
         """Which eigenvalues count as nonzero."""
         return nonzero(self.eigenvalues)
 
+    @full_precision
     def top_eigenpairs(
         self, k: int, start: Float[Array, "q d"] | None = None
     ) -> tuple[Float[Array, " k"], Float[Array, "k d"]]:
@@ -67,6 +70,7 @@ class DenseLinearization:
             return values, basis
         return values, unit_rows(basis @ self.jacobian, self.kept()[:k])
 
+    @full_precision
     def solve(self, residual: Float[Array, " m"]) -> Float[Array, " d"]:
         inverse = inverse_of(self.eigenvalues, self.kept())
         m, d = self.jacobian.shape
@@ -74,6 +78,7 @@ class DenseLinearization:
             return self.basis @ (inverse * (self.basis.T @ (self.jacobian.T @ residual)))
         return self.jacobian.T @ (self.basis @ (inverse * (self.basis.T @ residual)))
 
+    @full_precision
     def project(
         self, vectors: Float[Array, "... d"], *, on_sphere: bool = True
     ) -> Float[Array, "... d"]:

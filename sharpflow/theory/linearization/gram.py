@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from sharpflow.models.precision import full_precision
 from sharpflow.theory.linearization.iterative import IterativeLinearization
 from sharpflow.theory.linearization.protocol import Residual
 from sharpflow.theory.linearization.spectrum import (
@@ -36,6 +37,7 @@ class GramLinearization:
     basis: Float[Array, "m m"]
 
     @classmethod
+    @full_precision
     def of(cls, function: Residual, theta: Float[Array, " d"]) -> "GramLinearization":
         value, push = jax.linearize(function, theta)
         pull = jax.linear_transpose(push, theta)
@@ -66,6 +68,7 @@ class GramLinearization:
     def _inverse(self) -> Float[Array, " m"]:
         return inverse_of(self.eigenvalues, nonzero(self.eigenvalues))
 
+    @full_precision
     def top_eigenpairs(
         self, k: int, start: Float[Array, "q d"] | None = None
     ) -> tuple[Float[Array, " k"], Float[Array, "k d"]]:
@@ -73,10 +76,12 @@ class GramLinearization:
         (vectors,) = jax.vmap(pullback)(self.basis[:, :k].T)
         return self.eigenvalues[:k], unit_rows(vectors, self._inverse()[:k] > 0)
 
+    @full_precision
     def solve(self, residual: Float[Array, " m"]) -> Float[Array, " d"]:
         _, pullback = jax.vjp(self.function, self.theta)
         return pullback(self.basis @ (self._inverse() * (self.basis.T @ residual)))[0]
 
+    @full_precision
     def project(
         self, vectors: Float[Array, "... d"], *, on_sphere: bool = True
     ) -> Float[Array, "... d"]:

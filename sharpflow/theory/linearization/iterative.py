@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from sharpflow.models.precision import full_precision
 from sharpflow.theory.lanczos import lanczos, pseudo_random_block
 from sharpflow.theory.least_squares import least_norm_solution
 from sharpflow.theory.linearization.protocol import Residual
@@ -37,6 +38,7 @@ class IterativeLinearization:
     preconditioner: tuple[Float[Array, "m m"], Float[Array, " m"]] | None = None
 
     @classmethod
+    @full_precision
     def of(
         cls,
         function: Residual,
@@ -55,6 +57,7 @@ class IterativeLinearization:
 
     nearby = at
 
+    @full_precision
     def solve(self, residual: Float[Array, " m"]) -> Float[Array, " d"]:
         return self._solve(residual, _tolerance(residual.dtype))
 
@@ -72,6 +75,7 @@ class IterativeLinearization:
             scale * (basis.T @ residual),
         )
 
+    @full_precision
     def project(
         self, vectors: Float[Array, "... d"], *, on_sphere: bool = True
     ) -> Float[Array, "... d"]:
@@ -93,6 +97,7 @@ class IterativeLinearization:
         vectors = without_radial(vectors, self.theta) if on_sphere else vectors
         return map_rows(one, vectors)
 
+    @full_precision
     def top_eigenpairs(
         self, k: int, start: Float[Array, "q d"] | None = None
     ) -> tuple[Float[Array, " k"], Float[Array, "k d"]]:

@@ -1,0 +1,160 @@
+"""Functions as parts of a pytree: what is compared, and what is an argument."""
+
+import dataclasses
+import functools
+import inspect
+import types
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from sharpflow.models.precision import MatmulPrecision, products_at
+
+
+class StaticFunction:
+    """A function as the static part of a pytree: compared by value where that is possible.
+
+    jax compiles a program once for all pytrees whose static parts are equal. Plain functions
+    are compared by identity, and callable objects as they define it. A ``functools.partial``
+    and a bound method, which Python compares by identity, are compared by what they are made
+    of. What has no hash, as an object that holds an array, is compared by identity.
+
+    Args:
+      function: any callable.
+    """
+
+    __slots__ = ("__weakref__", "_hash", "_key", "function")
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function  # also keeps the identity in the key from being used again
+        self._key = _key(function)
+        self._hash = hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StaticFunction) and bool(self._key == other._key)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclasses.dataclass(frozen=True, eq=False)
+class BoundFunction:
+    """A function with the data that it takes after its argument, and its precision.
+
+    As a pytree its leaves are the data, and the arrays of a function that is a pytree itself.
+
+    Attributes:
+      function: (argument, data) -> value, or argument -> value.
+      static: the function, where it is no pytree of arrays; what is compared.
+      data: a pytree of arrays, or None for a function that takes none.
+      takes_data: which of the two the function is.
+      precision: of its products; None leaves that to whoever traces it.
+    """
+
+    function: Callable[..., Any]
+    static: StaticFunction | None
+    data: Any
+    takes_data: bool
+    precision: MatmulPrecision | None
+
+    @classmethod
+    def of(
+        cls, function: Callable[..., Any], data: Any, precision: MatmulPrecision | None
+    ) -> "BoundFunction":
+        """Bind a function to data, if it takes any.
+
+        Args:
+          function: of an argument, or of an argument and data.
+          data: a pytree of arrays, or None, which nothing takes.
+          precision: of the products.
+
+        Raises:
+          ValueError: the function takes data and there are none.
+        """
+        needs_data = takes_data(function)
+        if needs_data and data is None and not _takes_any_number(function):
+            raise ValueError("takes a second argument, the data, but data is None")
+        bound = needs_data and data is not None
+        static = None if _is_pytree_of_arrays(function) else StaticFunction(function)
+        return cls(function, static, data if bound else None, bound, precision)
+
+    def __call__(self, argument: Any) -> Any:
+        """The value for an argument."""
+        given = (argument, self.data) if self.takes_data else (argument,)
+        if self.precision is None:
+            return self.function(*given)
+        with products_at(self.precision):
+            return self.function(*given)
+
+    def with_data(self, data: Any) -> "BoundFunction":
+        """The same function with other data, if it takes any."""
+        return dataclasses.replace(self, data=data) if self.takes_data else self
+
+    def at_precision(self, precision: MatmulPrecision | None) -> "BoundFunction":
+        """The same function with products of another precision."""
+        inner = self.function
+        if isinstance(inner, BoundFunction):
+            inner = inner.at_precision(precision)
+        data = jax.tree.map(
+            lambda part: part.at_precision(precision) if isinstance(part, BoundFunction) else part,
+            self.data,
+            is_leaf=lambda part: isinstance(part, BoundFunction),
+        )
+        return dataclasses.replace(self, function=inner, data=data, precision=precision)
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple]:
+        """The function's own arrays and the data; all else is static."""
+        arrays = self.function if self.static is None else None
+        return (arrays, self.data), (self.static, self.takes_data, self.precision)
+
+    @classmethod
+    def tree_unflatten(cls, constants: tuple, children: tuple[Any, ...]) -> "BoundFunction":
+        """The same function with other arrays."""
+        static, bound, precision = constants
+        arrays, data = children
+        return cls(arrays if static is None else static.function, static, data, bound, precision)
+
+
+def takes_data(function: Callable[..., Any]) -> bool:
+    """Whether a function requires a second positional argument, or takes any number of them."""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    required = [p for p in _parameters(function) if p.kind in positional and p.default is p.empty]
+    return len(required) >= 2 or _takes_any_number(function)
+
+
+def _takes_any_number(function: Callable[..., Any]) -> bool:
+    return any(parameter.kind is parameter.VAR_POSITIONAL for parameter in _parameters(function))
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # written in C, without a signature
+        return []
+
+
+def _is_pytree_of_arrays(function: Callable[..., Any]) -> bool:
+    """Whether a callable is a pytree, and jax may trace all its leaves.
+
+    A leaf that is no array, such as a number that decides a branch, must not be traced.
+    """
+    leaves = jax.tree.leaves(function)
+    is_leaf = len(leaves) == 1 and leaves[0] is function
+    return not is_leaf and all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in leaves)
+
+
+def _key(function: Any) -> Any:
+    if isinstance(function, types.MethodType):
+        return types.MethodType, function.__func__, _key(function.__self__)
+    if isinstance(function, functools.partial):
+        keywords = tuple(sorted((name, _key(value)) for name, value in function.keywords.items()))
+        arguments = tuple(_key(argument) for argument in function.args)
+        return functools.partial, _key(function.func), arguments, keywords
+    try:
+        hash(function)
+    except TypeError:
+        return id, id(function)
+    return function

@@ -1,0 +1,85 @@
+"""In what precision products are made: the one place that decides it.
+
+A product of float32 matrices runs in TF32, with 10 bits of mantissa, on recent GPUs and in
+bfloat16, with 7 bits, on TPUs, unless a precision is asked for. Neither is enough for an
+eigenvalue, a retraction or a check of scale invariance. So whatever this package traces, and
+whatever of a user's it traces, asks for the highest precision; only the training steps of a
+simulation may ask for less. The settings of the process are never touched.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal, TypeVar
+
+import jax
+
+MatmulPrecision = Literal["highest", "high", "default"]
+MATMUL_PRECISIONS: tuple[MatmulPrecision, ...] = ("highest", "high", "default")
+FULL: MatmulPrecision = "highest"
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def products_at(precision: MatmulPrecision) -> AbstractContextManager[Any]:
+    """A context in which products that name no precision of their own are traced with this one.
+
+    jax keeps it for the thread that traces, and in the key under which it keeps what it has
+    compiled. A product that a user's module gives a precision of its own keeps that one.
+    """
+    return jax.default_matmul_precision(precision)
+
+
+def full_precision(function: _Function) -> _Function:
+    """The same function, all of whose products have the highest precision.
+
+    It holds while the function runs or is traced: for a derivative that jax traces later,
+    such as the backward pass of a ``custom_vjp``, whoever takes the derivative is wrapped too.
+    """
+
+    @functools.wraps(function)
+    def at_full_precision(*args: Any, **kwargs: Any) -> Any:
+        with products_at(FULL):
+            return function(*args, **kwargs)
+
+    return at_full_precision  # type: ignore[return-value]
+
+
+def compiled(
+    function: Callable[..., Any] | None = None,
+    *,
+    static_argnames: Sequence[str] = (),
+    donate_argnames: Sequence[str] = (),
+) -> Any:
+    """``jax.jit`` of a function, all of whose products have the highest precision.
+
+    Every compiled function of the theory goes by it, and may be used as a decorator with
+    arguments or without.
+
+    Args:
+      function: what to compile.
+      static_argnames, donate_argnames: as of ``jax.jit``.
+
+    Returns:
+      The compiled function, or a decorator.
+    """
+    if function is None:
+        return functools.partial(
+            compiled, static_argnames=static_argnames, donate_argnames=donate_argnames
+        )
+    return jax.jit(
+        full_precision(function),
+        static_argnames=tuple(static_argnames),
+        donate_argnames=tuple(donate_argnames),
+    )
+
+
+def validated_precision(precision: Any) -> MatmulPrecision:
+    """Refuse what is no precision of ours.
+
+    Raises:
+      ValueError: naming the argument, its value and what is allowed.
+    """
+    if precision not in MATMUL_PRECISIONS:
+        raise ValueError(f"matmul_precision must be one of {MATMUL_PRECISIONS}, got {precision!r}")
+    return precision
