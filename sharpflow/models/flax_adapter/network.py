@@ -169,10 +169,11 @@ def bound_network(
             "examples by devices= where memory is short"
         )
     sharding = sharding or ExampleSharding()
-    sample = jnp.asarray(inputs[:micro_batch])
-    flat, constants = module.init(jax.random.key(fixed_seed), sample)
+    placed = _placed(inputs, micro_batch, sharding)
+    data = NetworkData(inputs=placed, fixed={}, constants=None)
+    flat, constants = module.init(jax.random.key(fixed_seed), _sample(data))
     data = NetworkData(
-        inputs=_placed(inputs, micro_batch, sharding),
+        inputs=placed,
         fixed=sharding.replicated(_fixed(flat, fixed)),
         constants=sharding.replicated(constants),
     )
@@ -180,7 +181,7 @@ def bound_network(
     if micro_batch is None:
         return network, data
     params = jax.eval_shape(partial(network.init, data=data), jax.random.key(0))
-    number = count_batch_norms(network.collecting(data), params, sample)
+    number = count_batch_norms(network.collecting(data), params, _sample(data))
     network = dataclasses.replace(network, num_batch_norms=number)
     _require_separate_examples(network, data, inputs, micro_batch)
     return network, data

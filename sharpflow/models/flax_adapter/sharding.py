@@ -69,4 +69,6 @@ def example_sharding(devices: Sequence[jax.Device] | None) -> ExampleSharding:
 
 def padded(rows: np.ndarray, length: int) -> np.ndarray:
     """Rows with copies of the last one up to ``length``: finite wherever the rows are."""
+    if length == len(rows):
+        return rows
     return np.concatenate([rows, np.repeat(rows[-1:], length - len(rows), axis=0)])
