@@ -9,7 +9,7 @@ import numpy as np
 
 from sharpflow.simulator.grid import layout as laid
 from sharpflow.simulator.grid.compiled import CompiledChunk, stacked
-from sharpflow.simulator.grid.layout import Layout
+from sharpflow.simulator.grid.layout import Lanes, Layout
 from sharpflow.simulator.grid.points import Points
 from sharpflow.simulator.program import Program
 from sharpflow.simulator.schedule import Schedule
@@ -63,6 +63,7 @@ def build_engine(
     *,
     snapshot_every: int | None,
     width: int | None = None,
+    lanes: Lanes | None = None,
     stored: Layout | None = None,
 ) -> Engine:
     """Compile a batch for these devices.
@@ -79,10 +80,13 @@ def build_engine(
       devices: of this process.
       snapshot_every: records from a snapshot to the next, or None.
       width: points side by side, or None to choose.
-      stored: the layout that the run was begun with, or None.
+      lanes: whether they go on side by side or in turn, or None for what suits the devices.
+      stored: the layout that the run was begun with, or None; it decides both.
     """
     devices = tuple(devices)
-    in_turn = laid.runs_in_turn(devices)
+    kept_lanes = None if stored is None else stored.lanes
+    lanes = kept_lanes or (lanes if stored is None else None) or laid.usual_lanes(devices)
+    in_turn = lanes == "in_turn"
     num_rows = min(schedule.num_records, laid.MOST_ROWS)
 
     def compiled(width: int, num_rows: int) -> CompiledChunk:
@@ -135,6 +139,7 @@ def build_engine(
         rows=laid.chunk_rows(num_rows, row, pieces),
         capacity=num_rows,
         pieces=pieces,
+        lanes=lanes,
     )
     return Engine(chunk, layout, timing)
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from sharpflow.simulator.grid.engine import Engine, build_engine
-from sharpflow.simulator.grid.layout import Layout
+from sharpflow.simulator.grid.layout import Lanes, Layout
 from sharpflow.simulator.grid.points import Points
 from sharpflow.simulator.grid.prepare import Grid
 from sharpflow.simulator.grid.run import BatchRun
@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 
 
 def run_in_memory(
-    grid: Grid, devices: Sequence[jax.Device], width: int | None, progress: bool | None
+    grid: Grid,
+    devices: Sequence[jax.Device],
+    width: int | None,
+    lanes: Lanes | None,
+    progress: bool | None,
 ) -> "xarray.Dataset":
     """Run a grid and keep its result in memory only; arguments as of ``simulate_grid``."""
     arrays = in_memory(grid.variables)
@@ -38,7 +42,7 @@ def run_in_memory(
     with progress_bar(int(grid.schedule.num_steps.sum()), progress, grid.title) as advance:
         for number, points in enumerate(grid.batches):
             pending = grid.longest_first(points.batch.points)
-            engine = engine_of(grid, points, pending, devices, width, None)
+            engine = engine_of(grid, points, pending, devices, width, lanes, None)
             _run(grid, number, points, engine, sink).run(
                 pending, Checkpoint({}, {}), Stop(), advance
             )
@@ -51,6 +55,7 @@ def run_in_folder(
     processes: Processes,
     devices: Sequence[jax.Device],
     width: int | None,
+    lanes: Lanes | None,
     resume: bool,
     progress: bool | None,
 ) -> None:
@@ -60,7 +65,7 @@ def run_in_folder(
       grid: all of it.
       run: the folder.
       processes: that share the grid.
-      devices, width, resume, progress: as of ``simulate_grid``.
+      devices, width, lanes, resume, progress: as of ``simulate_grid``.
 
     Raises:
       RunError, RunLockedError, StorageError, Interrupted: as of ``simulate_grid``.
@@ -86,11 +91,11 @@ def run_in_folder(
             for number, (points, pending) in enumerate(zip(grid.batches, mine, strict=True)):
                 if not pending:
                     continue
-                engine = engine_of(grid, points, pending, devices, width, layouts[number])
+                engine = engine_of(grid, points, pending, devices, width, lanes, layouts[number])
                 if layouts[number] is None:
                     layout = Layout(**run.settle_layout(number, dataclasses.asdict(engine.layout)))
                     if not layout.rounds_as(engine.layout):
-                        engine = engine_of(grid, points, pending, devices, width, layout)
+                        engine = engine_of(grid, points, pending, devices, width, lanes, layout)
                 _run(grid, number, points, engine, sink).run(pending, begun[number], stop, advance)
         if PENDING not in sink.statuses():
             run.finish()
@@ -117,6 +122,7 @@ def engine_of(
     pending: Sequence[int],
     devices: Sequence[jax.Device],
     width: int | None,
+    lanes: Lanes | None,
     stored: Layout | None,
 ) -> Engine:
     """The compiled engine of a batch; arguments as of ``build_engine``."""
@@ -128,6 +134,7 @@ def engine_of(
         devices,
         snapshot_every=grid.snapshot_every,
         width=width,
+        lanes=lanes,
         stored=stored,
     )
 

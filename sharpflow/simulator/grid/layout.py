@@ -5,8 +5,12 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
+
+Lanes = Literal["side_by_side", "in_turn"]
+LANES: tuple[Lanes, ...] = ("side_by_side", "in_turn")
 
 WORTH_TRYING = 60.0  # seconds: a shorter run ends before other widths are compiled and timed
 SHARE_OF_MEMORY = 0.8
@@ -30,6 +34,8 @@ class Layout:
       rows: of a chunk; a row is a record and the updates up to the next.
       capacity: rows that the chunk is compiled for.
       pieces: rows that the updates from a record to the next are spread over.
+      lanes: ``"in_turn"`` or ``"side_by_side"``, how the points of a device go on; None in runs
+        that were begun before it was kept, where the kind of device says it.
     """
 
     width: int
@@ -38,15 +44,35 @@ class Layout:
     rows: int
     capacity: int
     pieces: int
+    lanes: Lanes | None = None
 
     def rounds_as(self, other: "Layout") -> bool:
         """Whether a point has the same bits and the same rows under another layout."""
-        return (self.width, self.pieces) == (other.width, other.pieces)
+        mine, others = (
+            (layout.width, layout.pieces, layout.lanes or other.lanes or self.lanes)
+            for layout in (self, other)
+        )
+        return mine == others
 
 
-def runs_in_turn(devices: Sequence[jax.Device]) -> bool:
-    """Whether points run one after the other on a device, as on a CPU, or side by side."""
-    return devices[0].platform == "cpu"
+def usual_lanes(devices: Sequence[jax.Device]) -> Lanes:
+    """How points go on where nobody says: in turn on a CPU, side by side on an accelerator.
+
+    A core gains little from points side by side, and a point then waits for the slowest
+    record; an accelerator is filled by nothing else.
+    """
+    return "in_turn" if devices[0].platform == "cpu" else "side_by_side"
+
+
+def validated_lanes(lanes: Any) -> Lanes | None:
+    """Refuse what is no way for points to go on.
+
+    Raises:
+      ValueError: naming the argument, its value and what is allowed.
+    """
+    if lanes is not None and lanes not in LANES:
+        raise ValueError(f"lanes must be None or one of {LANES}, got {lanes!r}")
+    return lanes
 
 
 def num_groups(num_points: int, devices: int, width: int, *, in_turn: bool) -> int:

@@ -11,7 +11,7 @@ from sharpflow.models import Problem
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.grid.engine import lengths
 from sharpflow.simulator.grid.execute import engine_of
-from sharpflow.simulator.grid.layout import Layout
+from sharpflow.simulator.grid.layout import Lanes, Layout, validated_lanes
 from sharpflow.simulator.grid.points import MakeOptimizer, MakeProblem
 from sharpflow.simulator.grid.prepare import prepare
 from sharpflow.simulator.rules import gdwd
@@ -43,6 +43,7 @@ def plan_grid(
     *,
     devices: Sequence[jax.Device] | None = None,
     group_width: int | None = None,
+    lanes: Lanes | None = None,
     observables: Sequence[str | recorded.Observable] = recorded.DEFAULT,
     optimizer: MakeOptimizer = gdwd,
     **arguments: Any,
@@ -50,7 +51,7 @@ def plan_grid(
     """What ``simulate_grid`` with these arguments will take, from compiling and timing it.
 
     Args:
-      problem, devices, group_width, observables, optimizer, arguments: of ``simulate_grid``,
+      problem, devices, group_width, lanes, observables, optimizer, arguments: of ``simulate_grid``,
         as far as they say what is simulated.
 
     Returns:
@@ -67,7 +68,7 @@ def plan_grid(
     seconds, memory, layouts = 0.0, 0, []
     for points in grid.batches:
         pending = grid.longest_first(points.batch.points)
-        engine = engine_of(grid, points, pending, used, group_width, None)
+        engine = engine_of(grid, points, pending, used, group_width, validated_lanes(lanes), None)
         assert engine.timing is not None
         seconds += engine.timing.seconds(*lengths(grid.schedule, pending))
         memory = max(memory, engine.chunk.memory_bytes)

@@ -10,6 +10,7 @@ from sharpflow.models import Problem
 from sharpflow.models.precision import FULL, MatmulPrecision
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.grid.execute import run_in_folder, run_in_memory
+from sharpflow.simulator.grid.layout import Lanes, validated_lanes
 from sharpflow.simulator.grid.points import MakeOptimizer, MakeProblem, Start
 from sharpflow.simulator.grid.prepare import prepare
 from sharpflow.simulator.processes import Processes
@@ -42,6 +43,7 @@ def simulate_grid(
     matmul_precision: MatmulPrecision = FULL,
     devices: Sequence[jax.Device] | None = None,
     group_width: int | None = None,
+    lanes: Lanes | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     processes: Processes | None = None,
@@ -76,6 +78,9 @@ def simulate_grid(
       devices: all of this process by default.
       group_width: points that an update takes together by ``vmap``; chosen from memory and
         a short timing by default.
+      lanes: ``"side_by_side"`` fills an accelerator with points that go on together,
+        ``"in_turn"`` is how a core runs them one after the other; by default as suits the
+        devices. Both give the same numbers up to rounding.
       out: folder for the run; by default the result is kept in memory only.
       resume: go on with the run in ``out``; begin it where there is none.
       processes: what ``join_processes`` returned, where several share the grid.
@@ -114,10 +119,11 @@ def simulate_grid(
         matmul_precision=matmul_precision,
     )
     used = tuple(jax.local_devices() if devices is None else devices)
+    lanes = validated_lanes(lanes)
     if run is None:
         if resume or processes is not None:
             raise ValueError("resume and processes need a folder: give out as well")
-        return run_in_memory(grid, used, group_width, progress)
+        return run_in_memory(grid, used, group_width, lanes, progress)
     together = Processes() if processes is None else processes
-    run_in_folder(grid, run, together, used, group_width, resume, progress)
+    run_in_folder(grid, run, together, used, group_width, lanes, resume, progress)
     return open_run(run.path)

@@ -169,13 +169,13 @@ class RunFolder:
                     )
                     shutil.rmtree(folder)
 
-    def layout(self, batch: int) -> dict[str, int] | None:
+    def layout(self, batch: int) -> dict[str, Any] | None:
         """How a batch of points is laid out, once that is known."""
         with contextlib.suppress(OSError, ValueError):
             return read_sealed(self._layout(batch))
         return None
 
-    def settle_layout(self, batch: int, layout: Mapping[str, int]) -> dict[str, int]:
+    def settle_layout(self, batch: int, layout: Mapping[str, Any]) -> dict[str, Any]:
         """Keep how a batch is laid out, unless another process was first; what counts."""
         with storage_errors(self.path):
             self._layout(batch).parent.mkdir(exist_ok=True)
