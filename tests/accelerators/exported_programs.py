@@ -12,7 +12,6 @@ LARGEST_CONSTANT = 2**16  # bytes; XLA copies, folds and hashes what a program h
 
 _PRODUCTS = ("stablehlo.dot_general", "stablehlo.dot", "stablehlo.convolution")
 _CONSTANT = "stablehlo.constant"
-_PRINTED_ELEMENTS = 4  # of a constant, in a report
 _PRINTED_CALLS = 4  # of the calls that led to an operation
 
 
@@ -68,21 +67,26 @@ def large_constants(module: ir.Module, largest: int = LARGEST_CONSTANT) -> list[
     return [
         f"{size} bytes: {_description(operation)}"
         for operation in _operations(module)
-        if operation.name == _CONSTANT and (size := _stored_bytes(operation)) > largest
+        if operation.name == _CONSTANT
+        and (size := _size(operation)) > largest
+        and not _is_one_number(operation)
     ]
 
 
 def shortcomings(function: Any, *args: Any, **kwargs: Any) -> list[str]:
-    """What is amiss in a program on any platform: imprecise products and large constants."""
+    """What is amiss in a program, on any platform; ``args`` and ``kwargs`` as of ``exported``."""
     return [
-        f"{platform}: {kind}: {report}"
+        f"{platform}: {report}"
         for platform, module in exported(function, *args, **kwargs).items()
-        for kind, find in (
-            ("product below highest precision", imprecise_products),
-            ("large constant", large_constants),
-        )
-        for report in dict.fromkeys(find(module))  # each once, in the order of the program
+        for report in shortcomings_of(module)
     ]
+
+
+def shortcomings_of(module: ir.Module) -> list[str]:
+    """Its imprecise products and large constants, each once, in the order of the program."""
+    products = (f"product below highest precision: {one}" for one in imprecise_products(module))
+    constants = (f"large constant: {one}" for one in large_constants(module))
+    return list(dict.fromkeys([*products, *constants]))
 
 
 def _operations(module: ir.Module) -> list[ir.Operation]:
@@ -103,15 +107,20 @@ def _is_of_highest_precision(operation: ir.Operation) -> bool:
     return all("HIGHEST" in str(each) for each in operation.attributes["precision_config"])
 
 
-def _stored_bytes(operation: ir.Operation) -> int:
-    """Of a constant: none for one number everywhere, which is no data."""
-    # from the text, because not every kind of constant has a class in Python
-    if re.search(r'dense<[^\["_]', _text(operation)):
-        return 0
-    kind = operation.results[0].type
+def _size(constant: ir.Operation) -> int:
+    """Bytes of all its numbers."""
+    kind = constant.results[0].type
     parts = 2 if "complex" in _element_type(kind) else 1
     bits = int(re.search(r"\d+", _element_type(kind)).group())
     return parts * max(bits // 8, 1) * math.prod(ir.ShapedType(kind).shape)
+
+
+def _is_one_number(constant: ir.Operation) -> bool:
+    """Whether it is the same number everywhere, which is no data."""
+    # from the text, because not every kind of constant has a class in Python; and of few
+    # operations only, because to print one the whole program is numbered
+    text = constant.get_asm(large_elements_limit=1)
+    return re.search(r'dense<[^\["_]', text) is not None
 
 
 def _element_type(kind: ir.Type) -> str:
@@ -119,12 +128,12 @@ def _element_type(kind: ir.Type) -> str:
 
 
 def _description(operation: ir.Operation) -> str:
-    return f"{_text(operation)} in {_enclosing_function(operation)}, at {operation.location}"
-
-
-def _text(operation: ir.Operation) -> str:
-    """An operation as StableHLO is written, its constants left out where they are arrays."""
-    return operation.get_asm(large_elements_limit=_PRINTED_ELEMENTS).strip()
+    factors = ", ".join(str(operand.type) for operand in operation.operands)
+    result = ", ".join(str(result.type) for result in operation.results)
+    return (
+        f"{operation.name}({factors}) -> {result} in {_enclosing_function(operation)}, "
+        f"at {operation.location}"
+    )
 
 
 def _enclosing_function(operation: ir.Operation) -> str:
