@@ -1,0 +1,193 @@
+"""The compiled functions of the package, and how each is called."""
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import sharpflow as sf
+from sharpflow.simulator.loop import Rows as ChunkRows
+from sharpflow.simulator.loop import padded_rows
+from sharpflow.simulator.program import LoopState, Program
+from sharpflow.theory.flow_integration import FlowPoint, Rows
+from sharpflow.theory.linearization.protocol import METHODS
+
+ROOMS = ("models", "theory", "simulator")
+SHARPNESSES = (
+    "sharpness_iterate",
+    "sharpness_midpoint",
+    "sharpness_manifold",
+    "hessian_sharpness",
+)
+NUM_LANES = 4
+
+_COUNT = jnp.asarray(10, jnp.int32)
+
+
+class Call(NamedTuple):
+    """Arguments of a compiled function."""
+
+    args: tuple
+    kwargs: Mapping[str, Any] = {}
+
+
+def compiled_functions() -> dict[str, Any]:
+    """All that modules of the package hold, by the module that made it and its name there."""
+    found: dict[int, tuple[str, Any]] = {}
+    for module_name in _modules():
+        module = importlib.import_module(module_name)
+        for name, value in vars(module).items():
+            if not _is_compiled(value):
+                continue
+            own = getattr(value, "__module__", None) == module_name
+            if own or id(value) not in found:
+                found[id(value)] = (f"{module_name.removeprefix('sharpflow.')}.{name}", value)
+    return dict(found.values())
+
+
+def _modules() -> Iterator[str]:
+    for room in ROOMS:
+        package = importlib.import_module(f"sharpflow.{room}")
+        yield package.__name__
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            yield module.name
+
+
+def _is_compiled(value: Any) -> bool:
+    """Whether something can be traced and lowered, as what ``jax.jit`` returns."""
+    return callable(value) and all(hasattr(value, step) for step in ("trace", "lower"))
+
+
+def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, Call]]:
+    """For each compiled function calls with this problem, by what is special about them."""
+    flat, _ = ravel_pytree(params)
+    one, k = jnp.ones((), flat.dtype), 2
+    times = jnp.arange(3, dtype=flat.dtype)
+    path = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), params)
+    paths = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), path)
+    pairs = {"k": k, "tolerance": 1e-4, "stop": "residual", "dense": False, "basis_size": None}
+    start = FlowPoint(
+        theta=flat,
+        log_threshold=one,
+        time=one,
+        step=one,
+        num_steps=_COUNT,
+        num_rejected=_COUNT,
+        status=_COUNT,
+    )
+    flow = {
+        "tau": times,
+        "b": one,
+        "kappa": one,
+        "rtol": one,
+        "step_size": one,
+        "edge_dimension": k,
+        "num_eigenvalues": k + 1,
+        "on_sphere": True,
+        "max_steps": _COUNT,
+    }
+    rows = Rows(
+        theta=jnp.stack([flat] * 3),
+        log_threshold=times,
+        eigenvalues=jnp.zeros((3, k), flat.dtype),
+        covariance=jnp.zeros((3, k, k), flat.dtype),
+    )
+    central = Call(
+        (problem, params, times, one, one, one, one, _COUNT),
+        {"max_edge": k, "step_correction": True},
+    )
+    oscillation = Call(
+        (problem, path, times, one, one, paths, jnp.ones((3, 3), flat.dtype), jnp.asarray(1)),
+        {"k": k, "on_sphere": True},
+    )
+    in_turn = captured_chunk(problem, params, sf.gdwd(0.1, 0.01), SHARPNESSES)
+    preconditioned = captured_chunk(
+        problem, params, sf.simulator.rmsprop(0.1, 0.9), ("preconditioned_sharpness", "metrics")
+    )
+    (lane,) = (given for given in in_turn.args if isinstance(given, LoopState))
+
+    def of_each_method(*args: Any, **kwargs: Any) -> dict[str, Call]:
+        return {method: Call(args, kwargs | {"method": method}) for method in METHODS}
+
+    return {
+        "models.invariance._relative_change": {"": Call((problem, params, flat, flat))},
+        "theory.curvature._eigenpairs": {
+            "lanczos": Call((problem, params, None), pairs),
+            "lanczos from a start": Call((problem, params, path), pairs | {"stop": "estimate"}),
+            "dense": Call((problem, params, None), pairs | {"dense": True}),
+        },
+        "theory.curvature._spherical": {"": Call((problem, params), {"k": k, "method": "lanczos"})},
+        "theory.manifold._retract": of_each_method(problem, params, on_sphere=True),
+        "theory.manifold._residual_norm": {"": Call((problem, params))},
+        "theory.manifold.tangent_projection": of_each_method(
+            problem, params, params, on_sphere=True
+        ),
+        "theory.flow._spectrum": of_each_method(problem, params, k=k),
+        "theory.flow._asked": {"": Call((params, rows), {"num_times": 2})},
+        "theory.flow_integration.integrate": of_each_method(problem, params, start, **flow),
+        "theory.central_integration.integrate": {"": central},
+        "theory.single_edge._integrate": {"": Call((problem, params, times, one, one, one))},
+        "theory.period_two._period_two": {"": Call((problem, params))},
+        "simulator.oscillation._coordinates": {"": oscillation},
+        "simulator.prediction._project": {"": Call((problem, path), {"k": k, "on_sphere": True})},
+        "simulator.prediction._retracted": of_each_method(problem, params, on_sphere=True),
+        "simulator.loop.run_chunk": {
+            "one lane": in_turn,
+            "lanes in turn": _of_lanes(in_turn, in_turn=True),
+            "lanes side by side": _of_lanes(in_turn, in_turn=False),
+            "preconditioned": preconditioned,
+        },
+        "simulator.simulation._as_lane": {"": Call((jax.tree.map(lambda leaf: leaf[0], lane),))},
+        "simulator.simulation._of_lane": {"": Call((lane,))},
+        "simulator.grid.points._loss_value": {"": Call((problem, params))},
+    }
+
+
+class _Captured(Exception):
+    """Ends a simulation before its first chunk."""
+
+
+def captured_chunk(
+    problem: sf.Problem,
+    params: sf.models.Params,
+    optimizer: Any,
+    observables: tuple[str, ...],
+    **options: Any,
+) -> Call:
+    """How ``simulate`` would call its first chunk."""
+    found = []
+
+    def capture(*args: Any, **kwargs: Any) -> None:
+        found.append(Call(args, kwargs))
+        raise _Captured
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(_Captured):
+        patch.setattr("sharpflow.simulator.simulation.run_chunk", capture)
+        sf.simulate(problem, params, optimizer, 4, observables=observables, **options)
+    return found[0]
+
+
+def _of_lanes(call: Call, *, in_turn: bool) -> Call:
+    """The same chunk with several lanes."""
+
+    def widened(given: Any) -> Any:
+        if isinstance(given, Program):
+            return dataclasses.replace(given, in_turn=in_turn)
+        if isinstance(given, LoopState):
+            return jax.tree.map(lambda leaf: jnp.concatenate([leaf] * NUM_LANES), given)
+        if isinstance(given, ChunkRows):
+            gaps = np.ones((len(given.gaps), NUM_LANES), np.int32)
+            return padded_rows(gaps, True, gaps > 1, len(gaps))
+        return given
+
+    return Call(
+        tuple(map(widened, call.args)),
+        {name: widened(given) for name, given in call.kwargs.items()},
+    )
