@@ -13,6 +13,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import sharpflow as sf
+from sharpflow.models.flax_adapter.micro_batch import split
 from sharpflow.simulator.loop import Rows as ChunkRows
 from sharpflow.simulator.loop import padded_rows
 from sharpflow.simulator.program import LoopState, Program
@@ -27,6 +28,13 @@ SHARPNESSES = (
     "hessian_sharpness",
 )
 NUM_LANES = 4
+# Traced within others alone, which say how precise their products are: those of a problem, whose
+# gradients and metrics are looked at.
+INNER = {
+    "models.flax_adapter.network._outputs",
+    "models.flax_adapter.network._test_outputs",
+    "models.flax_adapter.network._score",
+}
 
 _COUNT = jnp.asarray(10, jnp.int32)
 
@@ -49,7 +57,7 @@ def compiled_functions() -> dict[str, Any]:
             own = getattr(value, "__module__", None) == module_name
             if own or id(value) not in found:
                 found[id(value)] = (f"{module_name.removeprefix('sharpflow.')}.{name}", value)
-    return dict(found.values())
+    return {name: value for name, value in found.values() if name not in INNER}
 
 
 def _modules() -> Iterator[str]:
@@ -116,7 +124,15 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
     def of_each_method(*args: Any, **kwargs: Any) -> dict[str, Call]:
         return {method: Call(args, kwargs | {"method": method}) for method in METHODS}
 
+    network = problem.metrics["train_accuracy"].function.network
+    halves = dataclasses.replace(problem.data, inputs=split(np.asarray(problem.data.inputs), 12))
+    in_halves = dataclasses.replace(network, num_batch_norms=3)
     return {
+        "models.flax_adapter.network._mixing": {"": Call((network, params, problem.data))},
+        "models.flax_adapter.network._splitting": {
+            "": Call((in_halves, params, halves, problem.data))
+        },
+        "theory.residuals._newton": {"": Call((_cosh,), {"shape": (24, 3), "dtype": flat.dtype})},
         "models.invariance._relative_change": {"": Call((problem, params, flat, flat))},
         "theory.curvature._eigenpairs": {
             "lanczos": Call((problem, params, None), pairs),
@@ -148,6 +164,11 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
         "simulator.simulation._of_lane": {"": Call((lane,))},
         "simulator.grid.points._loss_value": {"": Call((problem, params))},
     }
+
+
+@jax.tree_util.Partial
+def _cosh(outputs: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.cosh(outputs @ outputs.T) - 1.0)
 
 
 class _Captured(Exception):

@@ -113,9 +113,7 @@ def test_gradients_and_metrics_of_a_problem_are_precise_and_hold_no_data(name):
         loss, gradient = jax.value_and_grad(problem.loss_value)(params)
         return loss, gradient, {key: metric(params) for key, metric in problem.metrics.items()}
 
-    # static while a problem is one leaf, which jax takes for no argument
-    static = (0,) if jax.tree_util.all_leaves([problem]) else ()
-    _require_none(shortcomings(jax.jit(numbers, static_argnums=static), problem, params))
+    _require_none(shortcomings(jax.jit(numbers), problem, params))
 
 
 def test_the_data_of_these_problems_would_be_large_constants():
