@@ -212,9 +212,10 @@ class Problem:
         """The same problem with products of another precision, for training steps.
 
         Args:
-          precision: ``"highest"``, which is true float32 on every backend; ``"high"``, three
-            passes in bfloat16 or TF32; or ``"default"``, what is fastest: TF32 on recent GPUs
-            and bfloat16 on TPUs. On a CPU they are the same.
+          precision: ``"highest"``, which is true float32 on every backend; ``"high"``, as
+            ``jax.lax.Precision.HIGH`` has it, three passes in bfloat16 on a TPU and TF32 at
+            least on a GPU; or ``"default"``, what is fastest: bfloat16 on a TPU and TF32 on
+            recent GPUs. On a CPU they are the same.
 
         Returns:
           A problem with the same data.

@@ -18,8 +18,10 @@ from sharpflow.simulator.program import Hyperparameters, LoopState, Program
 from sharpflow.simulator.rules import find_preconditioned_rule, find_rule
 from sharpflow.theory import Status
 
-# (problem, state, loss, gradient, following params) of a lane -> its columns and memories
-_Record = Callable[[Problem, LoopState, Array, Params, Params], tuple[dict[str, Array], tuple]]
+# (problem, state, loss, gradient, following params, active) of a lane -> columns and memories
+_Record = Callable[
+    [Problem, LoopState, Array, Params, Params, Array], tuple[dict[str, Array], tuple]
+]
 
 
 @chex.dataclass(frozen=True)
@@ -196,7 +198,7 @@ def _record_if_active(
 
     return jax.lax.cond(
         active,
-        lambda: record(problem, state, loss, gradient, following),
+        lambda: record(problem, state, loss, gradient, following, active),
         lambda: (_zeros(shapes), state.memories),
     )
 
@@ -209,6 +211,7 @@ def _record(
     loss: Array,
     gradient: Params,
     following: Params,
+    active: Array,
 ) -> tuple[dict[str, Array], tuple]:
     rule = find_rule(state.optimizer_state)
     effective: Array | None = None
@@ -228,6 +231,7 @@ def _record(
         following=following,
         previous=state.params if state.previous is None else state.previous,
         preconditioned=find_preconditioned_rule(state.optimizer_state),
+        active=active,
     )
     columns: dict[str, Array] = {}
     memories = []
@@ -298,7 +302,8 @@ def _recorded_shapes(
     lane = _one_lane(state)
     problem = _one_lane(program.problem) if program.own_data else program.problem
     loss, gradient, following = lane.loss_total, lane.params, lane.params
-    return jax.eval_shape(record, problem, lane, loss, gradient, following)[0]
+    active = jax.ShapeDtypeStruct((), bool)
+    return jax.eval_shape(record, problem, lane, loss, gradient, following, active)[0]
 
 
 def _further_shapes(state: LoopState) -> dict[str, jax.ShapeDtypeStruct]:

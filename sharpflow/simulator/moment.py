@@ -23,6 +23,8 @@ class Moment(NamedTuple):
       following: w_{t+1}.
       previous: w_{t−1}, and w_0 at t = 0; w_t itself where nothing asks for it.
       preconditioned: what the optimizer tells of the P that it divides by, or None.
+      active: whether this record is kept, shape (). Side by side with others, a lane that rests
+        is observed with them, and an iteration need not go on for it.
     """
 
     problem: Problem
@@ -34,6 +36,7 @@ class Moment(NamedTuple):
     following: Params
     previous: Params
     preconditioned: PreconditionedRule | None = None
+    active: Array | bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -17,6 +18,8 @@ from sharpflow.theory import Status, edge_ratio, linearize, top_eigenpairs
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.retraction import retract_flat
 
+# (where to start, whether it is wanted) -> eigenvalues, where to start the next time
+_Find = Callable[[Params, Array | bool], tuple[Array, Params]]
 Place = Literal["iterate", "midpoint", "manifold"]
 PLACES: tuple[Place, ...] = ("iterate", "midpoint", "manifold")
 
@@ -134,8 +137,10 @@ class _Tracked:
         start = jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape), leaf.dtype), params)
         return _Memory(start, jnp.zeros((), jnp.int32))
 
-    def at(self, problem: Problem, params: Params, start: Params) -> tuple[Array, Params]:
-        """Eigenvalues of ∇²L(params), and where to start the next time."""
+    def at(
+        self, problem: Problem, params: Params, start: Params, wanted: Array | bool
+    ) -> tuple[Array, Params]:
+        """Eigenvalues of ∇²L(params), where they are wanted, and where to start the next time."""
         pairs = top_eigenpairs(
             problem,
             params,
@@ -143,21 +148,26 @@ class _Tracked:
             tolerance=self.tolerance,
             stop="estimate",
             start=start,
+            wanted=jnp.asarray(wanted),
             # a larger basis saves few products, and does not fit into a core's cache
             basis_size=min(2 * self.k + 14, sum(leaf.size for leaf in jax.tree.leaves(params))),
         )
         return pairs.values, pairs.next_start
 
-    def when_due(
-        self, find: Callable[[Params], tuple[Array, Params]], memory: _Memory
-    ) -> tuple[Array, _Memory]:
+    def when_due(self, find: _Find, memory: _Memory, active: Array | bool) -> tuple[Array, _Memory]:
+        """``find`` from what is remembered, at every so many records of an active lane."""
         if self.every == 1:
-            values, start = find(memory.start)
+            values, start = find(memory.start, active)
             return values, _Memory(start, memory.wait)
         dtype = jax.tree.leaves(memory.start)[0].dtype
         missing = jnp.full((self.k,), jnp.nan, dtype)
         due = memory.wait == 0
-        values, start = jax.lax.cond(due, find, lambda start: (missing, start), memory.start)
+        values, start = jax.lax.cond(
+            due,
+            lambda start: find(start, active & due),
+            lambda start: (missing, start),
+            memory.start,
+        )
         wait = jnp.where(due, self.every, memory.wait) - 1
         return values, _Memory(start, wait.astype(jnp.int32))
 
@@ -168,21 +178,26 @@ class _SphericalSharpness(_Tracked):
 
     def __call__(self, moment: Moment, memory: _Memory) -> tuple[dict[str, Array], _Memory]:
         find = self._on_manifold if self.place == "manifold" else self._at_point
-        values, memory = self.when_due(lambda start: find(moment, start), memory)
+        values, memory = self.when_due(partial(find, moment), memory, moment.active)
         columns = {f"sharpness_{self.place}": values}
         if moment.effective_learning_rate is not None:
             ratio = edge_ratio(moment.effective_learning_rate, values[0])
             columns[f"edge_ratio_{self.place}"] = ratio
         return columns, memory
 
-    def _at_point(self, moment: Moment, start: Params) -> tuple[Array, Params]:
+    def _at_point(
+        self, moment: Moment, start: Params, wanted: Array | bool
+    ) -> tuple[Array, Params]:
         params = _midpoint(moment) if self.place == "midpoint" else moment.params
-        values, start = self.at(moment.problem, params, start)
+        values, start = self.at(moment.problem, params, start, wanted)
         if moment.problem.scale_invariant:
             values = values * jnp.square(optax.tree.norm(params))
         return values, start
 
-    def _on_manifold(self, moment: Moment, start: Params) -> tuple[Array, Params]:
+    def _on_manifold(
+        self, moment: Moment, start: Params, wanted: Array | bool
+    ) -> tuple[Array, Params]:
+        del wanted  # a retraction takes a few steps in every lane
         flat, _ = ravel_pytree(moment.params)
         residual = residual_form(moment.problem, moment.params)
         theta, status = retract_flat(residual, flat, on_sphere=moment.problem.scale_invariant)
@@ -194,7 +209,7 @@ class _SphericalSharpness(_Tracked):
 class _HessianSharpness(_Tracked):
     def __call__(self, moment: Moment, memory: _Memory) -> tuple[dict[str, Array], _Memory]:
         values, memory = self.when_due(
-            lambda start: self.at(moment.problem, moment.params, start), memory
+            partial(self.at, moment.problem, moment.params), memory, moment.active
         )
         columns = {"hessian_sharpness": values}
         line = getattr(moment.rule, "stability_line", None)
@@ -214,18 +229,19 @@ class _PreconditionedSharpness(_Tracked):
             )
         scale = jax.tree.map(jax.lax.rsqrt, rule.preconditioner(moment.gradient))
         values, memory = self.when_due(
-            lambda start: self._in_scaled_coordinates(moment, scale, start), memory
+            partial(self._in_scaled_coordinates, moment, scale), memory, moment.active
         )
         columns = {"preconditioned_sharpness": values, "stability_line": rule.stability_line()}
         return columns, memory
 
     def _in_scaled_coordinates(
-        self, moment: Moment, scale: Params, start: Params
+        self, moment: Moment, scale: Params, start: Params, wanted: Array | bool
     ) -> tuple[Array, Params]:
         """The Hessian of u ↦ L(P^{-1/2} u) at u = P^{1/2} w is P^{-1/2} ∇²L(w) P^{-1/2}."""
         problem = moment.problem
         scaled = Problem(init=problem.init, loss=_scaled_loss, data=(problem, scale))
-        return self.at(scaled, jax.tree.map(jnp.divide, moment.params, scale), start)
+        at_point = jax.tree.map(jnp.divide, moment.params, scale)
+        return self.at(scaled, at_point, start, wanted)
 
 
 def _midpoint(moment: Moment) -> Params:

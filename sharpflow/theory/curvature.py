@@ -1,19 +1,21 @@
 """Eigenvalues of the Hessian of the loss, from Hessian–vector products."""
 
 import operator
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal
 
 import chex
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sharpflow.models import Params, Problem, validate_params
 from sharpflow.models.precision import compiled, full_precision
 from sharpflow.models.problem import is_concrete
 from sharpflow.theory.lanczos import Matvec, Stop, lanczos, pseudo_random_block
+from sharpflow.theory.lanczos_lanes import Operators, lanczos_of_lanes
 from sharpflow.theory.ritz import RitzPairs, resolve_tolerance, ritz_status
 from sharpflow.theory.status import Status
 
@@ -74,6 +76,7 @@ def top_eigenpairs(
     method: Method = "auto",
     start: Params | None = None,
     basis_size: int | None = None,
+    wanted: Bool[Array, ""] | None = None,
 ) -> Eigenpairs:
     """The k largest eigenvalues of ∇²L(params), with eigenvectors and residuals.
 
@@ -91,9 +94,12 @@ def top_eigenpairs(
         eigenvectors of a nearby Hessian; by default k fixed pseudo-random ones.
       basis_size: vectors that Lanczos keeps, by default 24 or more; the memory is twice
         that many copies of params.
+      wanted: False under vmap spends no products on a lane whose eigenpairs nobody will look
+        at; Lanczos' method then goes on as long as the others need it. Elsewhere it is ignored.
 
     Returns:
-      The eigenpairs; usable under jit and vmap.
+      The eigenpairs; usable under jit and vmap. Under vmap no lane waits for the slowest: those
+      that go on are gathered (``theory/lanczos_lanes.py``).
 
     Raises:
       ValueError: k is not in 1..d, a tolerance below the precision of the dtype, or an
@@ -113,6 +119,7 @@ def top_eigenpairs(
         problem,
         params,
         start,
+        jnp.asarray(True) if wanted is None else wanted,
         k=operator.index(k),
         tolerance=resolve_tolerance(tolerance, jnp.result_type(*leaves)),
         stop=stop,
@@ -126,6 +133,7 @@ def _eigenpairs(
     problem: Problem,
     params: Params,
     start: Params | None,
+    wanted: Bool[Array, ""],
     *,
     k: int,
     tolerance: float,
@@ -135,20 +143,16 @@ def _eigenpairs(
 ) -> Eigenpairs:
     flat, unravel = ravel_pytree(params)
     dimension = flat.shape[0]
-    product = hessian_vector_product(problem, params)
-
-    def matvec(vector: Array) -> Array:
-        return ravel_pytree(product(unravel(vector)))[0]
-
     if dense:
-        found = _dense_ritz_pairs(matvec, flat, k, tolerance)
+        found = _dense_ritz_pairs(_flat_product(problem, params), flat, k, tolerance)
     else:
         block = (
             pseudo_random_block(k, dimension, flat.dtype)
             if start is None
             else _rows(start, dimension)
         )
-        found = lanczos(matvec, block, k, tolerance=tolerance, stop=stop, basis_size=basis_size)
+        options = {"tolerance": tolerance, "stop": stop, "basis_size": basis_size}
+        found = _lanczos_ritz_pairs(problem, params, block, wanted, k, options)
     return Eigenpairs(
         values=jnp.where(found.converged, found.values, jnp.nan),
         vectors=jax.vmap(unravel)(found.vectors),
@@ -196,6 +200,74 @@ def _spherical(problem: Problem, params: Params, *, k: int, method: Method) -> E
     flat, unravel = ravel_pytree(params)
     theta = unravel(flat / jnp.linalg.norm(flat))
     return top_eigenpairs(problem, theta, k, method=method)
+
+
+def _lanczos_ritz_pairs(
+    problem: Problem,
+    params: Params,
+    block: Float[Array, "q d"],
+    wanted: Bool[Array, ""],
+    k: int,
+    options: Mapping[str, Any],
+) -> RitzPairs:
+    """By Lanczos' method, which under ``vmap`` becomes that of many lanes."""
+
+    @jax.custom_batching.custom_vmap
+    def pairs(problem: Problem, params: Params, block: Array, wanted: Array) -> RitzPairs:
+        del wanted
+        return lanczos(_flat_product(problem, params), block, k, **options)
+
+    @pairs.def_vmap
+    def pairs_of_lanes(
+        lanes: int, batched: tuple, problem: Problem, *others: Any
+    ) -> tuple[RitzPairs, Any]:
+        def of_every_lane(array: Array, is_batched: bool) -> Array:
+            return array if is_batched else jnp.broadcast_to(array, (lanes, *array.shape))
+
+        params, block, wanted = jax.tree.map(of_every_lane, others, tuple(batched[1:]))
+        product = partial(_product_of_lanes, problem, batched[0], params)
+        found = lanczos_of_lanes(product, block, k, wanted=wanted, **options)
+        return found, jax.tree.map(lambda _: True, found)
+
+    return pairs(problem, params, block, wanted)
+
+
+def _product_of_lanes(
+    problem: Problem, own: Any, params: Params, lanes: Int[Array, " w"]
+) -> Operators:
+    """Products with the Hessians of some lanes.
+
+    Args:
+      problem: its data, of which ``own`` says for each array whether every lane has its own;
+        what all share, as most often everything, is copied for none.
+      params: of all lanes.
+      lanes: which.
+    """
+    data, structure = jax.tree.flatten(problem)
+    shared = [
+        None if mine else array for array, mine in zip(data, jax.tree.leaves(own), strict=True)
+    ]
+    mine = [array[lanes] for array, kept in zip(data, shared, strict=True) if kept is None]
+
+    def gradient(mine: list[Array], params: Params) -> Params:
+        given = iter(mine)
+        whole = [next(given) if array is None else array for array in shared]
+        return jax.grad(jax.tree.unflatten(structure, whole).loss_value)(params)
+
+    some = jax.tree.map(lambda leaf: leaf[lanes], params)
+    product = jax.linearize(partial(jax.vmap(gradient), mine), some)[1]
+    unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], params))[1]
+
+    def flat_product(vectors: Float[Array, "w d"]) -> Float[Array, "w d"]:
+        images = product(jax.vmap(unravel)(vectors))
+        return jax.vmap(lambda image: ravel_pytree(image)[0])(images)
+
+    return flat_product
+
+
+def _flat_product(problem: Problem, params: Params) -> Matvec:
+    product, unravel = hessian_vector_product(problem, params), ravel_pytree(params)[1]
+    return lambda vector: ravel_pytree(product(unravel(vector)))[0]
 
 
 def _dense_ritz_pairs(matvec: Matvec, like: Array, k: int, tolerance: float) -> RitzPairs:

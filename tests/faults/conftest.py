@@ -8,6 +8,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 import xarray
 
@@ -61,7 +62,8 @@ def compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     compile_chunk = engine.CompiledChunk
 
     def kept(program: Any, devices: Any, num_rows: int, state: Any, keywords: Any) -> Any:
-        key = (program, devices, num_rows, state.step.shape)
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(program))
+        key = (jax.tree.structure(program), shapes, devices, num_rows, state.step.shape)
         if key not in _compiled:
             _compiled[key] = compile_chunk(program, devices, num_rows, state, keywords)
         return _compiled[key]

@@ -123,7 +123,7 @@ def build_engine(
     if width is not None:
         best = attempt(width)
     else:
-        first, *others = laid.candidate_widths(len(pending), len(devices), in_turn=in_turn)
+        first, *others = laid.candidate_widths(len(pending), devices, in_turn=in_turn)
         best = attempt(first)
         if cost(best) > laid.WORTH_TRYING:
             best = min([best, *(attempt(other) for other in others)], key=cost)

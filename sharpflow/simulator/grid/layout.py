@@ -20,6 +20,7 @@ MOST_TIMED = 4096  # updates of a timed call
 
 _SERIAL_LANES = 8  # of a CPU device: enough that a chunk outweighs what the host does after it
 _SERIAL_WIDTHS = (1, 8)
+_WIDEST_OF_A_CORE = 64  # points side by side: the activations of more do not fit into its cache
 _CHUNK_SECONDS = 2.0
 
 
@@ -81,11 +82,13 @@ def num_groups(num_points: int, devices: int, width: int, *, in_turn: bool) -> i
     return max(min(-(-num_points // (devices * width)), most), 1)
 
 
-def candidate_widths(num_points: int, devices: int, *, in_turn: bool) -> list[int]:
+def candidate_widths(num_points: int, devices: Sequence[jax.Device], *, in_turn: bool) -> list[int]:
     """Widths worth timing, first of them the one to take where time does not matter."""
-    share = max(-(-num_points // devices), 1)
+    share = max(-(-num_points // len(devices)), 1)
     if in_turn:
         return [width for width in _SERIAL_WIDTHS if width <= share]
+    if devices[0].platform == "cpu":
+        share = min(share, _WIDEST_OF_A_CORE)
     return sorted({share, *(max(share // part, 1) for part in (4, 16))}, reverse=True)
 
 
