@@ -91,7 +91,8 @@ def describe(config: Config, plan: GridPlan) -> list[str]:
             f"in flight: {lanes} points, on each of {layout.devices} devices "
             f"{layout.groups} groups of {layout.width}"
         )
-    lines.append(f"memory of a device: {_size(plan.memory_bytes)}")
+    measured = "" if plan.peak_bytes is None else f"; {_size(plan.peak_bytes)} measured"
+    lines.append(f"memory of a device: {_size(plan.memory_bytes)}{measured}")
     lines.append(f"on disk: at most {_size(plan.stored_bytes)}")
     lines.append(f"time: about {_duration(plan.seconds)}, compiling aside")
     return lines

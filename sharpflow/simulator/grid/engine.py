@@ -109,11 +109,18 @@ def build_engine(
         return Engine(chunk, dataclasses.replace(stored, devices=len(devices)), None)
 
     def attempt(width: int) -> tuple[CompiledChunk, Timing]:
-        chunk = compiled(width, num_rows)
         room = laid.SHARE_OF_MEMORY * laid.device_memory(devices[0], len(devices))
-        while chunk.memory_bytes > room and chunk.width > 1:
-            chunk = compiled(max(int(chunk.width * room / chunk.memory_bytes), 1), num_rows)
-        return chunk, time_chunk(chunk, points, pending)
+        try:
+            chunk = compiled(width, num_rows)
+            while chunk.memory_bytes > room and chunk.width > 1:
+                chunk = compiled(max(int(chunk.width * room / chunk.memory_bytes), 1), num_rows)
+            return chunk, time_chunk(chunk, points, pending)
+        except jax.errors.JaxRuntimeError as error:
+            # what the compiler foresees is not all: others may use the device too
+            if width == 1 or not laid.is_out_of_memory(error):
+                raise
+        laid.warn_of_narrowing(width, width // 2)
+        return attempt(width // 2)
 
     updates, records = lengths(schedule, pending)
 

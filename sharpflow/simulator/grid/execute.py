@@ -9,7 +9,13 @@ import jax
 import numpy as np
 
 from sharpflow.simulator.grid.engine import Engine, build_engine
-from sharpflow.simulator.grid.layout import Lanes, Layout
+from sharpflow.simulator.grid.layout import (
+    Lanes,
+    Layout,
+    is_out_of_memory,
+    peak_memory,
+    warn_of_narrowing,
+)
 from sharpflow.simulator.grid.points import Points
 from sharpflow.simulator.grid.prepare import Grid
 from sharpflow.simulator.grid.run import BatchRun
@@ -17,7 +23,7 @@ from sharpflow.simulator.grid.sink import Sink
 from sharpflow.simulator.grid.variables import PENDING, seeds_per_chunk
 from sharpflow.simulator.interrupt import Stop, stop_between_chunks
 from sharpflow.simulator.processes import Processes
-from sharpflow.simulator.progress import progress_bar
+from sharpflow.simulator.progress import Advance, progress_bar
 from sharpflow.simulator.provenance import launch_provenance
 from sharpflow.simulator.store.arrays import dataset, in_memory
 from sharpflow.simulator.store.checkpoint import Checkpoint
@@ -38,15 +44,15 @@ def run_in_memory(
 ) -> "xarray.Dataset":
     """Run a grid and keep its result in memory only; arguments as of ``simulate_grid``."""
     arrays = in_memory(grid.variables)
-    sink = Sink(grid.axes, arrays)
+    sink, foreseen = Sink(grid.axes, arrays), 0
     with progress_bar(int(grid.schedule.num_steps.sum()), progress, grid.title) as advance:
         for number, points in enumerate(grid.batches):
             pending = grid.longest_first(points.batch.points)
             engine = engine_of(grid, points, pending, devices, width, lanes, None)
-            _run(grid, number, points, engine, sink).run(
-                pending, Checkpoint({}, {}), Stop(), advance
-            )
-    return dataset(arrays, grid.variables, launch_provenance(grid.batches[0].example))
+            foreseen = max(foreseen, engine.chunk.memory_bytes)
+            _run_batch(grid, number, points, engine, sink, devices, pending, Stop(), advance)
+    attributes = launch_provenance(grid.batches[0].example) | _memory(devices, foreseen)
+    return dataset(arrays, grid.variables, attributes)
 
 
 def run_in_folder(
@@ -96,7 +102,18 @@ def run_in_folder(
                     layout = Layout(**run.settle_layout(number, dataclasses.asdict(engine.layout)))
                     if not layout.rounds_as(engine.layout):
                         engine = engine_of(grid, points, pending, devices, width, lanes, layout)
-                _run(grid, number, points, engine, sink).run(pending, begun[number], stop, advance)
+                _run_batch(
+                    grid,
+                    number,
+                    points,
+                    engine,
+                    sink,
+                    devices,
+                    pending,
+                    stop,
+                    advance,
+                    begun[number],
+                )
         if PENDING not in sink.statuses():
             run.finish()
 
@@ -139,16 +156,54 @@ def engine_of(
     )
 
 
-def _run(grid: Grid, number: int, points: Points, engine: Engine, sink: Sink) -> BatchRun:
-    return BatchRun(
-        number,
-        engine.chunk,
-        engine.layout,
-        points,
-        grid.schedule,
-        sink,
-        snapshot_every=grid.snapshot_every,
-        final_params=grid.final_params,
+def _run_batch(
+    grid: Grid,
+    number: int,
+    points: Points,
+    engine: Engine,
+    sink: Sink,
+    devices: Sequence[jax.Device],
+    pending: Sequence[int],
+    stop: Stop,
+    advance: Advance,
+    begun: Checkpoint | None = None,
+) -> None:
+    """Run the points of a batch to their ends; fewer side by side where memory runs out."""
+    begun = Checkpoint({}, {}) if begun is None else begun
+    while True:
+        run = BatchRun(
+            number,
+            engine.chunk,
+            engine.layout,
+            points,
+            grid.schedule,
+            sink,
+            snapshot_every=grid.snapshot_every,
+            final_params=grid.final_params,
+        )
+        try:
+            return run.run(pending, begun, stop, advance)
+        except jax.errors.JaxRuntimeError as error:
+            if engine.layout.width == 1 or not is_out_of_memory(error):
+                raise
+        width = engine.layout.width // 2
+        warn_of_narrowing(engine.layout.width, width)
+        narrower = dataclasses.replace(engine.layout, width=width)
+        # those that have ended stay; the others go on from the last checkpoint, or begin again
+        statuses = sink.statuses()
+        pending = [point for point in pending if statuses[point] == PENDING]
+        if sink.run is not None:
+            sink.run.replace_layout(number, dataclasses.asdict(narrower))
+            begun = _begun(sink.run, number, narrower)
+        del run
+        engine = engine_of(grid, points, pending, devices, None, None, narrower)
+
+
+def _memory(devices: Sequence[jax.Device], foreseen: int) -> dict[str, int]:
+    """What the compiler foresaw that a device holds, and the most that one has held."""
+    peak = peak_memory(devices)
+    return {"predicted_memory_bytes": foreseen} | (
+        {} if peak is None else {"peak_memory_bytes": peak}
     )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -98,6 +99,32 @@ def device_memory(device: jax.Device, devices: int) -> float:
     if statistics and "bytes_limit" in statistics:
         return float(statistics["bytes_limit"])
     return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) / devices
+
+
+def peak_memory(devices: Sequence[jax.Device]) -> int | None:
+    """Most bytes that one of these devices has held in this process; None where it does not tell.
+
+    A CPU does not: its memory is that of the process.
+    """
+    known = [device.memory_stats() or {} for device in devices if device.platform != "cpu"]
+    peaks = [
+        statistics["peak_bytes_in_use"] for statistics in known if "peak_bytes_in_use" in statistics
+    ]
+    return max(peaks, default=None)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device had no room for what it was asked for."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+
+
+def warn_of_narrowing(width: int, narrower: int) -> None:
+    """Say that a device ran out of memory, and what is done about it."""
+    warnings.warn(
+        f"a device ran out of memory with {width} points side by side: going on with {narrower}; "
+        f"group_width={narrower} begins with them",
+        stacklevel=2,
+    )
 
 
 def chunk_rows(num_rows: int, seconds_per_row: float, aligned: int) -> int:

@@ -11,7 +11,7 @@ from sharpflow.models import Problem
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.grid.engine import lengths
 from sharpflow.simulator.grid.execute import engine_of
-from sharpflow.simulator.grid.layout import Lanes, Layout, validated_lanes
+from sharpflow.simulator.grid.layout import Lanes, Layout, peak_memory, validated_lanes
 from sharpflow.simulator.grid.points import MakeOptimizer, MakeProblem
 from sharpflow.simulator.grid.prepare import prepare
 from sharpflow.simulator.rules import gdwd
@@ -25,7 +25,9 @@ class GridPlan:
       shape: points along each axis.
       updates: of all points.
       layouts: of each batch of points that share a problem.
-      memory_bytes: that a device holds while it runs.
+      memory_bytes: that a device holds while it runs, as the compiler foresees it.
+      peak_bytes: the most that a device held while the plan was timed; None where it does not
+        tell, as a CPU.
       stored_bytes: of the result, before compression.
       seconds: of all updates and records, compiling and writing aside.
     """
@@ -34,6 +36,7 @@ class GridPlan:
     updates: int
     layouts: tuple[Layout, ...]
     memory_bytes: int
+    peak_bytes: int | None
     stored_bytes: int
     seconds: float
 
@@ -78,6 +81,7 @@ def plan_grid(
         updates=int(grid.schedule.num_steps.sum()),
         layouts=tuple(layouts),
         memory_bytes=memory,
+        peak_bytes=peak_memory(used),
         stored_bytes=sum(
             int(np.prod(variable.shape)) * variable.dtype.itemsize
             for variable in grid.variables.values()

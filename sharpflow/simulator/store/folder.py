@@ -186,6 +186,11 @@ class RunFolder:
                     write_sealed(self._layout(batch), found)
         return found
 
+    def replace_layout(self, batch: int, layout: Mapping[str, Any]) -> None:
+        """Change how a batch is laid out, since a device ran out of memory."""
+        with storage_errors(self.path), alone(self.path):
+            write_sealed(self._layout(batch), dict(layout))
+
     def save_checkpoint(
         self, batch: int, process: int, positions: Mapping[int, int], leaves: Sequence[np.ndarray]
     ) -> None:
