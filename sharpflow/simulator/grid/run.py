@@ -1,5 +1,7 @@
 """The host's side of a grid: points enter lanes, run chunk by chunk, and leave when done."""
 
+import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +19,9 @@ from sharpflow.simulator.progress import Advance
 from sharpflow.simulator.schedule import Schedule
 from sharpflow.simulator.store.checkpoint import Checkpoint
 from sharpflow.theory import Status
+
+_QUICK_CHECKPOINT = 0.1  # seconds: shorter ones are made after every chunk, which takes two
+_CHECKPOINT_SHARE = 0.02  # of the time, at most, for longer ones
 
 
 class BatchRun:
@@ -52,6 +57,7 @@ class BatchRun:
         self.waiting: list[int] = []
         self.resumed = Checkpoint({}, {})
         self.made = 0
+        self._saved_at, self._saving = -math.inf, 0.0  # the last checkpoint's end, and its seconds
 
     def run(
         self, pending: Sequence[int], resumed: Checkpoint, stop: Stop, advance: Advance
@@ -80,8 +86,9 @@ class BatchRun:
         while True:
             for group in self.groups:
                 self._fill(group)
-            self._checkpoint()
             active = [group for group in self.groups if group.occupied]
+            if not active or stop.signal_number is not None or self._checkpoint_is_due():
+                self._checkpoint()
             if not active:
                 return
             if stop.signal_number is not None:
@@ -191,10 +198,22 @@ class BatchRun:
             kept = jax.tree.map(lambda leaf: leaf[: rows.size], taken)
             self.sink.write_snapshots(lane.point, record // self.snapshot_every, kept)
 
+    def _checkpoint_is_due(self) -> bool:
+        """Whether the last checkpoint was quick, or is long enough ago.
+
+        The device waits while a large state is written: 0.2 to 0.4 s for that of VGG-11 after
+        each chunk of 2 s. A kill may then cost the work of a quarter of a minute, which is made
+        again.
+        """
+        if self._saving < _QUICK_CHECKPOINT:
+            return True
+        return time.monotonic() - self._saved_at >= self._saving / _CHECKPOINT_SHARE
+
     def _checkpoint(self) -> None:
         """Keep where the points are that have begun, in a lane or before one is free."""
         if not self.sink.keeps_checkpoints:
             return
+        began = time.monotonic()
         positions: dict[int, int] = {}
         states: list[list[np.ndarray]] = []
         for group in (group for group in self.groups if group.occupied):
@@ -208,6 +227,8 @@ class BatchRun:
                 states.append(self.resumed.states[point])
         columns = [np.stack(column) for column in zip(*states, strict=True)]
         self.sink.checkpoint(self.number, positions, columns)
+        self._saved_at = time.monotonic()
+        self._saving = self._saved_at - began
 
     def _note(self) -> str:
         flying = sum(len(group.occupied) for group in self.groups)
