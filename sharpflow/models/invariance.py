@@ -6,7 +6,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from sharpflow.models.precision import compiled
+from sharpflow.models.precision import FULL, compiled, imprecise_products
 from sharpflow.models.problem import Params, Problem, parameter_paths, validate_params
 
 _SLIGHT = 1e-2  # what the epsilon of a normalization layer changes, and a real dependence exceeds
@@ -41,8 +41,8 @@ def check_scale_invariance(
 
     Raises:
       ValueError: the change exceeds ``tolerance``; the message names the parameters
-        that break invariance and, where holding them constant mends it, says so. Or
-        unusable params, or numbers out of range.
+        that break invariance and, where holding them constant mends it, says so; or it says
+        that the precision of products is the cause. Or unusable params, or numbers out of range.
     """
     if num_scales < 1:
         raise ValueError(f"num_scales must be at least 1, got {num_scales}")
@@ -68,6 +68,9 @@ def check_scale_invariance(
     total = largest_change(np.ones(flat.size, bool))
     if total <= tolerance:
         return total
+    imprecise = imprecise_products(problem.loss_value, params)
+    if imprecise and total <= _SLIGHT:
+        raise ValueError(_told_of_precision(problem, total, tolerance, imprecise))
     changes = np.array([largest_change(leaf_of == leaf) for leaf in range(len(paths))])
     breaking = np.flatnonzero(~(changes <= _SLIGHT))
     slight = np.flatnonzero((changes > tolerance) & (changes <= _SLIGHT))
@@ -94,6 +97,23 @@ def check_scale_invariance(
             "as an epsilon in a normalization layer makes it: set that epsilon to 0."
         )
     raise ValueError(message)
+
+
+def _told_of_precision(problem: Problem, total: float, tolerance: float, imprecise: int) -> str:
+    """What to say where rounding of products alone would change the loss as much."""
+    if problem.matmul_precision == FULL:
+        remedy = (
+            "the module asks for less itself, by a precision or a dtype of its layers: leave "
+            "them out, and this package asks for the highest"
+        )
+    else:
+        remedy = f"this problem is at_precision({problem.matmul_precision!r}): check the original"
+    return (
+        f"precision is the cause: the loss changes by {total:.2g} relative when its parameters "
+        f"are scaled, {tolerance:.2g} is allowed, and {imprecise} of its products are made in "
+        f"less than true float32, which rounds them by up to 4e-3 (bfloat16) or 5e-4 (TF32); "
+        f"{remedy}"
+    )
 
 
 @compiled

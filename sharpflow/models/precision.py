@@ -8,7 +8,7 @@ simulation may ask for less. The settings of the process are never touched.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeVar
 
@@ -17,6 +17,7 @@ import jax
 MatmulPrecision = Literal["highest", "high", "default"]
 MATMUL_PRECISIONS: tuple[MatmulPrecision, ...] = ("highest", "high", "default")
 FULL: MatmulPrecision = "highest"
+_PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot_general")
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -83,3 +84,42 @@ def validated_precision(precision: Any) -> MatmulPrecision:
     if precision not in MATMUL_PRECISIONS:
         raise ValueError(f"matmul_precision must be one of {MATMUL_PRECISIONS}, got {precision!r}")
     return precision
+
+
+def imprecise_products(function: Callable[..., Any], *args: Any) -> int:
+    """How many products of a function do without the precision of true float32.
+
+    Those are products of float32 factors whose precision is less than the highest, as a layer
+    of a user's may name one, and products of factors in half precision.
+
+    Args:
+      function: of arrays.
+      args: its arguments, of which the shapes count.
+
+    Returns:
+      The number of such products in its program, each counted once however often it runs.
+    """
+    return sum(map(_is_imprecise, _equations(jax.make_jaxpr(function)(*args).jaxpr)))
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    """Of a program and of all programs within it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for parameter in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda value: hasattr(value, "eqns")
+        ):
+            inner = getattr(parameter, "jaxpr", parameter)  # a closed one holds another
+            if hasattr(inner, "eqns"):
+                yield from _equations(inner)
+
+
+def _is_imprecise(equation: Any) -> bool:
+    if equation.primitive.name not in _PRODUCTS:
+        return False
+    dtypes = {str(factor.aval.dtype) for factor in equation.invars[:2]}
+    if dtypes & {"bfloat16", "float16"}:
+        return True
+    precision = equation.params.get("precision")
+    asked = precision if isinstance(precision, tuple) else (precision,)
+    return "float32" in dtypes and any(one != jax.lax.Precision.HIGHEST for one in asked)

@@ -207,3 +207,43 @@ def test_a_trajectory_may_take_rounded_products_and_keeps_the_curvature_of_its_p
     assert np.all(rounded["loss"] != exact["loss"])
     changes = jax.tree.map(lambda one, other: jnp.max(jnp.abs(one - other)), last, rounded_last)
     assert min(jax.tree.leaves(changes)) > 0.0
+
+
+class _ImpreciseNet(nn.Module):
+    """Its layers ask for the default precision themselves."""
+
+    biased: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        for width in (8, 3):
+            x = nn.Dense(width, use_bias=False, precision="default")(x)
+            x = nn.BatchNorm(
+                use_running_average=False, epsilon=0.0, use_bias=self.biased, use_scale=False
+            )(x)
+            x = nn.softplus(x) if width == 8 else x
+        return x
+
+
+def _check(problem: sf.Problem) -> float:
+    params = problem.init(jax.random.key(0))
+    return sf.models.check_scale_invariance(problem, params, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("bits", [TF32, BFLOAT16])
+def test_scale_invariance_that_precision_breaks_is_told_as_that(bits):
+    module = sf.models.from_flax(_ImpreciseNet(), X, Y, dtype=SINGLE)
+    lowered = sf.models.mlp(X, Y, (8,), dtype=SINGLE).at_precision("default")
+    assert max(_check(module), _check(lowered)) < 1e-5  # a CPU makes them all in float32
+    with rounded_products(bits):
+        with pytest.raises(ValueError, match=r"precision is the cause: .*layers: leave"):
+            _check(module)
+        with pytest.raises(ValueError, match=r"precision is the cause: .*at_precision\('default'"):
+            _check(lowered)
+
+
+def test_another_cause_is_told_whatever_the_precision():
+    biased = sf.models.from_flax(_ImpreciseNet(biased=True), X, Y, dtype=SINGLE)
+    params = jax.tree.map(lambda leaf: leaf + 0.5, biased.init(jax.random.key(0)))
+    with pytest.raises(ValueError, match=r"depends on the scale of BatchNorm_1/bias"):
+        sf.models.check_scale_invariance(biased, params)
