@@ -19,6 +19,7 @@ NAMES = (
     "grid",
     "grid_arithmetic",
     "grid_memory",
+    "lanes",
     "scale",
     "central_flow",
 )
@@ -47,6 +48,7 @@ def main() -> None:
         grid,
         grid_arithmetic,
         grid_memory,
+        lanes,
         recording,
         scale,
         tracking,
@@ -61,6 +63,7 @@ def main() -> None:
         "grid": lambda: grid.measure(arguments.peers),
         "grid_arithmetic": grid_arithmetic.measure,
         "grid_memory": grid_memory.measure,
+        "lanes": lanes.measure,
         "scale": scale.measure,
         "central_flow": lambda: central_flow.measure(arguments.out),
     }

@@ -11,6 +11,7 @@ import numpy as np
 import sharpflow as sf
 from sharpflow.models import Problem
 from sharpflow.simulator.grid.engine import build_engine
+from sharpflow.simulator.grid.layout import Lanes, Layout
 from sharpflow.simulator.grid.prepare import Grid, prepare
 from sharpflow.simulator.grid.run import BatchRun
 from sharpflow.simulator.grid.sink import Sink, summary
@@ -79,9 +80,14 @@ class Task:
 
 
 class CompiledGrid:
-    """A grid on all devices of this process, compiled once and run as often as one likes."""
+    """A grid on all devices of this process, compiled once and run as often as one likes.
 
-    def __init__(self, task: Task) -> None:
+    Args:
+      task: the grid.
+      lanes, width: as ``lanes`` and ``group_width`` of ``simulate_grid``.
+    """
+
+    def __init__(self, task: Task, lanes: Lanes | None = None, width: int | None = None) -> None:
         self.grid = task.prepared()
         (self.points,) = self.grid.batches
         self._pending = self.points.batch.points
@@ -92,7 +98,14 @@ class CompiledGrid:
             self.grid.schedule,
             jax.local_devices(),
             snapshot_every=None,
+            width=width,
+            lanes=lanes,
         )
+
+    @property
+    def layout(self) -> Layout:
+        """How the points are laid out."""
+        return self._engine.layout
 
     def run(self, folder: RunFolder | None = None) -> tuple[float, dict[str, Any]]:
         """Seconds and arrays of a run in memory or into an empty folder, as ``simulate_grid``.
