@@ -3,7 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -51,7 +51,7 @@ def run_in_memory(
             engine = engine_of(grid, points, pending, devices, width, lanes, None)
             foreseen = max(foreseen, engine.chunk.memory_bytes)
             _run_batch(grid, number, points, engine, sink, devices, pending, Stop(), advance)
-    attributes = launch_provenance(grid.batches[0].example) | _memory(devices, foreseen)
+    attributes = _launch(grid) | _memory(devices, foreseen)
     return dataset(arrays, grid.variables, attributes)
 
 
@@ -120,7 +120,7 @@ def run_in_folder(
 
 def _open(grid: Grid, run: RunFolder, processes: Processes, resume: bool) -> None:
     """Begin or take up a run, and tell the other processes what is left to do."""
-    launch = launch_provenance(grid.batches[0].example)
+    launch = _launch(grid)
     if resume and run.exists:
         run.require_same(grid.description)
     else:
@@ -197,6 +197,13 @@ def _run_batch(
             begun = _begun(sink.run, number, narrower)
         del run
         engine = engine_of(grid, points, pending, devices, None, None, narrower)
+
+
+def _launch(grid: Grid) -> dict[str, Any]:
+    """How this launch is made."""
+    first = grid.batches[0]
+    precision = first.batch.program.matmul_precision
+    return launch_provenance(first.example) | {"matmul_precision": precision}
 
 
 def _memory(devices: Sequence[jax.Device], foreseen: int) -> dict[str, int]:

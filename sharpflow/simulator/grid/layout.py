@@ -21,8 +21,9 @@ MOST_TIMED = 4096  # updates of a timed call
 
 _SERIAL_LANES = 8  # of a CPU device: enough that a chunk outweighs what the host does after it
 _SERIAL_WIDTHS = (1, 8)
-# Points side by side on a core: what more of them hold does not fit into its cache. Beside points in
-# turn they take 1.2 times as long in groups of 8, 1.6 in one of 64, 2 in one of 256 (benchmarks/lanes.py).
+# Points side by side on a core: what more of them hold does not fit into its cache. Beside points
+# in turn they take 1.2 times as long in groups of 8, 1.6 in a group of 64 and 2 in one of 256, as
+# benchmarks/lanes.py measures it.
 _WIDEST_OF_A_CORE = 8
 _CHUNK_SECONDS = 2.0
 

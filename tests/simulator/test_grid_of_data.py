@@ -1,0 +1,140 @@
+"""Points of a grid whose problems differ in their data share one compiled program."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+import sharpflow as sf
+from sharpflow.models.precision import products_at
+from sharpflow.simulator.grid import engine, execute
+from sharpflow.simulator.interrupt import Interrupted
+
+AXES = {"seeds": (0, 1), "learning_rates": 0.05, "weight_decays": (0.01, 0.1)}
+SUBSETS = (0, 1, 2)
+OBSERVED = ("loss", "norm_squared", "metrics", "sharpness_iterate")
+
+
+def _network(subset):
+    """Another part of the data, with other classes."""
+    random = np.random.default_rng(subset)
+    x, y = random.normal(size=(12, 5)), random.permutation(np.arange(12) % 3)
+    return sf.models.mlp(x, y, (6,), test=(x[:4], y[:4]), dtype=np.float64)
+
+
+def _grid(problem=_network, **changes):
+    keywords = {"num_steps": 40, "record_every": 4, "observables": OBSERVED, **AXES}
+    return sf.simulate_grid(problem, **{**keywords, **changes})
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Every chunk that was compiled."""
+    chunk, found = engine.CompiledChunk, []
+
+    def counted(*arguments):
+        found.append(chunk(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(engine, "CompiledChunk", counted)
+    return found
+
+
+@pytest.mark.usefixtures("optimized")
+def test_one_program_serves_all_data_and_every_point_is_as_it_is_alone(compiled):
+    together = _grid(axes={"subset": SUBSETS}, group_width=1)
+    assert len(compiled) == 1
+    assert together.loss.dims == ("seed", "learning_rate", "weight_decay", "subset", "step")
+    for subset in SUBSETS:
+        alone = _grid(_network(subset), group_width=1)
+        for name, column in alone.data_vars.items():
+            found = together[name].sel(subset=subset, drop=True)
+            np.testing.assert_array_equal(found, column, err_msg=name)
+    assert len(np.unique(together.loss[..., 0])) == len(SUBSETS) * len(AXES["seeds"])
+
+
+def test_side_by_side_each_lane_has_its_own_data(compiled):
+    in_turn = _grid(axes={"subset": SUBSETS}, group_width=1)
+    for width in (12, 5):  # all at once; and lanes that take points of other data in turn
+        found = _grid(axes={"subset": SUBSETS}, group_width=width, lanes="side_by_side")
+        for name in ("loss", "norm_squared", "train_accuracy", "test_error"):
+            np.testing.assert_allclose(found[name], in_turn[name], rtol=1e-9, err_msg=name)
+        np.testing.assert_allclose(found.sharpness_iterate, in_turn.sharpness_iterate, rtol=1e-7)
+    assert len(compiled) == 3
+
+
+def test_problems_of_another_shape_have_a_program_of_their_own(compiled):
+    def network(width, subset):
+        random = np.random.default_rng(subset)
+        return sf.models.mlp(random.normal(size=(12, 5)), np.arange(12) % 3, (width,))
+
+    axes = {"width": (4, 6), "subset": (0, 1)}
+    found = _grid(network, axes=axes, observables=("loss",), group_width=1)
+    assert len(compiled) == 2
+    assert np.all(np.isfinite(found.loss))
+
+
+def _interrupted_after(calls, monkeypatch):
+    from sharpflow.simulator.grid.run import BatchRun
+
+    run, made = BatchRun._run_chunk, []
+
+    def limited(self, *arguments):
+        made.append(arguments)
+        if len(made) > calls:
+            raise Interrupted("as if by a signal", 15)
+        run(self, *arguments)
+
+    monkeypatch.setattr(BatchRun, "_run_chunk", limited)
+
+
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize("begun_by", ["this version", "an earlier one"])
+def test_a_run_goes_on_where_it_was(begun_by, tmp_path, monkeypatch):
+    """Earlier versions kept a batch for every problem."""
+    keywords = {"axes": {"subset": SUBSETS}, "group_width": 1, "num_steps": 120}
+    whole = _grid(**keywords)
+    monkeypatch.setattr(engine.laid, "chunk_rows", lambda *_: 3)  # many chunks
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        _interrupted_after(60, patch)
+        if begun_by == "an earlier one":
+            prepare = execute.run_in_folder
+
+            def by_problem(grid, *others):
+                prepare(dataclasses.replace(grid, batches=grid.by_problem), *others)
+
+            patch.setattr("sharpflow.simulator.grid.simulate.run_in_folder", by_problem)
+        _grid(**keywords, out=tmp_path / "run")
+    layouts = len(list((tmp_path / "run" / "layouts").iterdir()))
+    assert (layouts > 1) == (begun_by == "an earlier one")
+    resumed = _grid(**keywords, out=tmp_path / "run", resume=True)
+    for name in whole.data_vars:
+        np.testing.assert_array_equal(resumed[name], whole[name], err_msg=name)
+
+
+def test_the_precision_of_training_steps_is_kept_with_a_result(tmp_path):
+    found = _grid(_network(0), matmul_precision="default", out=tmp_path / "run")
+    with pytest.raises(ValueError, match='matmul_precision: the run has "default", now it is'):
+        _grid(_network(0), out=tmp_path / "run", resume=True)
+    trajectory = sf.simulate(
+        _network(0), _network(0).init(jax.random.key(0)), sf.gdwd(0.05, 0.01), 2,
+        matmul_precision="high",
+    )  # fmt: skip
+    assert trajectory.to_dataset().attrs["matmul_precision"] == "high"
+    assert found.attrs["matmul_precision"] == "default"
+    assert _grid(_network(0)).attrs["matmul_precision"] == "highest"
+
+
+@pytest.mark.parametrize("precision", ["double", None, 3])
+def test_a_precision_that_is_none_is_refused(precision):
+    match = r"matmul_precision must be one of \('highest', 'high', 'default'\), got "
+    with pytest.raises(ValueError, match=match):
+        _grid(_network(0), matmul_precision=precision)
+
+
+def test_the_settings_of_the_process_do_not_reach_the_steps():
+    expected = _grid(_network(0))
+    with products_at("default"):
+        found = _grid(_network(0))
+    np.testing.assert_array_equal(found.loss, expected.loss)
