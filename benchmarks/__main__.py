@@ -12,6 +12,7 @@ from sharpflow.simulator.provenance import launch_provenance
 
 NAMES = (
     "cold_start",
+    "data",
     "flow",
     "tracking",
     "recording",
@@ -44,6 +45,7 @@ def main() -> None:
         central_flow,
         cold_start,
         convolution,
+        data,
         flow,
         grid,
         grid_arithmetic,
@@ -56,6 +58,7 @@ def main() -> None:
 
     measures = {
         "cold_start": cold_start.measure,
+        "data": data.measure,
         "flow": flow.measure,
         "tracking": lambda: tracking.measure(arguments.peers),
         "recording": recording.measure,
