@@ -88,7 +88,9 @@ class CompiledChunk:
         """Shapes and places of the program's arrays."""
         if self._spread is not None:
             return jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+                lambda leaf: jax.ShapeDtypeStruct(
+                    leaf.shape, leaf.dtype, sharding=self._spread_place(leaf)
+                ),
                 self._program,
             )
         program = jax.tree.map(abstract, self._program)
@@ -101,6 +103,11 @@ class CompiledChunk:
             program.problem,
         )
         return dataclasses.replace(program, problem=problem)
+
+    def _spread_place(self, leaf: jax.Array) -> Sharding:
+        """Where an array of a problem lies that is spread over devices: there, or whole on each."""
+        assert self._spread is not None
+        return leaf.sharding if len(leaf.sharding.device_set) > 1 else self._spread
 
     def program(self, device: int, problems: Sequence[Problem]) -> Program:
         """The program with the problems of a group's lanes, on a device.
@@ -119,8 +126,10 @@ class CompiledChunk:
             placed_program = self._placed.get(key)
             if placed_program is None:
                 placed_program = dataclasses.replace(self._program, problem=problems[0])
-                if self._spread is None:
-                    placed_program = jax.device_put(placed_program, self._shardings[device])
+                places: Any = self._shardings[device]
+                if self._spread is not None:
+                    places = jax.tree.map(self._spread_place, placed_program)
+                placed_program = jax.device_put(placed_program, places)
                 self._placed[key] = placed_program
         return placed_program
 
