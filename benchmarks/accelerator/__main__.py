@@ -7,6 +7,7 @@ and beside them zarr, numcodecs, donfig, google-crc32c and h5netcdf, which can b
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -94,6 +95,8 @@ def accelerator() -> str | None:
 
 def _run(sections: list[Section], asked: argparse.Namespace, out: Path) -> list[Ending]:
     out = out.absolute()
+    # a runner that is asked to end takes the section with it
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
     def command(section: Section) -> list[object]:
         options = ["--size", asked.size, "--out", out, "--data", asked.data.absolute()]
@@ -103,7 +106,8 @@ def _run(sections: list[Section], asked: argparse.Namespace, out: Path) -> list[
     environment = {"OPENBLAS_NUM_THREADS": "1"} | os.environ | {"PYTHONUNBUFFERED": "1"}
     if asked.size == TOY:
         # what a rehearsal shows is that everything runs, for which code need not be fast
-        environment |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+        environment |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+                        "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0"}  # fmt: skip
     else:
         # torch, a run that is killed and its successor share the card with the section
         environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}

@@ -116,9 +116,7 @@ def _simulated(task: Task) -> tuple[Values, list[Check]]:
     return values, checks
 
 
-def _compare(
-    record: Record, task: Task, peer: str, kind: str, *, low: float = -math.inf
-) -> None:
+def _compare(record: Record, task: Task, peer: str, kind: str, *, low: float = -math.inf) -> None:
     """Our points·steps/s over a peer's, once both are there and simulate the same."""
     ours, theirs = record.values(_name(task)), record.values(f"{peer}, {kind}")
     if not ours or not theirs:

@@ -25,7 +25,7 @@ LEARNING_RATE, WEIGHT_DECAY = 0.01, 5e-4
 TOLERANCE = 1e-3  # of λ₁, as of the grids
 EVERY = 100  # steps from one λ₁ to the next in the presets
 RECORDS = 4  # the first starts from nothing, the others from the last
-TIMED = 3.0  # seconds of steps, where one step does not take them
+TIMED = {"full": 3.0, "toy": 0.3}  # seconds of steps, where one step does not take them
 MICRO_BATCHES = (None, 1000, 250)  # the first that fits into memory
 ENOUGH = 15.0  # seconds: compiling takes most of them
 TOY = {"num_images": 10, "num_test_images": 10}
@@ -40,7 +40,7 @@ def measure(record: Record, settings: Settings) -> bool:
     options: dict[str, Any] = TOY | {"width": TOY_WIDTH[name]} if toy else {}
     make = partial(NETWORKS[name], str(root), dtype="float32", **options)
     precisions = PRECISIONS[:1] if toy else PRECISIONS
-    steps = partial(_steps, make, name)
+    steps = partial(_steps, make, name, TIMED[settings.size])
     record.measure(f"steps at {precisions[0]}", partial(steps, precisions[0]))
     full = record.values(f"steps at {precisions[0]}")
     if full and not toy:
@@ -51,11 +51,12 @@ def measure(record: Record, settings: Settings) -> bool:
     return False
 
 
-def _steps(make: Any, name: str, precision: str) -> tuple[Values, list[Check]]:
+def _steps(make: Any, name: str, timed: float, precision: str) -> tuple[Values, list[Check]]:
     """Time and memory of a step."""
     for micro_batch in MICRO_BATCHES:
         try:
-            return _timed_steps(make(micro_batch=micro_batch), name, precision, micro_batch)
+            problem = make(micro_batch=micro_batch)
+            return _timed_steps(problem, name, timed, precision, micro_batch)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) or micro_batch == MICRO_BATCHES[-1]:
                 raise
@@ -63,7 +64,7 @@ def _steps(make: Any, name: str, precision: str) -> tuple[Values, list[Check]]:
 
 
 def _timed_steps(
-    problem: sf.Problem, name: str, precision: str, micro_batch: int | None
+    problem: sf.Problem, name: str, timed: float, precision: str, micro_batch: int | None
 ) -> tuple[Values, list[Check]]:
     params = problem.init(jax.random.key(0))
     images = _num_images(problem)
@@ -72,7 +73,7 @@ def _timed_steps(
     run = partial(_seconds, problem, params, precision, ["loss"])
     run(1, 1)  # compiles
     one = run(1, 1)
-    number = 1 + max(int(TIMED / one), 1)
+    number = 1 + max(int(timed / one), 1)
     step = max(run(number, number) - one, 0.0) / (number - 1)
     device = jax.local_devices()[0]
     memory = (device.memory_stats() or {}).get("peak_bytes_in_use")
@@ -97,9 +98,7 @@ def _timed_steps(
     return values, checks
 
 
-def _curvature(
-    make: Any, name: str, full: Values
-) -> tuple[Values, list[Check]]:
+def _curvature(make: Any, name: str, full: Values) -> tuple[Values, list[Check]]:
     """What λ₁ every hundred steps adds to their time."""
     problem = make(micro_batch=full["micro_batch"])
     params = problem.init(jax.random.key(0))

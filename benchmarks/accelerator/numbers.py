@@ -15,7 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.accelerator.device_numbers import EIGENVALUE_TOLERANCE, Numbers, computed, quantities
+from benchmarks.accelerator.device_numbers import (
+    EIGENVALUE_TOLERANCE,
+    Numbers,
+    computed,
+    quantities,
+)
 from benchmarks.accelerator.record import Record, Values, read
 from benchmarks.accelerator.sections import Settings
 from sharpflow.experiments.checks import Check

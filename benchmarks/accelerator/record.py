@@ -72,13 +72,17 @@ class Record:
         self._content["notes"][name] = value
         self._write()
 
-    def measure(self, name: str, measurement: Measurement, *, seconds: float = 0.0) -> None:
+    def measure(
+        self, name: str, measurement: Measurement, *, seconds: float = 0.0, again: bool = False
+    ) -> None:
         """Make a measurement, unless the file has it or less than ``seconds`` remain.
+
+        With ``again`` one that the file has is made again, and replaced.
 
         What it raises is kept under ``failures``, so that one that does not fit into memory
         costs none of the others.
         """
-        if self.has(name):
+        if self.has(name) and not again:
             return
         if self.remaining < seconds:
             self._content["left_out"].append(name)
@@ -134,9 +138,7 @@ def write(path: Path, content: Values) -> None:
 
 def checks_of(content: Values) -> list[Check]:
     """All statements of a section, in the order in which they were measured."""
-    return [
-        check_of(row) for found in content["measurements"].values() for row in found["checks"]
-    ]
+    return [check_of(row) for found in content["measurements"].values() for row in found["checks"]]
 
 
 def row_of(check: Check) -> Values:

@@ -34,8 +34,8 @@ SECTIONS = (
     Section("grid", "grids of small networks, beside PyTorch", 145.0, "grid"),
     Section("vgg11", "VGG-11 at full width", 55.0, "networks"),
     Section("resnet20", "ResNet-20 at full width", 35.0, "networks"),
-    Section("poster", "the presets on CIFAR-10", 85.0, "poster"),
-    Section("resume", "a run that is killed, and the flow", 50.0, "resume"),
+    Section("poster", "the presets on CIFAR-10", 75.0, "poster"),
+    Section("resume", "a run that is killed, and the flow", 60.0, "resume"),
 )
 NAMES = tuple(section.name for section in SECTIONS)
 
