@@ -5,6 +5,9 @@ DEMO_ARGS ?=
 # by file: tests of a file share fixtures and compiled programs
 PYTEST_ARGS ?= -n 2 --dist loadfile
 BENCH_ARGS ?= --readme
+ACCELERATOR_ARGS ?= --readme
+# another one where nothing can be installed: what it needs says benchmarks/accelerator/__main__.py
+ACCELERATOR_PYTHON ?= $(BIN)/python
 
 # the threads of LAPACK wait busily and starve those of jax
 export OPENBLAS_NUM_THREADS ?= 1
@@ -22,7 +25,7 @@ CORE := tests/test_jax_fault.py tests/test_architecture.py tests/models/flax_ada
 PIP_OPTIONS := --quiet --disable-pip-version-check
 INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS)
 
-.PHONY: help demo test coverage soak lint types bench docs pages release oldest clean
+.PHONY: help demo test coverage soak lint types bench accelerator rehearsal docs pages release oldest clean
 .DELETE_ON_ERROR:
 
 help:
@@ -33,6 +36,8 @@ help:
 	@echo "make lint   check style and formatting"
 	@echo "make types  check the type annotations"
 	@echo "make bench  run the benchmarks beside PyTorch's packages, installed into $(PEERS) (BENCH_ARGS=...)"
+	@echo "make accelerator  measure everything on a GPU in 8 minutes (ACCELERATOR_ARGS=..., ACCELERATOR_PYTHON=...)"
+	@echo "make rehearsal    run all of that at toy size on a CPU, in a minute"
 	@echo "make docs   build the documentation into site/"
 	@echo "make pages  run the code of its pages and draw their pictures, after a change of either"
 	@echo "make release  build wheel and sdist into dist/, install them elsewhere and try them there"
@@ -60,6 +65,15 @@ types: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-bench $(PEERS)/installed
 	$(BIN)/python -m benchmarks --peers $(PEERS)/bin/python $(BENCH_ARGS)
+
+ifeq ($(ACCELERATOR_PYTHON),$(BIN)/python)
+accelerator: $(VENV)/installed-cuda
+endif
+accelerator:
+	$(ACCELERATOR_PYTHON) -m benchmarks.accelerator $(ACCELERATOR_ARGS)
+
+rehearsal: $(VENV)/installed
+	$(BIN)/python -m benchmarks.accelerator --size toy
 
 docs: $(VENV)/installed-docs
 	$(BIN)/mkdocs build --strict

@@ -36,11 +36,13 @@ class Task:
       num_seeds: of each pair of rates.
       num_steps: of each point.
       tolerance: of λ₁; None records no λ₁.
+      matmul_precision: of the products in training steps.
     """
 
     num_seeds: int = NUM_SEEDS
     num_steps: int = NUM_STEPS
     tolerance: float | None = None
+    matmul_precision: str = "highest"
 
     @property
     def num_points(self) -> int:
@@ -75,6 +77,7 @@ class Task:
             final_params=False,
             optimizer=sf.gdwd,
             effective_learning_rate=None,
+            matmul_precision=self.matmul_precision,
             **dict.fromkeys(unused),
         )
 
@@ -106,6 +109,12 @@ class CompiledGrid:
     def layout(self) -> Layout:
         """How the points are laid out."""
         return self._engine.layout
+
+    @property
+    def update_seconds(self) -> float:
+        """Of an update of a point, as the engine timed it on all devices at once."""
+        timing = self._engine.timing
+        return timing.update / timing.points
 
     def run(self, folder: RunFolder | None = None) -> tuple[float, dict[str, Any]]:
         """Seconds and arrays of a run in memory or into an empty folder, as ``simulate_grid``.

@@ -59,7 +59,7 @@ def _compared(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "task.npz"
         if peers is not None:
-            np.savez(path, **_task_of_peers(task))
+            np.savez(path, **task_of_peers(task))
         for _ in range(repetitions):
             ours.append(_ours(task, cores))
             if peers is not None:
@@ -104,7 +104,7 @@ def _of_peers(task: Task, python: Path, path: Path, cores: int) -> Report:
     return printed_json(command, cores)
 
 
-def _task_of_peers(task: Task) -> dict[str, np.ndarray]:
+def task_of_peers(task: Task) -> dict[str, np.ndarray]:
     """What the peers need: data, first params and rates of all points, in their order."""
     images, labels = sf.models.digits(NUM_IMAGES)
     grid = task.prepared()

@@ -1,0 +1,46 @@
+"""A run to be killed: ``python -m benchmarks.accelerator.killed_run SIZE FOLDER``."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import xarray
+
+import sharpflow as sf
+from benchmarks.accelerator.sections import FULL
+from sharpflow.simulator.grid import layout
+
+TOLERANCE = 1e-3  # of λ₁
+# As long as a kill takes, so that one in the middle of the run finds a part of it done: with the
+# two seconds that the package takes, a run of seconds would end in its first chunk.
+CHUNK_SECONDS = 0.25
+
+
+def simulated(size: str, folder: Path | None) -> xarray.Dataset:
+    """The run, in memory or in a folder where it may have begun."""
+    layout._CHUNK_SECONDS = CHUNK_SECONDS
+    full = size == FULL
+    problem = sf.models.mlp(*sf.models.digits(128), widths=(64, 64), dtype=np.float32)
+    observables: list = ["loss", "loss_mean"]
+    if full:  # the eigenvalue's program takes seconds to compile
+        observables.append(sf.simulator.hessian_sharpness(tolerance=TOLERANCE))
+    return sf.simulate_grid(
+        problem,
+        seeds=range(8 if full else 2),
+        learning_rates=[0.02, 0.05, 0.1, 0.2] if full else [0.05],
+        weight_decays=[1e-3, 3e-3] if full else [1e-3],
+        num_steps=6000 if full else 600,
+        record_every=50 if full else 20,
+        observables=observables,
+        out=folder,
+        resume=folder is not None,
+        progress=False,
+    )
+
+
+if __name__ == "__main__":
+    from sharpflow.experiments.environment import configure_jax, start_cache
+
+    configure_jax()
+    start_cache()
+    simulated(sys.argv[1], Path(sys.argv[2]))

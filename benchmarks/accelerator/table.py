@@ -1,0 +1,111 @@
+"""``python -m benchmarks.accelerator.table FOLDER``: put what was measured into the pages."""
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.accelerator import record
+from benchmarks.accelerator.sections import SECTIONS
+from benchmarks.readme import README, put_table
+from sharpflow.experiments.checks import Check
+
+RESULTS = Path(__file__).parents[1] / "results" / "accelerator"
+NAME = "the accelerator"
+PAGES = {README: True, README.parent / "docs" / "howto-gpu.md": False}  # whether it is short there
+NOTHING = "No GPU has run `make accelerator` yet: there is nothing to show."
+
+# how the statements end that a page shows, and of these those that README shows
+FIGURES = {
+    "points·steps/s, best of 2": False,
+    "ours / PyTorch's loop": True,
+    "ours / PyTorch's vmap of 256": True,
+    "ours / PyTorch's vmap of 4096": True,
+    "share of the card's peak in the updates": False,
+    "seconds a step": True,
+    "most memory so far, GiB": False,
+    "share of the card's peak": True,
+    "time of λ₁ over that of 100 steps": True,
+    "share of columns with the bits of a run in one piece": True,
+    "the CPU's seconds over those here": True,
+}
+
+
+def accelerator_table(folder: Path | None, *, short: bool = False) -> str:
+    """What a run measured, in Markdown; that there is none where there is no folder.
+
+    Args:
+      folder: with the JSON of the sections, those that were run.
+      short: for README.
+
+    Raises:
+      ValueError: the folder has no results.
+    """
+    if folder is None:
+        return NOTHING
+    contents = [record.read(folder / f"{section.name}.json") for section in SECTIONS]
+    known = [content for content in contents if content is not None and "made" in content]
+    if not known:
+        raise ValueError(f"{folder} has the results of no section")
+    made = known[0]["made"]
+    lines = [
+        f"`make accelerator`, {made['created'][:10]}, {made['device']}, jax "
+        f"{made['jax_version']}: `benchmarks/results/accelerator/{folder.name}`.",
+        "",
+        "| of | statement | measured | goal | |",
+        "|---|---|---:|---|---|",
+    ]
+    for content in known:
+        lines.append(_summary(content))
+        lines += (_row(check) for check in _shown(content, short))
+    return "\n".join(lines)
+
+
+def put_tables(folder: Path | None) -> None:
+    """Put the tables of a run into README and the page on GPUs.
+
+    Raises:
+      ValueError: the folder is none of those that the pages can name.
+    """
+    if folder is not None and folder.resolve().parent != RESULTS.resolve():
+        raise ValueError(f"the pages name a folder of {RESULTS}, got {folder}")
+    for page, short in PAGES.items():
+        put_table(page, accelerator_table(folder, short=short), NAME)
+
+
+def named_folder(page: Path) -> Path | None:
+    """Of the results that a page shows; None where it says that there are none."""
+    found = re.findall(r"`benchmarks/results/accelerator/([\w.-]+)`", page.read_text())
+    return RESULTS / found[0] if found else None
+
+
+def _shown(content: record.Values, short: bool) -> Iterator[Check]:
+    """What a page has a row for: what fails, and what it has no goal for but the figures."""
+    for check in record.checks_of(content):
+        endings = [ending for ending in FIGURES if check.statement.endswith(ending)]
+        if check.holds is False or any(FIGURES[ending] or not short for ending in endings):
+            yield check
+
+
+def _summary(content: record.Values) -> str:
+    """How a section ended, and how many of its statements hold."""
+    holds = [check.holds for check in record.checks_of(content) if check.holds is not None]
+    notes = [f"{name}: {value}" for name, value in content.get("notes", {}).items()]
+    notes += [f"failed: {name}" for name in content["failures"]]
+    notes += [f"no time for: {name}" for name in content["left_out"]]
+    share = f"{sum(holds)} of {len(holds)}"
+    state = f"{content['state']}, {content['seconds']:.0f} s"
+    cells = (content["section"], "statements that hold", share, "", "; ".join([state, *notes]))
+    return f"| {' | '.join(cells)} |"
+
+
+def _row(check: Check) -> str:
+    goal = check.allowed + (" (missed)" if check.holds is False else "")
+    cells = (check.part, check.statement, f"{check.measured:.3g}", goal, check.note)
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", help="of the results; none says so")
+    put_tables(parser.parse_args().folder)
