@@ -17,12 +17,14 @@ TOP = {
     "start": '"sharpflow.experiments.problems:start_at_angle"',
     "dtype": '"float32"',
     "group_width": "8",
+    "lanes": '"in_turn"',
+    "matmul_precision": '"high"',
 }
 TABLES = {"problem_options": {"num_images": "20"}, "axes": {"angle": "[0.6, 1.2]"}}
 
 _COUNTS = ("num_steps", "record_every", "snapshot_every", "group_width")
 _NUMBERS = ("learning_rate", "weight_decay")
-_NAMES = ("problem", "optimizer", "start", "dtype")
+_NAMES = ("problem", "optimizer", "start", "dtype", "lanes", "matmul_precision")
 _OF_NO_KEY = ("true", "{}", "{a = 1}", "[[1]]", "[{}]", "1979-05-27", "07:32:00", "[]", "[true]")
 _REQUIRED = ("problem", "seed", "learning_rate", "weight_decay", "num_steps")
 

@@ -105,6 +105,8 @@ def test_build_gives_the_grid_everything_that_is_set(write):
         "observables": ("loss", "norm_squared", "sharpness_iterate"),
         "snapshot_every": 10,
         "group_width": 8,
+        "lanes": "in_turn",
+        "matmul_precision": "high",
         "optimizer": sf.gdwd,
     }
 
@@ -114,6 +116,7 @@ def test_what_a_config_leaves_out_has_a_default(write, module):
     assert (config.optimizer, config.dtype, config.seed) == ("gdwd", "float32", (4,))
     assert config.observables == DEFAULT
     left_out = {"tau", "record_every", "record_at", "num_records", "start", "axes", "group_width"}
+    left_out |= {"lanes", "matmul_precision"}
     assert not left_out & config.build().keys()
 
 

@@ -20,6 +20,12 @@ from sharpflow.simulator.observables import BUILT_IN, RUNNING
         ("record_every", "-3", "record_every: got -3; allowed an integer from 1 to"),
         ("snapshot_every", '"10"', 'snapshot_every: got "10"; allowed an integer from 1 to'),
         ("group_width", "0", "group_width: got 0; allowed an integer from 1 to"),
+        ("lanes", '"sideways"', 'lanes: got "sideways"; allowed "side_by_side" or "in_turn"'),
+        (
+            "matmul_precision",
+            '"double"',
+            'matmul_precision: got "double"; allowed "highest", "high" or "default"',
+        ),
         ("seed", "-1", "seed: got -1; allowed an integer from 0 to 4294967295, or a list"),
         ("seed", "4294967296", "seed: got 4294967296; allowed an integer from 0 to 4294967295"),
         ("seed", "[]", "seed: got []; allowed at least one: an integer from 0"),

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from sharpflow.experiments.config.mistakes import mistake, nearest, shortened, shown_key
 from sharpflow.experiments.config.optimizers import OPTIMIZERS
+from sharpflow.models.precision import MATMUL_PRECISIONS
+from sharpflow.simulator.grid.layout import LANES
 from sharpflow.simulator.observables import BUILT_IN, RUNNING
 
 OBSERVABLES = (*BUILT_IN, *RUNNING)
@@ -104,6 +106,10 @@ KINDS: dict[str, Kind] = {
     "start": _REFERENCE,
     "dtype": Kind('"float32" or "float64"', _one_of(DTYPES), choices=DTYPES),
     "group_width": _COUNT,
+    "lanes": Kind('"side_by_side" or "in_turn"', _one_of(LANES), choices=LANES),
+    "matmul_precision": Kind(
+        '"highest", "high" or "default"', _one_of(MATMUL_PRECISIONS), choices=MATMUL_PRECISIONS
+    ),
     "description": Kind("a text", lambda value: value if isinstance(value, str) else None),
 }
 KEYS = ("preset", *KINDS, "problem_options", "axes")

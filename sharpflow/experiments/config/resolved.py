@@ -28,7 +28,7 @@ class Config:
       num_steps, tau: how long; one of them is None.
       record_every, record_at, num_records: when is recorded; at least two are None.
       observables: what is recorded.
-      snapshot_every, group_width: as in ``simulate_grid``, or None.
+      snapshot_every, group_width, lanes, matmul_precision: as in ``simulate_grid``, or None.
       problem_options: keywords of the problem function, lists as tuples.
       axes: any other axes, name -> values.
       description: one sentence, or empty.
@@ -54,6 +54,8 @@ class Config:
     num_records: int | None = None
     snapshot_every: int | None = None
     group_width: int | None = None
+    lanes: str | None = None
+    matmul_precision: str | None = None
     problem_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     axes: Mapping[str, tuple] = dataclasses.field(default_factory=dict)
     description: str = dataclasses.field(default="", compare=False)
@@ -110,7 +112,9 @@ class Config:
         }
         kept = ("num_steps", "tau", "record_every", "record_at", "num_records", "observables")
         arguments |= {name: getattr(self, name) for name in (*kept, "snapshot_every")}
-        arguments["group_width"] = self.group_width
+        arguments |= {
+            name: getattr(self, name) for name in ("group_width", "lanes", "matmul_precision")
+        }
         return {name: value for name, value in arguments.items() if value is not None}
 
     def _compared(self) -> Iterator[tuple[str, Any]]:
