@@ -71,7 +71,9 @@ def own(name, **changes):
 
     The values of changes are texts of TOML.
     """
-    top = without("start", "record_every", "snapshot_every", "group_width")
+    top = without(
+        "start", "record_every", "snapshot_every", "group_width", "lanes", "matmul_precision"
+    )
     return top | {"problem": f'"{name}:problem"', "num_steps": "10"} | changes
 
 
