@@ -170,3 +170,29 @@ def _init(key):
 def _sum_of_columns(w, data):
     x, y = data
     return (x @ w).sum(axis=1) - y
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_number_among_the_data_leaves_a_float32_problem_in_float32(width):
+    def problem(scale):
+        return sf.Problem(_single, residual=_scaled, data={"scale": scale}, scale_invariant=False)
+
+    with jax.numpy_dtype_promotion("standard"):
+        scales = (2.0, 3.0)
+        found = _grid(
+            problem, axes={"scale": scales}, observables=("loss",), seeds=0, group_width=width,
+            lanes="side_by_side",
+        )  # fmt: skip
+    assert found.loss.dtype == np.float32
+    for scale in scales:
+        w = np.asarray(_single(jax.random.key(0)))
+        first = found.loss.sel(scale=scale, step=0)
+        np.testing.assert_allclose(first, 0.5 * np.sum((scale * w) ** 2), rtol=1e-6)
+
+
+def _single(key):
+    return jax.random.normal(key, (3,), np.float32)
+
+
+def _scaled(w, data):
+    return data["scale"] * w

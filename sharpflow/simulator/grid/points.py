@@ -243,7 +243,8 @@ def _batch(program: Program, points: tuple[int, ...], values: dict[str, Any]) ->
 
 def _kinds(tree: Any) -> tuple:
     leaves, structure = jax.tree.flatten(tree)
-    return structure, tuple(map(_kind, leaves))
+    weak = tuple(getattr(leaf, "weak_type", False) for leaf in leaves)
+    return structure, tuple(map(_kind, leaves)), weak
 
 
 def _kind(leaf: Any) -> tuple:
