@@ -78,7 +78,7 @@ class BoundFunction:
         if needs_data and data is None and not _takes_any_number(function):
             raise ValueError("takes a second argument, the data, but data is None")
         bound = needs_data and data is not None
-        static = None if _is_pytree_of_arrays(function) else StaticFunction(function)
+        static = None if is_pytree_of_arrays(function) else StaticFunction(function)
         return cls(function, static, data if bound else None, bound, precision)
 
     def __call__(self, argument: Any) -> Any:
@@ -136,7 +136,7 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
         return []
 
 
-def _is_pytree_of_arrays(function: Callable[..., Any]) -> bool:
+def is_pytree_of_arrays(function: Callable[..., Any]) -> bool:
     """Whether a callable is a pytree, and jax may trace all its leaves.
 
     A leaf that is no array, such as a number that decides a branch, must not be traced.

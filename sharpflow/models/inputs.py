@@ -85,7 +85,7 @@ def validated_inputs(x: np.ndarray, dtype: np.dtype, name: str = "x") -> np.ndar
 
     Returns:
       Shape (n, ...); ``x`` itself where that is of this dtype, so that a large data set is not
-      held twice. jax copies what it puts on a device.
+      held twice; ``on_device`` copies it.
 
     Raises:
       ValueError: fewer than two axes or two rows, or NaN or infinite entries.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from sharpflow.models.bound_function import BoundFunction
+from sharpflow.models.bound_function import BoundFunction, is_pytree_of_arrays
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
 
 Params: TypeAlias = PyTree[Float[Array, "..."]]
@@ -338,20 +338,22 @@ def _made(
 def _bound(name: str, function: Any, data: Any) -> BoundFunction:
     if not callable(function):
         raise ValueError(f"{name} must be a function, got {function!r}")
+    if is_pytree_of_arrays(function):
+        function = _validated_data(function, name)
     try:
         return BoundFunction.of(function, data, FULL)
     except ValueError as error:
         raise ValueError(f"{name} {error}") from None
 
 
-def _validated_data(data: Any) -> Any:
+def _validated_data(data: Any, name: str = "data") -> Any:
     """The leaves of data as jax arrays, where they already are on devices as they are."""
 
     def array(path: tuple, leaf: Any) -> Any:
-        where = "data" + jax.tree_util.keystr(path)
+        where = name + jax.tree_util.keystr(path)
         require_x64_for(getattr(leaf, "dtype", None), where)
         try:
-            return jnp.asarray(leaf)
+            return on_device(leaf) if isinstance(leaf, np.ndarray) else jnp.asarray(leaf)
         except TypeError as error:
             raise ValueError(
                 f"{where} must be an array, got {leaf!r}: what is no array belongs into the "
@@ -359,6 +361,24 @@ def _validated_data(data: Any) -> Any:
             ) from error
 
     return jax.tree_util.tree_map_with_path(array, data)
+
+
+def on_device(array: np.ndarray, place: jax.sharding.Sharding | None = None) -> jax.Array:
+    """An array on devices that later changes of ``array`` do not reach.
+
+    jax takes the memory of a numpy array for its own on a CPU where that begins at a multiple
+    of 64 bytes, and copies it elsewhere. ``jnp.array`` always copies, but holds the array a third
+    time meanwhile.
+
+    Args:
+      array: on the host.
+      place: where it goes; by default to the default device.
+    """
+    placed = jax.device_put(array, place)
+    on_host = (shard for shard in placed.addressable_shards if shard.device.platform == "cpu")
+    if any(np.may_share_memory(np.asarray(shard.data), array) for shard in on_host):
+        return jnp.copy(placed)
+    return placed
 
 
 def x64_enabled() -> bool:

@@ -312,7 +312,11 @@ def _further_shapes(state: LoopState) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def _one_lane(lanes: Any) -> Any:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), lanes)
+    def one(leaf: Any) -> jax.ShapeDtypeStruct:
+        weak = getattr(leaf, "weak_type", False)
+        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, weak_type=weak)
+
+    return jax.tree.map(one, lanes)
 
 
 def _zeros(shapes: Any, *leading: int) -> Any:

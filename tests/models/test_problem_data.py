@@ -173,15 +173,39 @@ def test_closures_go_on_as_constants():
     np.testing.assert_allclose(jax.jit(problem.loss_value)(W), _loss(W), rtol=1e-13)
 
 
-def test_a_change_of_the_callers_arrays_does_not_reach_a_problem():
-    x = X.copy()
-    problem = _problem(data={"x": x, "y": Y})
-    images = RANDOM.normal(size=(12, 4))
-    network = sf.models.mlp(images, np.arange(12) % 3, (5,), dtype=np.float64)
-    params = network.init(jax.random.key(0))
-    before = problem.loss_value(W), network.loss_value(params)
-    x[:], images[:] = 0.0, 0.0
-    assert (problem.loss_value(W), network.loss_value(params)) == before
+def _at_address(array, offset):
+    """A copy that begins so many bytes after a multiple of 64, where jax shares memory on a CPU."""
+    memory = np.zeros(array.nbytes + 128, np.uint8)
+    begin = -memory.ctypes.data % 64 + offset
+    copy = memory[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def _of_partial(x):
+    residual = jax.tree_util.Partial(lambda x, w: x.T @ w, x)
+    return sf.Problem(init=lambda key: jax.random.normal(key, (12,)), residual=residual)
+
+
+OF_ARRAYS = {
+    "data": lambda x: _problem(init=lambda key: jnp.ones(4), data={"x": x, "y": np.ones(12)}),
+    "a Partial": _of_partial,
+    "mlp": lambda x: sf.models.mlp(x, np.arange(12) % 3, (5,), test=(x[:3], np.arange(3))),
+    "micro-batches": lambda x: sf.models.mlp(x, np.arange(12) % 3, (5,), micro_batch=6),
+    "linear regression": lambda x: sf.models.linear_regression(x.T, np.arange(4.0)),
+}
+
+
+@pytest.mark.parametrize("offset", [0, 8])
+@pytest.mark.parametrize("name", OF_ARRAYS)
+def test_a_change_of_the_callers_array_does_not_reach_a_problem(name, offset):
+    x = _at_address(RANDOM.normal(size=(12, 4)), offset)
+    problem = OF_ARRAYS[name](x)
+    params = problem.init(jax.random.key(0))
+    functions = (problem.loss_value, *problem.metrics.values())
+    before = [float(function(params)) for function in functions]
+    x[:] = 0.0
+    assert [float(function(params)) for function in functions] == before
 
 
 @pytest.mark.parametrize(

@@ -138,3 +138,61 @@ def test_the_settings_of_the_process_do_not_reach_the_steps():
     with products_at("default"):
         found = _grid(_network(0))
     np.testing.assert_array_equal(found.loss, expected.loss)
+
+
+def test_starts_of_several_shapes_need_no_other_problem():
+    """A problem of any number of columns, which the start chooses by an axis."""
+    x, y = np.random.default_rng(0).normal(size=(6, 3)), np.arange(6.0)
+
+    def problem(columns):
+        del columns  # only for the axis
+        return sf.Problem(_init, residual=_sum_of_columns, data=(x, y), scale_invariant=False)
+
+    def start(key, learning_rate, weight_decay, columns):
+        del learning_rate, weight_decay
+        return jax.random.normal(key, (3, columns))
+
+    axes = {"columns": (1, 2), "seeds": (0, 1)}
+    keywords = {"learning_rates": 0.01, "weight_decays": 0.01, "observables": ("loss",)}
+    grid = _grid(problem, start=start, axes={"columns": axes["columns"]}, **keywords)
+    for columns in axes["columns"]:
+        for seed in axes["seeds"]:
+            w = np.asarray(jax.random.normal(jax.random.key(seed), (3, columns)))
+            expected = 0.5 * np.sum((np.sum(x @ w, axis=1) - y) ** 2)
+            found = grid.loss.sel(columns=columns, seed=seed, step=0).item()
+            np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def _init(key):
+    return jax.random.normal(key, (3, 1))
+
+
+def _sum_of_columns(w, data):
+    x, y = data
+    return (x @ w).sum(axis=1) - y
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_number_among_the_data_leaves_a_float32_problem_in_float32(width):
+    def problem(scale):
+        return sf.Problem(_single, residual=_scaled, data={"scale": scale}, scale_invariant=False)
+
+    with jax.numpy_dtype_promotion("standard"):
+        scales = (2.0, 3.0)
+        found = _grid(
+            problem, axes={"scale": scales}, observables=("loss",), seeds=0, group_width=width,
+            lanes="side_by_side",
+        )  # fmt: skip
+    assert found.loss.dtype == np.float32
+    for scale in scales:
+        w = np.asarray(_single(jax.random.key(0)))
+        first = found.loss.sel(scale=scale, step=0)
+        np.testing.assert_allclose(first, 0.5 * np.sum((scale * w) ** 2), rtol=1e-6)
+
+
+def _single(key):
+    return jax.random.normal(key, (3,), np.float32)
+
+
+def _scaled(w, data):
+    return data["scale"] * w

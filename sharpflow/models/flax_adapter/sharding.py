@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from sharpflow.models.problem import is_concrete
+from sharpflow.models.problem import is_concrete, on_device
 
 AXIS = "examples"
 
@@ -31,9 +31,9 @@ class ExampleSharding:
     def place(self, rows: np.ndarray, axis: int = 0) -> jax.Array:
         """An array on the devices, its ``axis`` spread; the axis must divide evenly."""
         if self.mesh is None:
-            return jax.device_put(rows)
+            return on_device(rows)
         spec = PartitionSpec(*(None,) * axis, AXIS)
-        return jax.device_put(rows, NamedSharding(self.mesh, spec))
+        return on_device(rows, NamedSharding(self.mesh, spec))
 
     def replicated(self, tree: Any) -> Any:
         """Arrays on all devices, each whole; traced ones and those without a mesh as they are."""

@@ -72,7 +72,7 @@ class CompiledChunk:
 
         def lowered(sharding: Sharding) -> Any:
             def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+                return _shape(leaf, sharding)
 
             arguments = jax.tree.map(abstract, (state, hyperparameters, resting))
             return chunk.lower(self._abstract(abstract), *arguments)
@@ -87,20 +87,12 @@ class CompiledChunk:
     def _abstract(self, abstract: Callable[[Any], jax.ShapeDtypeStruct]) -> Program:
         """Shapes and places of the program's arrays."""
         if self._spread is not None:
-            return jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(
-                    leaf.shape, leaf.dtype, sharding=self._spread_place(leaf)
-                ),
-                self._program,
-            )
+            return jax.tree.map(lambda leaf: _shape(leaf, self._spread_place(leaf)), self._program)
         program = jax.tree.map(abstract, self._program)
         if not self._program.own_data:
             return program
         problem = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                (self.width, *leaf.shape), leaf.dtype, sharding=leaf.sharding
-            ),
-            program.problem,
+            lambda leaf: _shape(leaf, leaf.sharding, self.width), program.problem
         )
         return dataclasses.replace(program, problem=problem)
 
@@ -201,6 +193,12 @@ def _spread_over(program: Program) -> NamedSharding | None:
         if len(leaf.sharding.device_set) > 1:
             return NamedSharding(leaf.sharding.mesh, PartitionSpec())
     return None
+
+
+def _shape(leaf: Any, place: Sharding, *leading: int) -> jax.ShapeDtypeStruct:
+    """An array's shape, dtype and place; a Python number among the data adapts to other dtypes."""
+    weak = getattr(leaf, "weak_type", False)
+    return jax.ShapeDtypeStruct((*leading, *leaf.shape), leaf.dtype, sharding=place, weak_type=weak)
 
 
 def stacked(trees: Sequence[Any]) -> Any:

@@ -65,9 +65,9 @@ class Batch:
 
         Data that are spread over devices fill them, and are never put side by side.
         """
-        leaves, structure = jax.tree.flatten(self.program)
+        leaves = jax.tree.leaves(self.program)
         spread = any(len(leaf.sharding.device_set) > 1 for leaf in leaves)
-        return structure, tuple(map(_kind, leaves)), id(self) if spread else None
+        return _kinds(self.program), id(self) if spread else None
 
     def joined(self, other: "Batch") -> "Batch":
         """The points of both, those of this batch first."""
@@ -225,17 +225,26 @@ def batches(
     return result
 
 
-def joined_batches(batches: Sequence[Batch]) -> list[Batch]:
-    """Batches that one compiled program serves, joined to one each, in their order."""
+def joined_batches(points: Sequence[Points]) -> list[Batch]:
+    """Batches that one compiled program serves, joined to one each, in their order.
+
+    Their starts have arrays of the same shapes, which ``start`` may choose by an axis.
+    """
     found: dict[Any, Batch] = {}
-    for batch in batches:
-        key = batch.structure
-        found[key] = found[key].joined(batch) if key in found else batch
+    for one in points:
+        key = one.batch.structure, _kinds(one.example)
+        found[key] = found[key].joined(one.batch) if key in found else one.batch
     return list(found.values())
 
 
 def _batch(program: Program, points: tuple[int, ...], values: dict[str, Any]) -> Batch:
     return Batch(program, points, (program.problem,), dict.fromkeys(points, 0), values)
+
+
+def _kinds(tree: Any) -> tuple:
+    leaves, structure = jax.tree.flatten(tree)
+    weak = tuple(getattr(leaf, "weak_type", False) for leaf in leaves)
+    return structure, tuple(map(_kind, leaves)), weak
 
 
 def _kind(leaf: Any) -> tuple:

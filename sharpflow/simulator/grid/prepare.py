@@ -113,7 +113,7 @@ def prepare(
 
     separate = batches(problem, found, taken, program)
     by_problem = tuple(points_of(batch) for batch in separate)
-    joined = joined_batches(separate)
+    joined = joined_batches(by_problem)
     points = by_problem if len(joined) == len(separate) else tuple(map(points_of, joined))
     rates = _rates(found, by_problem)
     timetable = schedule(
