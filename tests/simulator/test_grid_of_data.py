@@ -10,6 +10,7 @@ import sharpflow as sf
 from sharpflow.models.precision import products_at
 from sharpflow.simulator.grid import engine, execute
 from sharpflow.simulator.interrupt import Interrupted
+from sharpflow.simulator.store.folder import RunFolder
 
 AXES = {"seeds": (0, 1), "learning_rates": 0.05, "weight_decays": (0.01, 0.1)}
 SUBSETS = (0, 1, 2)
@@ -89,25 +90,39 @@ def _interrupted_after(calls, monkeypatch):
     monkeypatch.setattr(BatchRun, "_run_chunk", limited)
 
 
+def _as_an_earlier_version(patch):
+    """A batch for every problem, and layouts that do not say the lanes."""
+    prepare, settle = execute.run_in_folder, RunFolder.settle_layout
+
+    def by_problem(grid, *others):
+        prepare(dataclasses.replace(grid, batches=grid.by_problem), *others)
+
+    def without_lanes(run, batch, layout):
+        return settle(run, batch, {name: layout[name] for name in layout if name != "lanes"})
+
+    patch.setattr("sharpflow.simulator.grid.simulate.run_in_folder", by_problem)
+    patch.setattr(RunFolder, "settle_layout", without_lanes)
+
+
 @pytest.mark.usefixtures("optimized")
-@pytest.mark.parametrize("begun_by", ["this version", "an earlier one"])
-def test_a_run_goes_on_where_it_was(begun_by, tmp_path, monkeypatch):
-    """Earlier versions kept a batch for every problem."""
-    keywords = {"axes": {"subset": SUBSETS}, "group_width": 1, "num_steps": 120}
-    whole = _grid(**keywords)
+@pytest.mark.parametrize(
+    ("begun_by", "width", "chunks", "begun"),
+    [("this version", 1, 45, 1), ("an earlier one", 1, 45, 2), ("an earlier one", 4, 2, 1)],
+)
+def test_a_run_goes_on_where_it_was(begun_by, width, chunks, begun, tmp_path, monkeypatch):
+    """Earlier versions kept a batch for every problem, and may not have come to the second."""
+    keywords = {"axes": {"subset": SUBSETS[:2]}, "group_width": width, "num_steps": 120}
+    with monkeypatch.context() as patch:
+        if begun_by == "an earlier one":
+            _as_an_earlier_version(patch)
+        whole = _grid(**keywords, out=tmp_path / "whole").load()
     monkeypatch.setattr(engine.laid, "chunk_rows", lambda *_: 3)  # many chunks
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        _interrupted_after(60, patch)
+        _interrupted_after(chunks, patch)
         if begun_by == "an earlier one":
-            prepare = execute.run_in_folder
-
-            def by_problem(grid, *others):
-                prepare(dataclasses.replace(grid, batches=grid.by_problem), *others)
-
-            patch.setattr("sharpflow.simulator.grid.simulate.run_in_folder", by_problem)
+            _as_an_earlier_version(patch)
         _grid(**keywords, out=tmp_path / "run")
-    layouts = len(list((tmp_path / "run" / "layouts").iterdir()))
-    assert (layouts > 1) == (begun_by == "an earlier one")
+    assert len(list((tmp_path / "run" / "layouts").iterdir())) == begun
     resumed = _grid(**keywords, out=tmp_path / "run", resume=True)
     for name in whole.data_vars:
         np.testing.assert_array_equal(resumed[name], whole[name], err_msg=name)

@@ -85,7 +85,7 @@ def run_in_folder(
     with launch_lock(run.path, processes.index, processes.token), stop_between_chunks() as stop:
         if first:
             _open(grid, run, processes, resume)
-        if run.layout(len(grid.batches)) is not None:  # an earlier version began it
+        if _begun_by_problem(run, grid):
             grid = dataclasses.replace(grid, batches=grid.by_problem)
         unfinished = announced(run.path, processes.token)
         sink = Sink(grid.axes, run.open_arrays(), run, processes.index)
@@ -131,6 +131,15 @@ def _open(grid: Grid, run: RunFolder, processes: Processes, resume: bool) -> Non
     statuses = Sink(grid.axes, run.open_arrays()).statuses()
     unfinished = [int(point) for point in np.flatnonzero(statuses == PENDING)]
     announce(run.path, processes.token, unfinished)
+
+
+def _begun_by_problem(run: RunFolder, grid: Grid) -> bool:
+    """Whether an earlier version began a run, which made a batch for every problem.
+
+    It did not keep the lanes in a layout.
+    """
+    layouts = (run.layout(number) for number in range(len(grid.by_problem)))
+    return any(layout is not None and layout.get("lanes") is None for layout in layouts)
 
 
 def engine_of(
