@@ -112,8 +112,9 @@ def _run(sections: list[Section], asked: argparse.Namespace, out: Path) -> list[
         environment |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
                         "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0"}  # fmt: skip
     else:
-        # torch, a run that is killed and its successor share the card with the section
-        environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        # torch and a run that is killed share the card with the section, but need little of it
+        environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+                        "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.85"}  # fmt: skip
     # in a rehearsal no time is measured, so two sections may go on at once, and take long
     toy = asked.size == TOY
     if toy:
