@@ -54,15 +54,16 @@ def main() -> int:
     into = "put the ratios into README and the page on GPUs"
     parser.add_argument("--readme", action="store_true", help=into)
     parser.add_argument("--budget", type=float, help="seconds for the section in this process")
+    until = "when its budget ends, in seconds of the epoch: imports take a part of it"
+    parser.add_argument("--until", type=float, help=until)
     asked = parser.parse_args()
     if asked.readme and (asked.size == TOY or set(asked.only) != set(NAMES) or asked.section):
         parser.error("--readme goes with all sections at full size")
     if asked.section is not None:
         if asked.out is None:
             parser.error("a section by itself needs --out")
-        budget = SECTIONS[NAMES.index(asked.section)].budget
         settings = Settings(asked.section, asked.size, asked.out, asked.data, asked.peers)
-        run_section(settings, budget if asked.budget is None else asked.budget)
+        run_section(settings, _budget(asked))
         return 0
     sections = [section for section in SECTIONS if section.name in asked.only]
     if asked.size == TOY:
@@ -103,7 +104,7 @@ def _run(sections: list[Section], asked: argparse.Namespace, out: Path) -> list[
     def command(section: Section) -> list[object]:
         options = ["--size", asked.size, "--out", out, "--data", asked.data.absolute()]
         return [sys.executable, "-m", "benchmarks.accelerator", section.name, *options,
-                "--peers", asked.peers, "--budget", section.budget]  # fmt: skip
+                "--peers", asked.peers, "--until", time.time() + section.budget]  # fmt: skip
 
     environment = {"OPENBLAS_NUM_THREADS": "1"} | os.environ | {"PYTHONUNBUFFERED": "1"}
     if asked.size == TOY:
@@ -111,8 +112,9 @@ def _run(sections: list[Section], asked: argparse.Namespace, out: Path) -> list[
         environment |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
                         "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0"}  # fmt: skip
     else:
-        # torch, a run that is killed and its successor share the card with the section
-        environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        # torch and a run that is killed share the card with the section, but need little of it
+        environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+                        "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.85"}  # fmt: skip
     # in a rehearsal no time is measured, so two sections may go on at once, and take long
     toy = asked.size == TOY
     if toy:
@@ -125,6 +127,14 @@ def _run(sections: list[Section], asked: argparse.Namespace, out: Path) -> list[
         together=2 if toy else 1,
         environment=environment,
     )
+
+
+def _budget(asked: argparse.Namespace) -> float:
+    """Seconds that a section in this process may still take."""
+    if asked.until is not None:
+        return asked.until - time.time()
+    usual = SECTIONS[NAMES.index(asked.section)].budget
+    return usual if asked.budget is None else asked.budget
 
 
 def _judge(endings: list[Ending]) -> int:

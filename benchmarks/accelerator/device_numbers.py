@@ -36,21 +36,25 @@ def quantities(size: str, reference: Path) -> dict[str, Callable[[], Numbers]]:
       size: ``"full"``, or ``"toy"`` for fewer and smaller networks.
       reference: npz with a flow by a separate program; left out where it is missing.
     """
-    full = size == FULL
     found: dict[str, Callable[[], Numbers]] = {
         "regression": _regression,
-        "mlp, float32": partial(_network, _mlp, size, "float32", "mlp"),
+        "mlp, float32": partial(_network, _mlp, size, "float32"),
+        "λ₁ of mlp, float32": partial(_eigenvalue, _mlp, size, "float32"),
     }
-    if not full:  # the others take a minute to compile on a CPU
+    if size != FULL:  # the others take a minute to compile on a CPU
         return found
+    # of the convolutional networks in float32 alone, in which a product may be less than that
+    for name, make in (("vgg11", _vgg11), ("resnet20", _resnet20)):
+        found[f"λ₁ of {name}, float32"] = partial(_eigenvalue, make, size, "float32")
+        found[f"{name}, float32"] = partial(_network, make, size, "float32")
     for dtype in ("float32", "float64"):
         found[f"manifold, {dtype}"] = partial(_manifold, dtype)
     found["flow"] = _flow
     if reference.exists():
         found["flow, separate program"] = partial(_reference_flow, reference)
-    for dtype in ("float32", "float64"):
-        for name, make in (("mlp", _mlp), ("vgg11", _vgg11), ("resnet20", _resnet20)):
-            found[f"{name}, {dtype}"] = partial(_network, make, size, dtype, name)
+    found["λ₁ of mlp, float64"] = partial(_eigenvalue, _mlp, size, "float64")
+    for name, make in (("mlp", _mlp), ("vgg11", _vgg11), ("resnet20", _resnet20)):
+        found[f"{name}, float64"] = partial(_network, make, size, "float64")
     return found
 
 
@@ -127,8 +131,18 @@ def _reference_flow(path: Path) -> Numbers:
     return {"largest error": [float(np.linalg.norm(theta - numbers["theta"], axis=1).max())]}
 
 
-def _network(make: Callable, size: str, dtype: str, name: str) -> Numbers:
-    """Scale invariance and λ₁ at the start, and a few steps of gradient descent."""
+def _eigenvalue(make: Callable, size: str, dtype: str) -> Numbers:
+    """λ₁ of a network at its start."""
+    problem = make(size, np.dtype(dtype))
+    params = problem.init(jax.random.key(0))
+    pairs = sf.theory.top_eigenpairs(
+        problem, params, 1, tolerance=EIGENVALUE_TOLERANCE[dtype], method="lanczos"
+    )
+    return {"λ₁": [float(pairs.values[0])], "products": [float(pairs.num_products)]}
+
+
+def _network(make: Callable, size: str, dtype: str) -> Numbers:
+    """Scale invariance at the start, and a few steps of gradient descent."""
     problem = make(size, np.dtype(dtype))
     params = problem.init(jax.random.key(0))
     num_steps = NUM_STEPS if size == FULL else 20
@@ -148,13 +162,7 @@ def _network(make: Callable, size: str, dtype: str, name: str) -> Numbers:
         "loss": np.asarray(run["loss"], np.float64).tolist(),
         "norm squared": np.asarray(run["norm_squared"], np.float64).tolist(),
     }
-    if name == "mlp" or (dtype == "float32" and size == FULL):
-        # of the convolutional networks in float32 alone, in which a product may be less than that
-        pairs = sf.theory.top_eigenpairs(
-            problem, params, 1, tolerance=EIGENVALUE_TOLERANCE[dtype], method="lanczos"
-        )
-        found["λ₁"] = [float(pairs.values[0])]
-    if name == "mlp" and dtype == "float32":
+    if make is _mlp and dtype == "float32":
         for precision in ("high", "default"):
             loss = jax.jit(problem.at_precision(precision).loss_value)(params)
             found[f"loss at {precision}"] = [float(loss)]
@@ -173,18 +181,17 @@ def _mlp(size: str, dtype: np.dtype) -> sf.Problem:
     return sf.models.mlp(x, np.arange(number) % 10, widths=widths, dtype=dtype)
 
 
-def _vgg11(size: str, dtype: np.dtype) -> sf.Problem:
-    return sf.models.vgg11(*_images(size), 0.0625, dtype=dtype)
+def _vgg11(_: str, dtype: np.dtype) -> sf.Problem:
+    return sf.models.vgg11(*_images(), 0.0625, dtype=dtype)
 
 
-def _resnet20(size: str, dtype: np.dtype) -> sf.Problem:
-    return sf.models.resnet20(*_images(size), 0.25, dtype=dtype)
+def _resnet20(_: str, dtype: np.dtype) -> sf.Problem:
+    return sf.models.resnet20(*_images(), 0.25, dtype=dtype)
 
 
-def _images(size: str) -> tuple[np.ndarray, np.ndarray]:
-    number = 20 if size == FULL else 10
+def _images() -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(4)
-    return random.normal(size=(number, 32, 32, 3)), np.arange(number) % 10
+    return random.normal(size=(10, 32, 32, 3)), np.arange(10)
 
 
 def main(size: str, path: Path, reference: Path, names: Collection[str]) -> None:

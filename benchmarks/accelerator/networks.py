@@ -53,49 +53,58 @@ def measure(record: Record, settings: Settings) -> bool:
 
 def _steps(make: Any, name: str, timed: float, precision: str) -> tuple[Values, list[Check]]:
     """Time and memory of a step."""
+    problem = make(micro_batch=None)
+    # of the undivided batch: a divided one makes its statistics in passes of their own
+    operations = product_operations(
+        jax.grad(problem.loss_value), jax.eval_shape(problem.init, jax.random.key(0))
+    )
     for micro_batch in MICRO_BATCHES:
-        try:
+        if micro_batch is not None:
             problem = make(micro_batch=micro_batch)
-            return _timed_steps(problem, name, timed, precision, micro_batch)
+        try:
+            values = _timed_steps(problem, timed, precision, operations)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) or micro_batch == MICRO_BATCHES[-1]:
                 raise
+        else:
+            values["micro_batch"] = micro_batch
+            return values, _told(name, precision, values)
     raise AssertionError("the last one returns or raises")
 
 
-def _timed_steps(
-    problem: sf.Problem, name: str, timed: float, precision: str, micro_batch: int | None
-) -> tuple[Values, list[Check]]:
+def _timed_steps(problem: sf.Problem, timed: float, precision: str, operations: int) -> Values:
     params = problem.init(jax.random.key(0))
-    images = _num_images(problem)
-    # the bare network's: splitting the batch makes statistics in passes of their own
-    operations = product_operations(jax.grad(problem.loss_value), params)
     run = partial(_seconds, problem, params, precision, ["loss"])
     run(1, 1)  # compiles
     one = run(1, 1)
     number = 1 + max(int(timed / one), 1)
-    step = max(run(number, number) - one, 0.0) / (number - 1)
+    several = run(number, number)
+    # without what a call takes beside its steps, unless another process slowed the shorter call
+    step = (several - one) / (number - 1) if several > one else several / number
     device = jax.local_devices()[0]
-    memory = (device.memory_stats() or {}).get("peak_bytes_in_use")
-    share = share_of_peak(device, operations / step, precision)
-    values = {
-        "images": images,
+    return {
+        "images": _num_images(problem),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "seconds a step": step,
         "steps timed": number - 1,
         "operations of a step": operations,
-        "peak memory, bytes": memory,
-        "share of peak": share,
-        "micro_batch": micro_batch,
+        "peak memory, bytes": (device.memory_stats() or {}).get("peak_bytes_in_use"),
+        "share of peak": share_of_peak(device, operations / step, precision),
     }
-    part = f"{name}, {images} images, {precision}"
-    note = "" if micro_batch is None else f"micro_batch={micro_batch}"
-    checks = [Check(part, "seconds a step", step, note=note)]
+
+
+def _told(name: str, precision: str, values: Values) -> list[Check]:
+    """The statements of a precision."""
+    part = f"{name}, {values['images']} images, {precision}"
+    divided = values["micro_batch"]
+    note = "" if divided is None else f"micro_batch={divided}"
+    checks = [Check(part, "seconds a step", values["seconds a step"], note=note)]
+    memory, share = values["peak memory, bytes"], values["share of peak"]
     if memory is not None:
         checks.append(Check(part, "most memory so far, GiB", memory / 2**30))
     if share is not None:
         checks.append(Check(part, "share of the card's peak", share))
-    return values, checks
+    return checks
 
 
 def _curvature(make: Any, name: str, full: Values) -> tuple[Values, list[Check]]:

@@ -19,9 +19,7 @@ from benchmarks.accelerator.record import Record, Values
 from benchmarks.accelerator.sections import Settings
 from sharpflow.experiments.checks import Check
 
-# What the picture is about comes first, and takes half of the time that remains.
 PRESETS = ("vgg11-cifar10", "vgg11-cifar10-no-decay", "vgg11-cifar10-no-normalization")
-SHARES = (0.5, 0.5, 1.0)  # of the time that remains when a preset's turn comes
 # A small network in place of the presets: those take a minute to compile on a CPU.
 TOY = ("mlp-digits-small",)
 TOY_KEYS = (
@@ -34,6 +32,9 @@ TOY_KEYS = (
     "problem_options.widths=[8]",
     "problem_options.num_images=20",
 )
+# Seconds for a preset, of which compiling may take half: in less nothing would be recorded. So a
+# call of the usual budget goes on with one preset, that with the fewest steps.
+LEAST = 45.0
 DRAWING = 12.0  # seconds kept for the figures
 PATIENCE = 8.0  # seconds from the signal to the end of a chunk, of about two, and its checkpoint
 STOPPED = 128 + signal.SIGTERM
@@ -48,15 +49,16 @@ def measure(record: Record, settings: Settings) -> bool:
         record.note("images", "random" if random else "CIFAR-10")
         keys = (f'problem_options.root="{root}"',)
     presets = TOY if toy else PRESETS
-    for preset, share in zip(presets, SHARES, strict=False):
-        if record.values(preset).get("ended"):
-            continue
-        seconds = max(record.remaining - DRAWING, 0.0) * share - PATIENCE
+    pending = [preset for preset in presets if not record.values(preset).get("ended")]
+    pending.sort(key=lambda preset: record.values(preset).get("step", -1))  # stable
+    for number, preset in enumerate(pending):
+        remaining = record.remaining - DRAWING
+        seconds = remaining / max(min(len(pending) - number, int(remaining // LEAST)), 1)
 
         def measurement(preset: str = preset, seconds: float = seconds) -> tuple:
-            return _gone_on(preset, keys, _folder(settings, preset), seconds)
+            return _gone_on(preset, keys, _folder(settings, preset), seconds - PATIENCE)
 
-        record.measure(preset, measurement, seconds=DRAWING + PATIENCE, again=True)
+        record.measure(preset, measurement, seconds=LEAST + DRAWING, again=True)
     folders = {preset: _folder(settings, preset) for preset in presets}
     drawn = {p: f for p, f in folders.items() if record.values(p).get("records")}
     figures = settings.out / "figures"

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import subprocess
 import time
 import traceback
 from collections.abc import Callable
@@ -80,7 +81,7 @@ class Record:
         With ``again`` one that the file has is made again, and replaced.
 
         What it raises is kept under ``failures``, so that one that does not fit into memory
-        costs none of the others.
+        costs none of the others; one that ran out of time is left to a later call.
         """
         if self.has(name) and not again:
             return
@@ -91,6 +92,8 @@ class Record:
         began = time.monotonic()
         try:
             values, checks = measurement()
+        except (TimeoutError, subprocess.TimeoutExpired):
+            self._content["left_out"].append(name)
         except Exception as error:
             traceback.print_exc()
             self._content["failures"][name] = f"{type(error).__name__}: {error}"[:2000]
