@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 KEYS = {"section", "size", "state", "seconds", "made", "notes", "measurements", "failures",
         "left_out"}  # fmt: skip
 MEASUREMENTS = {
-    "numbers": {"regression", "manifold, float32", "mlp, float32"},
+    "numbers": {"regression", "mlp, float32"},
     "grid": {"8 points, without λ₁, highest", "8 points, λ₁ to 0.001 every 100, highest"},
     "vgg11": {"steps at highest"},
     "resnet20": {"steps at highest"},

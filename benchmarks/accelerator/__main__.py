@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.accelerator.runner import Ending, run_sections
@@ -30,6 +31,7 @@ from sharpflow.experiments.checks import Check, print_table
 
 BAD_INPUT = 2
 PATIENCE = 120.0  # seconds that a driver may take to answer
+PATIENCE_OF_TOY = 300.0  # seconds: what a busy machine may take for ten
 _DEVICE = "import jax; d = jax.devices()[0]; print(d.platform, d.device_kind, sep=chr(9))"
 
 
@@ -111,7 +113,18 @@ def _run(sections: list[Section], asked: argparse.Namespace, out: Path) -> list[
     else:
         # torch, a run that is killed and its successor share the card with the section
         environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    return run_sections(sections, command, out, again=asked.again, environment=environment)
+    # in a rehearsal no time is measured, so two sections may go on at once, and take long
+    toy = asked.size == TOY
+    if toy:
+        sections = [replace(section, budget=PATIENCE_OF_TOY) for section in sections]
+    return run_sections(
+        sections,
+        command,
+        out,
+        again=asked.again,
+        together=2 if toy else 1,
+        environment=environment,
+    )
 
 
 def _judge(endings: list[Ending]) -> int:

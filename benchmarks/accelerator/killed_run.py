@@ -20,7 +20,8 @@ def simulated(size: str, folder: Path | None) -> xarray.Dataset:
     """The run, in memory or in a folder where it may have begun."""
     layout._CHUNK_SECONDS = CHUNK_SECONDS
     full = size == FULL
-    problem = sf.models.mlp(*sf.models.digits(128), widths=(64, 64), dtype=np.float32)
+    images, widths = (128, (64, 64)) if full else (20, (8,))
+    problem = sf.models.mlp(*sf.models.digits(images), widths=widths, dtype=np.float32)
     observables: list = ["loss", "loss_mean"]
     if full:  # the eigenvalue's program takes seconds to compile
         observables.append(sf.simulator.hessian_sharpness(tolerance=TOLERANCE))
@@ -29,8 +30,8 @@ def simulated(size: str, folder: Path | None) -> xarray.Dataset:
         seeds=range(8 if full else 2),
         learning_rates=[0.02, 0.05, 0.1, 0.2] if full else [0.05],
         weight_decays=[1e-3, 3e-3] if full else [1e-3],
-        num_steps=6000 if full else 600,
-        record_every=50 if full else 20,
+        num_steps=6000 if full else 3000,
+        record_every=50,
         observables=observables,
         out=folder,
         resume=folder is not None,

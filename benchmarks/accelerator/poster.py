@@ -24,8 +24,16 @@ PRESETS = ("vgg11-cifar10", "vgg11-cifar10-no-decay", "vgg11-cifar10-no-normaliz
 SHARES = (0.5, 0.5, 1.0)  # of the time that remains when a preset's turn comes
 # A small network in place of the presets: those take a minute to compile on a CPU.
 TOY = ("mlp-digits-small",)
-TOY_KEYS = ("num_steps=100", "record_every=25", "seed=[0]", "learning_rate=[0.3]",
-            "weight_decay=[0.001]", 'observables=["loss", "threshold"]')  # fmt: skip
+TOY_KEYS = (
+    "num_steps=100",
+    "record_every=25",
+    "seed=[0]",
+    "learning_rate=[0.3]",
+    "weight_decay=[0.001]",
+    'observables=["loss", "threshold"]',
+    "problem_options.widths=[8]",
+    "problem_options.num_images=20",
+)
 DRAWING = 12.0  # seconds kept for the figures
 PATIENCE = 8.0  # seconds from the signal to the end of a chunk, of about two, and its checkpoint
 STOPPED = 128 + signal.SIGTERM

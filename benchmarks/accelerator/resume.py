@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -18,8 +18,10 @@ from benchmarks.accelerator.numbers import SAME_FLOW
 from benchmarks.accelerator.record import Record, Values
 from benchmarks.accelerator.sections import Settings
 from sharpflow.experiments.checks import Check
-from sharpflow.experiments.starts import trained_to_manifold
+from sharpflow.experiments.starts import point_at_angle, trained_to_manifold
 
+NETWORK = "64-16-16-3, 24 digits"
+ANGLE = 1.2
 FIRST_RECORDS = 2
 SAME_LOSS = 1e-5  # of the first records, relative, as in benchmarks/grid.py
 ENOUGH = 12.0  # seconds: compiling takes most of them
@@ -126,16 +128,15 @@ def _same_bits(ours: xarray.Dataset, theirs: xarray.Dataset, name: str) -> bool:
 
 def _flow(settings: Settings) -> tuple[Values, list[Check]]:
     """Seconds of the flow here and on the CPU, without compiling."""
-    x, y = sf.models.digits(24, classes=(0, 1, 2))
-    widths = (6, 6) if settings.toy else (16, 16)
     tau = np.linspace(0.0, 0.1 if settings.toy else 1.0, 6)
     cpu = jax.local_devices(backend="cpu")[0]
+    make, subject = (_small, "a linear regression") if settings.toy else (_network, NETWORK)
     with jax.default_device(cpu):
-        theta0 = jax.tree.map(np.asarray, trained_to_manifold(sf.models.mlp(x, y, widths=widths)))
+        theta0 = jax.tree.map(np.asarray, make()[1]())
     found = {}
     for name, device in (("here", jax.local_devices()[0]), ("CPU", cpu)):
         with jax.default_device(device):
-            problem = sf.models.mlp(x, y, widths=widths)
+            problem, _ = make()
             for _ in range(2):  # the first compiles
                 began = time.perf_counter()
                 flow = sf.sharpness_flow(problem, theta0, tau, max_edge=8)
@@ -143,8 +144,7 @@ def _flow(settings: Settings) -> tuple[Values, list[Check]]:
                 found[name] = (time.perf_counter() - began, values, int(flow.status))
     (here, ours, status), (on_cpu, theirs, _) = found["here"], found["CPU"]
     difference = float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
-    sizes = "-".join(str(size) for size in (x.shape[1], *widths, 3))
-    part = f"flow of {sizes}, {len(x)} digits, to τ = {tau[-1]:g}"
+    part = f"flow of {subject}, to τ = {tau[-1]:g}"
     return {"seconds": here, "seconds on the CPU": on_cpu}, [
         Check(part, "seconds", here),
         Check(part, "seconds on the CPU", on_cpu),
@@ -152,3 +152,17 @@ def _flow(settings: Settings) -> tuple[Values, list[Check]]:
         Check(part, "status", status, low=0.0, high=0.0),
         Check(part, "λ₁, difference from the CPU, relative", difference, high=SAME_FLOW),
     ]
+
+
+def _network() -> tuple[sf.Problem, Callable[[], sf.models.Params]]:
+    """A batch-norm network on digits, and how to reach a point of its Γ."""
+    problem = sf.models.mlp(*sf.models.digits(24, classes=(0, 1, 2)), widths=(16, 16))
+    return problem, lambda: trained_to_manifold(problem)
+
+
+def _small() -> tuple[sf.Problem, Callable[[], sf.models.Params]]:
+    """For a rehearsal, which has no time to train."""
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(12, 30)), random.normal(size=12)
+    problem = sf.models.linear_regression(x, y)
+    return problem, lambda: point_at_angle(problem, x, y, ANGLE)

@@ -4,8 +4,10 @@ import dataclasses
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from benchmarks.accelerator.sections import Section
 from sharpflow.experiments.checks import Check, print_table
 
 GRACE = 3.0  # seconds from the request to stop to the end: enough to write a file, not to compile
+GLANCE = 0.1  # seconds from one look at a process to the next
 ROOT = Path(__file__).parents[2]
 
 Command = Callable[[Section], Sequence[object]]
@@ -48,47 +51,69 @@ def run_sections(
     out: Path,
     *,
     again: bool = False,
+    together: int = 1,
     environment: Mapping[str, str] | None = None,
 ) -> list[Ending]:
-    """Run sections one after the other, since they share the device.
+    """Run sections, each within its budget.
 
     Args:
       sections: in their order.
       command: of a section; it writes ``<name>.json`` into ``out`` as it goes.
       out: folder; what the processes print goes to ``<name>.log`` there.
       again: whether sections that are done are run again.
+      together: how many run at once; one where they share a device and are timed.
       environment: of the processes.
 
     Returns:
       How each ended, those that were done before among them.
     """
     out.mkdir(parents=True, exist_ok=True)
-    endings = []
-    for section in sections:
+    halt = threading.Event()
+
+    def contents(section: Section) -> dict[str, Any]:
         path = out / f"{section.name}.json"
         if again:
             path.unlink(missing_ok=True)
         content = record.read(path)
         if content is not None and content["state"] == record.DONE:
             print(f"{section.name}: done before", flush=True)
-        else:
-            print(f"{section.name}: {section.subject}, {section.budget:.0f} s at most", flush=True)
-            began = time.monotonic()
-            log = out / f"{section.name}.log"
-            status = _run(command(section), log, section.budget, environment)
-            content = _closed(path, section, status, time.monotonic() - began, log)
-        ending = Ending(section, content["state"], content["seconds"], record.checks_of(content))
-        print_table(ending.checks, f"{section.name}: {ending.state}, {ending.seconds:.0f} s")
-        for name, error in content["failures"].items():
-            print(f"{section.name}: {name}: {error.splitlines()[0]}", flush=True)
-        endings.append(ending)
+            return content
+        print(f"{section.name}: {section.subject}, {section.budget:.0f} s at most", flush=True)
+        began = time.monotonic()
+        log = out / f"{section.name}.log"
+        status = _run(command(section), log, section.budget, environment, halt)
+        return _closed(path, section, status, time.monotonic() - began, log)
+
+    endings = []
+    with ThreadPoolExecutor(together) as pool:
+        futures = [pool.submit(contents, section) for section in sections]
+        try:
+            for section, future in zip(sections, futures, strict=True):
+                endings.append(_told(section, future.result()))
+        except BaseException:  # somebody asked the runner to end
+            halt.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return endings
 
 
+def _told(section: Section, content: dict[str, Any]) -> Ending:
+    """How a section ended, which is printed."""
+    ending = Ending(section, content["state"], content["seconds"], record.checks_of(content))
+    print_table(ending.checks, f"{section.name}: {ending.state}, {ending.seconds:.0f} s")
+    for name, error in content["failures"].items():
+        print(f"{section.name}: {name}: {error.splitlines()[0]}", flush=True)
+    return ending
+
+
 def _run(
-    command: Sequence[object], log: Path, budget: float, environment: Mapping[str, str] | None
+    command: Sequence[object],
+    log: Path,
+    budget: float,
+    environment: Mapping[str, str] | None,
+    halt: threading.Event,
 ) -> int | None:
-    """The exit status of a process, or None where it did not end within its budget."""
+    """The exit status of a process; None where it did not end within its budget, or was halted."""
     with log.open("w") as output:
         process = subprocess.Popen(
             [str(word) for word in command],
@@ -98,10 +123,12 @@ def _run(
             env=environment,
             start_new_session=True,  # so that the processes it starts can be stopped with it
         )
+        deadline = time.monotonic() + budget
         try:
-            return process.wait(budget)
-        except subprocess.TimeoutExpired:
-            return None
+            while process.poll() is None:
+                if halt.wait(GLANCE) or time.monotonic() > deadline:
+                    return None
+            return process.returncode
         finally:
             _stop_group(process)
 

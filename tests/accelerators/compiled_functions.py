@@ -76,7 +76,7 @@ def _is_compiled(value: Any) -> bool:
 def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, Call]]:
     """For each compiled function calls with this problem, by what is special about them."""
     flat, _ = ravel_pytree(params)
-    one, k = jnp.ones((), flat.dtype), 2
+    one, k, wanted = jnp.ones((), flat.dtype), 2, jnp.asarray(True)
     times = jnp.arange(3, dtype=flat.dtype)
     path = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), params)
     paths = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), path)
@@ -135,9 +135,11 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
         "theory.residuals._newton": {"": Call((_cosh,), {"shape": (24, 3), "dtype": flat.dtype})},
         "models.invariance._relative_change": {"": Call((problem, params, flat, flat))},
         "theory.curvature._eigenpairs": {
-            "lanczos": Call((problem, params, None), pairs),
-            "lanczos from a start": Call((problem, params, path), pairs | {"stop": "estimate"}),
-            "dense": Call((problem, params, None), pairs | {"dense": True}),
+            "lanczos": Call((problem, params, None, wanted), pairs),
+            "lanczos from a start": Call(
+                (problem, params, path, wanted), pairs | {"stop": "estimate"}
+            ),
+            "dense": Call((problem, params, None, wanted), pairs | {"dense": True}),
         },
         "theory.curvature._spherical": {"": Call((problem, params), {"k": k, "method": "lanczos"})},
         "theory.manifold._retract": of_each_method(problem, params, on_sphere=True),
