@@ -157,4 +157,4 @@ def _key(function: Any) -> Any:
         hash(function)
     except TypeError:
         return id, id(function)
-    return function
+    return type(function), function  # 1, 1.0 and True are equal, and are not the same argument

@@ -336,6 +336,8 @@ def _made(
 
 
 def _bound(name: str, function: Any, data: Any) -> BoundFunction:
+    if getattr(function, "__func__", None) is Problem.loss_value:
+        function = function.__self__.loss  # whose data are leaves
     if not callable(function):
         raise ValueError(f"{name} must be a function, got {function!r}")
     if is_pytree_of_arrays(function):

@@ -1,10 +1,13 @@
 """Points of a grid whose problems differ in their data share one compiled program."""
 
 import dataclasses
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
+from environments import cpu_devices
 
 import sharpflow as sf
 from sharpflow.models.precision import products_at
@@ -211,3 +214,50 @@ def _single(key):
 
 def _scaled(w, data):
     return data["scale"] * w
+
+
+SPREAD = """
+import sys
+
+import jax
+import numpy as np
+
+jax.config.update("jax_enable_x64", True)
+import sharpflow as sf
+
+RULE = {"learning_rates": 0.05, "weight_decays": 0.01, "num_steps": 20, "record_every": 5}
+
+
+def network(subset, devices=None):
+    random = np.random.default_rng(subset)
+    x, y = random.normal(size=(13, 5)), random.permutation(np.arange(13) % 3)
+    return sf.models.mlp(x, y, (6,), test=(x[:4], y[:4]), dtype=np.float64, devices=devices)
+
+
+def spread(subset):
+    return network(subset, jax.devices())
+
+
+assert len(jax.tree.leaves(spread(0).data.inputs)[0].sharding.device_set) == 2
+loss = {}
+for name, problem in (("one", network), ("spread", spread)):
+    single = problem(0)
+    run = sf.simulate(
+        single, single.init(jax.random.key(0)), sf.gdwd(0.05, 0.01), 20, record_every=5
+    )
+    grid = sf.simulate_grid(problem, seeds=(0, 1), axes={"subset": (0, 1)}, **RULE)
+    loss[name] = np.stack([run["loss"], grid.loss.sel(seed=0, subset=0).squeeze()]), grid.loss
+for kind in (0, 1):
+    difference = np.max(np.abs(loss["spread"][kind] / loss["one"][kind] - 1.0))
+    assert difference < 1e-10, difference
+assert np.max(np.abs(loss["one"][0][0] / loss["one"][0][1] - 1.0)) < 1e-10
+"""
+
+
+def test_problems_spread_over_two_devices_have_the_losses_of_one(tmp_path):
+    script = tmp_path / "spread.py"
+    script.write_text(SPREAD)
+    run = subprocess.run(
+        [sys.executable, script], env=cpu_devices(2), capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr

@@ -98,9 +98,7 @@ def from_flax(
         layer, one pass more for every batch-norm layer. None takes all examples at
         once. Not for nnx modules.
       devices: jax devices over which the examples are spread, of each micro-batch or
-        of the whole batch; parameters are copied to all. A compiled function holds
-        the data itself on every device, unless jax runs with
-        ``JAX_USE_SIMPLIFIED_JAXPR_CONSTANTS=1``.
+        of the whole batch; parameters are copied to all.
       dtype: float32 or float64; by default that of jax.
       scale_invariant: False marks an ablation; by default what a linen module tells as
         its ``scale_invariant``, as those of ``sharpflow.models`` do, and True otherwise.

@@ -14,6 +14,7 @@ from flax.errors import TraceContextError
 from jax import lax
 from jaxtyping import Array, Float
 
+from sharpflow.models.bound_function import StaticFunction
 from sharpflow.models.convolution import conv_general_dilated
 from sharpflow.models.flax_adapter.functional import RANDOM_NUMBERS, as_columns, training_rows
 
@@ -44,7 +45,8 @@ class NnxModule:
     """An nnx module as a ``FunctionalModule``.
 
     Its parameters are its ``nnx.Param``; everything else is constant. Every call works on
-    a fresh copy, so that what it changes in the module is forgotten.
+    a fresh copy, so that what it changes in the module is forgotten. Equal functions that make
+    modules, with equal keywords, are equal, where they can be compared.
 
     Args:
       module: a module that maps (n, ...) inputs to (n, c) or (n,) outputs, whose own
@@ -70,6 +72,16 @@ class NnxModule:
         # a copy, since training the instance elsewhere writes to its variables
         self._module = nnx.clone(module) if isinstance(module, nnx.Module) else module
         self._dtype, self._call_kwargs = dtype, dict(call_kwargs)
+        if isinstance(module, nnx.Module):
+            self._value: Any = object()  # has parameters of its own, and equals itself alone
+        else:
+            self._value = dtype, StaticFunction(partial(module, **self._call_kwargs))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NnxModule) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
 
     def init(self, key: jax.Array, sample: Array) -> tuple[dict[str, Array], Constants]:
         """Parameters by path, of a new module or, from an instance, its own."""
