@@ -20,16 +20,17 @@ from sharpflow.simulator.grid.points import Points
 from sharpflow.simulator.grid.prepare import Grid
 from sharpflow.simulator.grid.run import BatchRun
 from sharpflow.simulator.grid.sink import Sink
-from sharpflow.simulator.grid.variables import PENDING, seeds_per_chunk
+from sharpflow.simulator.grid.variables import seeds_per_chunk
 from sharpflow.simulator.interrupt import Stop, stop_between_chunks
 from sharpflow.simulator.processes import Processes
 from sharpflow.simulator.progress import Advance, progress_bar
 from sharpflow.simulator.provenance import launch_provenance
-from sharpflow.simulator.store.arrays import dataset, in_memory
+from sharpflow.simulator.store.arrays import PENDING, dataset, in_memory
 from sharpflow.simulator.store.checkpoint import Checkpoint
 from sharpflow.simulator.store.errors import storage_errors
 from sharpflow.simulator.store.folder import RunFolder
 from sharpflow.simulator.store.lock import announce, announced, launch_lock
+from sharpflow.simulator.store.reading import require_values, verified_digest
 
 if TYPE_CHECKING:
     import xarray
@@ -88,7 +89,7 @@ def run_in_folder(
         if _begun_by_problem(run, grid):
             grid = dataclasses.replace(grid, batches=grid.by_problem)
         unfinished = announced(run.path, processes.token)
-        sink = Sink(grid.axes, run.open_arrays(), run, processes.index)
+        sink = Sink(grid.axes, run.open_arrays(), run, processes.index, unfinished)
         mine = [_shared(grid, points, unfinished, processes) for points in grid.batches]
         layouts = [_stored_layout(run, number) for number in range(len(grid.batches))]
         begun = [_begun(run, number, layout) for number, layout in enumerate(layouts)]
@@ -123,6 +124,9 @@ def _open(grid: Grid, run: RunFolder, processes: Processes, resume: bool) -> Non
     launch = _launch(grid)
     if resume and run.exists:
         run.require_same(grid.description)
+        run.restore_config()
+        verified_digest(run)
+        require_values(run, grid.variables)
     else:
         run.require_unused()
         run.create(grid.description, grid.variables, launch)

@@ -8,9 +8,9 @@ import numpy as np
 from sharpflow.models import Params, Problem
 from sharpflow.simulator.grid.axes import BASE, keywords_of
 from sharpflow.simulator.grid.points import MakeOptimizer
-from sharpflow.simulator.grid.variables import PENDING
 from sharpflow.simulator.labels import parameter_names
 from sharpflow.simulator.rules import gdwd
+from sharpflow.simulator.store.arrays import PENDING
 from sharpflow.simulator.trajectory import Trajectory, told_by
 from sharpflow.theory import Status
 

@@ -169,6 +169,8 @@ class BatchRun:
             self.made += int(group.step[index]) - int(columns["step"][0])
             lane.position += min(count, lane.rows_left)
             status = int(group.status[index])
+            if status != Status.SUCCESS:
+                self._write_nothing(lane, group, index)
             if status != Status.SUCCESS or not lane.rows_left:
                 if self.final_params:
                     last = jax.tree.map(lambda leaf, i=index: leaf[i], group.fetch().params)
@@ -197,6 +199,25 @@ class BatchRun:
             record = (lane.position + int(rows[0])) // self.layout.pieces
             kept = jax.tree.map(lambda leaf: leaf[: rows.size], taken)
             self.sink.write_snapshots(lane.point, record // self.snapshot_every, kept)
+
+    def _write_nothing(self, lane: Lane, group: Group, index: int) -> None:
+        """NaN for the record that was due where a point was found lost between two chunks.
+
+        The arrays hold it already. But so the folder of a run holds a record of every step that a
+        point reached, and one that is missing was lost.
+        """
+        record = -(-lane.position // self.layout.pieces)
+        row = record * self.layout.pieces
+        if row >= len(lane.starts) or lane.starts[row] != group.step[index]:
+            return
+        for name, values in group.columns.items():
+            if name != "step":
+                one = np.full((1, *values.shape[2:]), np.nan)
+                self.sink.write(name, lane.point, record, one)
+        if self.snapshot_every is not None and record % self.snapshot_every == 0:
+            params = jax.tree.map(lambda leaf: leaf[index], group.fetch().params)
+            lost = jax.tree.map(lambda leaf: np.full((1, *leaf.shape), np.nan), params)
+            self.sink.write_snapshots(lane.point, record // self.snapshot_every, lost)
 
     def _checkpoint_is_due(self) -> bool:
         """Whether the last checkpoint was quick, or is long enough ago.

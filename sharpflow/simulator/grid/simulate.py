@@ -1,7 +1,7 @@
 """Simulate a grid of trajectories, in memory or in a folder that survives interruptions."""
 
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
@@ -16,7 +16,8 @@ from sharpflow.simulator.grid.prepare import prepare
 from sharpflow.simulator.processes import Processes
 from sharpflow.simulator.program import EffectiveRate
 from sharpflow.simulator.rules import gdwd
-from sharpflow.simulator.store.folder import RunFolder, open_run
+from sharpflow.simulator.store.folder import RunFolder
+from sharpflow.simulator.store.reading import open_run
 
 if TYPE_CHECKING:
     import xarray
@@ -44,7 +45,7 @@ def simulate_grid(
     devices: Sequence[jax.Device] | None = None,
     group_width: int | None = None,
     lanes: Lanes | None = None,
-    out: str | Path | None = None,
+    out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     processes: Processes | None = None,
     progress: bool | None = None,
@@ -98,7 +99,7 @@ def simulate_grid(
       StorageError: the disk did not take what had to be written; resume later.
       Interrupted: a signal asked to stop a run with a folder; it can be resumed.
     """
-    run = None if out is None else RunFolder(out)
+    run = None if out is None else RunFolder.at(out)
     grid = prepare(
         problem,
         seeds=seeds,
@@ -126,4 +127,4 @@ def simulate_grid(
         return run_in_memory(grid, used, group_width, lanes, progress)
     together = Processes() if processes is None else processes
     run_in_folder(grid, run, together, used, group_width, lanes, resume, progress)
-    return open_run(run.path)
+    return open_run(run)

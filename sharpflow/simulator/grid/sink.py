@@ -9,8 +9,8 @@ import numpy as np
 
 from sharpflow.models import Params
 from sharpflow.simulator.grid.axes import Axes
-from sharpflow.simulator.grid.variables import PENDING
 from sharpflow.simulator.labels import parameter_names
+from sharpflow.simulator.store.arrays import PENDING
 from sharpflow.simulator.store.errors import storage_errors
 from sharpflow.simulator.store.folder import RunFolder
 from sharpflow.theory import Status
@@ -24,12 +24,21 @@ class Sink:
       arrays: by name, of numpy or of Zarr.
       run: the folder they are in, if they are in one.
       process: index of this process, whose checkpoints these are.
+      unfinished: the points that had not ended before; all by default.
     """
 
     def __init__(
-        self, axes: Axes, arrays: Mapping[str, Any], run: RunFolder | None = None, process: int = 0
+        self,
+        axes: Axes,
+        arrays: Mapping[str, Any],
+        run: RunFolder | None = None,
+        process: int = 0,
+        unfinished: Sequence[int] | None = None,
     ) -> None:
         self.axes, self.arrays, self.run, self.process = axes, arrays, run, process
+        self._ended = np.full(axes.num_points, unfinished is not None)
+        self._ended[list(unfinished or ())] = False
+        self._noted = 0
 
     @property
     def keeps_checkpoints(self) -> bool:
@@ -60,6 +69,14 @@ class Sink:
         with self._guarded():
             self.arrays["final_step"][place] = step
             self.arrays["status"][place] = status
+        self._ended[point] = True
+
+    def _note_ended(self) -> None:
+        """Keep which points have ended, where that is more than was noted before."""
+        count = int(self._ended.sum())
+        if self.run is not None and count > self._noted:
+            self.run.note_ended(self.process, self._ended)
+            self._noted = count
 
     def checkpoint(
         self, batch: int, positions: Mapping[int, int], leaves: Sequence[np.ndarray]
@@ -67,6 +84,8 @@ class Sink:
         """Keep where the points in flight are, if there is a folder."""
         if self.run is None:
             return
+        # first: once a point is in no checkpoint, nothing else says that it ever ran
+        self._note_ended()
         if positions:
             self.run.save_checkpoint(batch, self.process, positions, leaves)
         else:

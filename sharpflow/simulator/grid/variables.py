@@ -9,10 +9,8 @@ from sharpflow.models import Params
 from sharpflow.simulator.grid.axes import BASE, Axes
 from sharpflow.simulator.labels import parameter_names
 from sharpflow.simulator.schedule import Schedule
-from sharpflow.simulator.store.arrays import Variable, known
+from sharpflow.simulator.store.arrays import PENDING, Variable, known
 from sharpflow.theory import Status
-
-PENDING = -1
 
 _MOST_ROWS = 1024  # of a chunk in a Zarr folder
 _MOST_SEEDS = 16

@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sharpflow.simulator.store.chunks import ArrayFiles, is_consolidated, read_metadata
+
 if TYPE_CHECKING:
     import xarray
+
+PENDING = -1  # the status of a point that has not ended
+
+_WRITING = {"write_empty_chunks": True}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +62,14 @@ def create_zarr(
 ) -> None:
     """A Zarr group with all arrays, of which nothing but known values is written yet.
 
-    A chunk of it is a file that is replaced as a whole: a reader never sees half of one.
+    A chunk of it is a file that is replaced as a whole: a reader never sees half of one. It ends
+    with the checksum of its bytes as they are on the disk, so that a change anywhere in the
+    file is found; the checksum that zstd can add is of the values, and passes over flags of its own
+    header. A chunk that holds nothing but fill values is written as well: one that is not there
+    was lost.
     """
     import zarr
+    from zarr.codecs import Crc32cCodec, ZstdCodec
 
     with _quiet():
         coordinates = [name for name, v in variables.items() if v.values is not None]
@@ -70,29 +81,59 @@ def create_zarr(
                 shape=variable.shape,
                 chunks=variable.chunks or tuple(max(size, 1) for size in variable.shape),
                 dtype="str" if variable.dtype.kind == "U" else variable.dtype,
+                compressors=[ZstdCodec(), Crc32cCodec()],
                 fill_value=variable.fill,
                 dimension_names=variable.dims,
                 attributes=dict(variable.attributes),
+                config=_WRITING,
             )
             if variable.values is not None:
                 array[...] = variable.values
         zarr.consolidate_metadata(folder)
 
 
-def open_zarr(folder: Path) -> dict[str, Any]:
-    """The arrays of a Zarr group, to write to."""
+def open_zarr(
+    folder: Path, arrays: Mapping[str, ArrayFiles], *, read_only: bool = False
+) -> dict[str, Any]:
+    """The arrays of a Zarr group, to write to or to read only."""
     import zarr
 
-    with _quiet():
-        group = zarr.open_group(folder, mode="r+", use_consolidated=False)
+    from sharpflow.simulator.store.checked_store import CheckedStore
+
+    store = CheckedStore(folder, arrays=arrays, read_only=read_only)
+    consolidated = is_consolidated(read_metadata(folder / "zarr.json"))
+    # what an array takes from the settings of Zarr it takes when it is opened
+    with _quiet(), zarr.config.set({f"array.{key}": value for key, value in _WRITING.items()}):
+        group = zarr.open_group(
+            store,
+            mode="r" if read_only else "r+",
+            zarr_format=3,
+            use_consolidated=consolidated,
+        )
         return dict(group.arrays())
 
 
-def zarr_dataset(folder: Path) -> "xarray.Dataset":
-    """A Zarr group as a dataset; values are read when they are used."""
+def zarr_dataset(
+    folder: Path, arrays: Mapping[str, ArrayFiles], promised: Mapping[str, np.ndarray]
+) -> "xarray.Dataset":
+    """A Zarr group as a dataset; values are read when they are used.
+
+    Args:
+      folder: of the group.
+      arrays: of it.
+      promised: by array, which chunks must be there.
+    """
     import xarray
 
-    return xarray.open_zarr(folder, chunks=None, decode_times=False)
+    from sharpflow.simulator.store.checked_store import CheckedStore
+
+    return xarray.open_zarr(
+        CheckedStore(folder, arrays=arrays, promised=promised, read_only=True),
+        chunks=None,
+        decode_times=False,
+        zarr_format=3,
+        consolidated=is_consolidated(read_metadata(folder / "zarr.json")),
+    )
 
 
 def dataset(

@@ -62,6 +62,15 @@ def read_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, wrong
 
 
+def newest_positions(folder: Path) -> dict[int, int]:
+    """Rows that each point has done, by the newest manifest that is whole; its arrays aside."""
+    for number in reversed(_numbers(folder)):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            manifest = read_sealed(folder / f"{_name(number)}.json")
+            return {int(point): int(rows) for point, rows in manifest["points"]}
+    return {}
+
+
 def remove_checkpoints(folder: Path) -> None:
     """Remove all of a folder, manifests first: half removed they must not look damaged."""
     for path in sorted(folder.glob("*")):

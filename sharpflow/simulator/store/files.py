@@ -31,9 +31,22 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, lambda file: file.write(text))
 
 
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+      ValueError: the file is damaged.
+      OSError: it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def write_sealed(path: Path, content: Any) -> None:
     """Write JSON with its digest."""
-    write_json(path, {"sha256": _digest_of(content), "content": content})
+    write_json(path, {"sha256": digest_of(content), "content": content})
 
 
 def read_sealed(path: Path) -> Any:
@@ -43,8 +56,8 @@ def read_sealed(path: Path) -> Any:
       ValueError: the file is damaged.
       OSError: it cannot be read.
     """
-    sealed = json.loads(path.read_text())
-    if not isinstance(sealed, dict) or sealed.get("sha256") != _digest_of(sealed.get("content")):
+    sealed = read_json(path)
+    if not isinstance(sealed, dict) or sealed.get("sha256") != digest_of(sealed.get("content")):
         raise ValueError("its digest is another one: the file is damaged")
     return sealed["content"]
 
@@ -55,11 +68,12 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest_of(content: Any) -> str:
+    """SHA-256 of plain numbers and strings, as JSON in a fixed order."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def remove_partial(folder: Path) -> None:
     """Remove what killed processes left half written, Zarr's files among them."""
     for path in folder.rglob(f"*{PARTIAL}"):
         path.unlink(missing_ok=True)
-
-
-def _digest_of(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,13 +1,15 @@
 """A run is a folder: what was asked for, how it was made, labelled arrays and checkpoints."""
 
 import contextlib
+import hashlib
 import json
 import math
+import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,44 +17,62 @@ from sharpflow.simulator.store.arrays import (
     Variable,
     create_zarr,
     open_zarr,
-    zarr_dataset,
 )
 from sharpflow.simulator.store.checkpoint import (
     Checkpoint,
+    newest_positions,
     read_newest,
     remove_checkpoints,
     write_checkpoint,
 )
+from sharpflow.simulator.store.chunks import REMEDY, ArrayFiles, read_arrays
+from sharpflow.simulator.store.description import (
+    Description,
+    read_description,
+    write_description,
+)
+from sharpflow.simulator.store.ended import note_ended, read_ended
 from sharpflow.simulator.store.errors import RunError, storage_errors
 from sharpflow.simulator.store.files import (
     PARTIAL,
+    digest,
+    read_json,
     read_sealed,
     remove_partial,
+    write_atomically,
     write_json,
     write_sealed,
 )
 from sharpflow.simulator.store.lock import alone
 
-if TYPE_CHECKING:
-    import xarray
-
-FORMAT = 1
+CONFIG_FILE = "config.toml"
 
 
 class RunFolder:
     """The files of a run.
 
-    ``run.json`` is what was asked for, ``provenance.json`` how each launch was made,
-    ``data.zarr`` the labelled arrays, ``layouts`` how each batch of points was laid out,
-    ``checkpoints`` the points in flight and ``locks`` who is writing.
+    ``run.json`` is what was asked for, with the digests of ``config.toml`` and of the metadata of
+    the arrays, ``provenance.json`` how each launch was made, ``data.zarr`` the labelled arrays,
+    ``layouts`` how each batch of points was laid out, ``checkpoints`` the points in flight,
+    ``ended`` those that have ended and ``locks`` who is writing.
 
     Attributes:
       path: of the folder.
+      config: text of the config that a new run is begun with, or None where there is none.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | os.PathLike[str], config: str | None = None) -> None:
         # a run goes on where it began, wherever the program goes meanwhile
         self.path = Path(path).absolute()
+        self.config = config
+
+    @classmethod
+    def at(cls, place: "str | os.PathLike[str]") -> "RunFolder":
+        """The run in a folder, or the run itself."""
+        return place if isinstance(place, cls) else cls(place)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
     @property
     def data(self) -> Path:
@@ -79,7 +99,7 @@ class RunFolder:
             raise RunError(f"{self.path} is a file; a run needs a folder: choose another name")
         names = {path.name for path in self.path.glob("*") if path.suffix != PARTIAL}
         # a launch that was killed before the run was described leaves arrays beside its locks
-        others = names - {"config.toml"} - ({"locks", "data.zarr"} if "locks" in names else set())
+        others = names - {CONFIG_FILE} - ({"locks", "data.zarr"} if "locks" in names else set())
         if others:
             raise RunError(
                 f"{self.path} is not empty: it holds {', '.join(sorted(others)[:3])}; choose "
@@ -97,7 +117,11 @@ class RunFolder:
             if self.data.exists():
                 shutil.rmtree(self.data)
             create_zarr(self.data, variables, attributes)
-            write_json(self.path / "run.json", {"format": FORMAT, "grid": dict(description)})
+            written = None
+            if self.config is not None:
+                written = self._write_config(self.config)
+            arrays = digest(self.data / "zarr.json")
+            write_description(self.path / "run.json", description, arrays, written)
 
     def require_same(self, description: Mapping[str, Any]) -> None:
         """Make sure that a launch asks for what this run is.
@@ -118,42 +142,98 @@ class RunFolder:
             )
 
     @property
+    def described(self) -> Description:
+        """``run.json``; raises as ``description``."""
+        return read_description(self.path / "run.json")
+
+    @property
     def description(self) -> dict[str, Any]:
         """What was asked for.
 
         Raises:
-          RunError: no run here, or one of another format.
+          RunError: no run here, a damaged one, or one of another format.
         """
+        return self.described.grid
+
+    def read_config(self) -> str | None:
+        """The text of the config that the run was begun with, or None where it has none.
+
+        Raises:
+          RunError: the file is not the one that the run was begun with, or cannot be read.
+        """
+        path = self.path / CONFIG_FILE
+        if not path.is_file():
+            return None
+        described = self.described
         try:
-            stored = json.loads((self.path / "run.json").read_text())
-        except FileNotFoundError:
-            raise RunError(f"{self.path} holds no run: there is no run.json in it") from None
+            content = path.read_bytes()
+            if described.sealed and described.config != hashlib.sha256(content).hexdigest():
+                raise ValueError("it is not the one that the run was begun with")
+            return content.decode("utf-8")
         except (OSError, ValueError) as error:
-            raise RunError(f"{self.path / 'run.json'} cannot be read: {error}") from error
-        if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-            raise RunError(f"{self.path} is a run of another version of sharpflow")
-        return stored["grid"]
+            raise RunError(
+                f"{path} cannot be used: {error}; put it back from a copy of the run, or remove it"
+            ) from error
+
+    def restore_config(self) -> None:
+        """Put the config back where it is missing, if the one at hand is that of the run.
+
+        Raises:
+          RunError: another one is there.
+        """
+        if self.read_config() is None and self.config is not None:
+            described = self.described
+            right = hashlib.sha256(self.config.encode()).hexdigest()
+            if not described.sealed or described.config == right:
+                with storage_errors(self.path):
+                    self._write_config(self.config)
 
     def add_launch(self, made: Mapping[str, Any]) -> None:
         """Note how a launch was made."""
         path = self.path / "provenance.json"
         try:
-            launches = json.loads(path.read_text())["launches"] if path.is_file() else []
+            launches = read_json(path)["launches"] if path.is_file() else []
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} cannot be read: {error}; resume without it") from error
         with storage_errors(self.path):
             write_json(path, {"launches": [*launches, dict(made)]})
 
-    def open_arrays(self) -> dict[str, Any]:
-        """The labelled arrays, to write to.
+    def open_arrays(self, *, read_only: bool = False) -> dict[str, Any]:
+        """The labelled arrays, to write to or to read only.
 
         Raises:
           RunError: they are damaged.
         """
+        arrays = self.arrays()
         try:
-            return open_zarr(self.data)
+            return open_zarr(self.data, arrays, read_only=read_only)
+        except RunError:
+            raise
         except (OSError, ValueError, KeyError) as error:
             raise RunError(f"{self.data} cannot be read: {error}") from error
+
+    def arrays(self) -> dict[str, ArrayFiles]:
+        """How the arrays lie in files.
+
+        Raises:
+          RunError: they are damaged, or not ours.
+        """
+        described, path = self.described, self.data / "zarr.json"
+        arrays = read_arrays(self.data)
+        if described.arrays is not None and digest(path) != described.arrays:
+            raise RunError(f"{path} is damaged: its digest is another one; {REMEDY}")
+        return arrays
+
+    def ended(self, points: int) -> np.ndarray:
+        """Which points are noted to have ended, shape (points,)."""
+        return read_ended(self.path / "ended", points)
+
+    def positions(self) -> Iterator[tuple[dict[int, int], int]]:
+        """Of each process the rows that its points in flight have done, and rows to a record."""
+        for folder in sorted((self.path / "checkpoints").glob("[0-9]*/*")):
+            layout = self.layout(int(folder.parent.name))
+            if layout is not None:
+                yield newest_positions(folder), int(layout["pieces"])
 
     def clean(self) -> None:
         """Remove what killed processes left half written, and what nobody can use."""
@@ -216,36 +296,26 @@ class RunFolder:
         with storage_errors(self.path):
             remove_checkpoints(self._checkpoints(batch) / str(process))
 
+    def note_ended(self, process: int, ended: np.ndarray) -> None:
+        """Keep which points have ended, as one process knows it, shape (points,)."""
+        with storage_errors(self.path):
+            note_ended(self.path / "ended", process, ended)
+
     def finish(self) -> None:
         """Remove what is left of the checkpoints of a run whose points have all ended."""
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+
+    def _write_config(self, text: str) -> str:
+        """Write the config as a whole; its digest."""
+        content = text.encode()
+        write_atomically(self.path / CONFIG_FILE, lambda file: file.write(content))
+        return hashlib.sha256(content).hexdigest()
 
     def _layout(self, batch: int) -> Path:
         return self.path / "layouts" / f"{batch}.json"
 
     def _checkpoints(self, batch: int) -> Path:
         return self.path / "checkpoints" / str(batch)
-
-
-def open_run(folder: str | Path) -> "xarray.Dataset":
-    """The labelled arrays of a run, finished or not.
-
-    Args:
-      folder: of the run, as given to ``simulate_grid(out=...)`` or ``sharpflow run --out``.
-
-    Returns:
-      A dataset as ``simulate_grid`` gives it. Values are read from the disk when they are
-      used; points that have not ended have the status ``PENDING``.
-
-    Raises:
-      RunError: a ValueError: no run in this folder, or its arrays are damaged.
-    """
-    run = RunFolder(folder)
-    run.description  # noqa: B018  raises where there is no run
-    try:
-        return zarr_dataset(run.data)
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{run.data} cannot be read: {error}") from error
 
 
 def _short(value: Any) -> str:
