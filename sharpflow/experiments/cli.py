@@ -1,6 +1,7 @@
 """The command line."""
 
 import contextlib
+import errno
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 from sharpflow.experiments.environment import DEVICES, configure_jax, num_cores, start_cache
 
 BAD_INPUT = 2
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 STOPPED = 128  # plus the number of the signal
 
 app = typer.Typer(
@@ -162,10 +164,9 @@ def plot(
     """Draw heat maps over the grid of a run, and its seeds as bands."""
     configure_jax()
     with _failures():
-        from sharpflow.experiments.plots import plot_grid
-        from sharpflow.simulator import open_run
+        from sharpflow.experiments.plots.run import plot_run
 
-        for path in plot_grid(open_run(folder), out or folder / "figures", suffix=suffix):
+        for path in plot_run(folder, out, suffix=suffix):
             typer.echo(path)
 
 
@@ -184,6 +185,10 @@ def report(
     no_predictions: Annotated[
         bool, typer.Option("--no-predictions", help="Integrate no flow.")
     ] = False,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Import and call the functions that the run's config names."),
+    ] = False,
     progress: Progress = None,
 ) -> None:
     """Write one HTML page of a run: tables, figures, trajectories, provenance."""
@@ -194,7 +199,11 @@ def report(
         from sharpflow.experiments.report import write_report
 
         path = write_report(
-            folder, out, predictions=0 if no_predictions else predictions, progress=progress
+            folder,
+            out,
+            predictions=0 if no_predictions else predictions,
+            progress=progress,
+            trust=trust,
         )
     typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
@@ -224,7 +233,7 @@ def _print_list(name: str, meaning: str, rows: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def _failures() -> Iterator[None]:
-    """Bad input exits with 2, a full disk with 1, a signal with 128 and its number."""
+    """Bad input exits with 2, a disk that fails with 1, a signal with 128 and its number."""
     from sharpflow.simulator import Interrupted, RunLockedError, StorageError
 
     try:
@@ -236,7 +245,12 @@ def _failures() -> Iterator[None]:
         typer.echo(f"error: {error.strerror}", err=True)
         raise typer.Exit(1) from None
     except OSError as error:
-        _refuse(f"{error.filename}: {error.strerror}")
+        said = error.strerror or str(error)
+        message = said if error.filename is None else f"{error.filename}: {said}"
+        if error.errno not in _OF_THE_DISK:
+            _refuse(message)
+        typer.echo(f"error: {message}", err=True)
+        raise typer.Exit(1) from None
     except (ValueError, RunLockedError) as error:
         _refuse(str(error))
 

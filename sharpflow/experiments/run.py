@@ -1,16 +1,19 @@
 """Run a config, or say what it would take."""
 
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sharpflow.experiments.config import Config, ConfigError, differences, load
-from sharpflow.simulator import GridPlan, Processes, plan_grid, simulate_grid
+from sharpflow.simulator import GridPlan, Processes, RunError, plan_grid, simulate_grid
+from sharpflow.simulator.grid.axes import BASE
 from sharpflow.simulator.grid.sink import summary
-from sharpflow.simulator.store.folder import RunFolder
+from sharpflow.simulator.store.folder import CONFIG_FILE, RunFolder
 
-CONFIG_FILE = "config.toml"
+_ASKED = ("num_steps", "tau", "record_every", "record_at", "num_records", "snapshot_every")
 
 
 def resolved_config(
@@ -20,18 +23,59 @@ def resolved_config(
 
     Raises:
       ConfigError: it has mistakes, or differs from the one the run was started with.
+      RunError: the folder holds a config that is not that of its run.
     """
-    stored = out / CONFIG_FILE
+    stored, run = out / CONFIG_FILE, RunFolder(out)
+    # without a run, a config in the folder is what a launch left that never began one
+    own = own_config(run) if resume and run.exists else None
     if source is None:
         if not (resume and stored.is_file()):
             raise ConfigError(str(out), ["CONFIG: name a TOML file or a preset: sharpflow list"])
         return load(str(stored), overrides)
     config = load(source, overrides)
-    if resume and stored.is_file():
+    if own is not None:
         changed = differences(load(str(stored), check_functions=False), config)
         if changed:
             raise ConfigError(f"{out} was started with another config", changed)
     return config
+
+
+def own_config(run: RunFolder) -> str | None:
+    """The text of the config of a run, once it is known to be that of the run.
+
+    Returns:
+      None where the run has none.
+
+    Raises:
+      RunError: it was changed, or belongs to another run. Earlier versions kept no digest of it:
+        then it must say nothing else than ``run.json``.
+    """
+    text = run.read_config()
+    if text is None:
+        return None
+    path = run.path / CONFIG_FILE
+    try:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} cannot be used: it is not TOML: {error}; remove it") from error
+    described = run.described
+    wrong = [] if described.sealed else _contradictions(table, described.grid)
+    if wrong:
+        raise RunError(
+            f"{path} cannot be used: it is not that of the run, which has another "
+            f"{', '.join(wrong)}; put it back from a copy of the run, or remove it"
+        )
+    return text
+
+
+def _contradictions(table: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """The keys that a stored config and a run both have, with different values."""
+    axes, others = asked.get("axes"), table.get("axes")
+    axes = axes if isinstance(axes, dict) else {}
+    given = {key: table[key] for key in BASE if key in table}
+    given |= others if isinstance(others, dict) else {}
+    wrong = [key for key, values in given.items() if key in axes and axes[key] != values]
+    return wrong + [key for key in _ASKED if key in table and table[key] != asked.get(key)]
 
 
 def run_config(
@@ -42,7 +86,7 @@ def run_config(
     processes: Processes | None = None,
     progress: bool = True,
 ) -> str:
-    """Run a config into a folder, beside a copy of it.
+    """Run a config into a folder, which keeps a copy of it once the run begins.
 
     Returns:
       How its points ended, in words.
@@ -51,16 +95,10 @@ def run_config(
       ConfigError: a function of the user that fails.
       ValueError, RunLockedError, StorageError, Interrupted: as ``simulate_grid``.
     """
-    run = RunFolder(out)
+    run = RunFolder(out, config.to_toml())
     arguments = config.build()
-    if processes is None or processes.index == 0:
-        if not (resume and run.exists):
-            run.require_unused()
-        out.mkdir(parents=True, exist_ok=True)
-        if not (out / CONFIG_FILE).is_file() or not run.exists:
-            (out / CONFIG_FILE).write_text(config.to_toml())
     data = simulate_grid(
-        **arguments, out=out, resume=resume, processes=processes, progress=progress
+        **arguments, out=run, resume=resume, processes=processes, progress=progress
     )
     return summary(np.asarray(data["status"]).reshape(-1))
 

@@ -1,14 +1,14 @@
 """The page of a demo or of a validation: statements, figures and, of a demo, the sphere."""
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sharpflow.experiments.checks import Check
-from sharpflow.experiments.report.figures import embedded
+from sharpflow.experiments.report.figures import embedded, is_whole
 from sharpflow.experiments.report.page import Cell, Page, Sphere, Table, number, words
+from sharpflow.simulator.store.files import read_json
 
 _HEADS = ("part", "statement", "measured", "allowed", "holds", "note")
 _DEMO = (
@@ -27,7 +27,7 @@ def checked_page(folder: Path) -> Page:
     """
     path = folder / "checks.json"
     try:
-        stored = json.loads(path.read_text())
+        stored = read_json(path)
         made, checks = dict(stored["made"]), [_check(row) for row in stored["checks"]]
         table = Table("statements-table", _HEADS, [_row(check) for check in checks])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -38,9 +38,11 @@ def checked_page(folder: Path) -> Page:
     spheres = _spheres(folder / "demo.nc") if is_demo else []
     pictures = [
         file
-        for file in folder.iterdir()
+        for file in sorted(folder.iterdir())
         if file.suffix in (".png", ".svg") and not (spheres and file.stem == "sphere")
     ]
+    damaged = [file.name for file in pictures if not is_whole(file)]
+    figures = embedded(file for file in pictures if file.name not in damaged)
     return Page(
         title=f"sharpflow demo: {folder.absolute().name}"
         if is_demo
@@ -54,8 +56,12 @@ def checked_page(folder: Path) -> Page:
         reading="import xarray\n\n"
         + "\n".join(f"print(xarray.open_dataset({name!r}))" for name in numbers),
         spheres=spheres,
-        figures=embedded(pictures),
-        figure_note="The folder holds no figures.",
+        figures=figures,
+        figure_note=f"Left out, since the file is damaged: {', '.join(damaged)}."
+        if damaged
+        else ""
+        if figures
+        else "The folder holds no figures.",
     )
 
 

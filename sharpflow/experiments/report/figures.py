@@ -7,7 +7,9 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
+from sharpflow.experiments.kept_figures import kept
 from sharpflow.experiments.report.page import Figure
 
 if TYPE_CHECKING:
@@ -87,26 +89,39 @@ def _order(name: str) -> tuple:
     return name != "outcomes", quantity if of_grid else name, kind == "bands"
 
 
-def drawn(dataset: "xarray.Dataset", folder: Path, data: Path, finished: bool) -> list[Figure]:
-    """Every figure that a grid supports: those in ``folder`` where they are up to date.
+def drawn(dataset: "xarray.Dataset", folder: Path, data: str) -> list[Figure]:
+    """Every figure that a grid supports: those in ``folder`` where they show these arrays.
 
     Args:
       dataset: of the run.
       folder: where ``sharpflow plot`` puts them.
-      data: the arrays of the run; figures that are older are drawn anew, and not kept.
-      finished: whether all points have ended; else figures are drawn anew.
+      data: digest of the arrays; figures of others are drawn anew, and not kept.
 
     Raises:
       ValueError: there is nothing to draw.
     """
     from sharpflow.experiments.plots import plot_grid
 
-    kept = [path for path in folder.glob("*") if path.suffix in _TYPES]
-    newest = max((path.stat().st_mtime for path in data.rglob("*")), default=0.0)
-    if finished and kept and min(path.stat().st_mtime for path in kept) > newest:
-        return embedded(kept)
+    there = [path for path in kept(folder, data) if path.suffix in _TYPES]
+    if there:
+        return embedded(there)
     with tempfile.TemporaryDirectory() as place:
         return embedded(plot_grid(dataset, place))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a picture file can be read to its end."""
+    from PIL import Image
+
+    try:
+        if path.suffix == ".svg":
+            ElementTree.parse(path)
+        else:
+            with Image.open(path, formats=["PNG"]) as picture:
+                picture.verify()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+    return True
 
 
 def caption(name: str) -> str:

@@ -98,7 +98,7 @@ class Page:
       curve_note: how they were thinned.
       spheres: trajectories on the sphere.
       figures: all pictures.
-      figure_note: why there are none.
+      figure_note: why there are none, or which are left out.
     """
 
     title: str

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -11,11 +10,13 @@ import numpy as np
 from jaxtyping import Array
 
 from sharpflow.experiments.config import load
-from sharpflow.experiments.run import CONFIG_FILE
+from sharpflow.experiments.config.trust import beyond_presets
+from sharpflow.experiments.run import own_config
 from sharpflow.models.problem import Params, Problem
 from sharpflow.simulator import Trajectory, compare, grid_point, predict
 from sharpflow.simulator.grid.axes import Axes, keywords_of
 from sharpflow.simulator.rules import gdwd
+from sharpflow.simulator.store.folder import CONFIG_FILE, RunFolder
 from sharpflow.theory.flow import FlowSolution
 
 if TYPE_CHECKING:
@@ -57,22 +58,35 @@ class Remade:
     optimizer: Callable[..., Any]
 
 
-def remake(folder: Path) -> Remade:
+def remake(run: RunFolder, *, trust: bool) -> Remade:
     """The problem and the optimizer of a run.
 
-    The config names functions. They are looked for in the working directory and among what is
-    installed, not beside the run: a folder that somebody sent is read, but no code in it is run.
+    The config names functions, and a folder may come from anybody. Those of our presets are
+    called; others are not even imported, unless the reader says so. Then they are looked for in
+    the working directory and among what is installed, not beside the run.
+
+    Args:
+      run: whose config is read.
+      trust: whether functions that are not of our presets may be imported and called.
 
     Raises:
-      ValueError: the run has no config, a function is missing, or one fails.
+      ValueError: the run has no config of its own, a function is not trusted or missing, or one
+        fails.
     """
-    path = folder / CONFIG_FILE
-    if not path.is_file():
+    if own_config(run) is None:
         raise ValueError(
             f"the run has no {CONFIG_FILE}, which only the command line writes: its problem is "
             "not known"
         )
-    config = dataclasses.replace(load(str(path), check_functions=False), folder=None)
+    config = load(str(run.path / CONFIG_FILE), check_functions=False)
+    strange = beyond_presets(config)
+    if strange and not trust:
+        raise ValueError(
+            f"the config has {', '.join(strange)}, which is not of a preset of sharpflow. It was "
+            "left alone, since a folder may come from anybody; --trust (trust=True) imports and "
+            "calls what the config names"
+        )
+    config = dataclasses.replace(config, folder=None)
     arguments = config.build()
     given = arguments["problem"]
     axes = Axes(

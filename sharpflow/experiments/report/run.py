@@ -1,10 +1,7 @@
 """The page of a run: its grid, its curves, and what theory says of its points."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from sharpflow.experiments.grid_summary import time_dimension
 from sharpflow.experiments.report.curves import all_curves
@@ -23,9 +20,11 @@ from sharpflow.experiments.report.predicted import (
 )
 from sharpflow.experiments.report.spheres import predicted_sphere, recorded_sphere
 from sharpflow.experiments.report.statements import SETTLED, statement_table
-from sharpflow.experiments.run import CONFIG_FILE
-from sharpflow.simulator import open_run
-from sharpflow.simulator.store.folder import RunFolder
+from sharpflow.experiments.run import own_config
+from sharpflow.simulator import RunError, open_run
+from sharpflow.simulator.store.files import read_json
+from sharpflow.simulator.store.folder import CONFIG_FILE, RunFolder
+from sharpflow.simulator.store.reading import verified_digest
 
 if TYPE_CHECKING:
     import xarray
@@ -34,36 +33,39 @@ _GDWD = "sharpflow.simulator.rules.gdwd:gdwd"
 _MOST_SPHERES = 12
 
 
-def run_page(folder: Path, predictions: int | None, progress: bool | None) -> Page:
+def run_page(folder: Path, predictions: int | None, progress: bool | None, *, trust: bool) -> Page:
     """The page of a folder that ``sharpflow run`` or ``simulate_grid(out=...)`` wrote.
 
     Args:
       folder: of the run, finished or not.
-      predictions, progress: as in ``write_report``.
+      predictions, progress, trust: as in ``write_report``.
 
     Raises:
       ValueError: the run is damaged.
     """
     run = RunFolder(folder)
-    asked, dataset = run.description, open_run(folder)
+    data = verified_digest(run)
+    asked, dataset = run.description, open_run(run)
     time = time_dimension(dataset)
     points = records(dataset, time, asked.get("axes", {}))
-    found, infimum, notes = _predictions(folder, dataset, points, predictions, progress)
+    found, infimum, notes = _predictions(run, dataset, points, predictions, progress, trust)
     measures = _measures(points, asked, infimum)
-    config = folder / CONFIG_FILE
+    config, left_out = _config(run)
     described = _first_line(config)
     shown_curves, curve_note = all_curves(dataset, time, points, measures, found)
-    figures, figure_note = _figures(dataset, folder, run.data, points)
+    figures, figure_note = _figures(dataset, folder / "figures", data)
     return Page(
         title=f"sharpflow run: {folder.absolute().name}",
         sentence=described or _sentence(points, asked),
         facts=_facts(points, asked),
         command=f"sharpflow run {CONFIG_FILE} --out NEW-FOLDER"
-        if config.is_file()
+        if config is not None
+        else "unknown: the config is left out"
+        if left_out
         else "made from Python, by sharpflow.simulate_grid(..., out=...): there is no config",
-        config=config.read_text() if config.is_file() else None,
+        config=config,
         statements=statement_table(measures, found),
-        notes=[SETTLED, *remarks(dataset, measures, infimum), *notes],
+        notes=[SETTLED, *remarks(dataset, measures, infimum), *left_out, *notes],
         grid=grid_table(dataset, points, found, curves=len(shown_curves["points"])),
         curves=shown_curves,
         curve_note=curve_note,
@@ -81,11 +83,12 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None) -> Pa
 
 
 def _predictions(
-    folder: Path,
+    run: RunFolder,
     dataset: "xarray.Dataset",
     points: Records,
     most: int | None,
     progress: bool | None,
+    trust: bool,
 ) -> tuple[dict[int, Prediction], float | None, list[str]]:
     """The flows of some points, inf L where the problem is known, and what to say of both."""
     if most == 0:
@@ -96,7 +99,7 @@ def _predictions(
             "flow, and no trajectory on the sphere."
         ]  # fmt: skip
     try:
-        remade = remake(folder)
+        remade = remake(run, trust=trust)
         infimum = _infimum(remade, points)
     except ValueError as error:
         said = " ".join(str(error).split())
@@ -159,11 +162,9 @@ def _spheres(
     return [sphere for sphere in made if sphere is not None][:_MOST_SPHERES]
 
 
-def _figures(
-    dataset: "xarray.Dataset", folder: Path, data: Path, points: Records
-) -> tuple[list[Figure], str]:
+def _figures(dataset: "xarray.Dataset", folder: Path, data: str) -> tuple[list[Figure], str]:
     try:
-        return drawn(dataset, folder / "figures", data, bool(np.all(points.status >= 0))), ""
+        return drawn(dataset, folder, data), ""
     except ValueError as error:
         return [], f"There are no figures: {error}"
 
@@ -194,23 +195,26 @@ def _sentence(points: Records, asked: dict[str, Any]) -> str:
     return f"A grid of {points.count} trajectories of {asked.get('dtype', '')} parameters."
 
 
-def _first_line(config: Path) -> str:
+def _config(run: RunFolder) -> tuple[str | None, list[str]]:
+    """The text of the config of the run, and why it is left out where it is not shown."""
+    try:
+        return own_config(run), []
+    except RunError as error:
+        return None, [f"The config is left out: {error}"]
+
+
+def _first_line(config: str | None) -> str:
     """The description in the config of the run."""
     import tomllib
 
-    if not config.is_file():
-        return ""
-    try:
-        return str(tomllib.loads(config.read_text()).get("description", ""))
-    except ValueError as error:
-        raise ValueError(f"{config} cannot be read: {error}") from error
+    return "" if config is None else str(tomllib.loads(config).get("description", ""))
 
 
 def _provenance(folder: Path, dataset: "xarray.Dataset") -> dict[str, dict[str, str]]:
     """How each launch was made; of a run whose launches are unknown what its arrays say."""
     path = folder / "provenance.json"
     try:
-        launches = json.loads(path.read_text())["launches"] if path.is_file() else []
+        launches = read_json(path)["launches"] if path.is_file() else []
         made = {
             f"Launch {number} of {len(launches)}": {name: str(v) for name, v in launch.items()}
             for number, launch in enumerate(launches, start=1)

@@ -18,6 +18,7 @@ def write_report(
     *,
     predictions: int | None = None,
     progress: bool | None = None,
+    trust: bool = False,
 ) -> Path:
     """Write one HTML page that holds all of a run, and needs nothing beside it.
 
@@ -28,9 +29,12 @@ def write_report(
       out: the file; by default ``report.html`` in the folder. One of that name is replaced.
       predictions: of how many points of a run the flow is integrated, where snapshots of their
         params were recorded; by default one of each combination of the axes but the seed, twelve
-        at most. The problem is made anew for it: the functions that the config of the run names
-        are imported from the working directory or from what is installed, and called.
+        at most. The problem is made anew for it.
       progress: whether to show a bar; by default on a terminal.
+      trust: whether the functions that the config of the run names are imported for that, from
+        the working directory or from what is installed, and called. By default those of
+        sharpflow's own presets alone are: the page of a folder that somebody sent runs no code
+        of theirs, and says what it left out.
 
     Returns:
       The path of the page.
@@ -47,7 +51,7 @@ def write_report(
     path = folder / NAME if out is None else Path(out)
     if path.is_dir():
         raise ValueError(f"out must name a file, got the folder {path}")
-    page = _page(folder, predictions, progress)
+    page = _page(folder, predictions, progress, trust)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = render(page).encode()
     smaller = fitted(page, len(content))
@@ -57,9 +61,9 @@ def write_report(
     return path
 
 
-def _page(folder: Path, predictions: int | None, progress: bool | None) -> Page:
+def _page(folder: Path, predictions: int | None, progress: bool | None, trust: bool) -> Page:
     if (folder / "run.json").is_file():
-        return run_page(folder, predictions, progress)
+        return run_page(folder, predictions, progress, trust=trust)
     if (folder / "checks.json").is_file():
         return checked_page(folder)
     raise ValueError(

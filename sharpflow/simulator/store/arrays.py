@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 PENDING = -1  # the status of a point that has not ended
 
-_WRITING = {"write_empty_chunks": True}
-
 
 @dataclasses.dataclass(frozen=True)
 class Variable:
@@ -85,7 +83,7 @@ def create_zarr(
                 fill_value=variable.fill,
                 dimension_names=variable.dims,
                 attributes=dict(variable.attributes),
-                config=_WRITING,
+                config={"write_empty_chunks": True},
             )
             if variable.values is not None:
                 array[...] = variable.values
@@ -103,7 +101,7 @@ def open_zarr(
     store = CheckedStore(folder, arrays=arrays, read_only=read_only)
     consolidated = is_consolidated(read_metadata(folder / "zarr.json"))
     # what an array takes from the settings of Zarr it takes when it is opened
-    with _quiet(), zarr.config.set({f"array.{key}": value for key, value in _WRITING.items()}):
+    with _quiet(), zarr.config.set({"array.write_empty_chunks": True}):
         group = zarr.open_group(
             store,
             mode="r" if read_only else "r+",

@@ -100,8 +100,8 @@ def read_arrays(folder: Path) -> dict[str, ArrayFiles]:
             found = {each.parent.name: read_metadata(each) for each in folder.glob("*/zarr.json")}
         return {name: _array(name, metadata) for name, metadata in found.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        said = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-        raise RunError(f"{path} cannot be read as the arrays of a run: {said}") from error
+        said = f"zarr.json says no {error}" if isinstance(error, KeyError) else str(error)
+        raise RunError(f"{folder} cannot be read: {said}") from error
 
 
 def is_consolidated(root: Mapping[str, Any]) -> bool:

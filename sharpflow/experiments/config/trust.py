@@ -1,0 +1,34 @@
+"""What a config may call without its reader's word: what sharpflow's own presets call."""
+
+from sharpflow.experiments.config.optimizers import OPTIMIZERS
+from sharpflow.experiments.config.resolved import Config
+from sharpflow.experiments.config.sources import preset_names, preset_table
+
+_FUNCTIONS = ("problem", "start", "optimizer")
+_FETCHES = "download"  # the one option of a preset's function that writes files
+
+
+def beyond_presets(config: Config) -> list[str]:
+    """What a config would call, or have fetched, that no preset does.
+
+    Args:
+      config: perhaps of a folder that somebody sent.
+
+    Returns:
+      ``key = VALUE``, one line each; nothing where making its problem is safe.
+    """
+    tables = [preset_table(name) for name in preset_names()]
+    ours = {str(table[key]) for table in tables for key in _FUNCTIONS if key in table}
+    named = {key: getattr(config, key) for key in _FUNCTIONS}
+    lines = [
+        f"{key} = {reference!r}"
+        for key, reference in named.items()
+        if reference is not None and reference not in ours | OPTIMIZERS.keys()
+    ]
+    given = {"problem_options": config.problem_options, "axes": config.axes}
+    lines += [
+        f"{table}.{_FETCHES} = {values[_FETCHES]!r}"
+        for table, values in given.items()
+        if values.get(_FETCHES)
+    ]
+    return lines

@@ -1,0 +1,41 @@
+"""The figures that ``sharpflow plot`` leaves beside a run, and what they were drawn from."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from sharpflow.simulator.store.files import digest, read_sealed, write_sealed
+
+_NOTE = "figures.json"
+
+
+def keep(folder: Path, data: str, paths: Iterable[Path]) -> None:
+    """Note what figures were drawn from.
+
+    Args:
+      folder: that holds them.
+      data: digest of the arrays.
+      paths: of the figures; those noted before of the same arrays stay noted.
+    """
+    figures = {path.name: digest(path) for path in paths}
+    write_sealed(folder / _NOTE, {"data": data, "figures": _noted(folder, data) | figures})
+
+
+def kept(folder: Path, data: str) -> list[Path]:
+    """The figures of these arrays; none where a single one is missing or was changed."""
+    figures = _noted(folder, data)
+    try:
+        whole = all(digest(folder / name) == right for name, right in figures.items())
+    except OSError:
+        return []
+    return [folder / name for name in figures] if whole else []
+
+
+def _noted(folder: Path, data: str) -> dict[str, str]:
+    try:
+        note = read_sealed(folder / _NOTE)
+        figures = dict(note["figures"]) if note["data"] == data else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    # a note may come with the folder: it must not lead out of it
+    inside = all(isinstance(name, str) and Path(name).name == name for name in figures)
+    return figures if inside else {}

@@ -1,0 +1,33 @@
+"""All figures of a run in a folder, kept beside it."""
+
+from pathlib import Path
+
+from sharpflow.experiments.kept_figures import keep
+from sharpflow.experiments.plots.folder import plot_grid
+from sharpflow.simulator import open_run
+from sharpflow.simulator.store.folder import RunFolder
+from sharpflow.simulator.store.reading import verified_digest
+
+
+def plot_run(folder: Path, out: Path | None = None, *, suffix: str = ".png") -> list[Path]:
+    """Draw and save every figure of a run, once all its files are known to be whole.
+
+    Args:
+      folder: of the run, finished or not.
+      out: folder of the figures; by default ``figures`` in that of the run, where a report of the
+        same arrays takes them from.
+      suffix: as in ``plot_grid``.
+
+    Returns:
+      The paths.
+
+    Raises:
+      ValueError: as ``plot_grid``. A RunError, which is one: no run, or a damaged one.
+    """
+    run = RunFolder(folder)
+    data = verified_digest(run)
+    place = folder / "figures" if out is None else out
+    paths = plot_grid(open_run(run), place, suffix=suffix)
+    if out is None:
+        keep(place, data, paths)
+    return paths
