@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import http.client
 import shutil
@@ -14,6 +15,8 @@ from pathlib import Path, PurePosixPath
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 60.0
+# What a system says of a name that is too long, or that is a file and a folder at once.
+_OF_A_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EINVAL}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +110,8 @@ def unpack(path: Path, folder: Path) -> None:
       folder: exists and is empty.
 
     Raises:
-      ValueError: a member outside the folder, twice, or neither file nor folder; no
-        file at all; or not a gzipped tar archive.
+      ValueError: a member outside the folder, twice, neither file nor folder, or of a name that
+        cannot be one; no file at all; or not a gzipped tar archive.
     """
     try:
         with tarfile.open(path, "r:gz") as archive:
@@ -134,10 +137,19 @@ def _unpack_member(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Pa
             f"the archive has the member {member.name!r}, which is not a regular file in a folder"
         )
     destination = folder.joinpath(*name.parts[1:])
-    if destination.exists():
-        raise ValueError(f"the archive has the member {member.name!r} twice")
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with content, destination.open("xb") as file:
+    try:
+        if destination.exists():
+            raise ValueError(f"the archive has the member {member.name!r} twice")
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        file = destination.open("xb")
+    except OSError as error:
+        if error.errno not in _OF_A_NAME:
+            raise
+        raise ValueError(
+            f"the archive has the member {member.name!r}, which cannot be a file beside the "
+            f"others: {error.strerror}"
+        ) from error
+    with content, file:
         shutil.copyfileobj(content, file)
 
 

@@ -1,5 +1,6 @@
 """Fashion-MNIST from its IDX files, plain or gzipped."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -111,7 +112,8 @@ def _read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, Origi
         raise FileNotFoundError(
             f"{images_path or labels_path} is there, but neither {missing} nor {missing}.gz"
         )
-    images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
+    images = read_idx(images_path, 3, official, math.prod(_SIZE), "images")
+    labels = read_idx(labels_path, 1, official, 1, "labels")
     if images.shape[1:] != _SIZE:
         raise ValueError(
             f"{images_path} holds images of {images.shape[1:]} pixels; "
@@ -121,7 +123,7 @@ def _read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, Origi
         raise ValueError(
             f"{images_path} holds {len(images)} images, but {labels_path} {len(labels)} labels"
         )
-    if not 1 <= len(images) <= official:
+    if not len(images):
         raise ValueError(
             f"{images_path} holds {len(images)} images; allowed are 1 to the official {official}"
         )

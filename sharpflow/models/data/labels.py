@@ -4,6 +4,8 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+_MOST_CLASSES = 1_000_000  # each takes a name, and a column of the targets
+
 
 def require_labels(labels: np.ndarray, classes: Collection[int], where: str) -> None:
     """Refuse labels that are not among the classes.
@@ -32,10 +34,12 @@ def named_classes(classes: int | Sequence[str] | None, labels: np.ndarray) -> di
       labels: shape (n,).
 
     Raises:
-      ValueError: no class at all.
+      ValueError: no class at all, or more than any data set has.
     """
     if classes is None:
         return {int(label): str(label) for label in np.unique(labels)}
+    if isinstance(classes, (int, np.integer)) and classes > _MOST_CLASSES:
+        raise ValueError(f"classes must be at most {_MOST_CLASSES}, got {classes}")
     if isinstance(classes, (int, np.integer)) and classes >= 1:
         return {label: str(label) for label in range(classes)}
     if isinstance(classes, (int, np.integer, str)) or not len(classes):

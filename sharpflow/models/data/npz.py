@@ -1,8 +1,12 @@
 """Any ``.npz`` archive with named arrays of images and labels."""
 
+import contextlib
+import lzma
 import os
+import struct
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -13,6 +17,22 @@ from sharpflow.models.data.arrays import labelled_images, validated_classes, val
 from sharpflow.models.data.images import Images
 from sharpflow.models.data.labels import named_classes
 from sharpflow.models.data.origin import FileRead, Origin
+
+# What zipfile and numpy raise where bytes of an archive are not as they were written.
+_DAMAGES = (
+    ValueError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+    SyntaxError,
+    TypeError,
+)
 
 
 @overload
@@ -62,13 +82,14 @@ def npz(
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: not an ``.npz`` archive, an array that is not there or holds pickled
-        objects, arrays that are not images and labels, or test images of another size.
+      ValueError: not an ``.npz`` archive or a damaged one, an array that is not there or
+        holds pickled objects, arrays that are not images and labels, or test images of another
+        size.
     """
     path = Path(path)
     if path.exists() and not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not an .npz archive")
-    with np.load(path, allow_pickle=False) as stored:
+    with _opened(path) as stored:
         parts = [
             (split, names, *_named_pair(stored, names, path))
             for split, names in (("train", train), ("test", test))
@@ -92,6 +113,24 @@ def npz(
     return (images[0], images[1]) if test is not None else (images[0], None)
 
 
+def _opened(path: Path) -> np.lib.npyio.NpzFile:
+    with _told(f"{path} is not a whole .npz archive"):
+        return np.load(path, allow_pickle=False)
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """What damaged bytes of an archive raise as a ``ValueError``; a file that is not there stays."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise ValueError(f"{what}: {error}") from error
+    except _DAMAGES as error:
+        raise ValueError(f"{what}: {error}") from error
+
+
 def _named_pair(
     stored: np.lib.npyio.NpzFile, names: tuple[str, str], path: Path
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +142,6 @@ def _named_pair(
 def _named(stored: np.lib.npyio.NpzFile, name: str, path: Path) -> np.ndarray:
     if name not in stored.files:
         raise ValueError(f"{path} has no array {name!r}; it holds {sorted(stored.files)}")
-    try:
+    # a ValueError is an array of objects, which only pickle can read
+    with _told(f"{path}: the array {name!r} cannot be read"):
         return stored[name]
-    except ValueError as error:  # an array of objects, which only pickle can read
-        raise ValueError(f"{path}: the array {name!r} cannot be read: {error}") from error

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -131,6 +132,24 @@ def test_a_gzip_file_with_damaged_content_is_refused(tmp_path, files):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="train-images-idx3-ubyte.gz is not a whole gzip file"):
         data.fashion_mnist(tmp_path)
+
+
+@pytest.mark.parametrize("count", [3, 2**31 - 1])
+def test_of_a_small_file_that_unpacks_to_a_huge_one_no_more_than_the_official_size_is_read(
+    tmp_path, files, count
+):
+    header = bytes([0, 0, 8, 3]) + b"".join(x.to_bytes(4, "big") for x in (count, 28, 28))
+    (tmp_path / "t10k-images-idx3-ubyte").unlink()
+    with gzip.open(tmp_path / "t10k-images-idx3-ubyte.gz", "wb", compresslevel=1) as file:
+        file.write(header)
+        for _ in range(64):
+            file.write(bytes(1 << 20))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="more than 7840000 bytes of data|holds 2147483647 images"):
+        data.fashion_mnist(tmp_path)
+    # what is read, a copy of it, and the other files
+    assert tracemalloc.get_traced_memory()[1] < 3 * 7_840_000
+    tracemalloc.stop()
 
 
 def test_a_label_out_of_range_is_refused(tmp_path, files, write_idx):

@@ -53,6 +53,38 @@ def test_a_name_that_is_not_there_is_refused_with_those_that_are(stored):
         data.npz(stored[0], ("x", "y_train"))
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_flipped_bit_anywhere_is_refused_or_changes_nothing(tmp_path, random_records, save):
+    pixels, labels = random_records(12, 3, (4, 4))
+    path, parts = tmp_path / "a.npz", {"x_train": pixels[:6], "y_train": labels[:6]}
+    save(path, **parts, x_test=pixels[6:], y_test=labels[6:])
+    whole, right, refused = path.read_bytes(), data.npz(path), 0
+    for place in range(0, len(whole), 3):
+        content = bytearray(whole)
+        content[place] ^= 1 << place % 8
+        path.write_bytes(content)
+        try:
+            found = data.npz(path)
+        except ValueError as error:
+            assert str(path) in str(error)
+            refused += 1
+            continue
+        for images, expected in zip(found, right, strict=True):
+            np.testing.assert_array_equal(images.pixels, expected.pixels)
+            np.testing.assert_array_equal(images.labels, expected.labels)
+    assert refused > len(whole) // 6
+
+
+def test_a_file_that_is_not_there_is_no_damaged_one(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        data.npz(tmp_path / "nowhere.npz")
+
+
+def test_more_classes_than_any_data_set_has_are_refused_before_they_are_named():
+    with pytest.raises(ValueError, match="classes must be at most 1000000, got 1000000000"):
+        data.arrays(np.zeros((2, 3)), [0, 1], classes=10**9)
+
+
 def test_pickled_objects_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", x_train=np.array([{}, {}]), y_train=[0, 1])
     with pytest.raises(ValueError, match="the array 'x_train' cannot be read: Object arrays"):
