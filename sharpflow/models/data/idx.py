@@ -1,10 +1,10 @@
 """The IDX format of the MNIST family: a magic number, lengths, then unsigned bytes."""
 
 import gzip
+import io
 import math
 import zlib
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -71,7 +71,7 @@ def _content(path: Path, most: int) -> bytes:
         raise ValueError(f"{path} is not a whole gzip file: {error}") from error
 
 
-def _first(file: IO[bytes], most: int) -> bytes:
+def _first(file: io.BufferedIOBase, most: int) -> bytes:
     """The first bytes; piece by piece, as one large read would take memory for all at once."""
     pieces = []
     while most > 0 and (piece := file.read(min(most, _PIECE_BYTES))):

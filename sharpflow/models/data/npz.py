@@ -120,7 +120,7 @@ def _opened(path: Path) -> np.lib.npyio.NpzFile:
 
 @contextlib.contextmanager
 def _told(what: str) -> Iterator[None]:
-    """What damaged bytes of an archive raise as a ``ValueError``; a file that is not there stays."""
+    """What damaged bytes of an archive raise, as a ``ValueError``; a missing file is told as is."""
     try:
         yield
     except OSError as error:
