@@ -16,6 +16,7 @@ def keep(folder: Path, data: str, paths: Iterable[Path]) -> None:
       data: digest of the arrays.
       paths: of the figures; those noted before of the same arrays stay noted.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     figures = {path.name: digest(path) for path in paths}
     write_sealed(folder / _NOTE, {"data": data, "figures": _noted(folder, data) | figures})
 
