@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from sharpflow.models import Params, Problem
 from sharpflow.theory.curvature import top_eigenpairs
 from sharpflow.theory.edge import symmetric_weights
-from sharpflow.theory.lanczos import lanczos, pseudo_random_block
+from sharpflow.theory.lanczos import lanczos
 from sharpflow.theory.ritz import ritz_status
 
 _DENSE_DIMENSION = 30
@@ -83,9 +83,10 @@ class Dynamics:
             frame = jax.vmap(lambda vector: ravel_pytree(vector)[0])(found.vectors)
         else:
             if near is None:
-                near = pseudo_random_block(wanted + 1, dimension, params.dtype)
+                near = jnp.zeros((1, dimension), params.dtype)  # nothing is known
             _, product = jax.linearize(self.gradient, params)
-            ritz = lanczos(product, near, wanted, tolerance=self.tolerance)
+            # another seed at every place, so that what one overlooks the next one finds
+            ritz = lanczos(product, near, wanted, tolerance=self.tolerance, seed=counts.products)
             values, frame, products = ritz.values, ritz.next_start, ritz.num_products
             status = ritz_status(ritz, dimension)
         below = jnp.full((1,), -jnp.inf, params.dtype)

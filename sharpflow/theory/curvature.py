@@ -14,9 +14,9 @@ from jaxtyping import Array, Bool, Float, Int
 from sharpflow.models import Params, Problem, validate_params
 from sharpflow.models.precision import compiled, full_precision
 from sharpflow.models.problem import is_concrete
-from sharpflow.theory.lanczos import Matvec, Stop, lanczos, pseudo_random_block
+from sharpflow.theory.lanczos import Matvec, Stop, lanczos
 from sharpflow.theory.lanczos_lanes import Operators, lanczos_of_lanes
-from sharpflow.theory.ritz import RitzPairs, resolve_tolerance, ritz_status
+from sharpflow.theory.ritz import RitzPairs, power_of_two, resolve_tolerance, ritz_status
 from sharpflow.theory.status import Status
 
 Method = Literal["auto", "dense", "lanczos"]
@@ -36,8 +36,12 @@ class Eigenpairs:
       residuals: ‖A v − λ v‖, shape (k,): each value is within it of an eigenvalue.
       errors: estimated errors of the values, shape (k,), at most the residuals.
       num_products: products A v that were made.
-      status: ``Status.SUCCESS``, ``NOT_CONVERGED``, ``PRECISION`` (the tolerance is finer
-        than the rounding of the products), ``NOT_SYMMETRIC`` or ``NOT_FINITE``.
+      overlooked: bound on the probability that an eigenvalue was overlooked that is larger than
+        the last of the values by more than a tenth of the largest, shape (); 0 where the Hessian
+        was formed.
+      status: ``Status.SUCCESS``, for which ``overlooked`` is at most 1e-3 or what rounding lets
+        one tell; ``NOT_CONVERGED``, ``PRECISION`` (the tolerance is finer than the rounding of
+        the products), ``NOT_SYMMETRIC`` or ``NOT_FINITE``.
     """
 
     values: Float[Array, " k"]
@@ -46,6 +50,7 @@ class Eigenpairs:
     residuals: Float[Array, " k"]
     errors: Float[Array, " k"]
     num_products: Int[Array, ""]
+    overlooked: Float[Array, ""]
     status: Int[Array, ""]
 
 
@@ -77,8 +82,14 @@ def top_eigenpairs(
     start: Params | None = None,
     basis_size: int | None = None,
     wanted: Bool[Array, ""] | None = None,
+    seed: Int[Array, ""] | int = 0,
 ) -> Eigenpairs:
     """The k largest eigenvalues of ∇²L(params), with eigenvectors and residuals.
+
+    A residual tells how near a value is to an eigenvalue, and not that there is no larger one,
+    which a start from eigenvectors of a nearby Hessian would never meet. Lanczos' method
+    therefore follows a random vector too, until that excludes a larger eigenvalue with a
+    probability of 0.999.
 
     Args:
       problem: any problem.
@@ -91,11 +102,13 @@ def top_eigenpairs(
       method: ``"dense"`` forms the Hessian, ``"lanczos"`` needs products only;
         ``"auto"`` forms it up to d = 400.
       start: vectors to start Lanczos from, as ``params`` or with a leading axis q: the
-        eigenvectors of a nearby Hessian; by default k fixed pseudo-random ones.
+        eigenvectors of a nearby Hessian, such as ``next_start``; by default a random one.
       basis_size: vectors that Lanczos keeps, by default 24 or more; the memory is twice
         that many copies of params.
       wanted: False under vmap spends no products on a lane whose eigenpairs nobody will look
         at; Lanczos' method then goes on as long as the others need it. Elsewhere it is ignored.
+      seed: of the random vectors. Calls that follow a trajectory take another one each, so that
+        what one overlooks another finds.
 
     Returns:
       The eigenpairs; usable under jit and vmap. Under vmap no lane waits for the slowest: those
@@ -120,6 +133,7 @@ def top_eigenpairs(
         params,
         start,
         jnp.asarray(True) if wanted is None else wanted,
+        jnp.asarray(seed, jnp.int32),
         k=operator.index(k),
         tolerance=resolve_tolerance(tolerance, jnp.result_type(*leaves)),
         stop=stop,
@@ -134,6 +148,7 @@ def _eigenpairs(
     params: Params,
     start: Params | None,
     wanted: Bool[Array, ""],
+    seed: Int[Array, ""],
     *,
     k: int,
     tolerance: float,
@@ -146,13 +161,10 @@ def _eigenpairs(
     if dense:
         found = _dense_ritz_pairs(_flat_product(problem, params), flat, k, tolerance)
     else:
-        block = (
-            pseudo_random_block(k, dimension, flat.dtype)
-            if start is None
-            else _rows(start, dimension)
-        )
+        nothing = jnp.zeros((1, dimension), flat.dtype)
+        block = nothing if start is None else _rows(start, dimension)
         options = {"tolerance": tolerance, "stop": stop, "basis_size": basis_size}
-        found = _lanczos_ritz_pairs(problem, params, block, wanted, k, options)
+        found = _lanczos_ritz_pairs(problem, params, block, wanted, seed, k, options)
     return Eigenpairs(
         values=jnp.where(found.converged, found.values, jnp.nan),
         vectors=jax.vmap(unravel)(found.vectors),
@@ -160,6 +172,7 @@ def _eigenpairs(
         residuals=found.residuals,
         errors=found.errors,
         num_products=found.num_products,
+        overlooked=found.overlooked,
         status=ritz_status(found, dimension),
     )
 
@@ -207,15 +220,18 @@ def _lanczos_ritz_pairs(
     params: Params,
     block: Float[Array, "q d"],
     wanted: Bool[Array, ""],
+    seed: Int[Array, ""],
     k: int,
     options: Mapping[str, Any],
 ) -> RitzPairs:
     """By Lanczos' method, which under ``vmap`` becomes that of many lanes."""
 
     @jax.custom_batching.custom_vmap
-    def pairs(problem: Problem, params: Params, block: Array, wanted: Array) -> RitzPairs:
+    def pairs(
+        problem: Problem, params: Params, block: Array, wanted: Array, seed: Array
+    ) -> RitzPairs:
         del wanted
-        return lanczos(_flat_product(problem, params), block, k, **options)
+        return lanczos(_flat_product(problem, params), block, k, seed=seed, **options)
 
     @pairs.def_vmap
     def pairs_of_lanes(
@@ -224,12 +240,12 @@ def _lanczos_ritz_pairs(
         def of_every_lane(array: Array, is_batched: bool) -> Array:
             return array if is_batched else jnp.broadcast_to(array, (lanes, *array.shape))
 
-        params, block, wanted = jax.tree.map(of_every_lane, others, tuple(batched[1:]))
+        params, block, wanted, seeds = jax.tree.map(of_every_lane, others, tuple(batched[1:]))
         product = partial(_product_of_lanes, problem, batched[0], params)
-        found = lanczos_of_lanes(product, block, k, wanted=wanted, **options)
+        found = lanczos_of_lanes(product, block, k, wanted=wanted, seed=seeds, **options)
         return found, jax.tree.map(lambda _: True, found)
 
-    return pairs(problem, params, block, wanted)
+    return pairs(problem, params, block, wanted, seed)
 
 
 def _product_of_lanes(
@@ -273,21 +289,24 @@ def _flat_product(problem: Problem, params: Params) -> Matvec:
 def _dense_ritz_pairs(matvec: Matvec, like: Array, k: int, tolerance: float) -> RitzPairs:
     dimension = like.shape[0]
     hessian = jax.vmap(matvec)(jnp.eye(dimension, dtype=like.dtype))
+    unit = power_of_two(hessian)  # no square of an entry underflows or overflows in it
+    hessian = hessian / jnp.where(unit > 0, unit, 1.0)
     all_values, all_vectors = jnp.linalg.eigh(0.5 * (hessian + hessian.T))
     values, best = all_values[::-1][:k], all_vectors[:, ::-1][:, : k + 1].T
     vectors = best[:k]
     residuals = jnp.linalg.norm(vectors @ hessian - values[:, None] * vectors, axis=1)
     size = jnp.max(jnp.abs(all_values))
     return RitzPairs(
-        values=values,
+        values=unit * values,
         vectors=vectors,
         next_start=best,
-        residuals=residuals,
-        errors=residuals,
-        size=size,
-        asymmetry=jnp.max(jnp.abs(hessian - hessian.T)),
+        residuals=unit * residuals,
+        errors=unit * residuals,
+        size=unit * size,
+        asymmetry=unit * jnp.max(jnp.abs(hessian - hessian.T)),
         num_products=jnp.asarray(dimension, jnp.int32),
         converged=residuals <= tolerance * size,
+        overlooked=jnp.zeros((), like.dtype),
     )
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params
 from sharpflow.models.precision import full_precision
-from sharpflow.theory.lanczos import lanczos, pseudo_random_block
+from sharpflow.theory.lanczos import lanczos
 from sharpflow.theory.linearization import Method, Residual, linearize, resolve_method
 from sharpflow.theory.linearization.spectrum import unit_rows
 from sharpflow.theory.ritz import RitzPairs, resolve_tolerance, ritz_status
@@ -143,6 +143,7 @@ def _decomposed(
         asymmetry=jnp.zeros((), theta.dtype),
         num_products=jnp.asarray(spectrum.shape[0], jnp.int32),
         converged=residuals <= tolerance * spectrum[0],
+        overlooked=jnp.zeros((), theta.dtype),
     )
     return found, jnp.sum(spectrum), jnp.sum(jnp.square(spectrum))
 
@@ -164,7 +165,7 @@ def _by_products(
     def matvec(vector: Array) -> Array:
         return push(pull(vector)[0]) if dual else pull(push(vector))[0]
 
-    start = pseudo_random_block(k, min(value.shape[0], theta.shape[0]), theta.dtype)
+    start = jnp.zeros((1, min(value.shape[0], theta.shape[0])), theta.dtype)  # a random vector
     if dual:
         start = jnp.concatenate([_means(value.shape[0], num_samples, theta.dtype), start])
         start = start[: value.shape[0]]

@@ -17,7 +17,6 @@ from sharpflow.theory.edge_geometry import (
     edge_space,
 )
 from sharpflow.theory.flow_step import attempt
-from sharpflow.theory.lanczos import pseudo_random_block
 from sharpflow.theory.linearization import Method, linearize
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.status import Status
@@ -207,7 +206,7 @@ def integrate(
 
     state = _State(
         point=start,
-        frame=pseudo_random_block(edge_dimension, start.theta.shape[0], start.theta.dtype),
+        frame=jnp.zeros((edge_dimension, start.theta.shape[0]), start.theta.dtype),  # unknown
         crowding=jnp.asarray(False),
         rows=_empty_rows(start.theta, tau.shape[0], num_eigenvalues),
         finished=jnp.asarray(False),

@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sharpflow.theory.ritz import RitzPairs
+from sharpflow.theory.ritz import RitzPairs, power_of_two
+from sharpflow.theory.witness import (
+    allowed_probability,
+    excluded_margin,
+    miss_probability,
+    random_vector,
+    tracking_start,
+    unit_or_zero_rows,
+)
 
 Matvec = Callable[[Float[Array, " d"]], Float[Array, " d"]]
 Stop = Literal["residual", "estimate"]
@@ -25,24 +33,32 @@ def lanczos(
     tolerance: float | Array,
     stop: Stop = "residual",
     basis_size: int | None = None,
+    seed: Int[Array, ""] | int = 0,
 ) -> RitzPairs:
     """The k largest eigenvalues of a symmetric operator.
 
     The space grows from the start block by the largest residual of a pair that has not
     converged, and by the image of that. From a single vector that is Lanczos' method; from
-    the eigenvectors of a nearby operator it begins where those left off; and an eigenvalue
-    is found as often as it occurs, up to q times. Every new vector is orthogonalised twice
-    against the whole space. A full space is replaced by its best Ritz vectors, and one that ends
-    early, as on Γ, where the Hessian has low rank, goes on with a fresh vector.
+    the eigenvectors of a nearby operator it begins where those left off. Every new vector is
+    orthogonalised twice against the whole space. A full space is replaced by its best Ritz
+    vectors, and one that ends early, as on Γ, where the Hessian has low rank, goes on with a
+    fresh vector.
+
+    The start is never all that is looked at. A random vector goes with it, or follows once the
+    pairs have converged, and the iteration ends when that excludes a larger eigenvalue
+    (``theory/witness.py``). For k ≥ 2 another random vector follows whatever a former one has
+    found, so that an eigenvalue is found as often as it occurs.
 
     Args:
       matvec: the operator, (d,) -> (d,).
-      start: first vectors, shape (q, d), q ≤ ``basis_size``; they need not be orthogonal.
+      start: first vectors, shape (q, d), q ≤ ``basis_size``; they need not be orthogonal, and a
+        row of zeros stands for a random vector.
       k: how many, at most d.
       tolerance: relative to the largest |θ|; what it bounds, ``stop`` says.
       stop: ``"residual"`` stops on the residuals, ``"estimate"`` on the errors of the
         eigenvalues: Σ_{j≤i} r_j²/(θ_i − θ_{i+1}) where that is below r_i.
       basis_size: vectors kept, more than k + 1 and q, at most d.
+      seed: of the random vectors.
 
     Returns:
       The Ritz pairs; two arrays of shape (basis_size, d) were held meanwhile.
@@ -50,12 +66,15 @@ def lanczos(
     Source: Davidson 1975 without a preconditioner, which is Lanczos 1950 where q = 1;
     Wu and Simon 2000 (thick restart); Parlett 1998, section 11.7 (residual²/gap).
     """
+    seed = jnp.asarray(seed, jnp.int32)
+    start, loudness = prepared_start(start, k, seed)
     method = LanczosMethod.of(start.shape, k, tolerance, stop, basis_size)
 
     def extend(space: Space) -> Space:
         """One more vector and its image, with which the next one would go on."""
         remainder, remains = method.remainder(space)
-        remainder = jax.lax.cond(remains, lambda: remainder, lambda: method.substitute(space))
+        remainder = jax.lax.cond(remains, lambda: remainder, lambda: method.substitute(space, seed))
+        space = method.heard(space, remainder, remains)
         vector = method.next_vector(space, remainder)
         return method.grown(space, start, vector, matvec(vector))
 
@@ -65,18 +84,44 @@ def lanczos(
         space = jax.lax.cond(full, method.compressed, lambda s: s, space)
         return method.examined(jax.lax.while_loop(method.has_room, extend, space))
 
-    space = jax.lax.while_loop(method.is_unfinished, examine, method.first_space(start))
+    first = method.first_space(start, loudness)
+    space = jax.lax.while_loop(method.is_unfinished, examine, first)
     return method.pairs(space)
+
+
+def prepared_start(
+    start: Float[Array, "q d"], k: int, seed: Int[Array, ""]
+) -> tuple[Float[Array, "p d"], Float[Array, ""]]:
+    """The first vectors of an iteration.
+
+    Where one eigenvector is tracked, it is mixed with a random vector: a single Krylov space
+    finds it again and excludes others, at the price of one. Several stay apart, since only
+    their own residuals lead each of them on.
+
+    Args:
+      start, k, seed: as of ``lanczos``.
+
+    Returns:
+      The rows, and by what the first is to be multiplied to be a witness; 0 where it is none.
+    """
+    if k == 1 and start.shape[0] <= 2:
+        return tracking_start(start, seed)
+    return unit_or_zero_rows(start), jnp.zeros((), start.dtype)
 
 
 class Space(NamedTuple):
     """A space of vectors with their images under the operator, and what is known of the pairs.
 
+    The images are in a unit of the operator's own, so that no square of theirs underflows or
+    overflows. The witness is a multiple of one vector of the basis: what the random vector
+    added to the space when it came.
+
     Attributes:
       basis, images: orthonormal vectors v and A v in the first rows, shape (size, d).
       projected: ⟨v_i, A v_j⟩, shape (size, size).
+      unit: of images, a power of two; 0 before the first.
       num_vectors: how many there are.
-      candidate: what the next vector is made of, shape (d,).
+      candidate: what the next vector is made of, shape (d,); 0 asks for a random one.
       values, coefficients: Ritz values, descending, and their vectors in terms of the basis in
         columns, as of the last Rayleigh–Ritz step.
       residuals, errors: of the k best pairs, shape (k,).
@@ -85,6 +130,11 @@ class Space(NamedTuple):
       products: A v made.
       converged: which of the pairs, shape (k,).
       since_ritz: vectors since the last Rayleigh–Ritz step.
+      loudness: of the witness that the next vector will be; 0 where it will be none.
+      witness, witness_place: of the witness, its length and its place in the basis; −1 before the
+        first, 0 where it has left the space.
+      is_fresh: whether the pairs have stayed what they were since the witness came.
+      overlooked: bound on the probability that a larger eigenvalue was overlooked.
       broken: whether an image was not finite.
       done: whether there is nothing more to do.
     """
@@ -92,6 +142,7 @@ class Space(NamedTuple):
     basis: Float[Array, "size d"]
     images: Float[Array, "size d"]
     projected: Float[Array, "size size"]
+    unit: Float[Array, ""]
     num_vectors: Int[Array, ""]
     candidate: Float[Array, " d"]
     values: Float[Array, " size"]
@@ -103,6 +154,11 @@ class Space(NamedTuple):
     products: Int[Array, ""]
     converged: Bool[Array, " k"]
     since_ritz: Int[Array, ""]
+    loudness: Float[Array, ""]
+    witness: Float[Array, ""]
+    witness_place: Int[Array, ""]
+    is_fresh: Bool[Array, ""]
+    overlooked: Float[Array, ""]
     broken: Bool[Array, ""]
     done: Bool[Array, ""]
 
@@ -143,24 +199,31 @@ class LanczosMethod:
         kept = min(max(k + 4, num_start), size - 1)
         return cls(k, stop, tolerance, num_start, dimension, size, kept)
 
-    def first_space(self, start: Float[Array, "q d"]) -> Space:
-        """The empty space before the first vector."""
+    def first_space(self, start: Float[Array, "q d"], loudness: Float[Array, ""]) -> Space:
+        """The empty space before the first vector; arguments as ``prepared_start`` gives them."""
+        most = float(jnp.finfo(start.dtype).max)  # not infinite, which jax_debug_infs refuses
         dtype, k, size, nothing = start.dtype, self.k, self.size, jnp.zeros((), jnp.int32)
         return Space(
             basis=jnp.zeros((size, self.dimension), dtype),
             images=jnp.zeros((size, self.dimension), dtype),
             projected=jnp.zeros((size, size), dtype),
+            unit=jnp.zeros((), dtype),
             num_vectors=nothing,
             candidate=start[0],
             values=jnp.zeros((size,), dtype),
             coefficients=jnp.eye(size, dtype=dtype),
-            residuals=jnp.full((k,), jnp.inf, dtype),
-            errors=jnp.full((k,), jnp.inf, dtype),
+            residuals=jnp.full((k,), most, dtype),
+            errors=jnp.full((k,), most, dtype),
             size=jnp.zeros((), dtype),
             asymmetry=jnp.zeros((), dtype),
             products=nothing,
             converged=jnp.zeros((k,), bool),
             since_ritz=nothing,
+            loudness=loudness,
+            witness=jnp.full((), -1.0, dtype),
+            witness_place=nothing,
+            is_fresh=jnp.asarray(k == 1),  # of one eigenvalue a second copy changes nothing
+            overlooked=jnp.ones((), dtype),
             broken=jnp.zeros((), bool),
             done=jnp.zeros((), bool),
         )
@@ -183,11 +246,29 @@ class LanczosMethod:
         left = _orthogonal(space.candidate / jnp.where(length > 0, length, 1.0), space.basis)
         return left, jnp.linalg.norm(left) > rounding
 
-    def substitute(self, space: Space) -> Float[Array, " d"]:
-        """What a fresh vector adds to the space, for a candidate that adds nothing."""
+    def substitute(self, space: Space, seed: Int[Array, ""]) -> Float[Array, " d"]:
+        """What a random vector adds to the space, for a candidate that adds nothing."""
         dtype = space.candidate.dtype
-        fresh = jax.random.normal(jax.random.key(1), (self.dimension,), dtype)
-        return _orthogonal(jnp.roll(fresh, space.products), space.basis)
+        # the first of the iteration's random vectors may have been its start
+        vector = random_vector(seed, space.products + 1, self.dimension, dtype)
+        return _orthogonal(vector, space.basis)
+
+    def heard(self, space: Space, remainder: Float[Array, " d"], remains: Bool[Array, ""]) -> Space:
+        """The space that knows whether the next vector is a witness.
+
+        Args:
+          space: before that vector.
+          remainder: what it will be made of.
+          remains: whether that is left of the candidate; otherwise it is random.
+        """
+        loudness = jnp.where(remains, space.loudness, 1.0)
+        comes = loudness > 0
+        return space._replace(
+            loudness=jnp.zeros_like(loudness),
+            witness=jnp.where(comes, loudness * jnp.linalg.norm(remainder), space.witness),
+            witness_place=jnp.where(comes, space.num_vectors, space.witness_place),
+            is_fresh=space.is_fresh | ~remains,
+        )
 
     def next_vector(self, space: Space, remainder: Float[Array, " d"]) -> Float[Array, " d"]:
         """The remainder, orthogonalised once more, since twice is enough, and of norm 1."""
@@ -207,9 +288,11 @@ class LanczosMethod:
         Args:
           space: to be grown.
           start: the start block, whose vectors come before all others.
-          vector, image: v and A v.
+          vector, image: v and A v, that not yet in the unit of the images.
           grows: False leaves the space as it is, without a copy of it; None is True.
         """
+        unit = jnp.where(space.unit > 0, space.unit, power_of_two(image))
+        image = image / jnp.where(unit > 0, unit, 1.0)  # exact
         # a place out of range is not written to
         place = (
             space.num_vectors if grows is None else jnp.where(grows, space.num_vectors, self.size)
@@ -223,6 +306,7 @@ class LanczosMethod:
             basis=basis,
             images=images,
             projected=space.projected.at[place].set(row).at[:, place].set(column),
+            unit=unit,
             num_vectors=space.num_vectors + 1,
             candidate=jnp.where(products < self.num_start, following, image),
             asymmetry=jnp.maximum(space.asymmetry, jnp.max(jnp.abs(row - column))),
@@ -249,16 +333,38 @@ class LanczosMethod:
         k, rows = self.k, jnp.arange(self.size, dtype=jnp.int32)
         active = rows < space.num_vectors
         values, coefficients = _ritz(space.projected, active)
-        top = coefficients[:, : k + 1].T
-        remainders = top @ space.images - values[: k + 1, None] * (top @ space.basis)
-        norms = jnp.linalg.norm(remainders, axis=1)
-        remainders, residuals = remainders[:k], norms[:k]
         largest = jnp.max(jnp.where(active, jnp.abs(values), 0.0))
-        errors = _errors(values, norms, k, space.num_vectors)
+        margin = excluded_margin(self.tolerance, space.products, values.dtype)
+        solution = self._excluding(space, values, coefficients, margin * largest)
+        # A x − B x for the best pairs and for the solution, with one product of matrices each
+        left = jnp.concatenate([coefficients[:, : k + 1].T, (coefficients @ solution)[None]])
+        right = jnp.concatenate(
+            [values[: k + 1, None] * left[:-1], (coefficients @ (values * solution))[None]]
+        )
+        remainders = left @ space.images - right @ space.basis
+        norms = jnp.linalg.norm(remainders, axis=1)
+        residuals, unexplained = norms[:k], norms[-1]
+        errors = _errors(values, norms[:-1], k, space.num_vectors)
         bounded = errors if self.stop == "estimate" else residuals
         converged = (bounded <= self.tolerance * largest) & (rows[:k] < space.num_vectors)
+        found, whole = jnp.all(converged), space.num_vectors == self.dimension
+        missing = miss_probability(unexplained, self.dimension)
+        # without a witness in the space it is what it was
+        overlooked = jnp.where(whole, 0.0, jnp.where(space.witness > 0, missing, space.overlooked))
+        silent = overlooked <= allowed_probability(margin, self.dimension, values.dtype)
+        is_fresh = space.is_fresh & (found | (k == 1))
+        asks = found & ((silent & ~is_fresh) | (space.witness < 0))
+        # of a full space no vector stays, so the witness is replaced by what is unexplained of
+        # it; where it has excluded all, and several pairs are sought, it may go
+        full = space.num_vectors == self.size
+        renewed = full & (space.witness > 0) & (~silent | (k == 1))
+        follows = ~asks & ((found & ~silent) | renewed)
+        worst = jnp.argmax(jnp.where(converged, -1.0, bounded))
+        candidate = jnp.where(follows, remainders[-1], remainders[worst])
         return space._replace(
-            candidate=remainders[jnp.argmax(jnp.where(converged, -1.0, bounded))],
+            candidate=jnp.where(asks, 0.0, candidate),
+            loudness=jnp.where(follows & renewed, unexplained, 0.0),
+            witness=jnp.where(full & (space.witness > 0), 0.0, space.witness),
             values=values,
             coefficients=coefficients,
             residuals=residuals,
@@ -266,22 +372,42 @@ class LanczosMethod:
             size=largest,
             converged=converged,
             since_ritz=jnp.zeros((), jnp.int32),
-            done=jnp.all(converged) | (space.num_vectors == self.dimension) | space.broken,
+            is_fresh=is_fresh,
+            overlooked=overlooked,
+            done=(found & silent & is_fresh) | whole | space.broken,
         )
+
+    def _excluding(
+        self,
+        space: Space,
+        values: Float[Array, " size"],
+        coefficients: Float[Array, "size size"],
+        margin: Float[Array, ""],
+    ) -> Float[Array, " size"]:
+        """The Galerkin solution of (λ − A) x = t in terms of the Ritz vectors, λ = θ_k + margin.
+
+        Those of the larger pairs are left out: they have been found, and are not overlooked.
+        """
+        smaller = jnp.arange(self.size, dtype=jnp.int32) >= self.k - 1
+        distance = jnp.where(smaller, values[self.k - 1] + margin - values, 1.0)
+        part = jnp.maximum(space.witness, 0.0) * coefficients[space.witness_place]
+        distance = jnp.where(distance > 0, distance, 1.0)  # of an operator that is zero
+        return jnp.where(smaller, part / distance, 0.0)
 
     def pairs(self, space: Space) -> RitzPairs:
         """What the space knows of the k largest eigenvalues."""
         best = space.coefficients[:, : self.k + 1].T @ space.basis
         return RitzPairs(
-            values=space.values[: self.k],
+            values=space.unit * space.values[: self.k],
             vectors=best[: self.k],
             next_start=best,
-            residuals=space.residuals,
-            errors=space.errors,
-            size=space.size,
-            asymmetry=space.asymmetry,
+            residuals=space.unit * space.residuals,
+            errors=space.unit * space.errors,
+            size=space.unit * space.size,
+            asymmetry=space.unit * space.asymmetry,
             num_products=space.products,
-            converged=space.converged,
+            converged=space.converged & space.done,
+            overlooked=space.overlooked,
         )
 
 
@@ -296,11 +422,6 @@ def small_parts_where(flag: Bool[Array, ""], new: Space, old: Space) -> Space:
         if name not in ("basis", "images")
     }
     return new._replace(**chosen)
-
-
-def pseudo_random_block(rows: int, dimension: int, dtype: jnp.dtype) -> Float[Array, "q d"]:
-    """Fixed vectors with no structure that an operator could be orthogonal to."""
-    return jax.random.normal(jax.random.key(0), (rows, dimension), dtype)
 
 
 def _orthogonal(vector: Array, basis: Array) -> Array:

@@ -6,7 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sharpflow.theory.lanczos import LanczosMethod, Space, Stop, small_parts_where
+from sharpflow.theory.lanczos import (
+    LanczosMethod,
+    Space,
+    Stop,
+    prepared_start,
+    small_parts_where,
+)
 from sharpflow.theory.ritz import RitzPairs
 
 # Lanes that go on are gathered when this part of them is left. Each gathering compiles the
@@ -26,6 +32,7 @@ def lanczos_of_lanes(
     tolerance: float | Array,
     stop: Stop = "residual",
     basis_size: int | None = None,
+    seed: Int[Array, " lanes"],
 ) -> RitzPairs:
     """The k largest eigenvalues of every operator, as ``lanczos`` finds them.
 
@@ -38,22 +45,25 @@ def lanczos_of_lanes(
       start: as of ``lanczos``, for each lane.
       wanted: which lanes are looked at at all.
       k, tolerance, stop, basis_size: as of ``lanczos``.
+      seed: likewise, for each lane.
 
     Returns:
       The Ritz pairs with a leading axis of lanes; none has converged where it was not wanted.
     """
+    start, loudness = jax.vmap(prepared_start, in_axes=(0, None, 0))(start, k, seed)
     method = LanczosMethod.of(start.shape[1:], k, tolerance, stop, basis_size)
-    spaces = jax.vmap(method.first_space)(start)._replace(done=~wanted)
+    spaces = jax.vmap(method.first_space)(start, loudness)._replace(done=~wanted)
     width = start.shape[0]
     everyone = jnp.arange(width, dtype=jnp.int32)
-    spaces = _advanced(method, products(everyone), start, spaces, least=_narrower(width))
+    given = (start, seed)
+    spaces = _advanced(method, products(everyone), given, spaces, least=_narrower(width))
     while width > _NARROWEST:
         width = _narrower(width)
         # those that go on come first
         ended = ~jax.vmap(method.is_unfinished)(spaces)
         lanes = jnp.argsort(ended, stable=True)[:width].astype(jnp.int32)
-        some = jax.tree.map(lambda leaf: leaf[lanes], spaces)  # noqa: B023
-        some = _advanced(method, products(lanes), start[lanes], some, least=_narrower(width))
+        some, own = jax.tree.map(lambda leaf: leaf[lanes], (spaces, given))  # noqa: B023
+        some = _advanced(method, products(lanes), own, some, least=_narrower(width))
         spaces = jax.tree.map(lambda leaf, part: leaf.at[lanes].set(part), spaces, some)  # noqa: B023
     return jax.vmap(method.pairs)(spaces)
 
@@ -66,12 +76,13 @@ def _narrower(width: int) -> int:
 def _advanced(
     method: LanczosMethod,
     operators: Operators,
-    start: Float[Array, "w q d"],
+    given: tuple[Float[Array, "w q d"], Int[Array, " w"]],
     spaces: Space,
     *,
     least: int,
 ) -> Space:
     """Lanes side by side until at most ``least`` of them have not ended."""
+    start, seed = given
     unfinished = jax.vmap(method.is_unfinished)
 
     def growing(spaces: Space) -> Bool[Array, " w"]:
@@ -83,9 +94,11 @@ def _advanced(
         lost = grows & ~remains
         remainder = jax.lax.cond(
             jnp.any(lost),
-            lambda: jnp.where(lost[:, None], jax.vmap(method.substitute)(spaces), remainder),
+            lambda: jnp.where(lost[:, None], jax.vmap(method.substitute)(spaces, seed), remainder),
             lambda: remainder,
         )
+        told = jax.vmap(method.heard)(spaces, remainder, remains)
+        spaces = jax.vmap(small_parts_where)(grows, told, spaces)
         vectors = jax.vmap(method.next_vector)(spaces, remainder)
         return jax.vmap(method.grown)(spaces, start, vectors, operators(vectors), grows)
 

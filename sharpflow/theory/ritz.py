@@ -22,7 +22,9 @@ class RitzPairs:
       asymmetry: largest |⟨v_i, A v_j⟩ − ⟨A v_i, v_j⟩| met, shape (): rounding of the
         products, or an operator that is not symmetric.
       num_products: products A v made, shape ().
-      converged: which pairs met the tolerance, shape (k,).
+      converged: which pairs met the tolerance, shape (k,); none where a larger eigenvalue is not
+        excluded.
+      overlooked: bound on the probability that a larger eigenvalue was overlooked, shape ().
     """
 
     values: Float[Array, " k"]
@@ -34,6 +36,7 @@ class RitzPairs:
     asymmetry: Float[Array, ""]
     num_products: Int[Array, ""]
     converged: Bool[Array, " k"]
+    overlooked: Float[Array, ""]
 
 
 def ritz_status(found: RitzPairs, dimension: int) -> Int[Array, ""]:
@@ -86,3 +89,13 @@ def resolve_tolerance(tolerance: float | None, dtype: jnp.dtype) -> float:
             f"got {tolerance!r}"
         )
     return float(tolerance)
+
+
+def power_of_two(array: Float[Array, "..."]) -> Float[Array, ""]:
+    """The power of two at the largest entry, by which to divide changes no digit; 0 of zeros."""
+    largest = jnp.max(jnp.abs(array))
+    usable = jnp.isfinite(largest) & (largest > 0)
+    _, exponent = jnp.frexp(jnp.where(usable, largest, 1.0))
+    bound = -int(jnp.finfo(array.dtype).minexp) - 2  # its inverse must be a normal number too
+    power = jnp.ldexp(jnp.ones((), array.dtype), jnp.clip(exponent, -bound, bound))
+    return jnp.where(usable, power, 0.0)

@@ -39,7 +39,13 @@ def _side_by_side(matrices, wanted, k=2):
         return lambda vectors: jnp.einsum("wij,wj->wi", matrices[lanes], vectors)
 
     return lanczos_of_lanes(
-        products, jnp.asarray(START), k, wanted=wanted, tolerance=TOLERANCE, basis_size=20
+        products,
+        jnp.asarray(START),
+        k,
+        wanted=wanted,
+        tolerance=TOLERANCE,
+        basis_size=20,
+        seed=jnp.zeros(LANES, jnp.int32),
     )
 
 

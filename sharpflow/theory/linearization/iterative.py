@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from sharpflow.models.precision import full_precision
-from sharpflow.theory.lanczos import lanczos, pseudo_random_block
+from sharpflow.theory.lanczos import lanczos
 from sharpflow.theory.least_squares import least_norm_solution
 from sharpflow.theory.linearization.protocol import Residual
 from sharpflow.theory.linearization.spectrum import map_rows, unit_rows, without_radial
@@ -105,7 +105,7 @@ class IterativeLinearization:
         _, push = jax.linearize(self.function, self.theta)
         pull = jax.linear_transpose(push, self.theta)
         if start is None:
-            block = pseudo_random_block(k, self.residual.shape[0], self.theta.dtype)
+            block = jnp.zeros((1, self.residual.shape[0]), self.theta.dtype)  # nothing is known
         else:
             block = jax.vmap(push)(start)
         found = lanczos(
