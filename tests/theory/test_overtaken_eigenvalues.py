@@ -89,7 +89,7 @@ def test_no_overtaking_is_missed_however_weakly_it_is_coupled(dtype, tolerance, 
             error = np.abs(np.asarray(found.values, float) - right[:k]).max() / right[0]
             assert found.status != Status.SUCCESS or error <= allowed + np.finfo(dtype).eps * 50
             assert found.status == Status.SUCCESS
-            assert float(found.overlooked) <= 0.01
+            assert float(found.overlooked) <= 0.05  # of a margin of ten tolerances, in float32
 
 
 @pytest.mark.parametrize("method", ["dense", "lanczos"])
