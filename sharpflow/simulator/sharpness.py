@@ -138,7 +138,7 @@ class _Tracked:
         return _Memory(start, jnp.zeros((), jnp.int32))
 
     def at(
-        self, problem: Problem, params: Params, loss: Array, start: Params, wanted: Array | bool
+        self, problem: Problem, params: Params, start: Params, wanted: Array | bool
     ) -> tuple[Array, Params]:
         """Eigenvalues of ∇²L(params), where they are wanted, and where to start the next time."""
         pairs = top_eigenpairs(
@@ -149,8 +149,7 @@ class _Tracked:
             stop="estimate",
             start=start,
             wanted=jnp.asarray(wanted),
-            # no two records have the same bits of the loss, whichever way a lane is computed
-            seed=jax.lax.bitcast_convert_type(loss.astype(jnp.float32), jnp.int32),
+            seed=_seed(start),
             # a larger basis saves few products, and does not fit into a core's cache
             basis_size=min(2 * self.k + 14, sum(leaf.size for leaf in jax.tree.leaves(params))),
         )
@@ -191,7 +190,7 @@ class _SphericalSharpness(_Tracked):
         self, moment: Moment, start: Params, wanted: Array | bool
     ) -> tuple[Array, Params]:
         params = _midpoint(moment) if self.place == "midpoint" else moment.params
-        values, start = self.at(moment.problem, params, moment.loss, start, wanted)
+        values, start = self.at(moment.problem, params, start, wanted)
         if moment.problem.scale_invariant:
             values = values * jnp.square(optax.tree.norm(params))
         return values, start
@@ -211,7 +210,7 @@ class _SphericalSharpness(_Tracked):
 class _HessianSharpness(_Tracked):
     def __call__(self, moment: Moment, memory: _Memory) -> tuple[dict[str, Array], _Memory]:
         values, memory = self.when_due(
-            partial(self.at, moment.problem, moment.params, moment.loss), memory, moment.active
+            partial(self.at, moment.problem, moment.params), memory, moment.active
         )
         columns = {"hessian_sharpness": values}
         line = getattr(moment.rule, "stability_line", None)
@@ -243,7 +242,17 @@ class _PreconditionedSharpness(_Tracked):
         problem = moment.problem
         scaled = Problem(init=problem.init, loss=_scaled_loss, data=(problem, scale))
         at_point = jax.tree.map(jnp.divide, moment.params, scale)
-        return self.at(scaled, at_point, moment.loss, start, wanted)
+        return self.at(scaled, at_point, start, wanted)
+
+
+def _seed(start: Params) -> Array:
+    """Of random vectors that differ from record to record, and need no memory of their own.
+
+    The bits of the largest entry do: no sum of a lane's entries, whose order may differ.
+    """
+    largest = jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(start)])
+    bits = jnp.max(largest).astype(jnp.float32)
+    return jax.lax.bitcast_convert_type(bits, jnp.int32)
 
 
 def _midpoint(moment: Moment) -> Params:

@@ -135,11 +135,11 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
         "theory.residuals._newton": {"": Call((_cosh,), {"shape": (24, 3), "dtype": flat.dtype})},
         "models.invariance._relative_change": {"": Call((problem, params, flat, flat))},
         "theory.curvature._eigenpairs": {
-            "lanczos": Call((problem, params, None, wanted), pairs),
+            "lanczos": Call((problem, params, None, wanted, jnp.asarray(0)), pairs),
             "lanczos from a start": Call(
-                (problem, params, path, wanted), pairs | {"stop": "estimate"}
+                (problem, params, path, wanted, jnp.asarray(0)), pairs | {"stop": "estimate"}
             ),
-            "dense": Call((problem, params, None, wanted), pairs | {"dense": True}),
+            "dense": Call((problem, params, None, wanted, jnp.asarray(0)), pairs | {"dense": True}),
         },
         "theory.curvature._spherical": {"": Call((problem, params), {"k": k, "method": "lanczos"})},
         "theory.manifold._retract": of_each_method(problem, params, on_sphere=True),
