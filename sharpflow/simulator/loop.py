@@ -180,8 +180,11 @@ def _one_step(
             {"value": loss, "grad": gradient, "value_fn": problem.loss_value},
         )
         params = optax.apply_updates(state.params, changes)
-    # of the loss alone: to wait for the new params would take a copy of them in every step
-    status = jnp.where(jnp.isfinite(loss), state.status, Status.DIVERGED).astype(jnp.int32)
+    # The loss may be finite where its gradient is not. Asked of the changes, and not of the
+    # gradient, because a rule may mend it, as optax.zero_nans does; and not of the new params,
+    # because to wait for these would take a copy of them in every step.
+    finite = jnp.isfinite(loss) & _all_finite(changes)
+    status = jnp.where(finite, state.status, Status.DIVERGED).astype(jnp.int32)
     rises = (loss > state.previous_loss).astype(jnp.int32)
     after = LoopState(
         params=params,
@@ -257,6 +260,11 @@ def _record(
             columns |= found
         memories.append(memory)
     return columns, tuple(memories)
+
+
+def _all_finite(tree: Params) -> Array:
+    """Whether every entry is finite, shape ()."""
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _marked_if_lost(state: LoopState) -> LoopState:

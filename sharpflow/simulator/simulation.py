@@ -79,7 +79,8 @@ def simulate(
       progress: whether to show a progress bar; by default on a terminal only.
 
     Returns:
-      The trajectory. A loss that stops being finite ends it with status ``DIVERGED``.
+      The trajectory. A loss, or an update, that is not finite ends it with status ``DIVERGED`` at
+      this step.
 
     Raises:
       ValueError: unusable params, numbers out of range, an unknown observable or precision,
