@@ -29,8 +29,8 @@ class LoopState:
       optimizer_state: of the update rule.
       previous_loss: L(w_{t−1}), infinite at t = 0.
       step: t.
-      status: ``Status.SUCCESS``, or ``DIVERGED`` once the loss is not finite; the params
-        then stay where it is not.
+      status: ``Status.SUCCESS``, or ``DIVERGED`` once the loss or the next update is not finite;
+        the params then stay where that is so.
       since_record: updates since the last record.
       loss_total: sum of L over them.
       loss_rises: how often L was higher than the step before.

@@ -125,7 +125,9 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
         return {method: Call(args, kwargs | {"method": method}) for method in METHODS}
 
     network = problem.metrics["train_accuracy"].function.network
-    halves = dataclasses.replace(problem.data, inputs=split(np.asarray(problem.data.inputs), 12))
+    halves = dataclasses.replace(
+        problem.data, inputs=split(np.asarray(problem.data.inputs), 12, dtype=flat.dtype)
+    )
     in_halves = dataclasses.replace(network, num_batch_norms=3)
     return {
         "models.flax_adapter.network._mixing": {"": Call((network, params, problem.data))},
