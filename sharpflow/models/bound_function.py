@@ -1,9 +1,7 @@
 """Functions as parts of a pytree: what is compared, and what is an argument."""
 
 import dataclasses
-import functools
 import inspect
-import types
 from collections.abc import Callable
 from typing import Any
 
@@ -11,32 +9,63 @@ import jax
 import numpy as np
 
 from sharpflow.models.precision import MatmulPrecision, products_at
+from sharpflow.models.reading import Reading
+from sharpflow.models.reading import reading as all_that_is_read
 
 
 class StaticFunction:
-    """A function as the static part of a pytree: compared by value where that is possible.
+    """A function as the static part of a pytree, compared by what it reads.
 
-    jax compiles a program once for all pytrees whose static parts are equal. Plain functions
-    are compared by identity, and callable objects as they define it. A ``functools.partial``
-    and a bound method, which Python compares by identity, are compared by what they are made
-    of. What has no hash, as an object that holds an array, is compared by identity.
+    jax compiles a program once for all pytrees whose static parts are equal.
 
     Args:
       function: any callable.
+      reading: what it reads; by default all that it can, here and now.
     """
 
-    __slots__ = ("__weakref__", "_hash", "_key", "function")
+    __slots__ = ("__weakref__", "_hash", "function", "reading")
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function  # also keeps the identity in the key from being used again
-        self._key = _key(function)
-        self._hash = hash(self._key)
+    def __init__(self, function: Callable[..., Any], reading: Reading | None = None) -> None:
+        self.function = function
+        self.reading = all_that_is_read(function) if reading is None else reading
+        self._hash = hash(self.reading.key)
+
+    @classmethod
+    def by_equality(cls, function: Callable[..., Any]) -> "StaticFunction":
+        """A function compared as it compares itself, whatever it reads.
+
+        For update rules: the caller who goes on with the same rule goes on with its program.
+        What has no hash is compared by identity.
+        """
+        try:
+            hash(function)
+        except TypeError:
+            return cls(function, Reading((id, id(function))))
+        return cls(function, Reading((type(function), function)))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, StaticFunction) and bool(self._key == other._key)
+        return isinstance(other, StaticFunction) and bool(self.reading.key == other.reading.key)
 
     def __hash__(self) -> int:
         return self._hash
+
+    def __reduce__(self) -> tuple:
+        return StaticFunction, (self.function,)  # identities and hashes do not outlast a process
+
+    def require_unchanged(self) -> None:
+        """Refuse to run the function if it would read something else than at its making.
+
+        Raises:
+          ValueError: naming what it reads and what to do.
+        """
+        changed = self.reading.changed_names()
+        if changed:
+            name = getattr(self.function, "__qualname__", None) or repr(self.function)
+            raise ValueError(
+                f"{name} reads {', '.join(map(repr, dict.fromkeys(changed)))}, bound to another "
+                "value since this problem was made: make the problem again, or give as data= "
+                "what changes"
+            )
 
 
 @jax.tree_util.register_pytree_node_class
@@ -62,7 +91,12 @@ class BoundFunction:
 
     @classmethod
     def of(
-        cls, function: Callable[..., Any], data: Any, precision: MatmulPrecision | None
+        cls,
+        function: Callable[..., Any],
+        data: Any,
+        precision: MatmulPrecision | None,
+        *,
+        static: Callable[[Callable[..., Any]], StaticFunction] = StaticFunction,
     ) -> "BoundFunction":
         """Bind a function to data, if it takes any.
 
@@ -70,6 +104,7 @@ class BoundFunction:
           function: of an argument, or of an argument and data.
           data: a pytree of arrays, or None, which nothing takes.
           precision: of the products.
+          static: how the function is compared, if it is no pytree of arrays.
 
         Raises:
           ValueError: the function takes data and there are none.
@@ -78,11 +113,13 @@ class BoundFunction:
         if needs_data and data is None and not _takes_any_number(function):
             raise ValueError("takes a second argument, the data, but data is None")
         bound = needs_data and data is not None
-        static = None if is_pytree_of_arrays(function) else StaticFunction(function)
-        return cls(function, static, data if bound else None, bound, precision)
+        compared = None if is_pytree_of_arrays(function) else static(function)
+        return cls(function, compared, data if bound else None, bound, precision)
 
     def __call__(self, argument: Any) -> Any:
         """The value for an argument."""
+        if self.static is not None:
+            self.static.require_unchanged()
         given = (argument, self.data) if self.takes_data else (argument,)
         if self.precision is None:
             return self.function(*given)
@@ -144,17 +181,3 @@ def is_pytree_of_arrays(function: Callable[..., Any]) -> bool:
     leaves = jax.tree.leaves(function)
     is_leaf = len(leaves) == 1 and leaves[0] is function
     return not is_leaf and all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in leaves)
-
-
-def _key(function: Any) -> Any:
-    if isinstance(function, types.MethodType):
-        return types.MethodType, function.__func__, _key(function.__self__)
-    if isinstance(function, functools.partial):
-        keywords = tuple(sorted((name, _key(value)) for name, value in function.keywords.items()))
-        arguments = tuple(_key(argument) for argument in function.args)
-        return functools.partial, _key(function.func), arguments, keywords
-    try:
-        hash(function)
-    except TypeError:
-        return id, id(function)
-    return type(function), function  # 1, 1.0 and True are equal, and are not the same argument

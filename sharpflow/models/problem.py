@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from sharpflow.models.bound_function import BoundFunction, is_pytree_of_arrays
+from sharpflow.models.bound_function import BoundFunction, StaticFunction, is_pytree_of_arrays
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
 
 Params: TypeAlias = PyTree[Float[Array, "..."]]
@@ -42,12 +42,21 @@ class Problem:
     argument: they are compiled once for all problems that have the same functions and data of
     the same shapes, they hold no copy of the data, and the data are freed with the problem.
     Problems that differ in their data alone can be stacked, mapped over by ``jax.vmap`` and
-    placed on devices as any pytree. Functions are the same if they are equal: the same
-    function, or equal ``functools.partial``s, bound methods of equal objects, and other
-    callables that are compared by value. A callable that is itself a pytree of arrays, as
+    placed on devices as any pytree. A callable that is itself a pytree of arrays, as
     ``jax.tree_util.Partial`` is, contributes its arrays to the leaves.
-    Arrays that a plain function closes over are no leaves: they become constants of every
+
+    Functions are the same if they are sure to read the same: the same function, or equal
+    ``functools.partial``s, bound methods of equal frozen data classes, Flax modules and other
+    callables that compare themselves by value, as long as their closures, their defaults and the
+    global names in their code hold the same numbers, text, jax arrays, functions and classes. A
+    function that reads anything that can change in place, such as a numpy array, a list or an
+    object with attributes, is the same in this problem alone (and in those made of it by
+    ``with_data``, ``with_metrics`` and ``at_precision``), and is compiled for each anew.
+    Arrays that a function closes over are no leaves: they become constants of every
     program that uses them, and live as long as it does. Give large arrays as ``data``.
+    A problem is what its functions read when it was made. If a name that they read is bound to
+    another value by the time they run or are traced, they refuse. What changes in place, without
+    a name that is bound again, is seen by the programs that are traced later, and not by others.
 
     As an object a problem is compared and hashed by identity.
 
@@ -155,14 +164,19 @@ class Problem:
     @property
     def criterion(self) -> Callable[[Array], Scalar] | None:
         """outputs -> scalar, or None; the object that was given, unless it takes the data."""
-        bound = self._functions.get("criterion")
+        bound = self.bound_criterion
         return bound if bound is None or bound.takes_data else bound.function
+
+    @property
+    def bound_criterion(self) -> BoundFunction | None:
+        """outputs -> scalar, or None; as compiled functions take it."""
+        return self._functions.get("criterion")
 
     @property
     def criterion_residual(self) -> Callable[[Array], Float[Array, " m"]] | None:
         """outputs -> (m,) array, the residual form that the criterion knows, or None."""
         known = self._of_criterion("residual")
-        return None if known is None else BoundFunction.of(known, self.data, self.matmul_precision)
+        return None if known is None else self._made_of(known, self.data)
 
     @property
     def loss(self) -> Callable[[Params], Scalar]:
@@ -171,9 +185,9 @@ class Problem:
             return self._functions["loss"]
         if "residual" in self._functions:
             parts: Any = self._functions["residual"]
-            return BoundFunction.of(_half_square, parts, self.matmul_precision)
+            return self._made_of(_half_square, parts)
         parts = (self._functions["outputs"], self._functions["criterion"])
-        return BoundFunction.of(_composed, parts, self.matmul_precision)
+        return self._made_of(_composed, parts)
 
     @property
     def metrics(self) -> dict[str, Callable[[Params], Scalar]]:
@@ -310,6 +324,11 @@ class Problem:
             self.scale_invariant,
             self.matmul_precision if precision is None else precision,
         )
+
+    def _made_of(self, function: Callable[..., Any], parts: Any) -> BoundFunction:
+        """A function of parts of this problem, which tell problems apart."""
+        by_equality = StaticFunction.by_equality
+        return BoundFunction.of(function, parts, self.matmul_precision, static=by_equality)
 
     def _of_criterion(self, name: str) -> Any:
         """What the criterion knows of itself under a name, or None."""

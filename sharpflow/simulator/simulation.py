@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from sharpflow.models import Params, Problem, validate_params
-from sharpflow.models.bound_function import BoundFunction
+from sharpflow.models.bound_function import BoundFunction, StaticFunction
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.loop import padded_rows, run_chunk
@@ -103,7 +103,9 @@ def simulate(
     rows_per_chunk = _rows_per_chunk(len(gaps))
     program = Program(
         problem=problem,
-        rule=BoundFunction.of(_GivenRule(optimizer.update), None, None),
+        rule=BoundFunction.of(
+            _GivenRule(optimizer.update), None, None, static=StaticFunction.by_equality
+        ),
         observables=requested,
         rate=effective_learning_rate,
         num_snapshots=0 if snapshot_every is None else -(-rows_per_chunk // snapshot_every),

@@ -20,6 +20,7 @@ from sharpflow.models.flax_adapter.functional import (
     training_rows,
 )
 from sharpflow.models.problem import is_concrete
+from sharpflow.models.reading import reading
 
 _MOST_MODULES = 64  # whose compiled init is kept
 _Init = Callable[[jax.Array, Array], Any]
@@ -28,7 +29,7 @@ _Init = Callable[[jax.Array, Array], Any]
 class LinenModule:
     """A linen module as a ``FunctionalModule``; its constants are its other collections.
 
-    Equal modules with equal keywords are equal, where they can be compared.
+    Equal modules with equal keywords are equal, if they are sure to read the same.
 
     Args:
       module: maps (n, ...) inputs to (n, c) or (n,) outputs.
@@ -41,14 +42,19 @@ class LinenModule:
     def __init__(self, module: nn.Module, dtype: np.dtype, apply_kwargs: Mapping[str, Any]) -> None:
         self._module, self.dtype = module, dtype
         self._apply_kwargs = dict(apply_kwargs)
-        self._init = _init(module, self._apply_kwargs)
-        self._value = dtype, StaticFunction(partial(module.apply, **self._apply_kwargs))
+        self.reading = reading((dtype, partial(module.apply, **self._apply_kwargs)))
+        self._init = _compiled_init(
+            StaticFunction(partial(module.init, **self._apply_kwargs), self.reading)
+        )
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, LinenModule) and self._value == other._value
+        return isinstance(other, LinenModule) and bool(self.reading.key == other.reading.key)
 
     def __hash__(self) -> int:
-        return hash(self._value)
+        return hash(self.reading.key)
+
+    def __reduce__(self) -> tuple:
+        return LinenModule, (self._module, self.dtype, self._apply_kwargs)
 
     def init(self, key: jax.Array, sample: Array) -> tuple[dict[str, Array], dict[str, Any]]:
         """Parameters by path, and the other collections."""
@@ -95,18 +101,13 @@ class LinenModule:
         return as_columns(outputs), state
 
 
-def _init(module: nn.Module, apply_kwargs: Mapping[str, Any]) -> _Init:
-    """``module.init`` as compiled code; equal modules share it, where they can be compared."""
-    arguments = tuple(sorted(apply_kwargs.items()))
-    try:
-        return _shared_init(module, arguments)
-    except TypeError:  # an array, or another value without a hash, among its attributes
-        return _compiled_init(module, arguments)
+@lru_cache(maxsize=_MOST_MODULES)
+def _compiled_init(static: StaticFunction) -> _Init:
+    """``module.init`` as compiled code, shared by modules that read the same."""
 
-
-def _compiled_init(module: nn.Module, apply_kwargs: tuple[tuple[str, Any], ...]) -> _Init:
     def init(key: jax.Array, sample: Array) -> Any:
-        return module.init(key, sample, **dict(apply_kwargs))
+        static.require_unchanged()
+        return static.function(key, sample)
 
     # Compiled, all but the making of parameters falls away. It runs once, and would take
     # seconds to optimize; jax takes such options for a whole program, not for a part of one.
@@ -118,9 +119,6 @@ def _compiled_init(module: nn.Module, apply_kwargs: tuple[tuple[str, Any], ...])
         return (quick if is_concrete(jax.random.key_data(key)) else within)(key, sample)
 
     return drawn
-
-
-_shared_init = lru_cache(maxsize=_MOST_MODULES)(_compiled_init)
 
 
 def _by_our_convolution(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
