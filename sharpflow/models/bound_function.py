@@ -136,9 +136,9 @@ class BoundFunction:
         if isinstance(inner, BoundFunction):
             inner = inner.at_precision(precision)
         data = jax.tree.map(
-            lambda part: part.at_precision(precision) if isinstance(part, BoundFunction) else part,
+            lambda part: part.at_precision(precision) if hasattr(part, "at_precision") else part,
             self.data,
-            is_leaf=lambda part: isinstance(part, BoundFunction),
+            is_leaf=lambda part: hasattr(part, "at_precision"),  # a function, or a problem
         )
         return dataclasses.replace(self, function=inner, data=data, precision=precision)
 

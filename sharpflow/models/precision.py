@@ -34,16 +34,26 @@ def products_at(precision: MatmulPrecision) -> AbstractContextManager[Any]:
 def full_precision(function: _Function) -> _Function:
     """The same function, all of whose products have the highest precision.
 
-    It holds while the function runs or is traced: for a derivative that jax traces later,
+    So have those of a problem among its arguments, whatever precision that is at for training
+    steps. It holds while the function runs or is traced: for a derivative that jax traces later,
     such as the backward pass of a ``custom_vjp``, whoever takes the derivative is wrapped too.
     """
 
     @functools.wraps(function)
     def at_full_precision(*args: Any, **kwargs: Any) -> Any:
+        args = tuple(map(_at_full_precision, args))
+        kwargs = {name: _at_full_precision(value) for name, value in kwargs.items()}
         with products_at(FULL):
             return function(*args, **kwargs)
 
     return at_full_precision  # type: ignore[return-value]
+
+
+def _at_full_precision(argument: Any) -> Any:
+    """The argument, or a problem at the highest precision; problems are defined on top of this."""
+    if getattr(argument, "matmul_precision", FULL) == FULL or not hasattr(argument, "at_precision"):
+        return argument
+    return argument.at_precision(FULL)
 
 
 def compiled(

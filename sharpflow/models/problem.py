@@ -163,9 +163,15 @@ class Problem:
 
     @property
     def criterion(self) -> Callable[[Array], Scalar] | None:
-        """outputs -> scalar, or None; the object that was given, unless it takes the data."""
+        """outputs -> scalar, or None; the object that was given, unless it takes the data.
+
+        Of one that takes the data, what its method ``of`` makes of them, if it has one.
+        """
         bound = self.bound_criterion
-        return bound if bound is None or bound.takes_data else bound.function
+        if bound is None or not bound.takes_data:
+            return None if bound is None else bound.function
+        of_data = self._of_criterion("of")
+        return bound if of_data is None else of_data(self.data)
 
     @property
     def bound_criterion(self) -> BoundFunction | None:
@@ -223,7 +229,12 @@ class Problem:
         return self.loss(params)
 
     def at_precision(self, precision: MatmulPrecision) -> "Problem":
-        """The same problem with products of another precision, for training steps.
+        """The same problem with products of another precision, for training steps of one's own.
+
+        The functions of this problem have this precision where they are called. What the package
+        computes with a problem does not depend on it: curvature, retraction, flow and records
+        are made at the highest, and the training steps of a simulation at its own
+        ``matmul_precision``. ``check_scale_invariance`` checks the problem as it is.
 
         Args:
           precision: ``"highest"``, which is true float32 on every backend; ``"high"``, as
@@ -244,17 +255,23 @@ class Problem:
         """The same functions with other data.
 
         Args:
-          data: a pytree of arrays with the structure that the functions expect.
+          data: a pytree of arrays with the structure that the functions expect. Of a network
+            of this package ``dataclasses.replace(problem.data, inputs=..., targets=...)``.
 
         Returns:
           A problem that shares all compiled programs with this one, if the shapes are equal.
 
         Raises:
-          ValueError: this problem was made without data, or data that are no arrays.
+          ValueError: this problem was made without data, or data that are None, no arrays, or
+            of a network and of different numbers of rows.
         """
         if self.data is None:
             raise ValueError("this problem was made without data, which its functions ignore")
+        if data is None:
+            raise ValueError("data must be a pytree of arrays, as this problem has, got None")
         data = _validated_data(data)
+        if hasattr(data, "require_matching_rows"):
+            data.require_matching_rows()
         return self._changed(lambda bound: bound.with_data(data), data=data)
 
     def with_metrics(self, metrics: Mapping[str, Callable[..., Scalar]]) -> "Problem":

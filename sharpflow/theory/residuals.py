@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from sharpflow.models import Params, Problem
 from sharpflow.models.bound_function import BoundFunction
-from sharpflow.models.precision import compiled
+from sharpflow.models.precision import FULL, compiled
 from sharpflow.models.problem import is_concrete
 
 _NEWTON_STEPS = 50
@@ -38,6 +38,7 @@ def residual_form(
       ValueError: a problem with a loss alone, or a criterion that attains no minimum.
     """
     _, unravel = ravel_pytree(like)
+    problem = problem.at_precision(FULL)
     if problem.residual is not None:
         residual = problem.residual
         return lambda flat: residual(unravel(flat))

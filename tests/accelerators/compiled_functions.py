@@ -125,7 +125,9 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
         return {method: Call(args, kwargs | {"method": method}) for method in METHODS}
 
     network = problem.metrics["train_accuracy"].function.network
-    halves = dataclasses.replace(problem.data, inputs=split(np.asarray(problem.data.inputs), 12))
+    halves = dataclasses.replace(
+        problem.data, inputs=split(np.asarray(problem.data.inputs), 12, dtype=np.float32)
+    )
     in_halves = dataclasses.replace(network, num_batch_norms=3)
     return {
         "models.flax_adapter.network._mixing": {"": Call((network, params, problem.data))},
@@ -133,7 +135,7 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
             "": Call((in_halves, params, halves, problem.data))
         },
         "theory.residuals._newton": {"": Call((_cosh,), {"shape": (24, 3), "dtype": flat.dtype})},
-        "models.invariance._relative_change": {"": Call((problem, params, flat, flat))},
+        "models.invariance._relative_change": {"": Call((problem.loss, params, flat, flat))},
         "theory.curvature._eigenpairs": {
             "lanczos": Call((problem, params, None, wanted), pairs),
             "lanczos from a start": Call(
