@@ -107,8 +107,10 @@ class BoundFunction:
           static: how the function is compared, if it is no pytree of arrays.
 
         Raises:
-          ValueError: the function takes data and there are none.
+          ValueError: the function takes data and there are none, or it takes neither one
+            argument nor two.
         """
+        _require_arguments(function, data)
         needs_data = takes_data(function)
         if needs_data and data is None and not _takes_any_number(function):
             raise ValueError("takes a second argument, the data, but data is None")
@@ -155,11 +157,39 @@ class BoundFunction:
         return cls(arrays if static is None else static.function, static, data, bound, precision)
 
 
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
 def takes_data(function: Callable[..., Any]) -> bool:
     """Whether a function requires a second positional argument, or takes any number of them."""
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    required = [p for p in _parameters(function) if p.kind in positional and p.default is p.empty]
+    parameters = _parameters(function)
+    required = [p for p in parameters if p.kind in _POSITIONAL and p.default is p.empty]
     return len(required) >= 2 or _takes_any_number(function)
+
+
+def _require_arguments(function: Callable[..., Any], data: Any) -> None:
+    """Refuse what could not be called, and data that would silently not be passed."""
+    try:
+        inspect.signature(function)
+    except (TypeError, ValueError):  # written in C, without a signature
+        return
+    parameters = _parameters(function)
+    positional = [parameter for parameter in parameters if parameter.kind in _POSITIONAL]
+    required = [p.name for p in positional if p.default is p.empty]
+    named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if named or len(required) > 2:
+        raise ValueError(
+            "must take one argument, or two of which the second is the data; but it requires "
+            f"{required + named}. Bind the others by functools.partial"
+        )
+    if not positional and not _takes_any_number(function):
+        raise ValueError("must take an argument by position, but takes none")
+    second = positional[1] if len(positional) > 1 else None
+    if data is not None and second and second.name == "data" and second.default is not second.empty:
+        raise ValueError(
+            "has a default for its second argument, data, and would get that instead of the data: "
+            "leave the default out, or give the argument another name"
+        )
 
 
 def _takes_any_number(function: Callable[..., Any]) -> bool:

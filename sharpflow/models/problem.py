@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from sharpflow.models.bound_function import BoundFunction, StaticFunction, is_pytree_of_arrays
+from sharpflow.models.leaves import require_x64_for, short_text, validated_leaves
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
 
 Params: TypeAlias = PyTree[Float[Array, "..."]]
@@ -66,7 +67,8 @@ class Problem:
       metrics: named functions params -> scalar, for instance a test error.
       scale_invariant: False marks an ablation without normalization, which is
         simulated but gets no flow on the sphere.
-      data: a pytree of arrays, or None.
+      data: a pytree of arrays, or None. Numbers of Python take the dtype of the floating-point
+        arrays among them, or jax's own.
 
     Attributes:
       init, residual, outputs, criterion, loss, metrics: the same functions with their data,
@@ -75,8 +77,9 @@ class Problem:
       matmul_precision: of the products that these functions make; see ``at_precision``.
 
     Raises:
-      ValueError: not exactly one form is given, something that is no function, data that are
-        no arrays, or a function that needs data where there are none.
+      ValueError: not exactly one form is given, something that is no function or takes neither
+        one argument nor two, data that are no arrays, a function that needs data where there are
+        none, or one with a default for its ``data``.
     """
 
     scale_invariant: bool
@@ -99,7 +102,7 @@ class Problem:
     ) -> None:
         given = {"residual": residual, "outputs": outputs, "criterion": criterion, "loss": loss}
         forms = {name: function for name, function in given.items() if function is not None}
-        data = _validated_data(data)
+        data = validated_leaves(data)
         functions = {
             name: _bound(name, function, data)
             for name, function in ({"init": init} | forms).items()
@@ -237,10 +240,10 @@ class Problem:
         ``matmul_precision``. ``check_scale_invariance`` checks the problem as it is.
 
         Args:
-          precision: ``"highest"``, which is true float32 on every backend; ``"high"``, as
-            ``jax.lax.Precision.HIGH`` has it, three passes in bfloat16 on a TPU and TF32 at
-            least on a GPU; or ``"default"``, what is fastest: bfloat16 on a TPU and TF32 on
-            recent GPUs. On a CPU they are the same.
+          precision: of float32 products, as ``jax.lax.Precision`` has it. ``"highest"`` is true
+            float32 on every backend, ``"high"`` three passes in bfloat16 on a TPU and TF32 on
+            a GPU that has it, ``"default"`` one pass in bfloat16 on a TPU and TF32 on a GPU
+            that has it. On a CPU they are the same.
 
         Returns:
           A problem with the same data.
@@ -262,14 +265,19 @@ class Problem:
           A problem that shares all compiled programs with this one, if the shapes are equal.
 
         Raises:
-          ValueError: this problem was made without data, or data that are None, no arrays, or
-            of a network and of different numbers of rows.
+          ValueError: this problem was made without data, or none of its functions takes them,
+            or data that are None, no arrays, or of a network and of different numbers of rows.
         """
         if self.data is None:
             raise ValueError("this problem was made without data, which its functions ignore")
+        if not any(f.takes_data for f in (*self._functions.values(), *self._metrics.values())):
+            raise ValueError(
+                "no function of this problem takes its data as a second argument, so other data "
+                "would change nothing"
+            )
         if data is None:
             raise ValueError("data must be a pytree of arrays, as this problem has, got None")
-        data = _validated_data(data)
+        data = validated_leaves(data)
         if hasattr(data, "require_matching_rows"):
             data.require_matching_rows()
         return self._changed(lambda bound: bound.with_data(data), data=data)
@@ -375,70 +383,13 @@ def _bound(name: str, function: Any, data: Any) -> BoundFunction:
     if getattr(function, "__func__", None) is Problem.loss_value:
         function = function.__self__.loss  # whose data are leaves
     if not callable(function):
-        raise ValueError(f"{name} must be a function, got {function!r}")
+        raise ValueError(f"{name} must be a function, got {short_text(function)}")
     if is_pytree_of_arrays(function):
-        function = _validated_data(function, name)
+        function = validated_leaves(function, name)
     try:
         return BoundFunction.of(function, data, FULL)
     except ValueError as error:
         raise ValueError(f"{name} {error}") from None
-
-
-def _validated_data(data: Any, name: str = "data") -> Any:
-    """The leaves of data as jax arrays, where they already are on devices as they are."""
-
-    def array(path: tuple, leaf: Any) -> Any:
-        where = name + jax.tree_util.keystr(path)
-        require_x64_for(getattr(leaf, "dtype", None), where)
-        try:
-            return on_device(leaf) if isinstance(leaf, np.ndarray) else jnp.asarray(leaf)
-        except TypeError as error:
-            raise ValueError(
-                f"{where} must be an array, got {leaf!r}: what is no array belongs into the "
-                "functions of a problem"
-            ) from error
-
-    return jax.tree_util.tree_map_with_path(array, data)
-
-
-def on_device(array: np.ndarray, place: jax.sharding.Sharding | None = None) -> jax.Array:
-    """An array on devices that later changes of ``array`` do not reach.
-
-    jax takes the memory of a numpy array for its own on a CPU where that begins at a multiple
-    of 64 bytes, and copies it elsewhere. ``jnp.array`` always copies, but holds the array a third
-    time meanwhile.
-
-    Args:
-      array: on the host.
-      place: where it goes; by default to the default device.
-    """
-    placed = jax.device_put(array, place)
-    on_host = (shard for shard in placed.addressable_shards if shard.device.platform == "cpu")
-    if any(np.may_share_memory(np.asarray(shard.data), array) for shard in on_host):
-        return jax.device_put(placed, place, may_alias=False)  # compiles nothing
-    return placed
-
-
-def x64_enabled() -> bool:
-    """Whether jax computes in float64 here and now."""
-    return jnp.result_type(float) == jnp.float64
-
-
-def require_x64_for(dtype: Any, name: str) -> None:
-    """Refuse float64 where jax would compute in float32.
-
-    Args:
-      dtype: of what is given, or asked for; anything but float64 passes.
-      name: what to call it in the error.
-
-    Raises:
-      ValueError: float64 without x64.
-    """
-    if dtype == jnp.float64 and not x64_enabled():
-        raise ValueError(
-            f"{name} is float64 but jax runs without x64: "
-            "call jax.config.update('jax_enable_x64', True) first, or use float32"
-        )
 
 
 def validate_params(problem: Problem, params: Any, name: str = "params") -> Params:

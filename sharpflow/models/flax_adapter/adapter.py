@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 LOSSES = ("mse", "smoothed_cross_entropy")
 
 
+@jax.ensure_compile_time_eval()  # its data are known, also where a caller is traced meanwhile
 def from_flax(
     module: "nn.Module | nnx.Module | Callable[[nnx.Rngs], nnx.Module]",
     x: np.ndarray,

@@ -23,9 +23,10 @@ from sharpflow.models.flax_adapter.micro_batch import (
     split,
 )
 from sharpflow.models.flax_adapter.sharding import ExampleSharding, padded
+from sharpflow.models.leaves import on_device
 from sharpflow.models.metrics import Scores
 from sharpflow.models.precision import compiled
-from sharpflow.models.problem import Params, on_device
+from sharpflow.models.problem import Params
 
 _COMPARED = 128  # examples on which micro-batches are compared with one batch
 
