@@ -1,9 +1,7 @@
 """Functions as parts of a pytree: what is compared, and what is an argument."""
 
 import dataclasses
-import functools
 import inspect
-import types
 from collections.abc import Callable
 from typing import Any
 
@@ -11,32 +9,7 @@ import jax
 import numpy as np
 
 from sharpflow.models.precision import MatmulPrecision, products_at
-
-
-class StaticFunction:
-    """A function as the static part of a pytree: compared by value where that is possible.
-
-    jax compiles a program once for all pytrees whose static parts are equal. Plain functions
-    are compared by identity, and callable objects as they define it. A ``functools.partial``
-    and a bound method, which Python compares by identity, are compared by what they are made
-    of. What has no hash, as an object that holds an array, is compared by identity.
-
-    Args:
-      function: any callable.
-    """
-
-    __slots__ = ("__weakref__", "_hash", "_key", "function")
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function  # also keeps the identity in the key from being used again
-        self._key = _key(function)
-        self._hash = hash(self._key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, StaticFunction) and bool(self._key == other._key)
-
-    def __hash__(self) -> int:
-        return self._hash
+from sharpflow.models.static_function import StaticFunction, static_part
 
 
 @jax.tree_util.register_pytree_node_class
@@ -108,7 +81,7 @@ class BoundFunction:
     def tree_flatten(self) -> tuple[tuple[Any, ...], tuple]:
         """The function's own arrays and the data; all else is static."""
         arrays = self.function if self.static is None else None
-        return (arrays, self.data), (self.static, self.takes_data, self.precision)
+        return (arrays, self.data), (static_part(self.static), self.takes_data, self.precision)
 
     @classmethod
     def tree_unflatten(cls, constants: tuple, children: tuple[Any, ...]) -> "BoundFunction":
@@ -144,17 +117,3 @@ def is_pytree_of_arrays(function: Callable[..., Any]) -> bool:
     leaves = jax.tree.leaves(function)
     is_leaf = len(leaves) == 1 and leaves[0] is function
     return not is_leaf and all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in leaves)
-
-
-def _key(function: Any) -> Any:
-    if isinstance(function, types.MethodType):
-        return types.MethodType, function.__func__, _key(function.__self__)
-    if isinstance(function, functools.partial):
-        keywords = tuple(sorted((name, _key(value)) for name, value in function.keywords.items()))
-        arguments = tuple(_key(argument) for argument in function.args)
-        return functools.partial, _key(function.func), arguments, keywords
-    try:
-        hash(function)
-    except TypeError:
-        return id, id(function)
-    return type(function), function  # 1, 1.0 and True are equal, and are not the same argument

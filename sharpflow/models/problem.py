@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from sharpflow.models.bound_function import BoundFunction, is_pytree_of_arrays
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
+from sharpflow.models.static_function import static_part
 
 Params: TypeAlias = PyTree[Float[Array, "..."]]
 Scalar = Float[Array, ""]
@@ -265,7 +266,7 @@ class Problem:
         """
         functions = {**self._functions, **{_METRIC + n: m for n, m in self._metrics.items()}}
         own = {name: f.function for name, f in functions.items() if f.static is None}
-        rest = tuple((name, f.static, f.takes_data) for name, f in functions.items())
+        rest = tuple((n, static_part(f.static), f.takes_data) for n, f in functions.items())
         attribute = jax.tree_util.GetAttrKey
         children = ((attribute("data"), self.data), (attribute("functions"), own))
         return children, (rest, self.scale_invariant, self.matmul_precision)

@@ -11,7 +11,6 @@ from flax.errors import InvalidRngError
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
-from sharpflow.models.bound_function import StaticFunction
 from sharpflow.models.convolution import conv_general_dilated
 from sharpflow.models.flax_adapter.functional import (
     RANDOM_NUMBERS,
@@ -20,6 +19,7 @@ from sharpflow.models.flax_adapter.functional import (
     training_rows,
 )
 from sharpflow.models.problem import is_concrete
+from sharpflow.models.static_function import StaticFunction
 
 _MOST_MODULES = 64  # whose compiled init is kept
 _Init = Callable[[jax.Array, Array], Any]

@@ -13,7 +13,6 @@ from flax.errors import TraceContextError
 from jax import lax
 from jaxtyping import Array, Float
 
-from sharpflow.models.bound_function import StaticFunction
 from sharpflow.models.convolution import conv_general_dilated
 from sharpflow.models.flax_adapter.functional import (
     RANDOM_NUMBERS,
@@ -21,6 +20,7 @@ from sharpflow.models.flax_adapter.functional import (
     in_dtype,
     training_rows,
 )
+from sharpflow.models.static_function import StaticFunction
 
 
 @partial(
