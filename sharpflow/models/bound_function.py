@@ -9,63 +9,7 @@ import jax
 import numpy as np
 
 from sharpflow.models.precision import MatmulPrecision, products_at
-from sharpflow.models.reading import Reading
-from sharpflow.models.reading import reading as all_that_is_read
-
-
-class StaticFunction:
-    """A function as the static part of a pytree, compared by what it reads.
-
-    jax compiles a program once for all pytrees whose static parts are equal.
-
-    Args:
-      function: any callable.
-      reading: what it reads; by default all that it can, here and now.
-    """
-
-    __slots__ = ("__weakref__", "_hash", "function", "reading")
-
-    def __init__(self, function: Callable[..., Any], reading: Reading | None = None) -> None:
-        self.function = function
-        self.reading = all_that_is_read(function) if reading is None else reading
-        self._hash = hash(self.reading.key)
-
-    @classmethod
-    def by_equality(cls, function: Callable[..., Any]) -> "StaticFunction":
-        """A function compared as it compares itself, whatever it reads.
-
-        For update rules: the caller who goes on with the same rule goes on with its program.
-        What has no hash is compared by identity.
-        """
-        try:
-            hash(function)
-        except TypeError:
-            return cls(function, Reading((id, id(function))))
-        return cls(function, Reading((type(function), function)))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, StaticFunction) and bool(self.reading.key == other.reading.key)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __reduce__(self) -> tuple:
-        return StaticFunction, (self.function,)  # identities and hashes do not outlast a process
-
-    def require_unchanged(self) -> None:
-        """Refuse to run the function if it would read something else than at its making.
-
-        Raises:
-          ValueError: naming what it reads and what to do.
-        """
-        changed = self.reading.changed_names()
-        if changed:
-            name = getattr(self.function, "__qualname__", None) or repr(self.function)
-            raise ValueError(
-                f"{name} reads {', '.join(map(repr, dict.fromkeys(changed)))}, bound to another "
-                "value since this problem was made: make the problem again, or give as data= "
-                "what changes"
-            )
+from sharpflow.models.static_function import StaticFunction, static_part
 
 
 @jax.tree_util.register_pytree_node_class
@@ -147,7 +91,7 @@ class BoundFunction:
     def tree_flatten(self) -> tuple[tuple[Any, ...], tuple]:
         """The function's own arrays and the data; all else is static."""
         arrays = self.function if self.static is None else None
-        return (arrays, self.data), (self.static, self.takes_data, self.precision)
+        return (arrays, self.data), (static_part(self.static), self.takes_data, self.precision)
 
     @classmethod
     def tree_unflatten(cls, constants: tuple, children: tuple[Any, ...]) -> "BoundFunction":

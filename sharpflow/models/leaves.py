@@ -13,8 +13,9 @@ _ENABLE_X64 = "call jax.config.update('jax_enable_x64', True) first, or use 32 b
 def validated_leaves(data: Any, name: str = "data") -> Any:
     """The leaves of data as jax arrays, where they already are on devices as they are.
 
-    Numbers of Python take the dtype of the floating-point arrays beside them, if that is one. No
-    leaf has a weak dtype: a program for 2.0 serves any array of shape ().
+    Numbers of Python take the dtype of the floating-point arrays beside them, if that is one, and
+    no leaf has a weak dtype: a program for 2.0 serves any array of shape (). Where nothing beside
+    them is floating point and x64 is enabled, numbers stay weak and adapt to the params.
 
     Args:
       data: a pytree.
@@ -30,6 +31,8 @@ def validated_leaves(data: Any, name: str = "data") -> Any:
     }
     floating = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
     beside = floating[0] if len(floating) == 1 else None
+    # alone, a number of float64 would make a problem with params of float32 one of float64
+    stays_weak = x64_enabled() and not floating
 
     def dtype_of(weak: Any) -> Any:
         return beside if beside is not None and jnp.issubdtype(weak, jnp.floating) else weak
@@ -38,7 +41,7 @@ def validated_leaves(data: Any, name: str = "data") -> Any:
         where = name + jax.tree_util.keystr(path)
         if isinstance(leaf, np.ma.MaskedArray):
             raise ValueError(f"{where} is a masked array, which jax has not: fill it first")
-        if type(leaf) in (float, complex):
+        if type(leaf) in (float, complex) and not stays_weak:
             leaf = np.asarray(leaf, dtype_of(jnp.result_type(type(leaf))))
         if isinstance(leaf, bool | int | np.generic):
             leaf = np.asarray(leaf)
@@ -48,7 +51,7 @@ def validated_leaves(data: Any, name: str = "data") -> Any:
             _require_held(leaf, where)
         try:
             made = on_device(leaf) if isinstance(leaf, np.ndarray) else jnp.asarray(leaf)
-            if getattr(made, "weak_type", False):
+            if getattr(made, "weak_type", False) and not stays_weak:
                 return jax.lax.convert_element_type(made, dtype_of(made.dtype))
             return made
         except (TypeError, ValueError, OverflowError) as error:

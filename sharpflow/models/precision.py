@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeVar
 
 import jax
 
+from sharpflow.models.compiled_function import CompiledFunction
+
 MatmulPrecision = Literal["highest", "high", "default"]
 MATMUL_PRECISIONS: tuple[MatmulPrecision, ...] = ("highest", "high", "default")
 FULL: MatmulPrecision = "highest"
@@ -65,7 +67,8 @@ def compiled(
     """``jax.jit`` of a function, all of whose products have the highest precision.
 
     Every compiled function of the theory goes by it, and may be used as a decorator with
-    arguments or without.
+    arguments or without. It forgets the programs of problems that have died, and is deaf to
+    ``jax_debug_nans``; see ``CompiledFunction``.
 
     Args:
       function: what to compile.
@@ -78,10 +81,8 @@ def compiled(
         return functools.partial(
             compiled, static_argnames=static_argnames, donate_argnames=donate_argnames
         )
-    return jax.jit(
-        full_precision(function),
-        static_argnames=tuple(static_argnames),
-        donate_argnames=tuple(donate_argnames),
+    return CompiledFunction(
+        full_precision(function), static_argnames=static_argnames, donate_argnames=donate_argnames
     )
 
 

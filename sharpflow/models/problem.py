@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from sharpflow.models.bound_function import BoundFunction, StaticFunction, is_pytree_of_arrays
+from sharpflow.models.bound_function import BoundFunction, is_pytree_of_arrays
 from sharpflow.models.leaves import require_x64_for, short_text, validated_leaves
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
+from sharpflow.models.static_function import StaticFunction, static_part
 
 Params: TypeAlias = PyTree[Float[Array, "..."]]
 Scalar = Float[Array, ""]
@@ -68,7 +69,7 @@ class Problem:
       scale_invariant: False marks an ablation without normalization, which is
         simulated but gets no flow on the sphere.
       data: a pytree of arrays, or None. Numbers of Python take the dtype of the floating-point
-        arrays among them, or jax's own.
+        arrays among them; without any they adapt to the params.
 
     Attributes:
       init, residual, outputs, criterion, loss, metrics: the same functions with their data,
@@ -304,7 +305,7 @@ class Problem:
         """
         functions = {**self._functions, **{_METRIC + n: m for n, m in self._metrics.items()}}
         own = {name: f.function for name, f in functions.items() if f.static is None}
-        rest = tuple((name, f.static, f.takes_data) for name, f in functions.items())
+        rest = tuple((n, static_part(f.static), f.takes_data) for n, f in functions.items())
         attribute = jax.tree_util.GetAttrKey
         children = ((attribute("data"), self.data), (attribute("functions"), own))
         return children, (rest, self.scale_invariant, self.matmul_precision)

@@ -23,6 +23,8 @@ import jax
 import numpy as np
 from flax.core import FrozenDict
 
+from sharpflow.models.mortal import Mortal, mortal, takes_weak_references
+
 # Code of these is looked through where it closes over something, not for the names of its own
 # modules. Any other package may be somebody's experiment, whose settings change.
 _KNOWN = frozenset(sys.stdlib_module_names) | {
@@ -46,18 +48,33 @@ _MISSING = object()
 
 
 class Binding:
-    """A name that a function reads, and what it was bound to.
+    """A name that a function reads, and what it was bound to; it keeps neither alive.
 
     Attributes:
-      owner: the namespace, or the cell of a closure.
-      name: within it.
+      name: of a global, of an attribute, or of a variable of a closure.
     """
 
-    __slots__ = ("_value", "name", "owner")
+    __slots__ = ("_owner", "_place", "_value", "name")
 
-    def __init__(self, owner: Any, name: str, value: Any) -> None:
-        self.owner, self.name = owner, name
-        self._value = _reference(value)
+    def __init__(self, owner: Any, place: str | int, name: str) -> None:
+        self.name = name
+        self._owner, self._place = _reference(owner), place
+        self._value = _reference(self.current())
+
+    @classmethod
+    def of_global(cls, function: types.FunctionType, name: str) -> "Binding":
+        """A global name in the code of a function."""
+        return cls(function, "__globals__", name)
+
+    @classmethod
+    def of_attribute(cls, owner: "type | types.ModuleType", name: str) -> "Binding":
+        """An attribute of a class or of a module itself."""
+        return cls(owner, "__dict__", name)
+
+    @classmethod
+    def of_closure(cls, function: types.FunctionType, number: int) -> "Binding":
+        """A variable that a function closes over."""
+        return cls(function, number, function.__code__.co_freevars[number])
 
     @property
     def holds(self) -> bool:
@@ -69,12 +86,28 @@ class Binding:
 
     def current(self) -> Any:
         """What the name is bound to."""
-        if not isinstance(self.owner, types.CellType):
-            return self.owner.get(self.name, _MISSING)
+        owner = self._owner()
+        if not isinstance(self._place, int):
+            return getattr(owner, self._place, {}).get(self.name, _MISSING)
         try:
-            return self.owner.cell_contents
-        except ValueError:  # not assigned yet
+            return owner.__closure__[self._place].cell_contents
+        except (AttributeError, ValueError):  # gone, or not assigned yet
             return _MISSING
+
+    def is_among(self, cells: set[int], names: set[tuple[int, str]], attributes: set[str]) -> bool:
+        """Whether it is one of those that functions write to.
+
+        Args:
+          cells: of closures, by id.
+          names: of globals, each with the id of its namespace.
+          attributes: names of attributes.
+        """
+        owner = self._owner()
+        if isinstance(self._place, int):
+            return id(owner.__closure__[self._place]) in cells
+        if isinstance(owner, type):
+            return self.name in attributes
+        return (id(getattr(owner, self._place)), self.name) in names
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,10 +118,31 @@ class Reading:
       key: equal for functions that are sure to read the same. Where a function reads what can
         change in place, as a numpy array, a list or an object can, it equals itself alone.
       bindings: the names that must not be bound to something else until the function has run.
+      mortals: what of the key can die; nothing can have this key any more then.
+      token: of a function that is compared with no other, what its key lives and dies with.
     """
 
     key: Hashable
     bindings: tuple[Binding, ...] = ()
+    mortals: frozenset[Mortal] = frozenset()
+    token: Any = None
+
+    @classmethod
+    def of_itself(cls, bindings: tuple[Binding, ...] = ()) -> "Reading":
+        """Of a function that is compared with no other."""
+        token = _Token()
+        key = mortal(token)
+        return cls(key, bindings, frozenset({key}), token)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether another function can have this key."""
+        return self.token is None
+
+    @property
+    def held_weakly(self) -> "Reading":
+        """The same key, which does not keep alive what it stands for."""
+        return dataclasses.replace(self, token=None)
 
     def changed_names(self) -> list[str]:
         """The names that are bound to something else by now."""
@@ -113,25 +167,30 @@ def reading(value: Any) -> Reading:
     walk = _Walk()
     key = walk.visit(value)
     bindings = walk.lasting_bindings()
-    return Reading(key if walk.settled else object(), bindings)
+    if not walk.settled:
+        return Reading.of_itself(bindings)
+    return Reading(key, bindings, frozenset(walk.mortals))
+
+
+class _Token:
+    """Nothing but an identity."""
+
+    __slots__ = ("__weakref__",)
 
 
 class _Same:
-    """Compares by identity. It keeps nothing alive that can be referred to weakly."""
+    """Compares by identity what cannot be known by a weak reference."""
 
-    __slots__ = ("_hash", "_value")
+    __slots__ = ("_value",)
 
     def __init__(self, value: Any) -> None:
-        self._hash, self._value = id(value), _reference(value)
+        self._value = value
 
     def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        value = self._value()
-        return isinstance(other, _Same) and value is not None and value is other._value()
+        return isinstance(other, _Same) and self._value is other._value
 
     def __hash__(self) -> int:
-        return self._hash
+        return id(self._value)
 
 
 class _Walk:
@@ -139,6 +198,7 @@ class _Walk:
 
     Attributes:
       settled: whether nothing was met that can change in place.
+      mortals: what was met that is compared by identity and is not of a known package.
     """
 
     def __init__(self) -> None:
@@ -146,18 +206,15 @@ class _Walk:
         self._places: dict[int, int] = {}  # of objects, by id
         self._kept: list[Any] = []  # so that no id is used again meanwhile
         self._bindings: list[Binding] = []
-        self._written: set[tuple[int, str]] = set()
+        self._written_cells: set[int] = set()  # of closures, by id
+        self._written_globals: set[tuple[int, str]] = set()  # with the id of the namespace
         self._written_attributes: set[str] = set()
+        self.mortals: set[Mortal] = set()
 
     def lasting_bindings(self) -> tuple[Binding, ...]:
         """Those that no function of the walk writes to; what is written is not settled."""
-
-        def is_written(binding: Binding) -> bool:
-            if isinstance(binding.owner, types.MappingProxyType):
-                return binding.name in self._written_attributes
-            return (id(binding.owner), binding.name) in self._written
-
-        lasting = [binding for binding in self._bindings if not is_written(binding)]
+        written = self._written_cells, self._written_globals, self._written_attributes
+        lasting = [binding for binding in self._bindings if not binding.is_among(*written)]
         self.settled = self.settled and len(lasting) == len(self._bindings)
         return tuple(lasting)
 
@@ -166,7 +223,7 @@ class _Walk:
         if _is_plain(value):
             return _of_plain(value)
         if isinstance(value, _UNCHANGING) or type(value) is object:
-            return _Same(value)
+            return self._identity(value)
         if isinstance(value, tuple | frozenset):
             inner = map(self.visit, value)
             return self.visit(type(value)), type(value).__base__ is tuple, tuple(inner)
@@ -181,11 +238,12 @@ class _Walk:
         own = getattr(value, "reading", None)
         if isinstance(own, Reading):
             self._bindings.extend(own.bindings)
+            self.mortals |= own.mortals
             return type(value), own.key
         if isinstance(value, types.ModuleType):
-            return _Same(value) if _is_known(value.__name__) else self._unsettled()
+            return value.__name__ if _is_known(value.__name__) else self._unsettled()
         if _is_of_known_package(value):
-            return _Same(value)
+            return _identity(value)
         if isinstance(value, type):
             return self._of_class(value)
         if isinstance(value, types.FunctionType):
@@ -195,7 +253,7 @@ class _Walk:
         if isinstance(value, types.BuiltinFunctionType | types.MethodWrapperType):
             owner = value.__self__  # of a function of a module written in C, that module
             of_module = owner is None or isinstance(owner, types.ModuleType)
-            return _Same(value) if of_module else (value.__name__, self.visit(owner))
+            return _identity(value) if of_module else (value.__name__, self.visit(owner))
         if isinstance(value, functools.partial):
             named = tuple((name, self.visit(one)) for name, one in value.keywords.items())
             parts = (value.func, value.args, *vars(value).values())
@@ -227,9 +285,9 @@ class _Walk:
             and kind.__base__ is object
             and getattr(value, "__dict__", None) == {}
         ):
-            return _Same(value)  # a mark, which says that something was not given
+            return _identity(value)  # a mark, which says that something was not given
         if _is_known(kind.__module__) and hasattr(value, "__wrapped__"):
-            return _Same(value), self.visit(value.__wrapped__), self._of_attributes(value)
+            return self._identity(value), self.visit(value.__wrapped__), self._of_attributes(value)
         if kind.__eq__ is not object.__eq__ and kind.__hash__ not in (None, object.__hash__):
             try:
                 hash(value)
@@ -248,35 +306,33 @@ class _Walk:
             if _is_of_the_language(name, value) or (name in _FLAX and issubclass(kind, nn.Module)):
                 continue
             if name not in fields:  # instances write to those, each to its own
-                self._bindings.append(Binding(own, name, value))
+                self._bindings.append(Binding.of_attribute(kind, name))
             found.append((name, self.visit(value)))
-        return _Same(kind), tuple(found)
+        return self._identity(kind), tuple(found)
 
     def _of_function(self, function: types.FunctionType) -> Hashable:
         names = _names(function.__code__)
         known = _is_known(function.__globals__.get("__name__"))
-        found: list[Hashable] = [_Same(function)]
+        found: list[Hashable] = [self._identity(function)]
         found += map(self.visit, function.__defaults__ or ())
         found += [(n, self.visit(one)) for n, one in (function.__kwdefaults__ or {}).items()]
         found += [self._of_attributes(function)]
-        free = function.__code__.co_freevars
-        for name, cell in zip(free, function.__closure__ or (), strict=True):
-            binding = Binding(cell, name, None)
-            value = binding.current()
+        for number, cell in enumerate(function.__closure__ or ()):
+            binding = Binding.of_closure(function, number)
             if not known:
-                self._bindings.append(Binding(cell, name, value))
-            if name in names.written_cells:
-                self._written.add((id(cell), name))
-            for attributes in names.cells.get(name, ((),)):
-                found.append(self._of_path(value, attributes))
+                self._bindings.append(binding)
+            if binding.name in names.written_cells:
+                self._written_cells.add(id(cell))
+            for attributes in names.cells.get(binding.name, ((),)):
+                found.append(self._of_path(binding.current(), attributes))
         if known:
             return tuple(found)
         self._written_attributes |= names.written_attributes
-        self._written |= {(id(function.__globals__), name) for name in names.written_globals}
+        self._written_globals |= {(id(function.__globals__), n) for n in names.written_globals}
         if names.modules - _KNOWN or names.written_globals:
             self._unsettled()
         for name, attributes in names.globals:
-            found.append(self._of_global(function.__globals__, name, attributes))
+            found.append(self._of_global(function, name, attributes))
         return tuple(found)
 
     def _of_attributes(self, value: Any) -> Hashable:
@@ -284,11 +340,13 @@ class _Walk:
         own = getattr(value, "__dict__", {}).items()
         return tuple((name, self.visit(one)) for name, one in own if not name.startswith("__"))
 
-    def _of_global(self, namespace: dict, name: str, attributes: tuple[str, ...]) -> Hashable:
-        value = namespace.get(name, _MISSING)
+    def _of_global(
+        self, function: types.FunctionType, name: str, attributes: tuple[str, ...]
+    ) -> Hashable:
+        value = function.__globals__.get(name, _MISSING)
         if value is _MISSING and hasattr(builtins, name):
             return self._unsettled() if name in _REFLECTION else name
-        self._bindings.append(Binding(namespace, name, value))
+        self._bindings.append(Binding.of_global(function, name))
         return name, self._of_path(value, attributes)
 
     def _of_path(self, value: Any, attributes: tuple[str, ...]) -> Hashable:
@@ -296,10 +354,15 @@ class _Walk:
         for attribute in attributes:
             if not isinstance(value, types.ModuleType) or _is_known(value.__name__):
                 break
-            namespace = vars(value)
-            value = namespace.get(attribute, _MISSING)
-            self._bindings.append(Binding(namespace, attribute, value))
+            self._bindings.append(Binding.of_attribute(value, attribute))
+            value = vars(value).get(attribute, _MISSING)
         return self._unsettled() if value is _MISSING else self.visit(value)
+
+    def _identity(self, value: Any) -> Hashable:
+        key = _identity(value)
+        if isinstance(key, Mortal):
+            self.mortals.add(key)
+        return key
 
     def _unsettled(self) -> Hashable:
         self.settled = False
@@ -408,6 +471,11 @@ def _is_of_the_language(name: str, value: Any) -> bool:
     special = name.startswith("__") and name.endswith("__")
     is_method = isinstance(value, types.FunctionType | staticmethod | classmethod | property)
     return name == "_abc_impl" or (special and (not is_method or name == "__repr__"))
+
+
+def _identity(value: Any) -> Hashable:
+    """A key that is equal for the same thing; it keeps nothing alive where it need not."""
+    return mortal(value) if takes_weak_references(value) else _Same(value)
 
 
 def _reference(value: Any) -> Callable[[], Any]:

@@ -158,7 +158,8 @@ def column_shapes(program: Program, state: LoopState) -> dict[str, jax.ShapeDtyp
       program: what is recorded.
       state: of some lanes, leading axis (lanes,).
     """
-    return _recorded_shapes(program, partial(_record, program), state) | _further_shapes(state)
+    lane = _one_lane(state)
+    return _one_record.eval_shape(program, lane, _step_shapes(lane)) | _further_shapes(state)
 
 
 def _one_step(
@@ -180,8 +181,11 @@ def _one_step(
             {"value": loss, "grad": gradient, "value_fn": problem.loss_value},
         )
         params = optax.apply_updates(state.params, changes)
-    # of the loss alone: to wait for the new params would take a copy of them in every step
-    status = jnp.where(jnp.isfinite(loss), state.status, Status.DIVERGED).astype(jnp.int32)
+    # The loss may be finite where its gradient is not. Asked of the changes, and not of the
+    # gradient, because a rule may mend it, as optax.zero_nans does; and not of the new params,
+    # because to wait for these would take a copy of them in every step.
+    finite = jnp.isfinite(loss) & _all_finite(changes)
+    status = jnp.where(finite, state.status, Status.DIVERGED).astype(jnp.int32)
     rises = (loss > state.previous_loss).astype(jnp.int32)
     after = LoopState(
         params=params,
@@ -259,6 +263,11 @@ def _record(
     return columns, tuple(memories)
 
 
+def _all_finite(tree: Params) -> Array:
+    """Whether every entry is finite, shape ()."""
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
+
+
 def _marked_if_lost(state: LoopState) -> LoopState:
     """Marks a lane whose params are not finite, as the next step would by its loss."""
     finite = jnp.isfinite(optax.tree.norm(state.params))
@@ -317,9 +326,18 @@ def _recorded_shapes(
 ) -> dict[str, jax.ShapeDtypeStruct]:
     lane = _one_lane(state)
     problem = _one_lane(program.problem) if program.own_data else program.problem
-    step = _Step(lane.loss_total, lane.params, step_hyperparameters(lane.optimizer_state))
     active = jax.ShapeDtypeStruct((), bool)
-    return jax.eval_shape(record, problem, lane, step, lane.params, active)[0]
+    return jax.eval_shape(record, problem, lane, _step_shapes(lane), lane.params, active)[0]
+
+
+@compiled
+def _one_record(program: Program, lane: LoopState, step: _Step) -> dict[str, Array]:
+    """The columns of a record of one lane, for their shapes: it is never run."""
+    return _record(program, program.problem, lane, step, lane.params, jnp.ones((), bool))[0]
+
+
+def _step_shapes(lane: LoopState) -> _Step:
+    return _Step(lane.loss_total, lane.params, step_hyperparameters(lane.optimizer_state))
 
 
 def _further_shapes(state: LoopState) -> dict[str, jax.ShapeDtypeStruct]:

@@ -12,8 +12,9 @@ import numpy as np
 import optax
 
 from sharpflow.models import Params, Problem, validate_params
-from sharpflow.models.bound_function import BoundFunction, StaticFunction
-from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
+from sharpflow.models.bound_function import BoundFunction
+from sharpflow.models.precision import FULL, MatmulPrecision, compiled, validated_precision
+from sharpflow.models.static_function import StaticFunction
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.loop import padded_rows, run_chunk
 from sharpflow.simulator.program import (
@@ -79,7 +80,8 @@ def simulate(
       progress: whether to show a progress bar; by default on a terminal only.
 
     Returns:
-      The trajectory. A loss that stops being finite ends it with status ``DIVERGED``.
+      The trajectory. A loss, or an update, that is not finite ends it with status ``DIVERGED`` at
+      this step.
 
     Raises:
       ValueError: unusable params, numbers out of range, an unknown observable or precision,
@@ -174,13 +176,13 @@ def _rows_per_chunk(num_rows: int) -> int:
     return 1 << (max(num_rows // _CHUNKS, min(num_rows, 16)) - 1).bit_length()
 
 
-@jax.jit
+@compiled
 def _as_lane(state: LoopState) -> LoopState:
     """A copy with an axis for lanes, which the loop may overwrite."""
     return jax.tree.map(lambda leaf: leaf[None], state)
 
 
-@jax.jit
+@compiled
 def _of_lane(lane: LoopState) -> LoopState:
     return jax.tree.map(lambda leaf: leaf[0], lane)
 

@@ -28,7 +28,7 @@ _MESSAGES = {
     Status.RETRACTION_FAILED: "a point could not be brought back to the minimizer manifold",
     Status.EDGE_FULL: "more eigenvalues reach the edge than max_edge allows",
     Status.MAX_STEPS: "max_steps steps did not reach the last output time",
-    Status.DIVERGED: "the loss or the parameters stopped being finite",
+    Status.DIVERGED: "the loss, its gradient or the parameters stopped being finite",
     Status.NOT_FINITE: "an operator returned NaN or infinite entries",
     Status.NOT_SYMMETRIC: "an operator is not symmetric",
     Status.PRECISION: "the tolerance is below what rounding allows",

@@ -126,7 +126,7 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
 
     network = problem.metrics["train_accuracy"].function.network
     halves = dataclasses.replace(
-        problem.data, inputs=split(np.asarray(problem.data.inputs), 12, dtype=np.float32)
+        problem.data, inputs=split(np.asarray(problem.data.inputs), 12, dtype=flat.dtype)
     )
     in_halves = dataclasses.replace(network, num_batch_norms=3)
     return {

@@ -15,6 +15,7 @@ import pytest
 
 import sharpflow as sf
 from sharpflow.models.reading import reading
+from sharpflow.simulator.loop import run_chunk
 
 RANDOM = np.random.default_rng(0)
 X, Y = jnp.asarray(RANDOM.normal(size=(6, 4))), jnp.asarray(RANDOM.normal(size=6))
@@ -121,6 +122,20 @@ def test_a_simulation_after_a_global_changed_is_of_the_new_value():
         run = sf.simulate(problem, W, sf.gdwd(0.01, 0.0), 2, observables=["loss"])
         step = W - 0.01 * X.T @ (X @ W - value * Y)
         np.testing.assert_allclose(run["loss"][1], 0.5 * np.sum((X @ step - value * Y) ** 2))
+
+
+def test_programs_of_a_problem_that_shares_none_are_forgotten_with_it():
+    def simulated(value):
+        _set_global("array")(value)
+        problem = sf.Problem(_init, residual=_of_an_array, scale_invariant=False)
+        sf.simulate(problem, W, sf.gdwd(0.01, 0.0), 2, observables=["loss"])
+
+    gc.collect()
+    before = len(run_chunk._programs)
+    for value in (3.0, 4.0):
+        simulated(value)
+        gc.collect()
+    assert len(run_chunk._programs) == before
 
 
 def test_a_problem_whose_globals_changed_since_it_was_made_is_refused_and_shared_by_none():

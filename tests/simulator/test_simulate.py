@@ -146,6 +146,34 @@ def test_a_diverging_run_is_frozen_and_says_so():
     np.testing.assert_allclose(found.final_params, last, rtol=1e-12)
 
 
+def _kinked(w):
+    """½‖w‖², whose derivative is 0 · ∞ where w_0 ≤ ½, as of an unguarded square root."""
+    return 0.5 * jnp.sum(jnp.square(w)) + 0.0 * jnp.sqrt(jnp.maximum(w[0] - 0.5, 0.0))
+
+
+@pytest.mark.parametrize("loss", [_kinked, lambda w: jnp.nan_to_num(_kinked(w))])
+def test_a_gradient_that_is_not_finite_is_marked_at_its_step_though_the_loss_is(loss):
+    problem = sf.Problem(init=lambda key: jnp.ones(2), loss=loss, scale_invariant=False)
+    found = sf.simulate(problem, jnp.ones(2), optax.sgd(0.1), 40)
+    # 0.9^7 = 0.478 is the first below one half
+    assert (found.status, found.final_step) == (sf.Status.DIVERGED, 7)
+    np.testing.assert_allclose(found.final_params, np.full(2, 0.9**7), rtol=1e-14)
+    grid = sf.simulate_grid(
+        problem, seeds=0, learning_rates=[0.1, 0.01], weight_decays=0.0, num_steps=40,
+        record_every=40, observables=["loss"], group_width=2,
+    )  # fmt: skip
+    assert grid.status.values.ravel().tolist() == [sf.Status.DIVERGED, sf.Status.SUCCESS]
+    assert grid.final_step.values.ravel().tolist() == [7, 40]
+
+
+def test_a_gradient_that_the_rule_mends_ends_nothing():
+    problem = sf.Problem(init=lambda key: jnp.ones(2), loss=_kinked, scale_invariant=False)
+    rule = optax.chain(optax.zero_nans(), optax.sgd(0.1))
+    found = sf.simulate(problem, jnp.ones(2), rule, 20)
+    assert (found.status, found.final_step) == (sf.Status.SUCCESS, 20)
+    np.testing.assert_allclose(found.final_params, [0.9**7, 0.9**20], rtol=1e-14)
+
+
 def test_a_dataset_holds_the_columns_and_survives_netcdf(problem, params, tmp_path):
     import xarray
 

@@ -11,7 +11,6 @@ from flax.errors import InvalidRngError
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
-from sharpflow.models.bound_function import StaticFunction
 from sharpflow.models.convolution import conv_general_dilated
 from sharpflow.models.flax_adapter.functional import (
     RANDOM_NUMBERS,
@@ -21,6 +20,7 @@ from sharpflow.models.flax_adapter.functional import (
 )
 from sharpflow.models.problem import is_concrete
 from sharpflow.models.reading import reading
+from sharpflow.models.static_function import StaticFunction
 
 _MOST_MODULES = 64  # whose compiled init is kept
 _Init = Callable[[jax.Array, Array], Any]
@@ -43,9 +43,8 @@ class LinenModule:
         self._module, self.dtype = module, dtype
         self._apply_kwargs = dict(apply_kwargs)
         self.reading = reading((dtype, partial(module.apply, **self._apply_kwargs)))
-        self._init = _compiled_init(
-            StaticFunction(partial(module.init, **self._apply_kwargs), self.reading)
-        )
+        make_init = _shared_init if self.reading.is_settled else _compiled_init
+        self._init = make_init(StaticFunction(partial(module.init, **self._apply_kwargs)))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LinenModule) and bool(self.reading.key == other.reading.key)
@@ -101,9 +100,8 @@ class LinenModule:
         return as_columns(outputs), state
 
 
-@lru_cache(maxsize=_MOST_MODULES)
 def _compiled_init(static: StaticFunction) -> _Init:
-    """``module.init`` as compiled code, shared by modules that read the same."""
+    """``module.init`` as compiled code."""
 
     def init(key: jax.Array, sample: Array) -> Any:
         static.require_unchanged()
@@ -119,6 +117,10 @@ def _compiled_init(static: StaticFunction) -> _Init:
         return (quick if is_concrete(jax.random.key_data(key)) else within)(key, sample)
 
     return drawn
+
+
+# for modules that read the same; one that is compared with no other would only be kept
+_shared_init = lru_cache(maxsize=_MOST_MODULES)(_compiled_init)
 
 
 def _by_our_convolution(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:

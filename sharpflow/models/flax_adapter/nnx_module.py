@@ -77,7 +77,7 @@ class NnxModule:
         self._module = nnx.clone(module) if isinstance(module, nnx.Module) else module
         self.dtype, self._call_kwargs = dtype, dict(call_kwargs)
         if isinstance(module, nnx.Module):
-            self.reading = Reading(object())  # has parameters of its own, and equals itself alone
+            self.reading = Reading.of_itself()  # has parameters of its own, and equals itself alone
         else:
             self.reading = reading((dtype, partial(module, **self._call_kwargs)))
 

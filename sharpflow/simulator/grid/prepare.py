@@ -11,8 +11,9 @@ import jax
 import numpy as np
 
 from sharpflow.models import Problem
-from sharpflow.models.bound_function import BoundFunction, StaticFunction
+from sharpflow.models.bound_function import BoundFunction
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
+from sharpflow.models.static_function import StaticFunction
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.grid.axes import BASE, Axes, grid_axes, keywords_of
 from sharpflow.simulator.grid.compiled import stacked
