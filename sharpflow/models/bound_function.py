@@ -1,9 +1,7 @@
 """Functions as parts of a pytree: what is compared, and what is an argument."""
 
 import dataclasses
-import functools
 import inspect
-import types
 from collections.abc import Callable
 from typing import Any
 
@@ -11,32 +9,7 @@ import jax
 import numpy as np
 
 from sharpflow.models.precision import MatmulPrecision, products_at
-
-
-class StaticFunction:
-    """A function as the static part of a pytree: compared by value where that is possible.
-
-    jax compiles a program once for all pytrees whose static parts are equal. Plain functions
-    are compared by identity, and callable objects as they define it. A ``functools.partial``
-    and a bound method, which Python compares by identity, are compared by what they are made
-    of. What has no hash, as an object that holds an array, is compared by identity.
-
-    Args:
-      function: any callable.
-    """
-
-    __slots__ = ("__weakref__", "_hash", "_key", "function")
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function  # also keeps the identity in the key from being used again
-        self._key = _key(function)
-        self._hash = hash(self._key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, StaticFunction) and bool(self._key == other._key)
-
-    def __hash__(self) -> int:
-        return self._hash
+from sharpflow.models.static_function import StaticFunction, static_part
 
 
 @jax.tree_util.register_pytree_node_class
@@ -62,7 +35,12 @@ class BoundFunction:
 
     @classmethod
     def of(
-        cls, function: Callable[..., Any], data: Any, precision: MatmulPrecision | None
+        cls,
+        function: Callable[..., Any],
+        data: Any,
+        precision: MatmulPrecision | None,
+        *,
+        static: Callable[[Callable[..., Any]], StaticFunction] = StaticFunction,
     ) -> "BoundFunction":
         """Bind a function to data, if it takes any.
 
@@ -70,19 +48,24 @@ class BoundFunction:
           function: of an argument, or of an argument and data.
           data: a pytree of arrays, or None, which nothing takes.
           precision: of the products.
+          static: how the function is compared, if it is no pytree of arrays.
 
         Raises:
-          ValueError: the function takes data and there are none.
+          ValueError: the function takes data and there are none, or it takes neither one
+            argument nor two.
         """
+        _require_arguments(function, data)
         needs_data = takes_data(function)
         if needs_data and data is None and not _takes_any_number(function):
             raise ValueError("takes a second argument, the data, but data is None")
         bound = needs_data and data is not None
-        static = None if is_pytree_of_arrays(function) else StaticFunction(function)
-        return cls(function, static, data if bound else None, bound, precision)
+        compared = None if is_pytree_of_arrays(function) else static(function)
+        return cls(function, compared, data if bound else None, bound, precision)
 
     def __call__(self, argument: Any) -> Any:
         """The value for an argument."""
+        if self.static is not None:
+            self.static.require_unchanged()
         given = (argument, self.data) if self.takes_data else (argument,)
         if self.precision is None:
             return self.function(*given)
@@ -99,16 +82,16 @@ class BoundFunction:
         if isinstance(inner, BoundFunction):
             inner = inner.at_precision(precision)
         data = jax.tree.map(
-            lambda part: part.at_precision(precision) if isinstance(part, BoundFunction) else part,
+            lambda part: part.at_precision(precision) if hasattr(part, "at_precision") else part,
             self.data,
-            is_leaf=lambda part: isinstance(part, BoundFunction),
+            is_leaf=lambda part: hasattr(part, "at_precision"),  # a function, or a problem
         )
         return dataclasses.replace(self, function=inner, data=data, precision=precision)
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], tuple]:
         """The function's own arrays and the data; all else is static."""
         arrays = self.function if self.static is None else None
-        return (arrays, self.data), (self.static, self.takes_data, self.precision)
+        return (arrays, self.data), (static_part(self.static), self.takes_data, self.precision)
 
     @classmethod
     def tree_unflatten(cls, constants: tuple, children: tuple[Any, ...]) -> "BoundFunction":
@@ -118,11 +101,39 @@ class BoundFunction:
         return cls(arrays if static is None else static.function, static, data, bound, precision)
 
 
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
 def takes_data(function: Callable[..., Any]) -> bool:
     """Whether a function requires a second positional argument, or takes any number of them."""
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    required = [p for p in _parameters(function) if p.kind in positional and p.default is p.empty]
+    parameters = _parameters(function)
+    required = [p for p in parameters if p.kind in _POSITIONAL and p.default is p.empty]
     return len(required) >= 2 or _takes_any_number(function)
+
+
+def _require_arguments(function: Callable[..., Any], data: Any) -> None:
+    """Refuse what could not be called, and data that would silently not be passed."""
+    try:
+        inspect.signature(function)
+    except (TypeError, ValueError):  # written in C, without a signature
+        return
+    parameters = _parameters(function)
+    positional = [parameter for parameter in parameters if parameter.kind in _POSITIONAL]
+    required = [p.name for p in positional if p.default is p.empty]
+    named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if named or len(required) > 2:
+        raise ValueError(
+            "must take one argument, or two of which the second is the data; but it requires "
+            f"{required + named}. Bind the others by functools.partial"
+        )
+    if not positional and not _takes_any_number(function):
+        raise ValueError("must take an argument by position, but takes none")
+    second = positional[1] if len(positional) > 1 else None
+    if data is not None and second and second.name == "data" and second.default is not second.empty:
+        raise ValueError(
+            "has a default for its second argument, data, and would get that instead of the data: "
+            "leave the default out, or give the argument another name"
+        )
 
 
 def _takes_any_number(function: Callable[..., Any]) -> bool:
@@ -144,17 +155,3 @@ def is_pytree_of_arrays(function: Callable[..., Any]) -> bool:
     leaves = jax.tree.leaves(function)
     is_leaf = len(leaves) == 1 and leaves[0] is function
     return not is_leaf and all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in leaves)
-
-
-def _key(function: Any) -> Any:
-    if isinstance(function, types.MethodType):
-        return types.MethodType, function.__func__, _key(function.__self__)
-    if isinstance(function, functools.partial):
-        keywords = tuple(sorted((name, _key(value)) for name, value in function.keywords.items()))
-        arguments = tuple(_key(argument) for argument in function.args)
-        return functools.partial, _key(function.func), arguments, keywords
-    try:
-        hash(function)
-    except TypeError:
-        return id, id(function)
-    return type(function), function  # 1, 1.0 and True are equal, and are not the same argument

@@ -27,6 +27,11 @@ class SmoothedCrossEntropy:
 
     targets: Float[Array, "n c"]
 
+    @property
+    def num_rows(self) -> int:
+        """n."""
+        return self.targets.shape[0]
+
     def __call__(self, logits: Float[Array, "n c"]) -> Float[Array, ""]:
         """L for logits of shape (n, c), a scalar."""
         return -jnp.mean(jnp.sum(self.targets * jax.nn.log_softmax(logits, axis=1), axis=1))

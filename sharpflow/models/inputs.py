@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from sharpflow.models.problem import require_x64_for, x64_enabled
+from sharpflow.models.leaves import require_x64_for, x64_enabled
 
 
 def standardized_targets(y: np.ndarray, dtype: np.dtype, name: str = "y") -> np.ndarray:

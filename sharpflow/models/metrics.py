@@ -1,7 +1,8 @@
 """What is watched beside the loss: accuracy, and the error on test data."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,21 @@ from jaxtyping import Array, Bool, Float, Int
 from sharpflow.models.cross_entropy import SmoothedCrossEntropy, smoothed_targets
 from sharpflow.models.inputs import holds_classes, target_columns, validated_inputs
 
-# by name; each is a pytree whose leaves are what the outputs are compared with
-Scores = dict[str, Callable[[Float[Array, "n c"]], Float[Array, ""]]]
+
+class Score(Protocol):
+    """A number that says how good outputs are: a pytree of what they are compared with."""
+
+    @property
+    def num_rows(self) -> int:
+        """Of the outputs that it takes."""
+        ...
+
+    def __call__(self, outputs: Float[Array, "n c"], /) -> Float[Array, ""]:
+        """The number, shape ()."""
+        ...
+
+
+Scores = dict[str, Score]  # by the name of the metric
 
 
 @jax.tree_util.register_dataclass
@@ -25,6 +39,11 @@ class MeanSquareError:
     """
 
     targets: Float[Array, "n c"]
+
+    @property
+    def num_rows(self) -> int:
+        """n."""
+        return self.targets.shape[0]
 
     def __call__(self, outputs: Float[Array, "n c"]) -> Float[Array, ""]:
         """The error, shape ()."""
@@ -46,6 +65,11 @@ class Accuracy:
     known: Bool[Array, " n"]
     scale: Float[Array, "1 c"] | None = None
     shift: Float[Array, "1 c"] | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """n."""
+        return self.classes.shape[0]
 
     def __call__(self, outputs: Float[Array, "n c"]) -> Float[Array, ""]:
         """The share, shape ()."""

@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeVar
 
 import jax
 
+from sharpflow.models.compiled_function import CompiledFunction
+
 MatmulPrecision = Literal["highest", "high", "default"]
 MATMUL_PRECISIONS: tuple[MatmulPrecision, ...] = ("highest", "high", "default")
 FULL: MatmulPrecision = "highest"
@@ -34,16 +36,26 @@ def products_at(precision: MatmulPrecision) -> AbstractContextManager[Any]:
 def full_precision(function: _Function) -> _Function:
     """The same function, all of whose products have the highest precision.
 
-    It holds while the function runs or is traced: for a derivative that jax traces later,
+    So have those of a problem among its arguments, whatever precision that is at for training
+    steps. It holds while the function runs or is traced: for a derivative that jax traces later,
     such as the backward pass of a ``custom_vjp``, whoever takes the derivative is wrapped too.
     """
 
     @functools.wraps(function)
     def at_full_precision(*args: Any, **kwargs: Any) -> Any:
+        args = tuple(map(_at_full_precision, args))
+        kwargs = {name: _at_full_precision(value) for name, value in kwargs.items()}
         with products_at(FULL):
             return function(*args, **kwargs)
 
     return at_full_precision  # type: ignore[return-value]
+
+
+def _at_full_precision(argument: Any) -> Any:
+    """The argument, or a problem at the highest precision; problems are defined on top of this."""
+    if getattr(argument, "matmul_precision", FULL) == FULL or not hasattr(argument, "at_precision"):
+        return argument
+    return argument.at_precision(FULL)
 
 
 def compiled(
@@ -55,7 +67,8 @@ def compiled(
     """``jax.jit`` of a function, all of whose products have the highest precision.
 
     Every compiled function of the theory goes by it, and may be used as a decorator with
-    arguments or without.
+    arguments or without. It forgets the programs of problems that have died, and is deaf to
+    ``jax_debug_nans``; see ``CompiledFunction``.
 
     Args:
       function: what to compile.
@@ -68,10 +81,8 @@ def compiled(
         return functools.partial(
             compiled, static_argnames=static_argnames, donate_argnames=donate_argnames
         )
-    return jax.jit(
-        full_precision(function),
-        static_argnames=tuple(static_argnames),
-        donate_argnames=tuple(donate_argnames),
+    return CompiledFunction(
+        full_precision(function), static_argnames=static_argnames, donate_argnames=donate_argnames
     )
 
 

@@ -9,7 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from sharpflow.models.bound_function import BoundFunction, is_pytree_of_arrays
+from sharpflow.models.leaves import require_x64_for, short_text, validated_leaves
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
+from sharpflow.models.static_function import StaticFunction, static_part
 
 Params: TypeAlias = PyTree[Float[Array, "..."]]
 Scalar = Float[Array, ""]
@@ -42,12 +44,21 @@ class Problem:
     argument: they are compiled once for all problems that have the same functions and data of
     the same shapes, they hold no copy of the data, and the data are freed with the problem.
     Problems that differ in their data alone can be stacked, mapped over by ``jax.vmap`` and
-    placed on devices as any pytree. Functions are the same if they are equal: the same
-    function, or equal ``functools.partial``s, bound methods of equal objects, and other
-    callables that are compared by value. A callable that is itself a pytree of arrays, as
+    placed on devices as any pytree. A callable that is itself a pytree of arrays, as
     ``jax.tree_util.Partial`` is, contributes its arrays to the leaves.
-    Arrays that a plain function closes over are no leaves: they become constants of every
+
+    Functions are the same if they are sure to read the same: the same function, or equal
+    ``functools.partial``s, bound methods of equal frozen data classes, Flax modules and other
+    callables that compare themselves by value, as long as their closures, their defaults and the
+    global names in their code hold the same numbers, text, jax arrays, functions and classes. A
+    function that reads anything that can change in place, such as a numpy array, a list or an
+    object with attributes, is the same in this problem alone (and in those made of it by
+    ``with_data``, ``with_metrics`` and ``at_precision``), and is compiled for each anew.
+    Arrays that a function closes over are no leaves: they become constants of every
     program that uses them, and live as long as it does. Give large arrays as ``data``.
+    A problem is what its functions read when it was made. If a name that they read is bound to
+    another value by the time they run or are traced, they refuse. What changes in place, without
+    a name that is bound again, is seen by the programs that are traced later, and not by others.
 
     As an object a problem is compared and hashed by identity.
 
@@ -57,7 +68,8 @@ class Problem:
       metrics: named functions params -> scalar, for instance a test error.
       scale_invariant: False marks an ablation without normalization, which is
         simulated but gets no flow on the sphere.
-      data: a pytree of arrays, or None.
+      data: a pytree of arrays, or None. Numbers of Python take the dtype of the floating-point
+        arrays among them; without any they adapt to the params.
 
     Attributes:
       init, residual, outputs, criterion, loss, metrics: the same functions with their data,
@@ -66,8 +78,9 @@ class Problem:
       matmul_precision: of the products that these functions make; see ``at_precision``.
 
     Raises:
-      ValueError: not exactly one form is given, something that is no function, data that are
-        no arrays, or a function that needs data where there are none.
+      ValueError: not exactly one form is given, something that is no function or takes neither
+        one argument nor two, data that are no arrays, a function that needs data where there are
+        none, or one with a default for its ``data``.
     """
 
     scale_invariant: bool
@@ -90,7 +103,7 @@ class Problem:
     ) -> None:
         given = {"residual": residual, "outputs": outputs, "criterion": criterion, "loss": loss}
         forms = {name: function for name, function in given.items() if function is not None}
-        data = _validated_data(data)
+        data = validated_leaves(data)
         functions = {
             name: _bound(name, function, data)
             for name, function in ({"init": init} | forms).items()
@@ -154,15 +167,26 @@ class Problem:
 
     @property
     def criterion(self) -> Callable[[Array], Scalar] | None:
-        """outputs -> scalar, or None; the object that was given, unless it takes the data."""
-        bound = self._functions.get("criterion")
-        return bound if bound is None or bound.takes_data else bound.function
+        """outputs -> scalar, or None; the object that was given, unless it takes the data.
+
+        Of one that takes the data, what its method ``of`` makes of them, if it has one.
+        """
+        bound = self.bound_criterion
+        if bound is None or not bound.takes_data:
+            return None if bound is None else bound.function
+        of_data = self._of_criterion("of")
+        return bound if of_data is None else of_data(self.data)
+
+    @property
+    def bound_criterion(self) -> BoundFunction | None:
+        """outputs -> scalar, or None; as compiled functions take it."""
+        return self._functions.get("criterion")
 
     @property
     def criterion_residual(self) -> Callable[[Array], Float[Array, " m"]] | None:
         """outputs -> (m,) array, the residual form that the criterion knows, or None."""
         known = self._of_criterion("residual")
-        return None if known is None else BoundFunction.of(known, self.data, self.matmul_precision)
+        return None if known is None else self._made_of(known, self.data)
 
     @property
     def loss(self) -> Callable[[Params], Scalar]:
@@ -171,9 +195,9 @@ class Problem:
             return self._functions["loss"]
         if "residual" in self._functions:
             parts: Any = self._functions["residual"]
-            return BoundFunction.of(_half_square, parts, self.matmul_precision)
+            return self._made_of(_half_square, parts)
         parts = (self._functions["outputs"], self._functions["criterion"])
-        return BoundFunction.of(_composed, parts, self.matmul_precision)
+        return self._made_of(_composed, parts)
 
     @property
     def metrics(self) -> dict[str, Callable[[Params], Scalar]]:
@@ -209,13 +233,18 @@ class Problem:
         return self.loss(params)
 
     def at_precision(self, precision: MatmulPrecision) -> "Problem":
-        """The same problem with products of another precision, for training steps.
+        """The same problem with products of another precision, for training steps of one's own.
+
+        The functions of this problem have this precision where they are called. What the package
+        computes with a problem does not depend on it: curvature, retraction, flow and records
+        are made at the highest, and the training steps of a simulation at its own
+        ``matmul_precision``. ``check_scale_invariance`` checks the problem as it is.
 
         Args:
-          precision: ``"highest"``, which is true float32 on every backend; ``"high"``, as
-            ``jax.lax.Precision.HIGH`` has it, three passes in bfloat16 on a TPU and TF32 at
-            least on a GPU; or ``"default"``, what is fastest: bfloat16 on a TPU and TF32 on
-            recent GPUs. On a CPU they are the same.
+          precision: of float32 products, as ``jax.lax.Precision`` has it. ``"highest"`` is true
+            float32 on every backend, ``"high"`` three passes in bfloat16 on a TPU and TF32 on
+            a GPU that has it, ``"default"`` one pass in bfloat16 on a TPU and TF32 on a GPU
+            that has it. On a CPU they are the same.
 
         Returns:
           A problem with the same data.
@@ -230,17 +259,28 @@ class Problem:
         """The same functions with other data.
 
         Args:
-          data: a pytree of arrays with the structure that the functions expect.
+          data: a pytree of arrays with the structure that the functions expect. Of a network
+            of this package ``dataclasses.replace(problem.data, inputs=..., targets=...)``.
 
         Returns:
           A problem that shares all compiled programs with this one, if the shapes are equal.
 
         Raises:
-          ValueError: this problem was made without data, or data that are no arrays.
+          ValueError: this problem was made without data, or none of its functions takes them,
+            or data that are None, no arrays, or of a network and of different numbers of rows.
         """
         if self.data is None:
             raise ValueError("this problem was made without data, which its functions ignore")
-        data = _validated_data(data)
+        if not any(f.takes_data for f in (*self._functions.values(), *self._metrics.values())):
+            raise ValueError(
+                "no function of this problem takes its data as a second argument, so other data "
+                "would change nothing"
+            )
+        if data is None:
+            raise ValueError("data must be a pytree of arrays, as this problem has, got None")
+        data = validated_leaves(data)
+        if hasattr(data, "require_matching_rows"):
+            data.require_matching_rows()
         return self._changed(lambda bound: bound.with_data(data), data=data)
 
     def with_metrics(self, metrics: Mapping[str, Callable[..., Scalar]]) -> "Problem":
@@ -265,7 +305,7 @@ class Problem:
         """
         functions = {**self._functions, **{_METRIC + n: m for n, m in self._metrics.items()}}
         own = {name: f.function for name, f in functions.items() if f.static is None}
-        rest = tuple((name, f.static, f.takes_data) for name, f in functions.items())
+        rest = tuple((n, static_part(f.static), f.takes_data) for n, f in functions.items())
         attribute = jax.tree_util.GetAttrKey
         children = ((attribute("data"), self.data), (attribute("functions"), own))
         return children, (rest, self.scale_invariant, self.matmul_precision)
@@ -311,6 +351,11 @@ class Problem:
             self.matmul_precision if precision is None else precision,
         )
 
+    def _made_of(self, function: Callable[..., Any], parts: Any) -> BoundFunction:
+        """A function of parts of this problem, which tell problems apart."""
+        by_equality = StaticFunction.by_equality
+        return BoundFunction.of(function, parts, self.matmul_precision, static=by_equality)
+
     def _of_criterion(self, name: str) -> Any:
         """What the criterion knows of itself under a name, or None."""
         known: Any = self._functions.get("criterion")
@@ -339,70 +384,13 @@ def _bound(name: str, function: Any, data: Any) -> BoundFunction:
     if getattr(function, "__func__", None) is Problem.loss_value:
         function = function.__self__.loss  # whose data are leaves
     if not callable(function):
-        raise ValueError(f"{name} must be a function, got {function!r}")
+        raise ValueError(f"{name} must be a function, got {short_text(function)}")
     if is_pytree_of_arrays(function):
-        function = _validated_data(function, name)
+        function = validated_leaves(function, name)
     try:
         return BoundFunction.of(function, data, FULL)
     except ValueError as error:
         raise ValueError(f"{name} {error}") from None
-
-
-def _validated_data(data: Any, name: str = "data") -> Any:
-    """The leaves of data as jax arrays, where they already are on devices as they are."""
-
-    def array(path: tuple, leaf: Any) -> Any:
-        where = name + jax.tree_util.keystr(path)
-        require_x64_for(getattr(leaf, "dtype", None), where)
-        try:
-            return on_device(leaf) if isinstance(leaf, np.ndarray) else jnp.asarray(leaf)
-        except TypeError as error:
-            raise ValueError(
-                f"{where} must be an array, got {leaf!r}: what is no array belongs into the "
-                "functions of a problem"
-            ) from error
-
-    return jax.tree_util.tree_map_with_path(array, data)
-
-
-def on_device(array: np.ndarray, place: jax.sharding.Sharding | None = None) -> jax.Array:
-    """An array on devices that later changes of ``array`` do not reach.
-
-    jax takes the memory of a numpy array for its own on a CPU where that begins at a multiple
-    of 64 bytes, and copies it elsewhere. ``jnp.array`` always copies, but holds the array a third
-    time meanwhile.
-
-    Args:
-      array: on the host.
-      place: where it goes; by default to the default device.
-    """
-    placed = jax.device_put(array, place)
-    on_host = (shard for shard in placed.addressable_shards if shard.device.platform == "cpu")
-    if any(np.may_share_memory(np.asarray(shard.data), array) for shard in on_host):
-        return jax.device_put(placed, place, may_alias=False)  # compiles nothing
-    return placed
-
-
-def x64_enabled() -> bool:
-    """Whether jax computes in float64 here and now."""
-    return jnp.result_type(float) == jnp.float64
-
-
-def require_x64_for(dtype: Any, name: str) -> None:
-    """Refuse float64 where jax would compute in float32.
-
-    Args:
-      dtype: of what is given, or asked for; anything but float64 passes.
-      name: what to call it in the error.
-
-    Raises:
-      ValueError: float64 without x64.
-    """
-    if dtype == jnp.float64 and not x64_enabled():
-        raise ValueError(
-            f"{name} is float64 but jax runs without x64: "
-            "call jax.config.update('jax_enable_x64', True) first, or use float32"
-        )
 
 
 def validate_params(problem: Problem, params: Any, name: str = "params") -> Params:

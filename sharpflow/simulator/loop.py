@@ -158,7 +158,8 @@ def column_shapes(program: Program, state: LoopState) -> dict[str, jax.ShapeDtyp
       program: what is recorded.
       state: of some lanes, leading axis (lanes,).
     """
-    return _recorded_shapes(program, partial(_record, program), state) | _further_shapes(state)
+    lane = _one_lane(state)
+    return _one_record.eval_shape(program, lane, _step_shapes(lane)) | _further_shapes(state)
 
 
 def _one_step(
@@ -325,9 +326,18 @@ def _recorded_shapes(
 ) -> dict[str, jax.ShapeDtypeStruct]:
     lane = _one_lane(state)
     problem = _one_lane(program.problem) if program.own_data else program.problem
-    step = _Step(lane.loss_total, lane.params, step_hyperparameters(lane.optimizer_state))
     active = jax.ShapeDtypeStruct((), bool)
-    return jax.eval_shape(record, problem, lane, step, lane.params, active)[0]
+    return jax.eval_shape(record, problem, lane, _step_shapes(lane), lane.params, active)[0]
+
+
+@compiled
+def _one_record(program: Program, lane: LoopState, step: _Step) -> dict[str, Array]:
+    """The columns of a record of one lane, for their shapes: it is never run."""
+    return _record(program, program.problem, lane, step, lane.params, jnp.ones((), bool))[0]
+
+
+def _step_shapes(lane: LoopState) -> _Step:
+    return _Step(lane.loss_total, lane.params, step_hyperparameters(lane.optimizer_state))
 
 
 def _further_shapes(state: LoopState) -> dict[str, jax.ShapeDtypeStruct]:

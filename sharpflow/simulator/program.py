@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 import chex
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from sharpflow.models import Params, Problem
 from sharpflow.models.bound_function import BoundFunction
 from sharpflow.models.precision import FULL, MatmulPrecision
+from sharpflow.models.static_function import StaticFunction, static_part
 from sharpflow.simulator.moment import Observable
 
 EffectiveRate = Callable[[Any, Params], Array]
@@ -49,18 +50,7 @@ class LoopState:
     memories: tuple
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("problem", "rule"),
-    meta_fields=(
-        "observables",
-        "rate",
-        "num_snapshots",
-        "in_turn",
-        "own_data",
-        "matmul_precision",
-    ),
-)
+@jax.tree_util.register_pytree_node_class
 @dataclasses.dataclass(frozen=True)
 class Program:
     """What the loop does: a pytree whose leaves are the data of the problem, all else static.
@@ -88,6 +78,22 @@ class Program:
     in_turn: bool = True
     own_data: bool = False
     matmul_precision: MatmulPrecision = FULL
+
+    def tree_flatten(self) -> tuple[tuple[Problem, BoundFunction], tuple]:
+        """The problem and the rule; all else is static."""
+        flags = self.num_snapshots, self.in_turn, self.own_data, self.matmul_precision
+        return (self.problem, self.rule), (static_part(self._functions), flags)
+
+    @cached_property
+    def _functions(self) -> StaticFunction:
+        """What the user gave beside the problem and the rule; made once, for every chunk asks."""
+        return StaticFunction.by_equality((self.observables, self.rate))
+
+    @classmethod
+    def tree_unflatten(cls, static: tuple, children: tuple[Problem, BoundFunction]) -> "Program":
+        """The same program with other arrays."""
+        functions, flags = static
+        return cls(*children, *functions.function, *flags)
 
 
 def initial_state(

@@ -13,7 +13,8 @@ import optax
 
 from sharpflow.models import Params, Problem, validate_params
 from sharpflow.models.bound_function import BoundFunction
-from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
+from sharpflow.models.precision import FULL, MatmulPrecision, compiled, validated_precision
+from sharpflow.models.static_function import StaticFunction
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.loop import padded_rows, run_chunk
 from sharpflow.simulator.program import (
@@ -104,7 +105,9 @@ def simulate(
     rows_per_chunk = _rows_per_chunk(len(gaps))
     program = Program(
         problem=problem,
-        rule=BoundFunction.of(_GivenRule(optimizer.update), None, None),
+        rule=BoundFunction.of(
+            _GivenRule(optimizer.update), None, None, static=StaticFunction.by_equality
+        ),
         observables=requested,
         rate=effective_learning_rate,
         num_snapshots=0 if snapshot_every is None else -(-rows_per_chunk // snapshot_every),
@@ -173,13 +176,13 @@ def _rows_per_chunk(num_rows: int) -> int:
     return 1 << (max(num_rows // _CHUNKS, min(num_rows, 16)) - 1).bit_length()
 
 
-@jax.jit
+@compiled
 def _as_lane(state: LoopState) -> LoopState:
     """A copy with an axis for lanes, which the loop may overwrite."""
     return jax.tree.map(lambda leaf: leaf[None], state)
 
 
-@jax.jit
+@compiled
 def _of_lane(lane: LoopState) -> LoopState:
     return jax.tree.map(lambda leaf: leaf[0], lane)
 

@@ -10,7 +10,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params
-from sharpflow.models.precision import full_precision
+from sharpflow.models.bound_function import BoundFunction
+from sharpflow.models.precision import FULL, full_precision
 from sharpflow.theory.lanczos import lanczos
 from sharpflow.theory.linearization import Method, Residual, linearize, resolve_method
 from sharpflow.theory.linearization.spectrum import unit_rows
@@ -86,6 +87,8 @@ def fisher_spectrum(
     Source: Karakida, Akaho and Amari 2019, arXiv 1806.01316; docs/wide-networks.md.
     """
     theta, unravel = ravel_pytree(params)
+    if isinstance(outputs, BoundFunction):  # those of a problem, at its precision
+        outputs = outputs.at_precision(FULL)
     shape, dtype = jax.eval_shape(outputs, params).shape, theta.dtype
     if len(shape) < 1:
         raise ValueError("outputs must return an array with samples first, got a scalar")

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from sharpflow.models import Params, Problem
 from sharpflow.models.bound_function import BoundFunction
-from sharpflow.models.precision import compiled
+from sharpflow.models.precision import FULL, compiled
 from sharpflow.models.problem import is_concrete
 
 _NEWTON_STEPS = 50
@@ -38,10 +38,11 @@ def residual_form(
       ValueError: a problem with a loss alone, or a criterion that attains no minimum.
     """
     _, unravel = ravel_pytree(like)
+    problem = problem.at_precision(FULL)
     if problem.residual is not None:
         residual = problem.residual
         return lambda flat: residual(unravel(flat))
-    if problem.outputs is None or problem.criterion is None:
+    if problem.outputs is None or problem.bound_criterion is None:
         raise ValueError(
             "problem has a loss alone, which defines no minimizer manifold: "
             "give it a residual, or outputs with a criterion"
@@ -50,12 +51,12 @@ def residual_form(
     if of_outputs is not None:
         return lambda flat: of_outputs(outputs(unravel(flat)))
     produced = jax.eval_shape(outputs, like)
-    best, root = _criterion_minimum(problem.criterion, produced.shape, produced.dtype)
+    best, root = _criterion_minimum(problem.bound_criterion, produced.shape, produced.dtype)
     return lambda flat: root @ (outputs(unravel(flat)).ravel() - best)
 
 
 def _criterion_minimum(
-    criterion: Callable[[Array], Array], shape: tuple[int, ...], dtype: Any
+    bound: BoundFunction, shape: tuple[int, ...], dtype: Any
 ) -> tuple[Float[Array, " q"], Float[Array, "q q"]]:
     """The minimiser of a convex criterion and the root of its Hessian there.
 
@@ -63,7 +64,6 @@ def _criterion_minimum(
     criterion without a minimum is refused. Where they are traced too, they are found whenever
     the program runs, and are NaN where there is no minimum: then no retraction succeeds.
     """
-    bound = BoundFunction.of(criterion, None, None)
     if not is_concrete(*jax.tree.leaves(bound)):
         best, root, attained = _newton(bound, shape=shape, dtype=dtype)
         return jnp.where(attained, best, jnp.nan), jnp.where(attained, root, jnp.nan)

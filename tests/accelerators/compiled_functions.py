@@ -135,7 +135,7 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
             "": Call((in_halves, params, halves, problem.data))
         },
         "theory.residuals._newton": {"": Call((_cosh,), {"shape": (24, 3), "dtype": flat.dtype})},
-        "models.invariance._relative_change": {"": Call((problem, params, flat, flat))},
+        "models.invariance._relative_change": {"": Call((problem.loss, params, flat, flat))},
         "theory.curvature._eigenpairs": {
             "lanczos": Call((problem, params, None, wanted, jnp.asarray(0)), pairs),
             "lanczos from a start": Call(

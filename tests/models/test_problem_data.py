@@ -218,6 +218,13 @@ def test_a_change_of_the_callers_array_does_not_reach_a_problem(name, offset):
             r"metrics\['m'\] takes a second argument",
         ),
         ({"residual": 3.0}, "residual must be a function, got 3.0"),
+        (
+            {"residual": lambda w, data=None: w},
+            "residual has a default for its second argument, data",
+        ),
+        ({"residual": lambda w, *, data: w}, r"residual must take one argument.*\['w', 'data'\]"),
+        ({"residual": lambda w, x, y: w}, r"residual must take one argument.*\['w', 'x', 'y'\]"),
+        ({"metrics": {"m": lambda: 0.0}}, r"metrics\['m'\] must take an argument by position"),
     ],
 )
 def test_what_is_no_problem_is_refused(changes, message):
@@ -233,6 +240,10 @@ def test_a_problem_does_not_change_and_has_only_precisions_that_there_are():
         problem.at_precision("double")
     with pytest.raises(ValueError, match="made without data"):
         sf.Problem(init=_init, residual=lambda w: w).with_data(X)
+    with pytest.raises(ValueError, match="no function of this problem takes its data"):
+        _problem(residual=lambda w: w).with_data(X)
+    with pytest.raises(ValueError, match="data must be a pytree of arrays.*got None"):
+        problem.with_data(None)
 
 
 def _compilations(function) -> int:

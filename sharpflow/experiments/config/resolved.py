@@ -12,7 +12,8 @@ import numpy as np
 from sharpflow.experiments.config import functions
 from sharpflow.experiments.config.mistakes import ConfigError, mistake, reason
 from sharpflow.experiments.config.toml import toml_key, toml_value
-from sharpflow.models.problem import Problem, x64_enabled
+from sharpflow.models.leaves import x64_enabled
+from sharpflow.models.problem import Problem
 
 _LONGEST = 200
 

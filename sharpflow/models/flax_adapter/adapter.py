@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from sharpflow.models.cross_entropy import SmoothedCrossEntropy, smoothed_targets
+from sharpflow.models.cross_entropy import smoothed_targets
 from sharpflow.models.flax_adapter.functional import FunctionalModule
 from sharpflow.models.flax_adapter.linen_module import LinenModule
 from sharpflow.models.flax_adapter.network import (
+    CrossEntropyOfData,
     Network,
     NetworkData,
     Score,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 LOSSES = ("mse", "smoothed_cross_entropy")
 
 
+@jax.ensure_compile_time_eval()  # its data are known, also where a caller is traced meanwhile
 def from_flax(
     module: "nn.Module | nnx.Module | Callable[[nnx.Rngs], nnx.Module]",
     x: np.ndarray,
@@ -130,10 +131,10 @@ def from_flax(
     if labels.shape[:1] != inputs.shape[:1]:
         raise ValueError(f"y must have {inputs.shape[0]} rows to match x, got {labels.shape}")
     if loss == "mse":
-        targets = jnp.asarray(standardized_targets(labels, resolved))
+        targets = standardized_targets(labels, resolved)
         score = partial(mean_square_scores, labels, dtype=resolved)
     else:
-        targets = jnp.asarray(smoothed_targets(labels, label_smoothing, resolved))
+        targets = smoothed_targets(labels, label_smoothing, resolved)
         score = partial(
             cross_entropy_scores, labels, dtype=resolved, label_smoothing=label_smoothing
         )
@@ -142,6 +143,7 @@ def from_flax(
         network, data = bound_network(
             _functional(module, resolved, apply_kwargs),
             inputs,
+            targets,
             fixed=fixed,
             fixed_seed=fixed_seed,
             micro_batch=micro_batch,
@@ -151,27 +153,25 @@ def from_flax(
     scores: Scores = {}
     if holds_classes(labels):
         scores["train_accuracy"] = score(scored=labels)["accuracy"]
-    on_train = tuple(scores)
     if test is not None:
         test_inputs, test_labels = validated_test(test, labels, inputs.dtype)
         found = score(scored=test_labels)
         scores |= {f"test_{name}": one for name, one in found.items()}
-        network, data = with_test_inputs(network, data, test_inputs, micro_batch)
+        data = dataclasses.replace(data, scores=scores)
+        data = with_test_inputs(network, data, test_inputs, micro_batch)
     if scale_invariant is None:
         told = getattr(module, "scale_invariant", True) if isinstance(module, nn.Module) else True
         scale_invariant = bool(told)
     problem = partial(
         Problem,
         network.init,
-        metrics={name: Score(network, name, name not in on_train) for name in scores},
+        metrics={name: Score(network, name) for name in scores},
         scale_invariant=scale_invariant,
+        data=dataclasses.replace(data, scores=scores),
     )
     if loss == "mse":
-        data = dataclasses.replace(data, targets=targets, scores=scores)
-        return problem(residual=network.residual, data=data)
-    data = dataclasses.replace(data, scores=scores)
-    criterion = SmoothedCrossEntropy(targets)
-    return problem(outputs=network.outputs, criterion=criterion, data=data)
+        return problem(residual=network.residual)
+    return problem(outputs=network.outputs, criterion=CrossEntropyOfData())
 
 
 def _functional(module: Any, dtype: np.dtype, apply_kwargs: Mapping[str, Any]) -> FunctionalModule:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from sharpflow.models.reading import Reading
+
 RANDOM_NUMBERS = (
     "module draws random numbers in every call, as dropout does, which full-batch "
     "gradient descent does not have; switch it off through apply_kwargs"
@@ -17,16 +19,18 @@ RANDOM_NUMBERS = (
 class FunctionalModule(Protocol):
     """A module without state of its own: pure functions of parameters and constants.
 
-    It holds no arrays and is compared by value where that is possible, so that problems with
-    equal modules share their compiled programs.
+    It holds no arrays and is compared by what it reads, so that problems with equal modules share
+    their compiled programs.
 
     Attributes:
       batch_norm: the layer whose statistics can be kept to the training rows.
       dtype: of the parameters.
+      reading: what the module, its keywords and its dtype read.
     """
 
     batch_norm: str
     dtype: np.dtype
+    reading: Reading
 
     def init(self, key: jax.Array, sample: Array) -> tuple[dict[str, Array], Any]:
         """All parameters by path (``"layers/0/kernel"``), and the constants of ``apply``.

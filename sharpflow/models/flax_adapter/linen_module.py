@@ -11,7 +11,6 @@ from flax.errors import InvalidRngError
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
-from sharpflow.models.bound_function import StaticFunction
 from sharpflow.models.convolution import conv_general_dilated
 from sharpflow.models.flax_adapter.functional import (
     RANDOM_NUMBERS,
@@ -20,6 +19,8 @@ from sharpflow.models.flax_adapter.functional import (
     training_rows,
 )
 from sharpflow.models.problem import is_concrete
+from sharpflow.models.reading import reading
+from sharpflow.models.static_function import StaticFunction
 
 _MOST_MODULES = 64  # whose compiled init is kept
 _Init = Callable[[jax.Array, Array], Any]
@@ -28,7 +29,7 @@ _Init = Callable[[jax.Array, Array], Any]
 class LinenModule:
     """A linen module as a ``FunctionalModule``; its constants are its other collections.
 
-    Equal modules with equal keywords are equal, where they can be compared.
+    Equal modules with equal keywords are equal, if they are sure to read the same.
 
     Args:
       module: maps (n, ...) inputs to (n, c) or (n,) outputs.
@@ -41,14 +42,18 @@ class LinenModule:
     def __init__(self, module: nn.Module, dtype: np.dtype, apply_kwargs: Mapping[str, Any]) -> None:
         self._module, self.dtype = module, dtype
         self._apply_kwargs = dict(apply_kwargs)
-        self._init = _init(module, self._apply_kwargs)
-        self._value = dtype, StaticFunction(partial(module.apply, **self._apply_kwargs))
+        self.reading = reading((dtype, partial(module.apply, **self._apply_kwargs)))
+        make_init = _shared_init if self.reading.is_settled else _compiled_init
+        self._init = make_init(StaticFunction(partial(module.init, **self._apply_kwargs)))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, LinenModule) and self._value == other._value
+        return isinstance(other, LinenModule) and bool(self.reading.key == other.reading.key)
 
     def __hash__(self) -> int:
-        return hash(self._value)
+        return hash(self.reading.key)
+
+    def __reduce__(self) -> tuple:
+        return LinenModule, (self._module, self.dtype, self._apply_kwargs)
 
     def init(self, key: jax.Array, sample: Array) -> tuple[dict[str, Array], dict[str, Any]]:
         """Parameters by path, and the other collections."""
@@ -95,18 +100,12 @@ class LinenModule:
         return as_columns(outputs), state
 
 
-def _init(module: nn.Module, apply_kwargs: Mapping[str, Any]) -> _Init:
-    """``module.init`` as compiled code; equal modules share it, where they can be compared."""
-    arguments = tuple(sorted(apply_kwargs.items()))
-    try:
-        return _shared_init(module, arguments)
-    except TypeError:  # an array, or another value without a hash, among its attributes
-        return _compiled_init(module, arguments)
+def _compiled_init(static: StaticFunction) -> _Init:
+    """``module.init`` as compiled code."""
 
-
-def _compiled_init(module: nn.Module, apply_kwargs: tuple[tuple[str, Any], ...]) -> _Init:
     def init(key: jax.Array, sample: Array) -> Any:
-        return module.init(key, sample, **dict(apply_kwargs))
+        static.require_unchanged()
+        return static.function(key, sample)
 
     # Compiled, all but the making of parameters falls away. It runs once, and would take
     # seconds to optimize; jax takes such options for a whole program, not for a part of one.
@@ -120,6 +119,7 @@ def _compiled_init(module: nn.Module, apply_kwargs: tuple[tuple[str, Any], ...])
     return drawn
 
 
+# for modules that read the same; one that is compared with no other would only be kept
 _shared_init = lru_cache(maxsize=_MOST_MODULES)(_compiled_init)
 
 

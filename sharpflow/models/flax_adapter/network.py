@@ -1,4 +1,4 @@
-"""A Flax module bound to the shape of its training batch: the functions of a problem."""
+"""A Flax module and the arrays of its problem: the functions of the problem."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
+from sharpflow.models.cross_entropy import SmoothedCrossEntropy
 from sharpflow.models.flax_adapter.functional import FunctionalModule
 from sharpflow.models.flax_adapter.linen_module import LinenModule
 from sharpflow.models.flax_adapter.micro_batch import (
@@ -22,6 +23,7 @@ from sharpflow.models.flax_adapter.micro_batch import (
     split,
 )
 from sharpflow.models.flax_adapter.sharding import ExampleSharding, padded
+from sharpflow.models.leaves import on_device
 from sharpflow.models.metrics import Scores
 from sharpflow.models.precision import compiled
 from sharpflow.models.problem import Params
@@ -29,7 +31,11 @@ from sharpflow.models.problem import Params
 _COMPARED = 128  # examples on which micro-batches are compared with one batch
 
 
-@jax.tree_util.register_dataclass
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("inputs", "fixed", "constants", "targets", "test_inputs", "scores"),
+    meta_fields=("num_devices",),
+)
 @dataclasses.dataclass(frozen=True, eq=False)
 class NetworkData:
     """The arrays of a network problem.
@@ -39,37 +45,92 @@ class NetworkData:
         micro-batches.
       fixed: parameters held constant, by path.
       constants: of the module.
-      targets: of the outputs, shape (n, c).
+      targets: of the outputs, shape (n, c); their rows say how many examples there are.
       test_inputs: rows for the test metrics, as ``inputs``, or None.
       scores: of outputs on the training rows and on the test rows, by the name of the metric.
+      num_devices: to whose multiple rows are padded.
     """
 
     inputs: Float[Array, "n ..."] | MicroBatches
     fixed: dict[str, Array]
     constants: Any
-    targets: Float[Array, "n c"] | None = None
+    targets: Float[Array, "n c"]
     test_inputs: Float[Array, "k ..."] | MicroBatches | None = None
     scores: Scores = dataclasses.field(default_factory=dict)
+    num_devices: int = 1
+
+    @property
+    def num_training(self) -> int:
+        """n, rows of the training batch without padding."""
+        return self.targets.shape[0]
+
+    @property
+    def num_test(self) -> int:
+        """Rows of the test inputs without padding."""
+        rows = [score.num_rows for name, score in self.scores.items() if is_of_test(name)]
+        return rows[0] if rows else 0
+
+    def require_matching_rows(self) -> None:
+        """Refuse arrays that do not belong together.
+
+        Raises:
+          ValueError: inputs, targets and scores of different numbers of rows.
+        """
+        found = {"inputs": self._num_rows(self.inputs, self.num_training)}
+        if self.test_inputs is not None:
+            found["test_inputs"] = self._num_rows(self.test_inputs, self.num_test)
+        found |= {f"scores[{name!r}]": score.num_rows for name, score in self.scores.items()}
+        wrong = [
+            f"{name} has {rows} rows instead of {expected}"
+            for name, rows in found.items()
+            if rows != (expected := self.num_test if "test_" in name else self.num_training)
+        ]
+        if wrong:
+            raise ValueError(
+                f"data of a network must have one number of rows, but beside {self.num_training} "
+                f"rows of targets {', '.join(wrong)}: replace all of them together, or build the "
+                "problem again"
+            )
+
+    def require_targets_for(self, outputs: Array) -> None:
+        """Refuse targets of another shape than the outputs, which would be broadcast.
+
+        Raises:
+          ValueError: naming both shapes.
+        """
+        if outputs.shape != self.targets.shape:
+            raise ValueError(
+                "targets must have the shape of the outputs of the network, "
+                f"{outputs.shape}, got {self.targets.shape}"
+            )
+
+    def _num_rows(self, inputs: Array | MicroBatches, expected: int) -> int:
+        """Rows of inputs; as expected, if they are those with padding for the devices."""
+        if isinstance(inputs, MicroBatches):
+            return inputs.num_rows
+        with_padding = -(-expected // self.num_devices) * self.num_devices
+        return expected if len(inputs) == with_padding else len(inputs)
+
+
+def is_of_test(name: str) -> bool:
+    """Whether a metric of this name is taken on the test inputs."""
+    return name.startswith("test_")
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A module on its training batch: functions of its trained parameters and ``NetworkData``.
+    """A module on a training batch: functions of its trained parameters and ``NetworkData``.
 
     It holds no arrays. Equal networks, on batches of one size, share their compiled programs.
 
     Attributes:
       module: maps (n, ...) inputs to (n, c) outputs.
-      num_training: n, rows of the training batch.
-      num_test: rows of the test inputs.
       sharding: how the examples are spread over devices.
       num_batch_norms: how often the module normalizes with the statistics of its batch, where
         that is split into micro-batches; None takes all rows at once.
     """
 
     module: FunctionalModule
-    num_training: int
-    num_test: int = 0
     sharding: ExampleSharding = dataclasses.field(default_factory=ExampleSharding)
     num_batch_norms: int | None = None
 
@@ -81,6 +142,7 @@ class Network:
 
     def outputs(self, params: Params, data: NetworkData) -> Float[Array, "n c"]:
         """Outputs on the training batch, with its statistics."""
+        data.require_matching_rows()
         return _outputs(self, params, data)
 
     def test_outputs(self, params: Params, data: NetworkData) -> Float[Array, "k c"]:
@@ -89,9 +151,10 @@ class Network:
 
     def residual(self, params: Params, data: NetworkData) -> Float[Array, " n*c"]:
         """(f − y)/√n, flat: half its square is the mean over examples of ½‖f − y‖²."""
-        assert data.targets is not None
-        root_count = np.sqrt(self.num_training).astype(data.targets.dtype)
-        return ((self.outputs(params, data) - data.targets) / root_count).ravel()
+        outputs = self.outputs(params, data)
+        data.require_targets_for(outputs)
+        root_count = np.sqrt(data.num_training).astype(data.targets.dtype)
+        return ((outputs - data.targets) / root_count).ravel()
 
     def apply(
         self,
@@ -117,27 +180,49 @@ class Network:
 
 
 @dataclasses.dataclass(frozen=True)
+class CrossEntropyOfData:
+    """The cross-entropy of logits with the targets among the data."""
+
+    def of(self, data: NetworkData) -> SmoothedCrossEntropy:
+        """The criterion of logits alone."""
+        return SmoothedCrossEntropy(data.targets)
+
+    def __call__(self, logits: Float[Array, "n c"], data: NetworkData) -> Float[Array, ""]:
+        """L for logits of shape (n, c), a scalar."""
+        data.require_targets_for(logits)
+        return self.of(data)(logits)
+
+    def infimum(self, data: NetworkData) -> Float[Array, ""]:
+        """inf L."""
+        return self.of(data).infimum
+
+    def residual(self, logits: Float[Array, "n c"], data: NetworkData) -> Float[Array, " n*c"]:
+        """The residual form of L, shape (n·c,)."""
+        return self.of(data).residual(logits)
+
+
+@dataclasses.dataclass(frozen=True)
 class Score:
     """A metric of a network problem.
 
     Attributes:
       network: on whose outputs it is taken.
       name: of the metric, under which ``NetworkData`` has its score.
-      on_test: whether it is taken on the test inputs.
     """
 
     network: Network
     name: str
-    on_test: bool
 
     def __call__(self, params: Params, data: NetworkData) -> Float[Array, ""]:
         """The score, shape ()."""
+        data.require_matching_rows()
         return _score(self, params, data)
 
 
 def bound_network(
     module: FunctionalModule,
     inputs: np.ndarray,
+    targets: np.ndarray,
     *,
     fixed: Sequence[str] = (),
     fixed_seed: int = 0,
@@ -149,6 +234,7 @@ def bound_network(
     Args:
       module: maps (n, ...) inputs to (n, c) outputs.
       inputs: the training batch, shape (n, ...), in the dtype of the problem or integers.
+      targets: of its outputs, shape (n, c).
       fixed: parameters held constant, by path or by the start of one.
       fixed_seed: seed of their values.
       micro_batch: most examples that go through the module at once; None takes all.
@@ -170,14 +256,20 @@ def bound_network(
         )
     sharding = sharding or ExampleSharding()
     placed = _placed(inputs, micro_batch, sharding, module.dtype)
-    data = NetworkData(inputs=placed, fixed={}, constants=None)
-    flat, constants = module.init(jax.random.key(fixed_seed), _sample(data))
     data = NetworkData(
         inputs=placed,
+        fixed={},
+        constants=None,
+        targets=on_device(targets),
+        num_devices=sharding.num_devices,
+    )
+    flat, constants = module.init(jax.random.key(fixed_seed), _sample(data))
+    data = dataclasses.replace(
+        data,
         fixed=sharding.replicated(_fixed(flat, fixed)),
         constants=sharding.replicated(constants),
     )
-    network = Network(module, len(inputs), sharding=sharding)
+    network = Network(module, sharding=sharding)
     if micro_batch is None:
         return network, data
     params = jax.eval_shape(partial(network.init, data=data), jax.random.key(0))
@@ -188,19 +280,21 @@ def bound_network(
 
 
 def with_test_inputs(
-    network: Network, data: NetworkData, inputs: np.ndarray, micro_batch: int | None
-) -> tuple[Network, NetworkData]:
-    """The same network with inputs for the test metrics.
+    network: Network,
+    data: NetworkData,
+    inputs: np.ndarray,
+    micro_batch: int | None,
+) -> NetworkData:
+    """The same data with inputs for the test metrics.
 
     Args:
-      network, data: from ``bound_network``.
+      network, data: from ``bound_network``; the data with all scores.
       inputs: shape (k, ...).
       micro_batch: as there.
 
     Raises:
       ValueError: the module lets these inputs into its statistics.
     """
-    network = dataclasses.replace(network, num_test=len(inputs))
     placed = _placed(inputs, micro_batch, network.sharding, network.module.dtype)
     data = dataclasses.replace(data, test_inputs=placed)
     if network.num_batch_norms is None:
@@ -211,7 +305,7 @@ def with_test_inputs(
                 f"the test examples into them (outputs change by {change:.1g}): "
                 f"normalize with {network.module.batch_norm}, or leave test=None"
             )
-    return network, data
+    return data
 
 
 # Compiled functions of their own: traced once, however many derivatives are taken of them, and
@@ -219,7 +313,7 @@ def with_test_inputs(
 # their products have is said by whoever traces them.
 @partial(jax.jit, static_argnames=("network",))
 def _outputs(network: Network, params: Params, data: NetworkData) -> Float[Array, "n c"]:
-    inputs, num_training = data.inputs, network.num_training
+    inputs, num_training = data.inputs, data.num_training
     if isinstance(inputs, MicroBatches):
         return _in_micro_batches(network, params, data, inputs)
     rows = network.sharding.constrain(inputs)
@@ -238,7 +332,7 @@ def _test_outputs(network: Network, params: Params, data: NetworkData) -> Float[
 @partial(jax.jit, static_argnames=("score",))
 def _score(score: Score, params: Params, data: NetworkData) -> Float[Array, ""]:
     network = score.network
-    outputs = network.test_outputs if score.on_test else network.outputs
+    outputs = network.test_outputs if is_of_test(score.name) else network.outputs
     return data.scores[score.name](outputs(params, data))
 
 
@@ -251,9 +345,9 @@ def _joint_outputs(network: Network, params: Params, data: NetworkData) -> tuple
     training, test = data.inputs, data.test_inputs
     assert isinstance(training, jax.Array) and isinstance(test, jax.Array)
     rows = network.sharding.constrain(jnp.concatenate([training, test]))
-    outputs = network.apply(params, data, rows, network.num_training)
-    tested = outputs[len(training) :][: network.num_test]
-    return outputs[: network.num_training], tested
+    outputs = network.apply(params, data, rows, data.num_training)
+    tested = outputs[len(training) :][: data.num_test]
+    return outputs[: data.num_training], tested
 
 
 def _in_micro_batches(
@@ -278,9 +372,9 @@ def _require_separate_examples(
     number = min(len(inputs), max(micro_batch, _COMPARED))
     some = inputs[np.linspace(0, len(inputs) - 1, number).astype(int)]
     two = split(some, -(-number // 2), dtype=network.module.dtype)
-    halves = dataclasses.replace(data, inputs=two)
-    whole = dataclasses.replace(data, inputs=jnp.asarray(some))
-    network = dataclasses.replace(network, num_training=number, sharding=ExampleSharding())
+    halves = dataclasses.replace(data, inputs=two, targets=data.targets[:number], num_devices=1)
+    whole = dataclasses.replace(halves, inputs=jnp.asarray(some))
+    network = dataclasses.replace(network, sharding=ExampleSharding())
     params = network.init(jax.random.key(1), whole)
     change = float(_splitting(network, params, halves, whole))
     if not change < _tolerance(network.module.dtype):

@@ -13,7 +13,6 @@ from flax.errors import TraceContextError
 from jax import lax
 from jaxtyping import Array, Float
 
-from sharpflow.models.bound_function import StaticFunction
 from sharpflow.models.convolution import conv_general_dilated
 from sharpflow.models.flax_adapter.functional import (
     RANDOM_NUMBERS,
@@ -21,6 +20,7 @@ from sharpflow.models.flax_adapter.functional import (
     in_dtype,
     training_rows,
 )
+from sharpflow.models.reading import Reading, reading
 
 
 @partial(
@@ -50,7 +50,7 @@ class NnxModule:
 
     Its parameters are its ``nnx.Param``; everything else is constant. Every call works on
     a fresh copy, so that what it changes in the module is forgotten. Equal functions that make
-    modules, with equal keywords, are equal, where they can be compared.
+    modules, with equal keywords, are equal, if they are sure to read the same.
 
     Args:
       module: a module that maps (n, ...) inputs to (n, c) or (n,) outputs, whose own
@@ -77,15 +77,18 @@ class NnxModule:
         self._module = nnx.clone(module) if isinstance(module, nnx.Module) else module
         self.dtype, self._call_kwargs = dtype, dict(call_kwargs)
         if isinstance(module, nnx.Module):
-            self._value: Any = object()  # has parameters of its own, and equals itself alone
+            self.reading = Reading.of_itself()  # has parameters of its own, and equals itself alone
         else:
-            self._value = dtype, StaticFunction(partial(module, **self._call_kwargs))
+            self.reading = reading((dtype, partial(module, **self._call_kwargs)))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, NnxModule) and self._value == other._value
+        return isinstance(other, NnxModule) and bool(self.reading.key == other.reading.key)
 
     def __hash__(self) -> int:
-        return hash(self._value)
+        return hash(self.reading.key)
+
+    def __reduce__(self) -> tuple:
+        return NnxModule, (self._module, self.dtype, self._call_kwargs)
 
     def init(self, key: jax.Array, sample: Array) -> tuple[dict[str, Array], Constants]:
         """Parameters by path, of a new module or, from an instance, its own."""

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from sharpflow.models import Problem
-from sharpflow.models.precision import full_precision
+from sharpflow.models.precision import compiled
 from sharpflow.simulator.loop import Rows, padded_rows, run_rows
 from sharpflow.simulator.program import Program
 
@@ -67,7 +67,7 @@ class CompiledChunk:
         # programs on devices: kept as long as a group uses them
         self._placed: weakref.WeakValueDictionary[tuple, Program] = weakref.WeakValueDictionary()
         self._placing = threading.Lock()
-        chunk = jax.jit(full_precision(run_rows), donate_argnums=1)
+        chunk = compiled(run_rows, donate_argnames=("state",))
         resting = self.rows(np.zeros((1, self.width), np.int32))
 
         def lowered(sharding: Sharding) -> Any:

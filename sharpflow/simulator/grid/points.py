@@ -121,7 +121,7 @@ class Points:
             observables = batch.program.observables
             return initial_state(params, state, observables, keep_previous=keep_previous)
 
-        self._begin = jax.jit(begin)
+        self._begin = compiled(begin)
 
     def problem(self, point: int) -> Problem:
         """What is trained at a point."""

@@ -13,6 +13,7 @@ import numpy as np
 from sharpflow.models import Problem
 from sharpflow.models.bound_function import BoundFunction
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
+from sharpflow.models.static_function import StaticFunction
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.grid.axes import BASE, Axes, grid_axes, keywords_of
 from sharpflow.simulator.grid.compiled import stacked
@@ -100,7 +101,7 @@ def prepare(
         require_count("snapshot_every", snapshot_every)
     requested, running = recorded.resolve(observables)
 
-    rule = BoundFunction.of(GridRule(optimizer), None, None)
+    rule = BoundFunction.of(GridRule(optimizer), None, None, static=StaticFunction.by_equality)
     precision = validated_precision(matmul_precision)
 
     def program(made: Problem) -> Program:

@@ -58,7 +58,9 @@ def simulate_grid(
 
     Args:
       problem: what to train; or a function of some of ``axes`` that makes it. Problems that
-        differ in their data alone are compiled together and run side by side.
+        differ in their data alone are compiled together and run side by side. All problems
+        are made before the first is traced: what differs between them goes into their data
+        or into closures of their own, not into one object that the function changes.
       seeds: integers; a point starts from ``problem.init(jax.random.key(seed))``.
       learning_rates, weight_decays: η and λ; one value or several, as ``seeds``.
       num_steps, tau: updates of every point; or their flow time, for which a point makes
