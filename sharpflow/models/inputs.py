@@ -1,5 +1,6 @@
 """What a problem is made of: its dtype, its inputs, and targets that normalized outputs fit."""
 
+import jax
 import numpy as np
 
 from sharpflow.models.problem import require_x64_for, x64_enabled
@@ -75,20 +76,24 @@ def target_columns(y: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return (y if y.ndim == 2 else y[:, None]).astype(np.float64)
 
 
-def validated_inputs(x: np.ndarray, dtype: np.dtype, name: str = "x") -> np.ndarray:
+def validated_inputs(
+    x: np.ndarray, dtype: np.dtype, name: str = "x", *, keep_integers: bool = False
+) -> np.ndarray:
     """Inputs as an array of ``dtype``, refused where they are not finite numbers.
 
     Args:
       x: shape (n, ...).
-      dtype: of the result.
+      dtype: of the result; an integer one takes integers only.
       name: what to call ``x`` in errors.
+      keep_integers: leave integers what they are, in the size that jax has for them.
 
     Returns:
       Shape (n, ...); ``x`` itself where that is of this dtype, so that a large data set is not
       held twice; ``on_device`` copies it.
 
     Raises:
-      ValueError: fewer than two axes or two rows, or NaN or infinite entries.
+      ValueError: fewer than two axes or two rows, NaN or infinite entries, or integers that the
+        dtype does not hold.
     """
     x = np.asarray(x)
     if x.ndim < 2 or x.shape[0] < 2:
@@ -98,7 +103,22 @@ def validated_inputs(x: np.ndarray, dtype: np.dtype, name: str = "x") -> np.ndar
     # the extremes are not finite where any entry is not, and take no array as large as x
     if x.size and not (np.isfinite(np.min(x)) and np.isfinite(np.max(x))):
         raise ValueError(f"{name} has NaN or infinite entries; all must be finite")
+    if keep_integers and np.issubdtype(x.dtype, np.integer):
+        dtype = np.dtype(jax.dtypes.canonicalize_dtype(x.dtype))  # int32 without x64
+    if np.issubdtype(dtype, np.integer):
+        _require_within(x, dtype, name)
     return x.astype(dtype, copy=False)
+
+
+def _require_within(x: np.ndarray, dtype: np.dtype, name: str) -> None:
+    if not np.issubdtype(x.dtype, np.integer):
+        raise ValueError(f"{name} must be integers, as the training inputs are, got {x.dtype}")
+    limits = np.iinfo(dtype)
+    if x.size and not limits.min <= int(np.min(x)) <= int(np.max(x)) <= limits.max:
+        raise ValueError(
+            f"{name} must hold integers from {limits.min} to {limits.max}, as {dtype} does, got "
+            f"{np.min(x)} to {np.max(x)}"
+        )
 
 
 def resolve_dtype(dtype: object, *arrays: np.ndarray) -> np.dtype:

@@ -63,10 +63,10 @@ def validated_test(
     Args:
       test: a pair (x, y).
       labels: the training targets, shape (n,) or (n, c).
-      dtype: of the inputs.
+      dtype: of the training inputs.
 
     Returns:
-      Inputs, shape (k, ...), and targets, shape (k,) or (k, c).
+      Inputs, shape (k, ...), of this dtype, and targets, shape (k,) or (k, c).
 
     Raises:
       ValueError: inputs that are not finite numbers, or targets of another shape.

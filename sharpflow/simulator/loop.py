@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -16,12 +16,30 @@ from sharpflow.models.precision import compiled, full_precision, products_at
 from sharpflow.simulator.moment import Moment
 from sharpflow.simulator.program import Hyperparameters, LoopState, Program
 from sharpflow.simulator.rules import find_preconditioned_rule, find_rule
+from sharpflow.simulator.rules.wrapped import (
+    step_hyperparameters,
+    update_with_extras,
+    with_step_hyperparameters,
+)
 from sharpflow.theory import Status
 
-# (problem, state, loss, gradient, following params, active) of a lane -> columns and memories
-_Record = Callable[
-    [Problem, LoopState, Array, Params, Params, Array], tuple[dict[str, Array], tuple]
-]
+
+class _Step(NamedTuple):
+    """What a record sees of the step that begins at it.
+
+    Attributes:
+      loss: L(w_t), shape ().
+      gradient: ∇L(w_t), as the params.
+      hyperparameters: of this step, for each ``optax.inject_hyperparams`` in the rule.
+    """
+
+    loss: Array
+    gradient: Params
+    hyperparameters: list[dict[str, Array]]
+
+
+# (problem, state, step, following params, active) of a lane -> columns and memories
+_Record = Callable[[Problem, LoopState, _Step, Params, Array], tuple[dict[str, Array], tuple]]
 
 
 @chex.dataclass(frozen=True)
@@ -109,10 +127,10 @@ def run_rows(
             taken = taken + rows.snapshot[index].astype(jnp.int32)
         gap, observed = rows.gaps[index], rows.observe[index]
         before = _forget_running(state, observed & (gap > 0))
-        state, loss, gradient = step(before, gap > 0, hyperparameters)
+        state, made = step(before, gap > 0, hyperparameters)
         found, memories = jax.lax.cond(
             observed,
-            lambda: record(gap > 0, before, loss, gradient, state.params),
+            lambda: record(gap > 0, before, made, state.params),
             lambda: (_zeros(recorded, num_lanes), before.memories),
         )
         state = state.replace(memories=memories)
@@ -149,19 +167,17 @@ def _one_step(
     state: LoopState,
     active: Array,
     hyperparameters: Hyperparameters,
-) -> tuple[LoopState, Array, Params]:
-    """One update of one lane where ``active``; the loss and gradient before it."""
+) -> tuple[LoopState, _Step]:
+    """One update of one lane where ``active``, and what a record before it sees."""
     problem = problem.at_precision(program.matmul_precision)
     with products_at(program.matmul_precision):
         loss, gradient = jax.value_and_grad(problem.loss_value)(state.params)
-        rule = optax.with_extra_args_support(program.rule(hyperparameters))
-        changes, optimizer_state = rule.update(
+        changes, optimizer_state = update_with_extras(
+            program.rule(hyperparameters).update,
             gradient,
             state.optimizer_state,
             state.params,
-            value=loss,
-            grad=gradient,
-            value_fn=problem.loss_value,
+            {"value": loss, "grad": gradient, "value_fn": problem.loss_value},
         )
         params = optax.apply_updates(state.params, changes)
     # of the loss alone: to wait for the new params would take a copy of them in every step
@@ -181,7 +197,8 @@ def _one_step(
     )
     moving = active & (status == Status.SUCCESS)
     kept = jax.tree.map(lambda new, old: jnp.where(moving, new, old), after, state)
-    return kept.replace(status=jnp.where(active, status, state.status)), loss, gradient
+    kept = kept.replace(status=jnp.where(active, status, state.status))
+    return kept, _Step(loss, gradient, step_hyperparameters(optimizer_state))
 
 
 def _record_if_active(
@@ -190,15 +207,14 @@ def _record_if_active(
     problem: Problem,
     active: Array,
     state: LoopState,
-    loss: Array,
-    gradient: Params,
+    step: _Step,
     following: Params,
 ) -> tuple[dict[str, Array], tuple]:
     """The columns of one lane and the memories after them; zeros in a lane that rests."""
 
     return jax.lax.cond(
         active,
-        lambda: record(problem, state, loss, gradient, following, active),
+        lambda: record(problem, state, step, following, active),
         lambda: (_zeros(shapes), state.memories),
     )
 
@@ -208,15 +224,15 @@ def _record(
     program: Program,
     problem: Problem,
     state: LoopState,
-    loss: Array,
-    gradient: Params,
+    step: _Step,
     following: Params,
     active: Array,
 ) -> tuple[dict[str, Array], tuple]:
-    rule = find_rule(state.optimizer_state)
+    optimizer_state = with_step_hyperparameters(state.optimizer_state, step.hyperparameters)
+    rule = find_rule(optimizer_state)
     effective: Array | None = None
     if program.rate is not None:
-        effective = program.rate(state.optimizer_state, state.params)
+        effective = program.rate(optimizer_state, state.params)
     elif rule is not None and problem.scale_invariant:
         effective = rule.effective_learning_rate(state.params)
     elif rule is not None:
@@ -224,13 +240,13 @@ def _record(
     moment = Moment(
         problem=problem,
         params=state.params,
-        loss=loss,
-        gradient=gradient,
+        loss=step.loss,
+        gradient=step.gradient,
         rule=rule,
         effective_learning_rate=effective,
         following=following,
         previous=state.params if state.previous is None else state.previous,
-        preconditioned=find_preconditioned_rule(state.optimizer_state),
+        preconditioned=find_preconditioned_rule(optimizer_state),
         active=active,
     )
     columns: dict[str, Array] = {}
@@ -301,9 +317,9 @@ def _recorded_shapes(
 ) -> dict[str, jax.ShapeDtypeStruct]:
     lane = _one_lane(state)
     problem = _one_lane(program.problem) if program.own_data else program.problem
-    loss, gradient, following = lane.loss_total, lane.params, lane.params
+    step = _Step(lane.loss_total, lane.params, step_hyperparameters(lane.optimizer_state))
     active = jax.ShapeDtypeStruct((), bool)
-    return jax.eval_shape(record, problem, lane, loss, gradient, following, active)[0]
+    return jax.eval_shape(record, problem, lane, step, lane.params, active)[0]
 
 
 def _further_shapes(state: LoopState) -> dict[str, jax.ShapeDtypeStruct]:

@@ -27,6 +27,7 @@ from sharpflow.simulator.program import (
 from sharpflow.simulator.progress import progress_bar
 from sharpflow.simulator.provenance import provenance
 from sharpflow.simulator.rules import find_preconditioned_rule, find_rule
+from sharpflow.simulator.rules.wrapped import require_followed_schedules
 from sharpflow.simulator.schedule import require_count, schedule
 from sharpflow.simulator.trajectory import Trajectory, told_by
 from sharpflow.theory import Status
@@ -57,8 +58,8 @@ def simulate(
       problem: what to train.
       params: where to start; or a ``Trajectory``, to go on from its end with its
         optimizer state: steps are then counted on.
-      optimizer: an optax transformation; ``value``, ``grad`` and ``value_fn`` are
-        passed to those that take extra arguments.
+      optimizer: an optax transformation, or anything with its ``init`` and ``update``; of
+        ``value``, ``grad`` and ``value_fn`` it is passed those that its update takes.
       num_steps: number of updates.
       record_every: steps from a record to the next.
       record_at: increasing steps to record instead, counted from this start; step 0
@@ -70,7 +71,8 @@ def simulate(
         ``"loss_rises"``) and ``Observable``s.
       snapshot_every: records from a snapshot of the params to the next; none by default.
       effective_learning_rate: (optimizer state, params) -> η̃ for rules of others;
-        without it they get no threshold.
+        without it they get no threshold. Both are those before a step; in the state of
+        ``optax.inject_hyperparams`` the hyperparameters are those of this step.
       matmul_precision: of the products in training steps: ``"highest"``, true float32 on
         every backend, ``"high"`` or ``"default"``, the fastest; see ``Problem.at_precision``.
         What is recorded of curvature is always computed at the highest.
@@ -101,7 +103,7 @@ def simulate(
     rows_per_chunk = _rows_per_chunk(len(gaps))
     program = Program(
         problem=problem,
-        rule=BoundFunction.of(_given_rule(optimizer), None, None),
+        rule=BoundFunction.of(_GivenRule(optimizer.update), None, None),
         observables=requested,
         rate=effective_learning_rate,
         num_snapshots=0 if snapshot_every is None else -(-rows_per_chunk // snapshot_every),
@@ -190,9 +192,9 @@ def _starting_state(
 ) -> LoopState:
     if not isinstance(params, Trajectory):
         params = validate_params(problem, params)
-        return initial_state(
-            params, optimizer.init(params), observables, keep_previous=keep_previous
-        )
+        begun = optimizer.init(params)
+        require_followed_schedules(begun)
+        return initial_state(params, begun, observables, keep_previous=keep_previous)
     state = params.final_state
     if state is None:
         raise ValueError("params is a point of a grid, which holds no state to go on from")
@@ -222,24 +224,15 @@ def _hyperparameters(optimizer_state: Any) -> dict[str, float]:
     return found if enhanced is None else found | {"kappa": float(enhanced)}
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=("update",), meta_fields=("takes_extra",))
+@partial(jax.tree_util.register_dataclass, data_fields=("update",), meta_fields=())
 @dataclasses.dataclass(frozen=True)
 class _GivenRule:
     """The same rule whatever the hyperparameters; a pytree of arrays if its update is one."""
 
     update: Callable[..., Any]
-    takes_extra: bool
 
     def __call__(self, hyperparameters: Hyperparameters) -> optax.GradientTransformation:
-        kind = optax.GradientTransformation
-        if self.takes_extra:
-            kind = optax.GradientTransformationExtraArgs
-        return kind(_no_init, self.update)
-
-
-def _given_rule(optimizer: optax.GradientTransformation) -> _GivenRule:
-    takes_extra = isinstance(optimizer, optax.GradientTransformationExtraArgs)
-    return _GivenRule(optimizer.update, takes_extra)
+        return optax.GradientTransformation(_no_init, self.update)
 
 
 def _no_init(params: Params) -> Any:

@@ -1,7 +1,8 @@
 """Any Flax module, linen or nnx, with its data, as a Problem."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,8 @@ def from_flax(
         ``nnx.BatchNorm`` uses batch statistics in whatever mode the module is, also
         where a call asks for running averages. The module itself is copied and never
         changed; variables that are no ``nnx.Param`` are constants.
-      x: inputs, shape (n, ...).
+      x: inputs, shape (n, ...). Integers, such as tokens, stay integers; give images as
+        floating-point numbers.
       y: integer classes, shape (n,), or targets, shape (n,) or (n, c); standardised
         per column.
       loss: ``"mse"``, L = ½ mean over examples of the squared error summed over
@@ -112,7 +114,8 @@ def from_flax(
     Raises:
       ValueError: no Flax module, an unknown loss, targets that it does not take, a
         name in ``fixed`` that matches nothing, nothing left to train, dropout or other
-        random numbers, outputs whose shape does not match the targets, or a split batch
+        random numbers, keywords that the module does not take or lacks, outputs that are
+        no array or whose shape does not match the targets, or a split batch
         with an nnx module or one that mixes its examples otherwise than by
         ``nn.BatchNorm``.
     """
@@ -121,7 +124,8 @@ def from_flax(
     if micro_batch is not None and not (isinstance(micro_batch, int) and micro_batch >= 1):
         raise ValueError(f"micro_batch must be a positive integer or None, got {micro_batch!r}")
     resolved = resolve_dtype(dtype, x)
-    inputs = validated_inputs(x, resolved)
+    keep_integers = not getattr(module, "floating_inputs", False)
+    inputs = validated_inputs(x, resolved, keep_integers=keep_integers)
     labels = np.asarray(y)
     if labels.shape[:1] != inputs.shape[:1]:
         raise ValueError(f"y must have {inputs.shape[0]} rows to match x, got {labels.shape}")
@@ -133,21 +137,23 @@ def from_flax(
         score = partial(
             cross_entropy_scores, labels, dtype=resolved, label_smoothing=label_smoothing
         )
-    network, data = bound_network(
-        _functional(module, resolved, apply_kwargs or {}),
-        inputs,
-        fixed=fixed,
-        fixed_seed=fixed_seed,
-        micro_batch=micro_batch,
-        sharding=example_sharding(devices),
-    )
-    _require_shape(network, data, targets.shape)
+    apply_kwargs = dict(apply_kwargs or {})
+    with _named_arguments(apply_kwargs):
+        network, data = bound_network(
+            _functional(module, resolved, apply_kwargs),
+            inputs,
+            fixed=fixed,
+            fixed_seed=fixed_seed,
+            micro_batch=micro_batch,
+            sharding=example_sharding(devices),
+        )
+        _require_shape(network, data, targets.shape)
     scores: Scores = {}
     if holds_classes(labels):
         scores["train_accuracy"] = score(scored=labels)["accuracy"]
     on_train = tuple(scores)
     if test is not None:
-        test_inputs, test_labels = validated_test(test, labels, resolved)
+        test_inputs, test_labels = validated_test(test, labels, inputs.dtype)
         found = score(scored=test_labels)
         scores |= {f"test_{name}": one for name, one in found.items()}
         network, data = with_test_inputs(network, data, test_inputs, micro_batch)
@@ -170,7 +176,7 @@ def from_flax(
 
 def _functional(module: Any, dtype: np.dtype, apply_kwargs: Mapping[str, Any]) -> FunctionalModule:
     if isinstance(module, nn.Module):
-        return LinenModule(module, apply_kwargs)
+        return LinenModule(module, dtype, apply_kwargs)
     # imported here, because linen alone loads in half the time
     from flax import nnx
 
@@ -183,6 +189,21 @@ def _functional(module: Any, dtype: np.dtype, apply_kwargs: Mapping[str, Any]) -
             f"to one, such as lambda rngs: Net(rngs=rngs); got {module!r}"
         )
     return NnxModule(module, dtype, apply_kwargs)
+
+
+@contextmanager
+def _named_arguments(apply_kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Say where the arguments of a module come from, if they are not those that it takes."""
+    try:
+        yield
+    except TypeError as error:
+        if " argument" not in str(error):
+            raise
+        raise ValueError(
+            f"module cannot be called with x and apply_kwargs={apply_kwargs}: {error}. "
+            "apply_kwargs must give the keywords that its call needs, such as {'train': True}, "
+            "and no others"
+        ) from error
 
 
 def _require_shape(network: Network, data: NetworkData, expected: tuple[int, ...]) -> None:

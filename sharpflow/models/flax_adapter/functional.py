@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 RANDOM_NUMBERS = (
@@ -21,16 +22,18 @@ class FunctionalModule(Protocol):
 
     Attributes:
       batch_norm: the layer whose statistics can be kept to the training rows.
+      dtype: of the parameters.
     """
 
     batch_norm: str
+    dtype: np.dtype
 
     def init(self, key: jax.Array, sample: Array) -> tuple[dict[str, Array], Any]:
         """All parameters by path (``"layers/0/kernel"``), and the constants of ``apply``.
 
         Args:
           key: of the random numbers.
-          sample: inputs that the parameters are made for, in the dtype of the problem.
+          sample: inputs that the parameters are made for.
         """
         ...
 
@@ -66,6 +69,23 @@ def training_rows(num_training: int, inputs: Array) -> Array:
     return jax.lax.optimization_barrier(rows < num_training)
 
 
+def in_dtype(leaf: Any, dtype: np.dtype) -> Any:
+    """A floating-point array in a dtype; what counts, chooses or draws stays what it is."""
+    found = getattr(leaf, "dtype", None)
+    floating = found is not None and jnp.issubdtype(found, jnp.floating)
+    return jnp.asarray(leaf, dtype) if floating else leaf
+
+
 def as_columns(outputs: Array) -> Float[Array, "n c"]:
-    """Outputs of shape (n,) as (n, 1), others as they are."""
+    """Outputs of shape (n,) as (n, 1), others as they are.
+
+    Raises:
+      ValueError: outputs that are not one array of numbers for each example.
+    """
+    if not getattr(outputs, "ndim", 0):
+        raise ValueError(
+            "module must give one array of outputs, shape (n, c), got "
+            f"{type(outputs).__name__} {jax.tree.map(jnp.shape, outputs)}: wrap it in a module "
+            "that returns the outputs alone"
+        )
     return outputs if outputs.ndim > 1 else outputs[:, None]

@@ -6,14 +6,19 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+import numpy as np
 from flax.errors import InvalidRngError
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
 from sharpflow.models.bound_function import StaticFunction
 from sharpflow.models.convolution import conv_general_dilated
-from sharpflow.models.flax_adapter.functional import RANDOM_NUMBERS, as_columns, training_rows
+from sharpflow.models.flax_adapter.functional import (
+    RANDOM_NUMBERS,
+    as_columns,
+    in_dtype,
+    training_rows,
+)
 from sharpflow.models.problem import is_concrete
 
 _MOST_MODULES = 64  # whose compiled init is kept
@@ -27,16 +32,17 @@ class LinenModule:
 
     Args:
       module: maps (n, ...) inputs to (n, c) or (n,) outputs.
+      dtype: of the parameters, and of every constant that is floating point.
       apply_kwargs: keywords for ``module.apply``.
     """
 
     batch_norm = "flax.linen.BatchNorm"
 
-    def __init__(self, module: nn.Module, apply_kwargs: Mapping[str, Any]) -> None:
-        self._module = module
+    def __init__(self, module: nn.Module, dtype: np.dtype, apply_kwargs: Mapping[str, Any]) -> None:
+        self._module, self.dtype = module, dtype
         self._apply_kwargs = dict(apply_kwargs)
         self._init = _init(module, self._apply_kwargs)
-        self._value = StaticFunction(partial(module.apply, **self._apply_kwargs))
+        self._value = dtype, StaticFunction(partial(module.apply, **self._apply_kwargs))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LinenModule) and self._value == other._value
@@ -45,9 +51,8 @@ class LinenModule:
         return hash(self._value)
 
     def init(self, key: jax.Array, sample: Array) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Parameters by path, and the other collections, all in the dtype of the sample."""
-        variables = self._init(key, sample)
-        variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, sample.dtype), variables)
+        """Parameters by path, and the other collections."""
+        variables = jax.tree.map(partial(in_dtype, dtype=self.dtype), self._init(key, sample))
         collections = {name: value for name, value in variables.items() if name != "params"}
         return flatten_dict(variables.get("params", {}), sep="/"), collections
 

@@ -66,12 +66,17 @@ class MicroBatches:
 
 
 def split(
-    rows: np.ndarray, micro_batch: int, sharding: ExampleSharding | None = None
+    rows: np.ndarray,
+    micro_batch: int,
+    sharding: ExampleSharding | None = None,
+    *,
+    dtype: np.dtype,
 ) -> MicroBatches:
     """Rows, shape (n, ...), in the fewest micro-batches of at most ``micro_batch``.
 
     They are as equal as they can be. Spread over devices, each has a multiple of their
-    number, and so at least that many.
+    number, and so at least that many. Their weights have ``dtype``, that of the network, also
+    where the rows are integers.
     """
     sharding = sharding or ExampleSharding()
     devices = sharding.num_devices
@@ -83,7 +88,7 @@ def split(
     inputs = padded(rows, number * size).reshape(number, size, *rows.shape[1:])
     return MicroBatches(
         inputs=sharding.place(inputs, axis=1),
-        weights=sharding.place(weights.astype(rows.dtype), axis=1),
+        weights=sharding.place(weights.astype(dtype), axis=1),
         num_rows=len(rows),
         sharding=sharding,
     )

@@ -148,7 +148,7 @@ def bound_network(
 
     Args:
       module: maps (n, ...) inputs to (n, c) outputs.
-      inputs: the training batch, shape (n, ...), in the dtype of the problem.
+      inputs: the training batch, shape (n, ...), in the dtype of the problem or integers.
       fixed: parameters held constant, by path or by the start of one.
       fixed_seed: seed of their values.
       micro_batch: most examples that go through the module at once; None takes all.
@@ -169,7 +169,7 @@ def bound_network(
             "examples by devices= where memory is short"
         )
     sharding = sharding or ExampleSharding()
-    placed = _placed(inputs, micro_batch, sharding)
+    placed = _placed(inputs, micro_batch, sharding, module.dtype)
     data = NetworkData(inputs=placed, fixed={}, constants=None)
     flat, constants = module.init(jax.random.key(fixed_seed), _sample(data))
     data = NetworkData(
@@ -201,10 +201,11 @@ def with_test_inputs(
       ValueError: the module lets these inputs into its statistics.
     """
     network = dataclasses.replace(network, num_test=len(inputs))
-    data = dataclasses.replace(data, test_inputs=_placed(inputs, micro_batch, network.sharding))
+    placed = _placed(inputs, micro_batch, network.sharding, network.module.dtype)
+    data = dataclasses.replace(data, test_inputs=placed)
     if network.num_batch_norms is None:
         change = float(_mixing(network, network.init(jax.random.key(1), data), data))
-        if not change < _tolerance(inputs.dtype):
+        if not change < _tolerance(network.module.dtype):
             raise ValueError(
                 "test metrics need the statistics of the training batch, but this module mixes "
                 f"the test examples into them (outputs change by {change:.1g}): "
@@ -276,12 +277,13 @@ def _require_separate_examples(
     """Compare two or more micro-batches of some examples with one batch of them."""
     number = min(len(inputs), max(micro_batch, _COMPARED))
     some = inputs[np.linspace(0, len(inputs) - 1, number).astype(int)]
-    halves = dataclasses.replace(data, inputs=split(some, -(-number // 2)))
+    two = split(some, -(-number // 2), dtype=network.module.dtype)
+    halves = dataclasses.replace(data, inputs=two)
     whole = dataclasses.replace(data, inputs=jnp.asarray(some))
     network = dataclasses.replace(network, num_training=number, sharding=ExampleSharding())
     params = network.init(jax.random.key(1), whole)
     change = float(_splitting(network, params, halves, whole))
-    if not change < _tolerance(inputs.dtype):
+    if not change < _tolerance(network.module.dtype):
         raise ValueError(
             f"micro_batch={micro_batch} splits the batch, but this module mixes its examples "
             f"otherwise than by flax.linen.BatchNorm (outputs change by {change:.1g}): "
@@ -301,10 +303,10 @@ def _relative_change(found: Array, expected: Array) -> Float[Array, ""]:
 
 
 def _placed(
-    inputs: np.ndarray, micro_batch: int | None, sharding: ExampleSharding
+    inputs: np.ndarray, micro_batch: int | None, sharding: ExampleSharding, dtype: np.dtype
 ) -> Array | MicroBatches:
     if micro_batch is not None:
-        return split(inputs, micro_batch, sharding)
+        return split(inputs, micro_batch, sharding, dtype=dtype)
     devices = sharding.num_devices
     return sharding.place(padded(inputs, -(-len(inputs) // devices) * devices))
 

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.errors import TraceContextError
@@ -16,7 +15,12 @@ from jaxtyping import Array, Float
 
 from sharpflow.models.bound_function import StaticFunction
 from sharpflow.models.convolution import conv_general_dilated
-from sharpflow.models.flax_adapter.functional import RANDOM_NUMBERS, as_columns, training_rows
+from sharpflow.models.flax_adapter.functional import (
+    RANDOM_NUMBERS,
+    as_columns,
+    in_dtype,
+    training_rows,
+)
 
 
 @partial(
@@ -71,7 +75,7 @@ class NnxModule:
             raise _random_numbers()
         # a copy, since training the instance elsewhere writes to its variables
         self._module = nnx.clone(module) if isinstance(module, nnx.Module) else module
-        self._dtype, self._call_kwargs = dtype, dict(call_kwargs)
+        self.dtype, self._call_kwargs = dtype, dict(call_kwargs)
         if isinstance(module, nnx.Module):
             self._value: Any = object()  # has parameters of its own, and equals itself alone
         else:
@@ -89,8 +93,8 @@ class NnxModule:
         graph, *states = nnx.split(self._adapted(key), nnx.Param, ...)
         params, others = states
         leaves = jax.tree_util.tree_leaves_with_path(params)
-        named = {_name(path): jnp.asarray(leaf, self._dtype) for path, leaf in leaves}
-        others = jax.tree.map(self._constant, others)
+        named = {_name(path): in_dtype(leaf, self.dtype) for path, leaf in leaves}
+        others = jax.tree.map(partial(in_dtype, dtype=self.dtype), others)
         return named, Constants(graph, tuple(named), jax.tree.structure(params), others)
 
     def apply(
@@ -134,12 +138,6 @@ class NnxModule:
                 if isinstance(node, theirs):
                     object.__setattr__(node, "__class__", _substituted(type(node), theirs, ours))
         return module
-
-    def _constant(self, leaf: Any) -> Any:
-        dtype = getattr(leaf, "dtype", None)
-        if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
-            return jnp.asarray(leaf, self._dtype)
-        return leaf
 
 
 class _BatchNorm(nnx.BatchNorm):

@@ -40,6 +40,11 @@ class NormalizedNetwork(nn.Module):
     logit_scale: float = 1.0
 
     @property
+    def floating_inputs(self) -> bool:
+        """True: integers are taken for the numbers that they are."""
+        return True
+
+    @property
     def scale_invariant(self) -> bool:
         """Whether the loss is invariant to what is trained, a ``"fixed"`` head held constant."""
         return self.normalization != "none" and self.head != "trained"

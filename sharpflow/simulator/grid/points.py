@@ -16,6 +16,7 @@ from sharpflow.models.precision import compiled
 from sharpflow.simulator.grid.axes import BASE, Axes, keywords_of
 from sharpflow.simulator.program import Hyperparameters, LoopState, Program, initial_state
 from sharpflow.simulator.rules import find_rule
+from sharpflow.simulator.rules.wrapped import require_followed_schedules
 
 _MOST_DRAWN = 32  # starts kept for the next point of the same seed
 
@@ -162,7 +163,9 @@ class Points:
             optimizer = self._rule({name: at[name] for name in names})
         except ValueError as error:
             raise ValueError(f"at {self.axes.describe(point)}: {error}") from error
-        rule = find_rule(optimizer.init(self.example))
+        state = optimizer.init(self.example)
+        require_followed_schedules(state)
+        rule = find_rule(state)
         return math.nan if rule is None else float(rule.intrinsic_rate())
 
     def loss_at_start(self) -> float:

@@ -4,6 +4,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array
 
 from sharpflow.models import Params
@@ -53,7 +54,10 @@ class PreconditionedRule(Protocol):
 
 
 def find_rule(state: Any) -> EdgeRule | None:
-    """The first state within an optimizer state that tells of its rule, or None."""
+    """The first state within an optimizer state that tells of its rule, or None.
+
+    A rule within another that changes its steps, as ``optax.MultiSteps`` does, tells nothing.
+    """
     return _first(state, EdgeRule)
 
 
@@ -76,10 +80,21 @@ def find_oscillation_share(state: Any) -> Array:
     return jnp.ones(()) if found is None else found.oscillation_share()
 
 
+# Rules that hold another and do not make its steps as it tells them: every so many calls only,
+# from other params, or of another size. What the inner one tells is then not true of a step.
+_NOT_ITS_STEPS = (
+    optax.MultiStepsState,
+    optax.LookaheadState,
+    optax.contrib.MechanicState,
+    optax.contrib.SAMState,
+    optax.contrib.ScheduleFreeState,
+)
+
+
 def _first(state: Any, kind: Any) -> Any:
     if isinstance(state, kind):
         return state
-    if isinstance(state, tuple):
+    if isinstance(state, tuple) and not isinstance(state, _NOT_ITS_STEPS):
         found = (_first(part, kind) for part in state)
         return next((rule for rule in found if rule is not None), None)
     return None

@@ -15,6 +15,7 @@ from sharpflow.models import Params
 from sharpflow.models.problem import is_concrete
 from sharpflow.simulator.rules.edge_rule import find_tangent_kappa
 from sharpflow.simulator.rules.flat_directions import FlatProjection
+from sharpflow.simulator.rules.wrapped import update_with_extras
 
 
 def ire(
@@ -51,9 +52,7 @@ def ire(
             along_manifold=jnp.asarray(projection.along_manifold),
         )
 
-    takes_extra = isinstance(base, optax.GradientTransformationExtraArgs)
-    update = _Update(base.update, takes_extra, projection)
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, _Update(base.update, projection))
 
 
 class IREState(NamedTuple):
@@ -75,12 +74,11 @@ class IREState(NamedTuple):
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=("projection",),
-    meta_fields=("base", "takes_extra"),
+    meta_fields=("base",),
 )
 @dataclasses.dataclass(frozen=True)
 class _Update:
     base: Callable[..., Any]
-    takes_extra: bool
     projection: FlatProjection
 
     def __call__(
@@ -88,8 +86,7 @@ class _Update:
     ) -> tuple[Params, IREState]:
         if params is None:
             raise ValueError("ire needs params: call update(gradients, state, params)")
-        given = extra if self.takes_extra else {}
-        updates, base_state = self.base(updates, state.base, params, **given)
+        updates, base_state = update_with_extras(self.base, updates, state.base, params, extra)
         flat, projection_state = self.projection(updates, state.projection, params)
         enhanced = jax.tree.map(lambda u, p: u + state.kappa * p, updates, flat)
         return enhanced, state._replace(base=base_state, projection=projection_state)

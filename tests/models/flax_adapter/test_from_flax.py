@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from sharpflow.models import MLP, check_scale_invariance, from_flax
 
@@ -205,3 +206,126 @@ def test_a_network_of_the_package_tells_by_itself_whether_it_is_an_ablation(
     except ValueError:
         invariant = False
     assert invariant is expected
+
+
+class Shuffled(nn.Module):
+    """Constants that choose and count, as positions, masks and steps do."""
+
+    @nn.compact
+    def __call__(self, x):
+        order = self.variable("constants", "order", lambda: jnp.arange(4)[::-1])
+        keep = self.variable("constants", "keep", lambda: jnp.arange(4) != 2)
+        scale = self.variable("constants", "scale", lambda: jnp.full((), 2.0, jnp.float32))
+        shown = jnp.where(keep.value, x[:, order.value], 0.0)
+        return nn.Dense(3, use_bias=False)(scale.value * shown)
+
+
+def test_constants_that_are_integers_or_booleans_stay_what_they_are(data):
+    x, labels = data
+    problem = from_flax(Shuffled(), x, labels, scale_invariant=False)
+    constants = problem.data.constants["constants"]
+    kinds = {name: str(leaf.dtype) for name, leaf in constants.items()}
+    assert kinds == {"order": "int64", "keep": "bool", "scale": "float64"}
+    kernel = np.asarray(problem.init(jax.random.key(0))["Dense_0"]["kernel"])
+    shown = x[:, ::-1] * np.array([1.0, 1.0, 0.0, 1.0])
+    residual = np.asarray(problem.residual({"Dense_0": {"kernel": kernel}})).reshape(12, 3)
+    expected = 2.0 * shown @ kernel - np.asarray(problem.data.targets)
+    np.testing.assert_allclose(residual * np.sqrt(12), expected, atol=1e-14)
+
+
+class Bag(nn.Module):
+    @nn.compact
+    def __call__(self, tokens):
+        embedded = nn.Embed(11, 8, name="table")(tokens).mean(1)
+        normal = nn.BatchNorm(use_running_average=False, use_scale=False, use_bias=False)
+        return nn.Dense(3, use_bias=False, name="head")(normal(embedded))
+
+
+class NnxBag(nnx.Module):
+    def __init__(self, rngs):
+        self.table = nnx.Embed(11, 8, dtype=float, rngs=rngs)  # float32 otherwise
+        self.norm = nnx.BatchNorm(8, use_scale=False, use_bias=False, rngs=rngs)
+        self.head = nnx.Linear(8, 3, use_bias=False, rngs=rngs)
+
+    def __call__(self, tokens):
+        return self.head(self.norm(self.table(tokens).mean(1)))
+
+
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [(Bag(), {}), (Bag(), {"micro_batch": 5}), (lambda rngs: NnxBag(rngs), {})],
+    ids=["linen", "micro-batches", "nnx"],
+)
+def test_tokens_stay_integers_in_training_and_test(module, options):
+    tokens = np.random.default_rng(0).integers(0, 11, (12, 5))
+    labels = np.arange(12) % 3
+    problem = from_flax(module, tokens, labels, test=(tokens, labels), **options)
+    params = problem.init(jax.random.key(0))
+    table, head = np.asarray(params["table"]["embedding"]), np.asarray(params["head"]["kernel"])
+    assert table.dtype == np.float64
+    hidden = table[tokens].mean(axis=1)
+    hidden = (hidden - hidden.mean(axis=0)) / np.sqrt(hidden.var(axis=0) + 1e-5)
+    one_hot = np.eye(3)[labels]
+    targets = (one_hot - one_hot.mean(axis=0)) / one_hot.std(axis=0)
+    expected = 0.5 * np.mean(np.sum((hidden @ head - targets) ** 2, axis=1))
+    loss, gradient = jax.value_and_grad(problem.loss_value)(params)
+    np.testing.assert_allclose(loss, expected, rtol=1e-10)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+    np.testing.assert_allclose(problem.metrics["test_error"](params), 2 * expected / 3, rtol=1e-10)
+
+
+def test_integers_that_do_not_fit_are_refused_and_a_network_of_ours_computes_with_them(data):
+    tokens, labels = np.arange(60).reshape(12, 5), data[1]
+    with pytest.raises(ValueError, match="test x must be integers, as the training inputs"):
+        from_flax(Bag(), tokens % 11, labels, test=(0.5 * tokens, labels))
+    with jax.enable_x64(False), pytest.raises(ValueError, match="x must hold integers.*int32"):
+        from_flax(Bag(), tokens + 2**40, labels)
+    found, expected = (
+        from_flax(MLP(widths=(4, 3)), x, labels) for x in (tokens, tokens.astype(float))
+    )
+    params = found.init(jax.random.key(0))
+    assert found.loss_value(params) == expected.loss_value(params)
+
+
+class Several(nn.Module):
+    kind: type = tuple
+
+    @nn.compact
+    def __call__(self, x):
+        outputs = nn.Dense(3)(x)
+        return {tuple: (outputs, x), dict: {"logits": outputs}, float: jnp.sum(outputs)}[self.kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"), [(tuple, r"tuple \(\(12, 3\), \(12, 4\)\)"), (dict, "dict.*logits"),
+                        (float, r"\(\): wrap it")],
+)  # fmt: skip
+def test_outputs_that_are_no_array_of_rows_are_refused_by_name(data, kind, named):
+    with pytest.raises(ValueError, match=r"module must give one array of outputs.*got.*" + named):
+        from_flax(Several(kind), *data)
+
+
+@pytest.mark.parametrize(
+    ("module", "apply_kwargs", "named"),
+    [
+        (Stock(), {}, r"missing 1 required positional argument: 'train'"),
+        (Bag(), {"train": True}, "unexpected.*'train'"),
+        (nn.Sequential([nn.Dense(4), nn.Dense(3)]), {"train": True}, "unexpected.*'train'"),
+        (lambda rngs: NnxBag(rngs), {"train": True}, "unexpected.*'train'"),
+    ],
+)
+def test_keywords_that_a_module_lacks_or_does_not_take_are_named(data, module, apply_kwargs, named):
+    tokens = np.arange(60).reshape(12, 5) % 11
+    inputs = data[0] if isinstance(module, (Stock, nn.Sequential)) else tokens
+    with pytest.raises(ValueError, match=f"module cannot be called with x and apply_kw.*{named}"):
+        from_flax(module, inputs, data[1], apply_kwargs=apply_kwargs)
+
+
+def test_a_mistake_within_a_module_is_its_own(data):
+    class Broken(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(3)(x) + "x"
+
+    with pytest.raises(TypeError, match="unsupported operand|add"):
+        from_flax(Broken(), *data)

@@ -156,7 +156,7 @@ def test_merged_moments_are_those_of_numpy_where_the_square_of_the_mean_would_dr
 @pytest.mark.parametrize(("num_rows", "micro_batch"), [(50, 16), (7, 3), (5, 1), (6, 6), (3, 100)])
 def test_every_row_has_weight_in_one_micro_batch_and_padding_has_none(num_rows, micro_batch):
     rows = np.arange(2.0 * num_rows).reshape(num_rows, 2)
-    batches = split(rows, micro_batch)
+    batches = split(rows, micro_batch, dtype=rows.dtype)
     weights = np.asarray(batches.weights)
     assert weights.shape[1] <= micro_batch
     assert weights.shape[0] == -(-num_rows // micro_batch)  # as few as can be

@@ -1,0 +1,139 @@
+"""What optax wraps around a rule: extra arguments, and hyperparameters that change by the step."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jaxtyping import Array
+
+from sharpflow.models import Params
+from sharpflow.simulator.rules.edge_rule import find_preconditioned_rule, find_rule
+from sharpflow.simulator.rules.gdwd import GDWDState
+from sharpflow.simulator.rules.momentum import MomentumState
+from sharpflow.simulator.rules.projected_gd import ProjectedGDState
+from sharpflow.simulator.rules.quasi_rmsprop import QuasiRMSpropState
+from sharpflow.simulator.rules.rmsprop import RMSpropState
+from sharpflow.simulator.rules.sam import SAMState
+
+# States of rules that read their numbers from their state, where no schedule of others reaches.
+_FIXED_NUMBERS = (
+    GDWDState,
+    MomentumState,
+    ProjectedGDState,
+    QuasiRMSpropState,
+    RMSpropState,
+    SAMState,
+)
+
+
+def update_with_extras(
+    update: Callable[..., Any],
+    gradient: Params,
+    state: Any,
+    params: Params,
+    extras: Mapping[str, Any],
+) -> tuple[Params, Any]:
+    """Call the update of any rule with those of the extra arguments that it takes.
+
+    The type of a transformation does not tell which these are. ``optax.contrib.sam`` is a
+    ``GradientTransformationExtraArgs`` and takes none of ours; ``optax.MultiSteps`` is no
+    transformation at all, and hands on all of them to the rule within it.
+
+    Args:
+      update: (gradient, state, params, **extra arguments) -> (changes, state).
+      gradient, state, params: its arguments.
+      extras: extra arguments by name.
+
+    Returns:
+      What the update returns.
+    """
+    try:
+        parameters = inspect.signature(update).parameters
+    except (TypeError, ValueError):  # written in C, without a signature
+        return update(gradient, state, params)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    given = {name: value for name, value in extras.items() if takes_any or name in parameters}
+    try:
+        return update(gradient, state, params, **given)
+    except TypeError as error:
+        # a chain takes any and hands them on, perhaps to a rule that takes none
+        if not given or "unexpected keyword argument" not in str(error):
+            raise
+    return update(gradient, state, params)
+
+
+def step_hyperparameters(after: Any) -> list[dict[str, Array]]:
+    """The hyperparameters with which a step was made that left this optimizer state.
+
+    Args:
+      after: an optimizer state after the step.
+
+    Returns:
+      Those of each ``optax.inject_hyperparams`` within the state, which keeps the ones that it
+      last used; an empty list for other rules.
+    """
+    found = []
+    for part in jax.tree.leaves(after, is_leaf=_is_injected):
+        if _is_injected(part):
+            found += [part.hyperparams, *step_hyperparameters(part.inner_state)]
+    return found
+
+
+def with_step_hyperparameters(before: Any, found: list[dict[str, Array]]) -> Any:
+    """An optimizer state before a step that tells the hyperparameters of this step.
+
+    ``optax.inject_hyperparams`` evaluates its schedules within the step, so that its state
+    before the step tells the learning rate of the step before. All else stays: a count, for
+    instance, is right before the step and not after it.
+
+    Args:
+      before: the optimizer state before the step.
+      found: ``step_hyperparameters`` of the state after it.
+
+    Returns:
+      The state.
+    """
+    waiting = iter(found)
+
+    def told(part: Any) -> Any:
+        if not _is_injected(part):
+            return part
+        hyperparameters = next(waiting)
+        return part._replace(hyperparams=hyperparameters, inner_state=walked(part.inner_state))
+
+    def walked(tree: Any) -> Any:
+        return jax.tree.map(told, tree, is_leaf=_is_injected)
+
+    return walked(before) if found else before
+
+
+def require_followed_schedules(state: Any) -> None:
+    """Refuse a schedule around a rule of ours, which would never see it.
+
+    Args:
+      state: an optimizer state at the start.
+
+    Raises:
+      ValueError: ``optax.inject_hyperparams`` schedules numbers of a rule that reads them from
+        its own state, where they stay as they were at the start.
+    """
+    for part in jax.tree.leaves(state, is_leaf=_is_injected):
+        if not _is_injected(part):
+            continue
+        rule = find_rule(part.inner_state) or find_preconditioned_rule(part.inner_state)
+        if getattr(part, "hyperparams_states", None) and isinstance(rule, _FIXED_NUMBERS):
+            raise ValueError(
+                f"optimizer schedules {sorted(part.hyperparams_states)} of a rule of sharpflow by "
+                "optax.inject_hyperparams, but that rule keeps its numbers in its own state and "
+                "would not follow: make it of optax's own rules, as optax.chain("
+                "optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate)), and give "
+                "effective_learning_rate="
+            )
+        require_followed_schedules(part.inner_state)
+
+
+def _is_injected(part: Any) -> bool:
+    """Whether this is a state of ``optax.inject_hyperparams``, of whatever version of it."""
+    fields = getattr(part, "_fields", ())
+    return "hyperparams" in fields and "inner_state" in fields
