@@ -13,9 +13,9 @@ from sharpflow.simulator.grid.layout import (
     Lanes,
     Layout,
     is_out_of_memory,
-    peak_memory,
     warn_of_narrowing,
 )
+from sharpflow.simulator.grid.memory import Memory
 from sharpflow.simulator.grid.points import Points
 from sharpflow.simulator.grid.prepare import Grid
 from sharpflow.simulator.grid.run import BatchRun
@@ -45,14 +45,14 @@ def run_in_memory(
 ) -> "xarray.Dataset":
     """Run a grid and keep its result in memory only; arguments as of ``simulate_grid``."""
     arrays = in_memory(grid.variables)
-    sink, foreseen = Sink(grid.axes, arrays), 0
+    sink, memory = Sink(grid.axes, arrays), Memory(devices)
     with progress_bar(int(grid.schedule.num_steps.sum()), progress, grid.title) as advance:
         for number, points in enumerate(grid.batches):
             pending = grid.longest_first(points.batch.points)
             engine = engine_of(grid, points, pending, devices, width, lanes, None)
-            foreseen = max(foreseen, engine.chunk.memory_bytes)
+            memory.predict(engine.chunk)
             _run_batch(grid, number, points, engine, sink, devices, pending, Stop(), advance)
-    attributes = _launch(grid) | _memory(devices, foreseen)
+    attributes = _launch(grid) | memory.facts
     return dataset(arrays, grid.variables, attributes)
 
 
@@ -94,7 +94,8 @@ def run_in_folder(
         layouts = [_stored_layout(run, number) for number in range(len(grid.batches))]
         begun = [_begun(run, number, layout) for number, layout in enumerate(layouts)]
         total, done = _updates(grid, unfinished, mine, layouts, begun)
-        with progress_bar(total, progress, grid.title, done=done) as advance:
+        memory = Memory(devices, run if first else None)
+        with memory, progress_bar(total, progress, grid.title, done=done) as advance:
             for number, (points, pending) in enumerate(zip(grid.batches, mine, strict=True)):
                 if not pending:
                     continue
@@ -103,6 +104,7 @@ def run_in_folder(
                     layout = Layout(**run.settle_layout(number, dataclasses.asdict(engine.layout)))
                     if not layout.rounds_as(engine.layout):
                         engine = engine_of(grid, points, pending, devices, width, lanes, layout)
+                memory.predict(engine.chunk)
                 _run_batch(
                     grid,
                     number,
@@ -217,14 +219,6 @@ def _launch(grid: Grid) -> dict[str, Any]:
     first = grid.batches[0]
     precision = first.batch.program.matmul_precision
     return launch_provenance(first.example) | {"matmul_precision": precision}
-
-
-def _memory(devices: Sequence[jax.Device], foreseen: int) -> dict[str, int]:
-    """What the compiler foresaw that a device holds, and the most that one has held."""
-    peak = peak_memory(devices)
-    return {"predicted_memory_bytes": foreseen} | (
-        {} if peak is None else {"peak_memory_bytes": peak}
-    )
 
 
 def _shared(

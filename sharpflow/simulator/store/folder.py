@@ -190,13 +190,30 @@ class RunFolder:
 
     def add_launch(self, made: Mapping[str, Any]) -> None:
         """Note how a launch was made."""
+        self._write_launches([*self.launches(), dict(made)])
+
+    def add_to_launch(self, facts: Mapping[str, Any]) -> None:
+        """Note what is known of the last launch since it began, in place of what was noted."""
+        *before, last = self.launches()
+        if not facts.items() <= last.items():
+            self._write_launches([*before, last | dict(facts)])
+
+    def launches(self) -> list[dict[str, Any]]:
+        """How each launch was made, the first one first.
+
+        Raises:
+          RunError: the file that says it is damaged.
+        """
         path = self.path / "provenance.json"
         try:
             launches = read_json(path)["launches"] if path.is_file() else []
+            return [dict(launch) for launch in launches]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} cannot be read: {error}; resume without it") from error
+
+    def _write_launches(self, launches: Sequence[Mapping[str, Any]]) -> None:
         with storage_errors(self.path):
-            write_json(path, {"launches": [*launches, dict(made)]})
+            write_json(self.path / "provenance.json", {"launches": launches})
 
     def open_arrays(self, *, read_only: bool = False) -> dict[str, Any]:
         """The labelled arrays, to write to or to read only.
