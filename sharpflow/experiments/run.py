@@ -1,5 +1,6 @@
 """Run a config, or say what it would take."""
 
+import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,7 +35,10 @@ def resolved_config(
         return load(str(stored), overrides)
     config = load(source, overrides)
     if own is not None:
-        changed = differences(load(str(stored), check_functions=False), config)
+        begun = load(str(stored), check_functions=False)
+        if config.lanes not in (None, begun.lanes):  # a run may go on with other lanes
+            begun = dataclasses.replace(begun, lanes=config.lanes, group_width=config.group_width)
+        changed = differences(begun, config)
         if changed:
             raise ConfigError(f"{out} was started with another config", changed)
     return config

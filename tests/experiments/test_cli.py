@@ -149,6 +149,10 @@ def test_a_finished_run_is_left_alone_and_a_changed_config_is_refused(call, conf
     changed = call("run", config, "--out", out, "--resume", "--set", "num_steps=50")
     assert changed.exit_code == 2 and "num_steps: the run has 40, now 50" in changed.stderr
     assert call("run", "--out", out, "--resume").exit_code == 0
+    # lanes may change, and with them the width of the groups, but this alone may not
+    assert call("run", config, "--out", out, "--resume", "--set", "group_width=2").exit_code == 2
+    lanes = ("--set", "group_width=2", "--set", "lanes=side_by_side")
+    assert call("run", config, "--out", out, "--resume", *lanes).exit_code == 0
 
 
 def test_plots_of_a_run_are_drawn_into_its_folder(call, config, tmp_path):

@@ -272,13 +272,21 @@ class RunFolder:
             return read_sealed(self._layout(batch))
         return None
 
-    def settle_layout(self, batch: int, layout: Mapping[str, Any]) -> dict[str, Any]:
-        """Keep how a batch is laid out, unless another process was first; what counts."""
+    def settle_layout(
+        self, batch: int, layout: Mapping[str, Any], before: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Keep how a batch is laid out, unless another process was first; what counts.
+
+        Args:
+          batch: number of it.
+          layout: to keep.
+          before: the layout that it takes the place of, or None where there is none.
+        """
         with storage_errors(self.path):
             self._layout(batch).parent.mkdir(exist_ok=True)
             with alone(self.path):
                 found = self.layout(batch)
-                if found is None:
+                if found is None or found == before:
                     found = dict(layout)
                     write_sealed(self._layout(batch), found)
         return found
