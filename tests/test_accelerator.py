@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import sharpflow as sf
+from benchmarks.accelerator import __main__ as accelerator
 from benchmarks.accelerator import record, table
 from benchmarks.accelerator.operations import product_operations
 from benchmarks.accelerator.runner import run_sections
@@ -151,12 +153,77 @@ def test_what_a_section_has_is_not_measured_again_unless_that_is_asked(tmp_path)
     assert record.read(path)["measurements"]["first"] != first  # its seconds
 
 
-def test_measurements_of_another_device_are_dropped(tmp_path):
+@pytest.mark.parametrize("key", ["device", "jax_version", "code"])
+def test_measurements_of_another_device_jax_or_code_are_dropped(tmp_path, key):
     path = tmp_path / "some.json"
-    made = {"device": "cpu", "jax_version": "0"}
+    made = {"device": "cpu", "jax_version": "0", "code": "a"}
     record.Record(path, "some", "toy", made).measure("first", lambda: ({}, []))
-    assert record.Record(path, "some", "toy", made).has("first")
-    assert not record.Record(path, "some", "toy", made | {"device": "gpu"}).has("first")
+    same = made | {"git_revision": "another, as the results were committed"}
+    assert record.Record(path, "some", "toy", same).has("first")
+    assert not record.Record(path, "some", "toy", made | {key: "b"}).has("first")
+
+
+def test_the_digest_of_the_code_changes_with_what_is_measured_and_not_with_results(tmp_path):
+    for name in ("sharpflow/a.py", "sharpflow/b.toml", "benchmarks/accelerator/c.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    found = [record.code_digest(tmp_path)]
+    (tmp_path / "benchmarks" / "results.json").write_text("2")
+    (tmp_path / "sharpflow" / "a.pyc").write_text("2")
+    assert record.code_digest(tmp_path) == found[0]
+    for name in ("sharpflow/a.py", "sharpflow/b.toml", "benchmarks/accelerator/c.py"):
+        (tmp_path / name).write_text("2")
+        found.append(record.code_digest(tmp_path))
+    assert len(set(found)) == 4
+
+
+def test_a_section_that_other_code_measured_is_not_done(tmp_path, capsys):
+    path, sections = tmp_path / "some.json", [Section("some", "of a test", 60.0, "")]
+    made = {"device": "cpu", "jax_version": "0", "code": "a" * 64}
+    some = record.Record(path, "some", "toy", made)
+    some.close()
+
+    def again(code):
+        (ending,) = run_sections(sections, lambda section: ["false"], tmp_path, code=code)
+        return ending.state
+
+    assert again("a" * 64) == again(None) == "done"
+    assert again("b" * 64) == "failed"  # it ran
+    assert f"some: again, code {'a' * 12} measured it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"state": "done"}', b"\xff"])
+def test_a_damaged_file_is_named_with_what_to_do_and_nothing_runs(tmp_path, content, capsys):
+    path = tmp_path / "grid.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    sections = [Section(name, "of a test", 60.0, "") for name in ("numbers", "grid")]
+    match = re.escape(str(path)) + " cannot be read: .*; remove it, and its section is measured"
+    with pytest.raises(record.RecordError, match=match):
+        run_sections(sections, lambda section: ["false"], tmp_path)
+    with pytest.raises(record.RecordError, match=match):
+        table.accelerator_table(tmp_path)
+    with pytest.raises(record.RecordError, match=match):
+        record.Record(path, "grid", "toy", {})
+    assert not list(tmp_path.glob("*.log"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["accelerator", "--size", "toy", "--out", str(tmp_path)])
+        assert accelerator.main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path} cannot be read: ")
+
+
+def test_the_table_says_which_code_measured_a_section_where_they_differ(tmp_path):
+    made = {"created": "2026-11-27T00:00", "device": "gpu", "jax_version": "0", "code": "c" * 64}
+    for section, revision in (("numbers", "a" * 40), ("grid", "a" * 40), ("vgg11", "b" * 40)):
+        how = made | {"git_revision": revision}
+        record.Record(tmp_path / f"{section}.json", section, "toy", how).close()
+    dirty = made | {"git_revision": "a" * 40 + "-dirty"}
+    record.Record(tmp_path / "poster.json", "poster", "toy", dirty).close()
+    head, *_, numbers, grid, vgg11, poster = table.accelerator_table(tmp_path).splitlines()
+    assert f"2026-11-27, gpu, jax 0, commit {'a' * 12}: " in head
+    assert "commit" not in numbers + grid and f"commit {'b' * 12} |" in vgg11
+    assert f"commit {'a' * 12} with changes that are not committed, code {'c' * 12} |" in poster
+    assert record.code_in_words({"code": "c" * 64}) == f"code {'c' * 12}"
 
 
 def test_what_there_is_no_time_for_is_named_and_left_to_a_later_call(tmp_path):

@@ -15,7 +15,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.accelerator.runner import Ending, run_sections
+from benchmarks.accelerator.record import RecordError, code_digest
+from benchmarks.accelerator.runner import ROOT, Ending, run_sections
 from benchmarks.accelerator.sections import (
     FULL,
     NAMES,
@@ -59,12 +60,23 @@ def main() -> int:
     asked = parser.parse_args()
     if asked.readme and (asked.size == TOY or set(asked.only) != set(NAMES) or asked.section):
         parser.error("--readme goes with all sections at full size")
-    if asked.section is not None:
-        if asked.out is None:
-            parser.error("a section by itself needs --out")
-        settings = Settings(asked.section, asked.size, asked.out, asked.data, asked.peers)
-        run_section(settings, _budget(asked))
-        return 0
+    if asked.section is not None and asked.out is None:
+        parser.error("a section by itself needs --out")
+    try:
+        return _all(asked) if asked.section is None else _one(asked)
+    except RecordError as error:
+        return _refuse(str(error))
+
+
+def _one(asked: argparse.Namespace) -> int:
+    """Run a section in this process."""
+    settings = Settings(asked.section, asked.size, asked.out, asked.data, asked.peers)
+    run_section(settings, _budget(asked))
+    return 0
+
+
+def _all(asked: argparse.Namespace) -> int:
+    """Run the sections that are asked for, each in its own process."""
     sections = [section for section in SECTIONS if section.name in asked.only]
     if asked.size == TOY:
         with tempfile.TemporaryDirectory() as folder:
@@ -124,6 +136,7 @@ def _run(sections: list[Section], asked: argparse.Namespace, out: Path) -> list[
         command,
         out,
         again=asked.again,
+        code=code_digest(ROOT),
         together=2 if toy else 1,
         environment=environment,
     )

@@ -18,6 +18,7 @@ from benchmarks.accelerator.images import cifar10_folder
 from benchmarks.accelerator.record import Record, Values
 from benchmarks.accelerator.sections import Settings
 from sharpflow.experiments.checks import Check
+from sharpflow.simulator.store.folder import RunFolder
 
 PRESETS = ("vgg11-cifar10", "vgg11-cifar10-no-decay", "vgg11-cifar10-no-normalization")
 # A small network in place of the presets: those take a minute to compile on a CPU.
@@ -95,14 +96,21 @@ def _gone_on(
         lines = errors.strip().splitlines() or [f"exit status {process.returncode}"]
         raise RuntimeError(f"sharpflow run {preset}: {lines[-1]}")
     values = {"ended": process.returncode == 0} | _last_record(folder)
-    part = f"preset {preset}"
+    part, by = f"preset {preset}", _by_several(folder)
     checks = [
-        Check(part, name, values[name])
+        Check(part, name, values[name], note=by)
         for name in ("step", "loss", "sharpness_iterate", "threshold", "train_accuracy",
                      "test_accuracy")
         if name in values
     ]  # fmt: skip
     return values, checks
+
+
+def _by_several(folder: Path) -> str:
+    """The commits whose launches made a run, where they are several; nothing for one."""
+    launches = RunFolder(folder).launches()
+    commits = dict.fromkeys(str(launch.get("git_revision")) for launch in launches)
+    return f"by commits {', '.join(c[:12] for c in commits)}" if len(commits) > 1 else ""
 
 
 def _last_record(folder: Path) -> Values:

@@ -1,6 +1,7 @@
 """What a section has measured, in a file that is whole after each measurement."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -23,6 +24,13 @@ CUT = "cut"  # the section was stopped at its budget
 RUNNING = "running"
 
 
+_NEEDED = {"section", "state", "seconds", "measurements", "failures", "left_out"}
+
+
+class RecordError(ValueError):
+    """The file of a section is damaged."""
+
+
 class Record:
     """The measurements of a section; those in its file are kept, and not made again.
 
@@ -30,7 +38,8 @@ class Record:
       path: of the JSON.
       section: name of it.
       size: ``"full"`` or ``"toy"``.
-      made: how the measurements are made; those of another device or size are dropped.
+      made: how the measurements are made; those of another device, release of jax, code or size
+        are dropped.
       budget: seconds that the section may take from now on.
     """
 
@@ -42,7 +51,7 @@ class Record:
         self._began = time.monotonic()
         self._content = {"section": section, "size": size, "state": RUNNING, "seconds": 0.0,
                          "made": made, "notes": {}, "measurements": {}}  # fmt: skip
-        before = read(path)
+        before = read_section(path)
         self._seconds_before = 0.0
         if before is not None and _same(before, self._content):
             self._content["measurements"] = before["measurements"]
@@ -119,15 +128,73 @@ class Record:
 
 def _same(before: Values, now: Values) -> bool:
     """Whether measurements may stand beside each other."""
-    made = (before["made"], now["made"])
-    return before["size"] == now["size"] and all(
-        made[0].get(key) == made[1].get(key) for key in ("device", "jax_version")
+    made = (before.get("made", {}), now["made"])
+    return before.get("size") == now["size"] and all(
+        made[0].get(key) == made[1].get(key) for key in ("device", "jax_version", "code")
     )
 
 
+def code_digest(root: Path) -> str:
+    """SHA-256 of all files of this project that decide what is measured.
+
+    A commit would not do: the one that keeps the results is another one, changes that are not
+    committed have none, and a copy of the files on a machine with a GPU may have no git.
+
+    Args:
+      root: of the checkout.
+    """
+    found = hashlib.sha256()
+    for folder in ("sharpflow", "benchmarks/accelerator"):
+        for path in sorted((root / folder).rglob("*")):
+            if path.suffix in (".py", ".toml"):
+                content = path.read_bytes()
+                found.update(f"{path.relative_to(root).as_posix()} {len(content)} ".encode())
+                found.update(content)
+    return found.hexdigest()
+
+
+def code_in_words(made: Values) -> str:
+    """By which code something was measured."""
+    digest = f"code {made['code'][:12]}" if "code" in made else "unknown code"
+    revision = made.get("git_revision")
+    if revision is None:
+        return digest
+    commit, _, changes = revision.partition("-")
+    changed = f" with changes that are not committed, {digest}" if changes else ""
+    return f"commit {commit[:12]}{changed}"
+
+
+def read_section(path: Path) -> Values | None:
+    """What a section has written, or None.
+
+    Raises:
+      RecordError: the file is damaged, or not that of a section.
+    """
+    content = read(path)
+    if content is not None and not content.keys() >= _NEEDED:
+        raise RecordError(_damaged(path, f"it lacks one of {', '.join(sorted(_NEEDED))}"))
+    return content
+
+
 def read(path: Path) -> Values | None:
-    """What a section has written, or None."""
-    return json.loads(path.read_text()) if path.exists() else None
+    """What ``write`` wrote, or None.
+
+    Raises:
+      RecordError: the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecordError(_damaged(path, error)) from error
+    if not isinstance(content, dict):
+        raise RecordError(_damaged(path, "it is no table"))
+    return content
+
+
+def _damaged(path: Path, reason: object) -> str:
+    return f"{path} cannot be read: {reason}; remove it, and its section is measured again"
 
 
 def write(path: Path, content: Values) -> None:

@@ -51,6 +51,7 @@ def run_sections(
     out: Path,
     *,
     again: bool = False,
+    code: str | None = None,
     together: int = 1,
     environment: Mapping[str, str] | None = None,
 ) -> list[Ending]:
@@ -61,23 +62,33 @@ def run_sections(
       command: of a section; it writes ``<name>.json`` into ``out`` as it goes.
       out: folder; what the processes print goes to ``<name>.log`` there.
       again: whether sections that are done are run again.
+      code: its digest: a section that other code measured is run again; None leaves it.
       together: how many run at once; one where they share a device and are timed.
       environment: of the processes.
 
     Returns:
       How each ended, those that were done before among them.
+
+    Raises:
+      RecordError: the file of one is damaged; none of them has run.
     """
     out.mkdir(parents=True, exist_ok=True)
+    if not again:
+        for section in sections:
+            record.read_section(out / f"{section.name}.json")
     halt = threading.Event()
 
     def contents(section: Section) -> dict[str, Any]:
         path = out / f"{section.name}.json"
         if again:
             path.unlink(missing_ok=True)
-        content = record.read(path)
+        content = record.read_section(path)
         if content is not None and content["state"] == record.DONE:
-            print(f"{section.name}: done before", flush=True)
-            return content
+            made = content.get("made", {})
+            if code is None or made.get("code") == code:
+                print(f"{section.name}: done before", flush=True)
+                return content
+            print(f"{section.name}: again, {record.code_in_words(made)} measured it", flush=True)
         print(f"{section.name}: {section.subject}, {section.budget:.0f} s at most", flush=True)
         began = time.monotonic()
         log = out / f"{section.name}.log"
@@ -151,7 +162,7 @@ def _closed(
     path: Path, section: Section, status: int | None, seconds: float, log: Path
 ) -> dict[str, Any]:
     """The file of a section that ended, with the state that it could not write itself."""
-    content = record.read(path)
+    content = record.read_section(path)
     if content is None:
         content = {"section": section.name, "state": record.RUNNING, "seconds": round(seconds, 2),
                    "measurements": {}, "failures": {}, "left_out": []}  # fmt: skip

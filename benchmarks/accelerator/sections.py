@@ -5,7 +5,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from benchmarks.accelerator.record import Record
+from benchmarks.accelerator.record import Record, code_digest
 
 FULL, TOY = "full", "toy"
 SIZES = (FULL, TOY)
@@ -75,7 +75,7 @@ def run_section(settings: Settings, budget: float) -> str:
     configure_jax()
     start_cache()
     section = SECTIONS[NAMES.index(settings.section)]
-    made = launch_provenance()
+    made = launch_provenance() | {"code": code_digest(Path(__file__).parents[2])}
     path = settings.out / f"{section.name}.json"
     record = Record(path, section.name, settings.size, made, budget)
     measure = importlib.import_module(f"benchmarks.accelerator.{section.module}").measure

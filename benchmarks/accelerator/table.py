@@ -43,20 +43,19 @@ def accelerator_table(folder: Path | None, *, short: bool = False) -> str:
     """
     if folder is None:
         return NOTHING
-    contents = [record.read(folder / f"{section.name}.json") for section in SECTIONS]
+    contents = [record.read_section(folder / f"{section.name}.json") for section in SECTIONS]
     known = [content for content in contents if content is not None and "made" in content]
     if not known:
         raise ValueError(f"{folder} has the results of no section")
-    made = known[0]["made"]
+    made = [_made(content["made"]) for content in known]
     lines = [
-        f"`make accelerator`, {made['created'][:10]}, {made['device']}, jax "
-        f"{made['jax_version']}: `benchmarks/results/accelerator/{folder.name}`.",
+        f"`make accelerator`, {made[0]}: `benchmarks/results/accelerator/{folder.name}`.",
         "",
         "| of | statement | measured | goal | |",
         "|---|---|---:|---|---|",
     ]
-    for content in known:
-        lines.append(_summary(content))
+    for content, how in zip(known, made, strict=True):
+        lines.append(_summary(content, [how] if how != made[0] else []))
         lines += (_row(check) for check in _shown(content, short))
     return "\n".join(lines)
 
@@ -87,15 +86,27 @@ def _shown(content: record.Values, short: bool) -> Iterator[Check]:
             yield check
 
 
-def _summary(content: record.Values) -> str:
-    """How a section ended, and how many of its statements hold."""
+def _made(made: record.Values) -> str:
+    """When, on what and by which code a section was measured."""
+    words = (made["created"][:10], made["device"], f"jax {made['jax_version']}")
+    return ", ".join([*words, record.code_in_words(made)])
+
+
+def _summary(content: record.Values, apart: list[str]) -> str:
+    """How a section ended, and how many of its statements hold.
+
+    Args:
+      content: of its file.
+      apart: how it was measured, where that differs from what stands above the table.
+    """
     holds = [check.holds for check in record.checks_of(content) if check.holds is not None]
     notes = [f"{name}: {value}" for name, value in content.get("notes", {}).items()]
     notes += [f"failed: {name}" for name in content["failures"]]
     notes += [f"no time for: {name}" for name in content["left_out"]]
     share = f"{sum(holds)} of {len(holds)}"
     state = f"{content['state']}, {content['seconds']:.0f} s"
-    cells = (content["section"], "statements that hold", share, "", "; ".join([state, *notes]))
+    said = "; ".join([state, *apart, *notes])
+    cells = (content["section"], "statements that hold", share, "", said)
     return f"| {' | '.join(cells)} |"
 
 
@@ -108,4 +119,7 @@ def _row(check: Check) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", help="of the results; none says so")
-    put_tables(parser.parse_args().folder)
+    try:
+        put_tables(parser.parse_args().folder)
+    except ValueError as error:  # a folder without results, or with damaged ones
+        parser.error(str(error))

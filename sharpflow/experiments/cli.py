@@ -9,7 +9,13 @@ from typing import Annotated
 
 import typer
 
-from sharpflow.experiments.environment import DEVICES, configure_jax, num_cores, start_cache
+from sharpflow.experiments.environment import (
+    DEVICES,
+    configure_jax,
+    missing_platform,
+    num_cores,
+    start_cache,
+)
 
 BAD_INPUT = 2
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
@@ -56,8 +62,8 @@ def demo(
     """Run the main job: GD+WD trajectories set against the flow that predicts them."""
     _require_folder(out)
     configure_jax()
-    start_cache()
     with _failures():
+        start_cache()
         from sharpflow.experiments.demo.run import run_demo
 
         out.mkdir(parents=True, exist_ok=True)
@@ -253,6 +259,11 @@ def _failures() -> Iterator[None]:
         raise typer.Exit(1) from None
     except (ValueError, RunLockedError) as error:
         _refuse(str(error))
+    except (RuntimeError, AssertionError):
+        missing = missing_platform()
+        if missing is None:
+            raise
+        _refuse(missing)
 
 
 def _refuse(message: str) -> None:

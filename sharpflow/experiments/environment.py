@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 DEVICES = ("cpu", "gpu", "tpu")
+_GPU = "cuda,rocm"
 
 
 def configure_jax(device: str | None = None, cpu_devices: int | None = None) -> None:
@@ -37,7 +38,7 @@ def configure_jax(device: str | None = None, cpu_devices: int | None = None) -> 
 
     jax.config.update("jax_enable_x64", True)
     if device is not None:
-        jax.config.update("jax_platforms", {"gpu": "cuda,rocm"}.get(device, device))
+        jax.config.update("jax_platforms", {"gpu": _GPU}.get(device, device))
     if cpu_devices is not None:
         # too late once something was computed: then the devices are as they are
         with contextlib.suppress(RuntimeError):
@@ -52,16 +53,45 @@ def start_cache() -> None:
     """
     import jax
 
-    try:
-        backend = jax.default_backend()
-    except RuntimeError as error:
-        raise ValueError(f"--device: {error}") from error
-    if backend == "cpu":
+    missing = missing_platform()
+    if missing is not None:
+        raise ValueError(missing)
+    if jax.default_backend() == "cpu":
         return
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     folder = os.environ.get("SHARPFLOW_CACHE") or str(Path(base) / "sharpflow" / "jax")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def missing_platform() -> str | None:
+    """What to say where jax finds no device of the kind that was asked for; None where it does.
+
+    jax itself names the last backend that it tried, which may be one that nobody asked for, or
+    fails at an assertion.
+
+    Returns:
+      One sentence with what was asked for, by ``--device`` or by ``JAX_PLATFORMS``, what this jax
+      has, and how it gets more.
+    """
+    import jax
+
+    try:
+        jax.default_backend()
+    except (RuntimeError, AssertionError):
+        platforms = jax.config.values["jax_platforms"]
+    else:
+        return None
+    jax.config.update("jax_platforms", None)
+    here = ", ".join(sorted({device.platform for device in jax.local_devices()}))
+    if platforms == os.environ.get("JAX_PLATFORMS"):
+        asked = f"JAX_PLATFORMS: got {platforms}"
+    else:
+        asked = f"--device: got {'gpu' if platforms == _GPU else platforms}"
+    return (
+        f"{asked}; allowed here is {here}, which is what jax {jax.__version__} finds; for NVIDIA "
+        'install it with CUDA, pip install "jax[cuda13]", for others as docs.jax.dev says'
+    )
 
 
 def num_cores() -> int:

@@ -1,5 +1,6 @@
 """Run a config, or say what it would take."""
 
+import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,7 +35,10 @@ def resolved_config(
         return load(str(stored), overrides)
     config = load(source, overrides)
     if own is not None:
-        changed = differences(load(str(stored), check_functions=False), config)
+        begun = load(str(stored), check_functions=False)
+        if config.lanes not in (None, begun.lanes):  # a run may go on with other lanes
+            begun = dataclasses.replace(begun, lanes=config.lanes, group_width=config.group_width)
+        changed = differences(begun, config)
         if changed:
             raise ConfigError(f"{out} was started with another config", changed)
     return config
@@ -129,14 +133,15 @@ def describe(config: Config, plan: GridPlan) -> list[str]:
             f"in flight: {lanes} points, on each of {layout.devices} devices "
             f"{layout.groups} groups of {layout.width}"
         )
-    measured = "" if plan.peak_bytes is None else f"; {_size(plan.peak_bytes)} measured"
-    lines.append(f"memory of a device: {_size(plan.memory_bytes)}{measured}")
-    lines.append(f"on disk: at most {_size(plan.stored_bytes)}")
+    measured = "" if plan.peak_bytes is None else f"; {size_in_words(plan.peak_bytes)} measured"
+    lines.append(f"memory of a device: {size_in_words(plan.memory_bytes)}{measured}")
+    lines.append(f"on disk: at most {size_in_words(plan.stored_bytes)}")
     lines.append(f"time: about {_duration(plan.seconds)}, compiling aside")
     return lines
 
 
-def _size(count: float) -> str:
+def size_in_words(count: float) -> str:
+    """A number of bytes in the unit that suits it."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.3g} {unit}"

@@ -28,6 +28,16 @@ def in_double(scale=1.0):
     return problem(scale, dtype="float64")
 
 
+def of_data(dtype=None):
+    def init(key, data):
+        return jax.random.normal(key, data.shape)
+
+    def loss(w, data):
+        return jnp.sum((w - data) ** 2)
+
+    return sf.Problem(init=init, loss=loss, data=jnp.ones(2, dtype), scale_invariant=False)
+
+
 def of_required(x, scale=1.0):
     return problem(scale)
 
@@ -62,6 +72,7 @@ def optimizer(learning_rate, weight_decay, momentum=0.9):
 
 
 READY = problem(7.0, dtype="float32")
+DOUBLE = problem(7.0, dtype="float64")
 NUMBER = 3
 """
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from malformed import malformed_configs
@@ -111,6 +112,35 @@ def test_bad_arguments_exit_with_2(call, config, tmp_path, arguments, message):
     assert message in result.stderr and "Traceback" not in result.stderr
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="this jax has more than a CPU")
+@pytest.mark.parametrize(
+    ("command", "platforms", "asked"),
+    [
+        (
+            ("run", "linear-regression-small", "--device", "gpu", "--dry-run"),
+            "",
+            "--device: got gpu",
+        ),
+        (("demo", "--out", "OUT"), "cuda", "JAX_PLATFORMS: got cuda"),
+    ],
+)
+def test_a_device_that_is_not_there_is_told_with_what_is(tmp_path, command, platforms, asked):
+    words = [str(tmp_path / "out") if word == "OUT" else word for word in command]
+    run = subprocess.run(
+        [sys.executable, "-m", "sharpflow", *words],
+        env=os.environ | {"JAX_PLATFORMS": platforms},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 2, run.stderr
+    line = run.stderr.splitlines()[-1]
+    assert line.startswith(
+        f"error: {asked}; allowed here is cpu, which is what jax {jax.__version__}"
+    )
+    assert 'pip install "jax[cuda13]"' in line and "Traceback" not in run.stderr
+    assert "rocm" not in line and not (tmp_path / "out").exists()
+
+
 def test_a_finished_run_is_left_alone_and_a_changed_config_is_refused(call, config, tmp_path):
     out = tmp_path / "out"
     assert call("run", config, "--out", out).exit_code == 0
@@ -119,6 +149,10 @@ def test_a_finished_run_is_left_alone_and_a_changed_config_is_refused(call, conf
     changed = call("run", config, "--out", out, "--resume", "--set", "num_steps=50")
     assert changed.exit_code == 2 and "num_steps: the run has 40, now 50" in changed.stderr
     assert call("run", "--out", out, "--resume").exit_code == 0
+    # lanes may change, and with them the width of the groups, but this alone may not
+    assert call("run", config, "--out", out, "--resume", "--set", "group_width=2").exit_code == 2
+    lanes = ("--set", "group_width=2", "--set", "lanes=side_by_side")
+    assert call("run", config, "--out", out, "--resume", *lanes).exit_code == 0
 
 
 def test_plots_of_a_run_are_drawn_into_its_folder(call, config, tmp_path):

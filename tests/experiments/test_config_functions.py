@@ -14,6 +14,8 @@ import sharpflow as sf
 from sharpflow.experiments.config import ConfigError, load
 from sharpflow.simulator.observables import DEFAULT
 
+DRAWN = "as jax.random.normal(key, shape, dtype) does, or with data[...].dtype for dtype"
+
 
 def test_a_module_beside_the_config_or_in_the_working_directory_is_found(
     write, module, tmp_path, monkeypatch
@@ -160,7 +162,21 @@ def test_start_gets_the_dtype_and_the_options_that_it_names(write, module):
         ("leaving", "problem: {}:leaving raised SystemExit: 3"),
         ("of_nothing", 'problem: got "{}:of_nothing"; allowed a function that returns a Problem,'),
         ("failing_init", "problem: the init of {}:failing_init raised KeyError: 'weights'"),
-        ("in_double", 'dtype: got "float32"; allowed "float64", which the parameters of {}:in_'),
+        (
+            "in_double",
+            'dtype: got "float32"; allowed "float64", which the init of {}:in_double draws; or let '
+            f"that function take a keyword dtype, and init draw in it, {DRAWN}",
+        ),
+        (
+            "of_data",
+            'dtype: got "float32"; allowed "float64", which the init of {}:of_data draws although '
+            f"that function takes dtype; or let init draw in it, {DRAWN}",
+        ),
+        (
+            "DOUBLE",
+            'dtype: got "float32"; allowed "float64", which the init of {}:DOUBLE draws; or let '
+            f"init draw float32, {DRAWN}",
+        ),
     ],
 )
 def test_what_is_wrong_with_the_function_of_the_user_is_one_line(write, module, problem, expected):

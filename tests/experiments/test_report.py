@@ -19,6 +19,7 @@ from sharpflow.experiments.report import curves, size, spheres, write_report
 from sharpflow.experiments.report import page as report_page
 from sharpflow.experiments.report.page import Cell, Table
 from sharpflow.experiments.run import run_config
+from sharpflow.simulator.store.folder import RunFolder
 from sharpflow.theory import exact
 
 CONFIG = """
@@ -202,9 +203,13 @@ def test_an_unfinished_run_is_shown_as_far_as_it_is(tmp_path, undrawn):
     assert lengths == [30, 30, 12, 0]
 
 
-def test_what_was_not_recorded_is_named(tmp_path, undrawn):
+def test_what_was_not_recorded_is_named_and_the_noted_memory_shown(tmp_path, undrawn):
     dataset = grids.grid((1, 1, 1), rows=5)
-    page = reports.Page(write_report(reports.write_run(tmp_path / "run", dataset)))
+    folder = reports.write_run(tmp_path / "run", dataset)
+    memory = {"predicted_memory_bytes": 3 * 2**20, "peak_memory_bytes": 5 * 2**19}
+    RunFolder(folder).add_to_launch(memory)
+    page = reports.Page(write_report(folder))
+    assert "memory of a device" in page.text and "3 MiB predicted, 2.5 MiB measured" in page.text
     for missing in ("norm_squared", "loss_rises", "snapshot_every"):
         assert missing in page.text
     assert "loss_mean was not recorded" not in page.text

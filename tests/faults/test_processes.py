@@ -100,7 +100,7 @@ def test_processes_that_time_their_chunks_differently_settle_on_one_layout(
 ):
     run, settle, others = tmp_path / "run", RunFolder.settle_layout, []
 
-    def late(self, batch, layout):
+    def late(self, batch, layout, *before):
         if not others:  # a second process comes first, and is killed after a chunk
             others.append(True)
             cut_short(monkeypatch.setattr, pieces=3, rows=5)
@@ -109,7 +109,7 @@ def test_processes_that_time_their_chunks_differently_settle_on_one_layout(
             with pytest.raises(sf.simulator.Interrupted):
                 short.run(run, processes=Processes(1, 2, "launch"))
             updates_made.stop_after = None
-        return settle(self, batch, layout)
+        return settle(self, batch, layout, *before)
 
     monkeypatch.setattr(RunFolder, "settle_layout", late)
     short.run(run, processes=Processes(0, 2, "launch"))

@@ -100,8 +100,9 @@ def _as_an_earlier_version(patch):
     def by_problem(grid, *others):
         prepare(dataclasses.replace(grid, batches=grid.by_problem), *others)
 
-    def without_lanes(run, batch, layout):
-        return settle(run, batch, {name: layout[name] for name in layout if name != "lanes"})
+    def without_lanes(run, batch, layout, *before):
+        kept = {name: layout[name] for name in layout if name != "lanes"}
+        return settle(run, batch, kept, *before)
 
     patch.setattr("sharpflow.simulator.grid.simulate.run_in_folder", by_problem)
     patch.setattr(RunFolder, "settle_layout", without_lanes)

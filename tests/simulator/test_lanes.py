@@ -8,6 +8,8 @@ import pytest
 import sharpflow as sf
 from sharpflow.simulator import hessian_sharpness, sharpness
 from sharpflow.simulator.grid import layout as laid
+from sharpflow.simulator.grid.run import BatchRun
+from sharpflow.simulator.interrupt import Interrupted
 from sharpflow.simulator.store.folder import RunFolder
 
 # below the edge, where rounding does not grow
@@ -96,24 +98,51 @@ def test_a_run_goes_on_with_the_lanes_that_it_was_begun_with(network, tmp_path, 
     keywords["group_width"] = 4
     whole = _grid(network, "side_by_side", **keywords)
     monkeypatch.setattr(laid, "_CHUNK_SECONDS", 1e-3)  # many chunks
-    from sharpflow.simulator.grid.run import BatchRun
-    from sharpflow.simulator.interrupt import Interrupted
-
-    run_chunk, calls = BatchRun._run_chunk, []
-
-    def interrupted(self, *arguments):
-        calls.append(arguments)
-        if len(calls) == 6:
-            raise Interrupted("as if by a signal", 15)
-        run_chunk(self, *arguments)
-
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(BatchRun, "_run_chunk", interrupted)
+        stop_after(5, patch)
         _grid(network, "side_by_side", **keywords, out=tmp_path / "run")
     assert RunFolder(tmp_path / "run").layout(0)["lanes"] == "side_by_side"
     resumed = _grid(network, None, **keywords, out=tmp_path / "run", resume=True)
     for name in ("loss", "sharpness_iterate"):
         np.testing.assert_array_equal(resumed[name], whole[name], err_msg=name)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_run_goes_on_with_other_lanes_where_they_are_asked_for(network, tmp_path, monkeypatch):
+    """As one that was begun on a GPU goes on on a CPU; checkpoints count rows of three pieces."""
+    keywords = {"num_steps": 40, "record_every": 10, "observables": ("loss",), "seeds": (0, 1)}
+    whole = _grid(network, "in_turn", **keywords, group_width=1)
+    run, stopped = tmp_path / "run", RunFolder(tmp_path / "run")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(laid, "num_pieces", lambda *_: 3)
+        patch.setattr(laid, "chunk_rows", lambda *_: 4)
+        stop_after(2, patch)
+        _grid(network, "side_by_side", **keywords, group_width=2, out=run)
+    assert stopped.read_checkpoints(0)[0].positions
+    with pytest.warns(UserWarning, match="side_by_side before, and go on in_turn from here"):
+        resumed = _grid(network, "in_turn", **keywords, group_width=1, out=run, resume=True)
+    layout = stopped.layout(0)
+    assert (layout["lanes"], layout["width"], layout["pieces"]) == ("in_turn", 1, 3)
+    np.testing.assert_allclose(resumed.loss, whole.loss, rtol=1e-6)
+    assert np.all(resumed.status == sf.Status.SUCCESS)
+    first, second = stopped.launches()
+    assert "lanes_before" not in first
+    assert (second["lanes_before"], second["lanes"]) == ("side_by_side", "in_turn")
+    _grid(network, None, **keywords, out=run, resume=True)  # no warning
+    assert stopped.layout(0) == layout and "lanes_before" not in stopped.launches()[2]
+
+
+def stop_after(calls, patch):
+    """The run is stopped after so many chunks, as if by a signal."""
+    run_chunk, made = BatchRun._run_chunk, []
+
+    def interrupted(self, *arguments):
+        made.append(arguments)
+        if len(made) > calls:
+            raise Interrupted("as if by a signal", 15)
+        run_chunk(self, *arguments)
+
+    patch.setattr(BatchRun, "_run_chunk", interrupted)
 
 
 def test_lanes_that_are_no_way_are_refused(network):

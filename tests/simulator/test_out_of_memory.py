@@ -6,7 +6,10 @@ import pytest
 
 import sharpflow as sf
 from sharpflow.simulator.grid import layout as laid
+from sharpflow.simulator.grid import memory
 from sharpflow.simulator.grid.compiled import CompiledChunk
+from sharpflow.simulator.grid.run import BatchRun
+from sharpflow.simulator.interrupt import Interrupted
 from sharpflow.simulator.store.folder import RunFolder
 
 GRID = {
@@ -91,3 +94,66 @@ def test_a_plan_tells_what_a_device_held_where_it_can(problem, monkeypatch):
     monkeypatch.setattr("sharpflow.simulator.grid.plan.peak_memory", lambda devices: 12345)
     found = sf.simulator.plan_grid(problem, **GRID)
     assert found.peak_bytes == 12345 and found.memory_bytes > 0
+
+
+def _init(key, data):
+    return jax.random.normal(key, (50,), data.dtype)
+
+
+def _residual(w, data):
+    return data @ w
+
+
+DATA = np.random.default_rng(0).normal(size=(2, 500, 50))
+
+
+def _linear(part=0):
+    """A problem that is compiled in no time."""
+    return sf.Problem(init=_init, residual=_residual, data=DATA[part], scale_invariant=False)
+
+
+SHORT = GRID | {"seeds": range(2), "num_steps": 4, "observables": ("loss",)}
+
+
+def test_a_run_in_a_folder_notes_what_was_predicted_and_measured(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "peak_memory", lambda devices: 12345)  # a CPU tells nothing
+    predicted = sf.simulator.plan_grid(_linear(), **SHORT).memory_bytes
+    noted = {"predicted_memory_bytes": predicted, "peak_memory_bytes": 12345}
+    run = tmp_path / "run"
+    found = sf.simulate_grid(_linear(), **SHORT, out=run)
+    assert predicted > DATA[0].nbytes and noted.items() <= found.attrs.items()
+    (launch,) = RunFolder(run).launches()
+    assert noted.items() <= launch.items() and launch["processes"] == 1
+    # a launch that finds nothing to do has nothing to tell
+    again = sf.simulate_grid(_linear(), **SHORT, out=run, resume=True)
+    assert noted.items() <= again.attrs.items()
+    assert not noted.keys() & RunFolder(run).launches()[1].keys()
+
+
+def test_a_launch_that_is_cut_short_leaves_its_memory(monkeypatch, tmp_path):
+    def stopped(*arguments):
+        raise Interrupted("as if by a signal", 15)
+
+    peaks = iter((1000, 2000))  # as the batch is compiled, and as the launch ends
+    monkeypatch.setattr(memory, "peak_memory", lambda devices: next(peaks))
+    monkeypatch.setattr(BatchRun, "_run_chunk", stopped)
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        sf.simulate_grid(_linear(), **SHORT, out=run)
+    assert sf.open_run(run).attrs["peak_memory_bytes"] == 2000
+    # what no launch can have written is left out, and what is damaged hides no number
+    RunFolder(run).add_to_launch({"predicted_memory_bytes": "much", "peak_memory_bytes": -1})
+    assert not {"predicted_memory_bytes", "peak_memory_bytes"} & sf.open_run(run).attrs.keys()
+    (run / "provenance.json").write_text("{")
+    assert sf.open_run(run).sizes["seed"] == 2
+
+
+def test_a_lane_has_its_own_copy_of_data_that_differ_and_shares_those_that_do_not():
+    """As the page on GPUs states it of ``predicted_memory_bytes``."""
+
+    def predicted(width, parts):
+        keywords = SHORT | {"axes": {"part": parts}, "group_width": width}
+        return sf.simulator.plan_grid(_linear, **keywords).memory_bytes / DATA[0].nbytes
+
+    for width, parts, copies in ((1, (0, 1), 1), (4, (0, 1), 4), (4, (0,), 1)):
+        assert copies <= predicted(width, parts) < copies + 0.2

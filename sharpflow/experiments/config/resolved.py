@@ -16,6 +16,8 @@ from sharpflow.models.leaves import x64_enabled
 from sharpflow.models.problem import Problem
 
 _LONGEST = 200
+# The command line enables x64, where jax.random draws float64 unless it is told otherwise.
+_DRAWN = ", as jax.random.normal(key, shape, dtype) does, or with data[...].dtype for dtype"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,11 +137,11 @@ class Config:
 
     def _built(self, function: functions.Function) -> Any:
         if isinstance(function.function, Problem):
-            return self._checked(function.function)
+            return self._checked(function.function, function)
         make = self._guarded(function)
 
         def problem(**axes: Any) -> Problem:
-            return self._checked(make(**axes))
+            return self._checked(make(**axes), function)
 
         taken = [name for name in self.axes if function.takes(name)]
         if not taken:
@@ -147,16 +149,16 @@ class Config:
         problem.__signature__ = functions.keyword_signature(taken)  # type: ignore[attr-defined]
         return problem
 
-    def _checked(self, problem: Any) -> Problem:
+    def _checked(self, problem: Any, function: functions.Function) -> Problem:
         """The problem, refused where it is none or its parameters have another dtype."""
         if not isinstance(problem, Problem):
             allowed = f"a function that returns a Problem, not {type(problem).__name__}"
             raise ConfigError(self.source, [mistake("problem", self.problem, allowed)])
         if self.start is None:
-            self._check_dtype(problem)
+            self._check_dtype(problem, function)
         return problem
 
-    def _check_dtype(self, problem: Problem) -> None:
+    def _check_dtype(self, problem: Problem, function: functions.Function) -> None:
         try:
             params = problem.init(jax.random.key(self.seed[0]))
         except Exception as error:
@@ -164,9 +166,16 @@ class Config:
             raise ConfigError(self.source, [said]) from error
         for found in {str(jnp.result_type(leaf)) for leaf in jax.tree.leaves(params)}:
             if found != self.dtype:
-                allowed = f'"{found}", which the parameters of {self.problem} have'
-                more = "; or let that function take a keyword dtype"
-                raise ConfigError(self.source, [mistake("dtype", self.dtype, allowed) + more])
+                allowed = f'"{found}", which the init of {self.problem} draws'
+                if "dtype" in function.keywords:
+                    allowed += " although that function takes dtype"
+                    remedy = "let init draw in it"
+                elif isinstance(function.function, Problem):
+                    remedy = f"let init draw {self.dtype}"
+                else:
+                    remedy = "let that function take a keyword dtype, and init draw in it"
+                said = f"{mistake('dtype', self.dtype, allowed)}; or {remedy}{_DRAWN}"
+                raise ConfigError(self.source, [said])
 
 
 def differences(old: Config, new: Config) -> list[str]:

@@ -20,11 +20,11 @@ from sharpflow.experiments.report.predicted import (
 )
 from sharpflow.experiments.report.spheres import predicted_sphere, recorded_sphere
 from sharpflow.experiments.report.statements import SETTLED, statement_table
-from sharpflow.experiments.run import own_config
+from sharpflow.experiments.run import own_config, size_in_words
 from sharpflow.simulator import RunError, open_run
 from sharpflow.simulator.store.files import read_json
 from sharpflow.simulator.store.folder import CONFIG_FILE, RunFolder
-from sharpflow.simulator.store.reading import verified_digest
+from sharpflow.simulator.store.reading import noted_memory, verified_digest
 
 if TYPE_CHECKING:
     import xarray
@@ -57,7 +57,7 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None, *, tr
     return Page(
         title=f"sharpflow run: {folder.absolute().name}",
         sentence=described or _sentence(points, asked),
-        facts=_facts(points, asked),
+        facts=_facts(points, asked) | _memory(run),
         command=f"sharpflow run {CONFIG_FILE} --out NEW-FOLDER"
         if config is not None
         else "unknown: the config is left out"
@@ -189,6 +189,16 @@ def _facts(points: Records, asked: dict[str, Any]) -> dict[str, str]:
             "goes on with it."
         )
     return facts
+
+
+def _memory(run: RunFolder) -> dict[str, str]:
+    """What a device was predicted to hold, and the most that one held; what is known of both."""
+    noted = noted_memory(run)
+    words = {"predicted_memory_bytes": "predicted", "peak_memory_bytes": "measured"}
+    known = [
+        f"{size_in_words(noted[name])} {word}" for name, word in words.items() if name in noted
+    ]
+    return {"memory of a device": ", ".join(known)} if known else {}
 
 
 def _sentence(points: Records, asked: dict[str, Any]) -> str:

@@ -65,6 +65,7 @@ def build_engine(
     width: int | None = None,
     lanes: Lanes | None = None,
     stored: Layout | None = None,
+    pieces: int | None = None,
 ) -> Engine:
     """Compile a batch for these devices.
 
@@ -82,6 +83,7 @@ def build_engine(
       width: points side by side, or None to choose.
       lanes: whether they go on side by side or in turn, or None for what suits the devices.
       stored: the layout that the run was begun with, or None; it decides both.
+      pieces: of the layout, where checkpoints count rows of so many; or None to choose.
     """
     devices = tuple(devices)
     kept_lanes = None if stored is None else stored.lanes
@@ -137,7 +139,8 @@ def build_engine(
     chunk, timing = best
     groups = laid.num_groups(len(pending), len(devices), chunk.width, in_turn=in_turn)
     gap = int(schedule.gaps(pending[0], 1).max())
-    pieces = laid.num_pieces(gap, groups * timing.update)
+    if pieces is None:
+        pieces = laid.num_pieces(gap, groups * timing.update)
     row = groups * (timing.record + timing.update * gap) / pieces
     layout = Layout(
         width=chunk.width,

@@ -13,9 +13,9 @@ from sharpflow.simulator.grid.layout import (
     Lanes,
     Layout,
     is_out_of_memory,
-    peak_memory,
     warn_of_narrowing,
 )
+from sharpflow.simulator.grid.memory import Memory
 from sharpflow.simulator.grid.points import Points
 from sharpflow.simulator.grid.prepare import Grid
 from sharpflow.simulator.grid.run import BatchRun
@@ -45,14 +45,14 @@ def run_in_memory(
 ) -> "xarray.Dataset":
     """Run a grid and keep its result in memory only; arguments as of ``simulate_grid``."""
     arrays = in_memory(grid.variables)
-    sink, foreseen = Sink(grid.axes, arrays), 0
+    sink, memory = Sink(grid.axes, arrays), Memory(devices)
     with progress_bar(int(grid.schedule.num_steps.sum()), progress, grid.title) as advance:
         for number, points in enumerate(grid.batches):
             pending = grid.longest_first(points.batch.points)
             engine = engine_of(grid, points, pending, devices, width, lanes, None)
-            foreseen = max(foreseen, engine.chunk.memory_bytes)
+            memory.predict(engine.chunk)
             _run_batch(grid, number, points, engine, sink, devices, pending, Stop(), advance)
-    attributes = _launch(grid) | _memory(devices, foreseen)
+    attributes = _launch(grid) | memory.facts
     return dataset(arrays, grid.variables, attributes)
 
 
@@ -85,7 +85,7 @@ def run_in_folder(
             run.path.mkdir(parents=True, exist_ok=True)
     with launch_lock(run.path, processes.index, processes.token), stop_between_chunks() as stop:
         if first:
-            _open(grid, run, processes, resume)
+            _open(grid, run, processes, resume, lanes)
         if _begun_by_problem(run, grid):
             grid = dataclasses.replace(grid, batches=grid.by_problem)
         unfinished = announced(run.path, processes.token)
@@ -94,15 +94,15 @@ def run_in_folder(
         layouts = [_stored_layout(run, number) for number in range(len(grid.batches))]
         begun = [_begun(run, number, layout) for number, layout in enumerate(layouts)]
         total, done = _updates(grid, unfinished, mine, layouts, begun)
-        with progress_bar(total, progress, grid.title, done=done) as advance:
+        memory = Memory(devices, run if first else None)
+        with memory, progress_bar(total, progress, grid.title, done=done) as advance:
             for number, (points, pending) in enumerate(zip(grid.batches, mine, strict=True)):
                 if not pending:
                     continue
-                engine = engine_of(grid, points, pending, devices, width, lanes, layouts[number])
-                if layouts[number] is None:
-                    layout = Layout(**run.settle_layout(number, dataclasses.asdict(engine.layout)))
-                    if not layout.rounds_as(engine.layout):
-                        engine = engine_of(grid, points, pending, devices, width, lanes, layout)
+                engine = _settled_engine(
+                    grid, run, number, points, pending, devices, width, lanes, layouts[number]
+                )
+                memory.predict(engine.chunk)
                 _run_batch(
                     grid,
                     number,
@@ -119,7 +119,9 @@ def run_in_folder(
             run.finish()
 
 
-def _open(grid: Grid, run: RunFolder, processes: Processes, resume: bool) -> None:
+def _open(
+    grid: Grid, run: RunFolder, processes: Processes, resume: bool, lanes: Lanes | None
+) -> None:
     """Begin or take up a run, and tell the other processes what is left to do."""
     launch = _launch(grid)
     if resume and run.exists:
@@ -131,9 +133,17 @@ def _open(grid: Grid, run: RunFolder, processes: Processes, resume: bool) -> Non
         run.require_unused()
         run.create(grid.description, grid.variables, launch)
     run.clean()
-    run.add_launch(launch | {"processes": processes.count})
     statuses = Sink(grid.axes, run.open_arrays()).statuses()
     unfinished = [int(point) for point in np.flatnonzero(statuses == PENDING)]
+    before = _other_lanes(grid, run, lanes, unfinished)
+    if before:
+        warnings.warn(
+            f"the points of {run.path} went on {before} before, and go on {lanes} from here: "
+            "what they compute from now on may round otherwise; provenance.json keeps it",
+            stacklevel=5,
+        )
+        launch |= {"lanes": lanes, "lanes_before": before}
+    run.add_launch(launch | {"processes": processes.count})
     announce(run.path, processes.token, unfinished)
 
 
@@ -146,6 +156,44 @@ def _begun_by_problem(run: RunFolder, grid: Grid) -> bool:
     return any(layout is not None and layout.get("lanes") is None for layout in layouts)
 
 
+def _other_lanes(grid: Grid, run: RunFolder, lanes: Lanes | None, unfinished: Sequence[int]) -> str:
+    """How points went on before, where this launch asks for another way; nothing otherwise."""
+    left, found = set(unfinished), set()
+    for number, points in enumerate(grid.batches):
+        layout = _stored_layout(run, number)
+        if layout is not None and layout.relaid(lanes) and not left.isdisjoint(points.batch.points):
+            found.add(str(layout.lanes))
+    return ", ".join(sorted(found))
+
+
+def _settled_engine(
+    grid: Grid,
+    run: RunFolder,
+    number: int,
+    points: Points,
+    pending: Sequence[int],
+    devices: Sequence[jax.Device],
+    width: int | None,
+    lanes: Lanes | None,
+    stored: Layout | None,
+) -> Engine:
+    """The engine of a batch with the layout that counts for all processes.
+
+    A batch that was begun keeps its layout, unless other lanes are asked for: then it is laid out
+    anew but for its pieces, of which the checkpoints count rows.
+    """
+    if stored is not None and not stored.relaid(lanes):
+        return engine_of(grid, points, pending, devices, width, lanes, stored)
+    pieces = None if stored is None else stored.pieces
+    engine = engine_of(grid, points, pending, devices, width, lanes, None, pieces)
+    before = None if stored is None else dataclasses.asdict(stored)
+    mine = dataclasses.asdict(engine.layout)
+    layout = Layout(**run.settle_layout(number, mine, before))
+    if layout.rounds_as(engine.layout):
+        return engine
+    return engine_of(grid, points, pending, devices, width, lanes, layout)
+
+
 def engine_of(
     grid: Grid,
     points: Points,
@@ -154,6 +202,7 @@ def engine_of(
     width: int | None,
     lanes: Lanes | None,
     stored: Layout | None,
+    pieces: int | None = None,
 ) -> Engine:
     """The compiled engine of a batch; arguments as of ``build_engine``."""
     return build_engine(
@@ -166,6 +215,7 @@ def engine_of(
         width=width,
         lanes=lanes,
         stored=stored,
+        pieces=pieces,
     )
 
 
@@ -217,14 +267,6 @@ def _launch(grid: Grid) -> dict[str, Any]:
     first = grid.batches[0]
     precision = first.batch.program.matmul_precision
     return launch_provenance(first.example) | {"matmul_precision": precision}
-
-
-def _memory(devices: Sequence[jax.Device], foreseen: int) -> dict[str, int]:
-    """What the compiler foresaw that a device holds, and the most that one has held."""
-    peak = peak_memory(devices)
-    return {"predicted_memory_bytes": foreseen} | (
-        {} if peak is None else {"peak_memory_bytes": peak}
-    )
 
 
 def _shared(

@@ -59,6 +59,13 @@ class Layout:
         )
         return mine == others
 
+    def relaid(self, lanes: Lanes | None) -> bool:
+        """Whether a launch that asks for these lanes cannot keep this layout.
+
+        Runs that were begun before lanes were kept go on as they are.
+        """
+        return lanes is not None and self.lanes is not None and self.lanes != lanes
+
 
 def usual_lanes(devices: Sequence[jax.Device]) -> Lanes:
     """How points go on where nobody says: in turn on a CPU, side by side on an accelerator.

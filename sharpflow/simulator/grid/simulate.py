@@ -83,7 +83,8 @@ def simulate_grid(
         a short timing by default.
       lanes: ``"side_by_side"`` fills an accelerator with points that go on together,
         ``"in_turn"`` is how a core runs them one after the other; by default as suits the
-        devices. Both give the same numbers up to rounding.
+        devices. Both give the same numbers up to rounding. A run that is resumed keeps those
+        that it was begun with unless others are given here, which it warns of and notes.
       out: folder for the run; by default the result is kept in memory only.
       resume: go on with the run in ``out``; begin it where there is none.
       processes: what ``join_processes`` returned, where several share the grid.

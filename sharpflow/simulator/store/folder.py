@@ -190,13 +190,30 @@ class RunFolder:
 
     def add_launch(self, made: Mapping[str, Any]) -> None:
         """Note how a launch was made."""
+        self._write_launches([*self.launches(), dict(made)])
+
+    def add_to_launch(self, facts: Mapping[str, Any]) -> None:
+        """Note what is known of the last launch since it began, in place of what was noted."""
+        *before, last = self.launches()
+        if not facts.items() <= last.items():
+            self._write_launches([*before, last | dict(facts)])
+
+    def launches(self) -> list[dict[str, Any]]:
+        """How each launch was made, the first one first.
+
+        Raises:
+          RunError: the file that says it is damaged.
+        """
         path = self.path / "provenance.json"
         try:
             launches = read_json(path)["launches"] if path.is_file() else []
+            return [dict(launch) for launch in launches]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} cannot be read: {error}; resume without it") from error
+
+    def _write_launches(self, launches: Sequence[Mapping[str, Any]]) -> None:
         with storage_errors(self.path):
-            write_json(path, {"launches": [*launches, dict(made)]})
+            write_json(self.path / "provenance.json", {"launches": launches})
 
     def open_arrays(self, *, read_only: bool = False) -> dict[str, Any]:
         """The labelled arrays, to write to or to read only.
@@ -255,13 +272,21 @@ class RunFolder:
             return read_sealed(self._layout(batch))
         return None
 
-    def settle_layout(self, batch: int, layout: Mapping[str, Any]) -> dict[str, Any]:
-        """Keep how a batch is laid out, unless another process was first; what counts."""
+    def settle_layout(
+        self, batch: int, layout: Mapping[str, Any], before: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Keep how a batch is laid out, unless another process was first; what counts.
+
+        Args:
+          batch: number of it.
+          layout: to keep.
+          before: the layout that it takes the place of, or None where there is none.
+        """
         with storage_errors(self.path):
             self._layout(batch).parent.mkdir(exist_ok=True)
             with alone(self.path):
                 found = self.layout(batch)
-                if found is None:
+                if found is None or found == before:
                     found = dict(layout)
                     write_sealed(self._layout(batch), found)
         return found

@@ -1,5 +1,6 @@
 """Runs as they are read: what must be there is there, and is what was written."""
 
+import contextlib
 import hashlib
 import math
 import os
@@ -18,6 +19,7 @@ from sharpflow.theory import Status
 if TYPE_CHECKING:
     import xarray
 
+_MEMORY = ("predicted_memory_bytes", "peak_memory_bytes")
 _PROGRESS = ("status", "final_step", "num_steps", "step")
 
 
@@ -33,7 +35,9 @@ def open_run(folder: str | os.PathLike[str], *, verify: bool = False) -> "xarray
 
     Returns:
       A dataset as ``simulate_grid`` gives it. Values are read from the disk when they are
-      used; points that have not ended have the status ``PENDING``.
+      used; points that have not ended have the status ``PENDING``. Its attributes say how the
+      first launch was made, and of the last that computed anything the memory, in bytes:
+      ``predicted_memory_bytes``, and ``peak_memory_bytes`` where the device tells it.
 
     Raises:
       RunError: a ValueError: no run in this folder, or a file of it is damaged, missing, or not
@@ -56,7 +60,26 @@ def open_run(folder: str | os.PathLike[str], *, verify: bool = False) -> "xarray
                 f"{run.data / name} and {run.path / 'run.json'} do not agree: one is damaged; "
                 f"{REMEDY}"
             )
+    return found.assign_attrs(noted_memory(run))
+
+
+def noted_memory(run: RunFolder) -> dict[str, int]:
+    """The memory of a device that the last launch which computed anything predicted and measured.
+
+    Returns:
+      ``predicted_memory_bytes`` and ``peak_memory_bytes``, in bytes, those that are known. None
+      where the launches cannot be read: the numbers of the run do not depend on them.
+    """
+    found: dict[str, int] = {}
+    with contextlib.suppress(RunError):
+        for launch in run.launches():
+            noted = {name: launch[name] for name in _MEMORY if _is_size(launch.get(name))}
+            found = noted or found
     return found
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
 
 
 def verified_digest(run: RunFolder) -> str:
