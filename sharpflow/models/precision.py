@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import jax
 
-from sharpflow.models.compiled_function import CompiledFunction
+from sharpflow.models.compiled_function import CompiledFunction, special_values_allowed
 
 MatmulPrecision = Literal["highest", "high", "default"]
 MATMUL_PRECISIONS: tuple[MatmulPrecision, ...] = ("highest", "high", "default")
@@ -36,13 +36,14 @@ def products_at(precision: MatmulPrecision) -> AbstractContextManager[Any]:
 def full_precision(function: _Function) -> _Function:
     """The same function, all of whose products have the highest precision.
 
-    It holds while the function runs or is traced: for a derivative that jax traces later,
+    Called outside of compiled code it may also compute NaN, whatever ``jax_debug_nans`` says. It
+    holds while the function runs or is traced: for a derivative that jax traces later,
     such as the backward pass of a ``custom_vjp``, whoever takes the derivative is wrapped too.
     """
 
     @functools.wraps(function)
     def at_full_precision(*args: Any, **kwargs: Any) -> Any:
-        with products_at(FULL):
+        with products_at(FULL), special_values_allowed():
             return function(*args, **kwargs)
 
     return at_full_precision  # type: ignore[return-value]

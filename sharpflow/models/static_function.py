@@ -7,7 +7,7 @@ import types
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 _FORGETTING: "weakref.WeakSet[Any]" = weakref.WeakSet()  # caches to clear of what has died
 _HOLDING = threading.local()
@@ -143,7 +143,10 @@ def holding_weakly() -> Iterator[set[Mortal]]:
         _HOLDING.mortals = before
 
 
-def static_part(static: "StaticFunction | None") -> "StaticFunction | None":
+_Part = TypeVar("_Part", StaticFunction, StaticFunction | None)
+
+
+def static_part(static: _Part) -> _Part:
     """A static part as a pytree is to give it here and now; None stays None."""
     mortals = getattr(_HOLDING, "mortals", None)
     if static is None or mortals is None:
@@ -253,4 +256,4 @@ def _fields(thing: Any) -> Iterator[Any]:
 
 
 def _takes_weak_references(thing: Any) -> bool:
-    return type(thing).__weakrefoffset__ > 0
+    return type(thing).__weakrefoffset__ != 0  # negative for classes of Python 3.12

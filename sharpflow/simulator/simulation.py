@@ -13,6 +13,7 @@ import optax
 
 from sharpflow.models import Params, Problem, validate_params
 from sharpflow.models.bound_function import BoundFunction
+from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import FULL, MatmulPrecision, compiled, validated_precision
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.loop import padded_rows, run_chunk
@@ -35,6 +36,7 @@ from sharpflow.theory import Status
 _CHUNKS = 32
 
 
+@special_values_allowed()
 def simulate(
     problem: Problem,
     params: "Params | Trajectory",

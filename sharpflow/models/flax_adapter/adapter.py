@@ -180,7 +180,7 @@ def _functional(module: Any, dtype: np.dtype, apply_kwargs: Mapping[str, Any]) -
     # imported here, because linen alone loads in half the time
     from flax import nnx
 
-    from sharpflow.models.flax_adapter.nnx_module import NnxModule
+    from sharpflow.models.flax_adapter.nnx_module import NnxInstance, NnxModule
 
     makes_one = callable(module) and not isinstance(module, type)
     if not (makes_one or isinstance(module, nnx.Module)):
@@ -188,7 +188,8 @@ def _functional(module: Any, dtype: np.dtype, apply_kwargs: Mapping[str, Any]) -
             "module must be a flax.linen module, a flax.nnx module, or a function from nnx.Rngs "
             f"to one, such as lambda rngs: Net(rngs=rngs); got {module!r}"
         )
-    return NnxModule(module, dtype, apply_kwargs)
+    kind = NnxInstance if isinstance(module, nnx.Module) else NnxModule
+    return kind(module, dtype, apply_kwargs)
 
 
 @contextmanager

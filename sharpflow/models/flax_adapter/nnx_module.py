@@ -76,10 +76,7 @@ class NnxModule:
         # a copy, since training the instance elsewhere writes to its variables
         self._module = nnx.clone(module) if isinstance(module, nnx.Module) else module
         self.dtype, self._call_kwargs = dtype, dict(call_kwargs)
-        if isinstance(module, nnx.Module):
-            self._value: Any = object()  # has parameters of its own, and equals itself alone
-        else:
-            self._value = dtype, StaticFunction(partial(module, **self._call_kwargs))
+        self._value = dtype, StaticFunction(partial(module, **self._call_kwargs))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, NnxModule) and self._value == other._value
@@ -138,6 +135,14 @@ class NnxModule:
                 if isinstance(node, theirs):
                     object.__setattr__(node, "__class__", _substituted(type(node), theirs, ours))
         return module
+
+
+class NnxInstance(NnxModule):
+    """An nnx module that has parameters of its own, and equals itself alone."""
+
+    # those of object, by which compiled programs know that they may forget it
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
 
 class _BatchNorm(nnx.BatchNorm):
