@@ -353,8 +353,7 @@ class Problem:
 
     def _made_of(self, function: Callable[..., Any], parts: Any) -> BoundFunction:
         """A function of parts of this problem, which tell problems apart."""
-        by_equality = StaticFunction.by_equality
-        return BoundFunction.of(function, parts, self.matmul_precision, static=by_equality)
+        return BoundFunction.of(function, parts, self.matmul_precision, static=StaticFunction)
 
     def _of_criterion(self, name: str) -> Any:
         """What the criterion knows of itself under a name, or None."""
