@@ -40,7 +40,7 @@ class BoundFunction:
         data: Any,
         precision: MatmulPrecision | None,
         *,
-        static: Callable[[Callable[..., Any]], StaticFunction] = StaticFunction,
+        static: Callable[[Callable[..., Any]], StaticFunction] = StaticFunction.by_reading,
     ) -> "BoundFunction":
         """Bind a function to data, if it takes any.
 

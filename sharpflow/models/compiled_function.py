@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from sharpflow.models.mortal import Mortal, forgets_the_dead
-from sharpflow.models.static_function import holding_weakly
+from sharpflow.models.static_function import StaticFunction, holding_weakly, static_part
 
 
 class CompiledFunction:
@@ -86,7 +86,7 @@ class CompiledFunction:
         bound.apply_defaults()
         with holding_weakly() as mortals:
             packed = {
-                name: _Static(value) if name in self._static else _Argument.of(value)
+                name: _Static.of(value) if name in self._static else _Argument.of(value)
                 for name, value in bound.arguments.items()
             }
         donated = {name: packed.pop(name) for name in self._donated}
@@ -191,16 +191,28 @@ class _Argument:
 
 
 @jax.tree_util.register_pytree_node_class
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Static:
-    """An argument that is not traced; equal to others of its type and value."""
+    """An argument that is not traced.
 
-    def __init__(self, value: Any) -> None:
-        self.value = value
+    Attributes:
+      static: what is compared, also by its type.
+    """
 
-    def tree_flatten(self) -> tuple[tuple[()], tuple[type, Any]]:
-        return (), (type(self.value), self.value)
+    static: StaticFunction
 
     @classmethod
-    def tree_unflatten(cls, static: tuple[type, Any], children: tuple[()]) -> "_Static":
+    def of(cls, value: Any) -> "_Static":
+        return cls(static_part(StaticFunction(value)))
+
+    @property
+    def value(self) -> Any:
+        return self.static.function
+
+    def tree_flatten(self) -> tuple[tuple[()], StaticFunction]:
+        return (), self.static
+
+    @classmethod
+    def tree_unflatten(cls, static: StaticFunction, children: tuple[()]) -> "_Static":
         del children
-        return cls(static[1])
+        return cls(static)

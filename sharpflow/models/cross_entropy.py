@@ -29,7 +29,7 @@ class SmoothedCrossEntropy:
 
     @property
     def num_rows(self) -> int:
-        """n."""
+        """How many rows the outputs have."""
         return self.targets.shape[0]
 
     def __call__(self, logits: Float[Array, "n c"]) -> Float[Array, ""]:

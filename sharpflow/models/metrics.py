@@ -42,7 +42,7 @@ class MeanSquareError:
 
     @property
     def num_rows(self) -> int:
-        """n."""
+        """How many rows the outputs have."""
         return self.targets.shape[0]
 
     def __call__(self, outputs: Float[Array, "n c"]) -> Float[Array, ""]:
@@ -68,7 +68,7 @@ class Accuracy:
 
     @property
     def num_rows(self) -> int:
-        """n."""
+        """How many rows the outputs have."""
         return self.classes.shape[0]
 
     def __call__(self, outputs: Float[Array, "n c"]) -> Float[Array, ""]:

@@ -72,4 +72,4 @@ def forgets_the_dead(cache: Any) -> None:
 
 def takes_weak_references(thing: Any) -> bool:
     """Whether something can be known by a weak reference."""
-    return type(thing).__weakrefoffset__ > 0
+    return type(thing).__weakrefoffset__ != 0  # negative for classes of Python 3.12

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import jax
 
-from sharpflow.models.compiled_function import CompiledFunction
+from sharpflow.models.compiled_function import CompiledFunction, special_values_allowed
 
 MatmulPrecision = Literal["highest", "high", "default"]
 MATMUL_PRECISIONS: tuple[MatmulPrecision, ...] = ("highest", "high", "default")
@@ -37,7 +37,8 @@ def full_precision(function: _Function) -> _Function:
     """The same function, all of whose products have the highest precision.
 
     So have those of a problem among its arguments, whatever precision that is at for training
-    steps. It holds while the function runs or is traced: for a derivative that jax traces later,
+    steps. Called outside of compiled code it may also compute NaN, whatever ``jax_debug_nans``
+    says. It holds while the function runs or is traced: for a derivative that jax traces later,
     such as the backward pass of a ``custom_vjp``, whoever takes the derivative is wrapped too.
     """
 
@@ -45,7 +46,7 @@ def full_precision(function: _Function) -> _Function:
     def at_full_precision(*args: Any, **kwargs: Any) -> Any:
         args = tuple(map(_at_full_precision, args))
         kwargs = {name: _at_full_precision(value) for name, value in kwargs.items()}
-        with products_at(FULL):
+        with products_at(FULL), special_values_allowed():
             return function(*args, **kwargs)
 
     return at_full_precision  # type: ignore[return-value]

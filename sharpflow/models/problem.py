@@ -186,7 +186,10 @@ class Problem:
     def criterion_residual(self) -> Callable[[Array], Float[Array, " m"]] | None:
         """outputs -> (m,) array, the residual form that the criterion knows, or None."""
         known = self._of_criterion("residual")
-        return None if known is None else self._made_of(known, self.data)
+        if known is None:
+            return None
+        precision = self.matmul_precision
+        return BoundFunction.of(known, self.data, precision, static=StaticFunction)
 
     @property
     def loss(self) -> Callable[[Params], Scalar]:
@@ -195,9 +198,9 @@ class Problem:
             return self._functions["loss"]
         if "residual" in self._functions:
             parts: Any = self._functions["residual"]
-            return self._made_of(_half_square, parts)
+            return self._of_parts(_half_square, parts)
         parts = (self._functions["outputs"], self._functions["criterion"])
-        return self._made_of(_composed, parts)
+        return self._of_parts(_composed, parts)
 
     @property
     def metrics(self) -> dict[str, Callable[[Params], Scalar]]:
@@ -351,10 +354,9 @@ class Problem:
             self.matmul_precision if precision is None else precision,
         )
 
-    def _made_of(self, function: Callable[..., Any], parts: Any) -> BoundFunction:
-        """A function of parts of this problem, which tell problems apart."""
-        by_equality = StaticFunction.by_equality
-        return BoundFunction.of(function, parts, self.matmul_precision, static=by_equality)
+    def _of_parts(self, function: Callable[..., Any], parts: Any) -> BoundFunction:
+        """A function of ours with parts of this problem, which tell problems apart."""
+        return BoundFunction(function, StaticFunction(function), parts, True, self.matmul_precision)
 
     def _of_criterion(self, name: str) -> Any:
         """What the criterion knows of itself under a name, or None."""

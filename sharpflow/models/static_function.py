@@ -6,7 +6,7 @@ import threading
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from sharpflow.models.mortal import Mortal, mortal, takes_weak_references
 from sharpflow.models.reading import Reading, reading
@@ -15,9 +15,14 @@ _HOLDING = threading.local()
 
 
 class StaticFunction:
-    """A function as the static part of a pytree, compared by what it reads.
+    """A function, or another value, as the static part of a pytree.
 
-    jax compiles a program once for all pytrees whose static parts are equal.
+    jax compiles a program once for all pytrees whose static parts are equal. This one is compared
+    as the function compares itself, whatever it reads: so are update rules and what is recorded,
+    where the caller who goes on with the same one goes on with its program. A
+    ``functools.partial`` and a bound method, which Python compares by identity, are compared by
+    what they are made of. What has no hash is compared by identity. The functions of problems are
+    compared ``by_reading`` instead.
 
     jax keeps what it has compiled, and the static parts with it, for as long as the compiled
     function lives. A function that closes over an array would so keep the array for ever.
@@ -25,35 +30,24 @@ class StaticFunction:
     identity by a weak reference alone, for once that has died nothing can be equal to it.
 
     Args:
-      function: any callable.
+      function: any callable, or a value with a hash.
     """
 
     __slots__ = (
-        "__weakref__",
-        "_function",
-        "_hash",
-        "_key",
-        "_parts",
-        "_weak",
-        "mortals",
-        "reading",
+        *("__weakref__", "_function", "_hash", "_key", "_parts", "_weak"),
+        *("mortals", "reading"),
     )
 
     def __init__(self, function: Any) -> None:
         self._function = function
-        self._set(_parts(function, weakly=False), reading(function))
+        self._set(_parts(function, weakly=False), None)
 
     @classmethod
-    def by_equality(cls, function: Any) -> "StaticFunction":
-        """A function, or another value, compared as it compares itself, whatever it reads.
-
-        For update rules and what is recorded: the caller who goes on with the same one goes on
-        with its program. A ``functools.partial`` and a bound method, which Python compares by
-        identity, are compared by what they are made of. What has no hash is compared by identity.
-        """
+    def by_reading(cls, function: Any) -> "StaticFunction":
+        """A function compared by all that it can read, here and now."""
         static = object.__new__(cls)
         static._function = function
-        static._set(_parts(function, weakly=False), None)
+        static._set(_parts(function, weakly=False), reading(function))
         return static
 
     def _set(self, parts: Any, read: Reading | None) -> None:
@@ -91,7 +85,8 @@ class StaticFunction:
 
     def __reduce__(self) -> tuple:
         # identities and hashes do not outlast a process
-        return StaticFunction, (self.function,)
+        make = StaticFunction if self.reading is None else StaticFunction.by_reading
+        return make, (self.function,)
 
     def require_unchanged(self) -> None:
         """Refuse to run the function if it would read something else than at its making.
@@ -124,7 +119,10 @@ def holding_weakly() -> Iterator[set[Mortal]]:
         _HOLDING.mortals = before
 
 
-def static_part(static: "StaticFunction | None") -> "StaticFunction | None":
+_Part = TypeVar("_Part", StaticFunction, StaticFunction | None)
+
+
+def static_part(static: _Part) -> _Part:
     """A static part as a pytree is to give it here and now; None stays None."""
     mortals = getattr(_HOLDING, "mortals", None)
     if static is None or mortals is None:

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from sharpflow.models import Problem
+from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.problem import parameter_rows
 from sharpflow.simulator.crossing import entry_step
 from sharpflow.simulator.prediction import Projection, project_snapshots
@@ -19,6 +20,7 @@ _SMALLEST_WINDOW = 100
 _RESTING = 1e-6  # a prediction that moved less is at rest, and errors are rounding
 
 
+@special_values_allowed()
 def compare(
     trajectory: Trajectory,
     flow: FlowSolution,

@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params, Problem
+from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import compiled
 from sharpflow.simulator.trajectory import Trajectory, recorded_snapshots
 from sharpflow.theory import FlowSolution, linearize
@@ -30,6 +31,7 @@ _TOGETHER = 32  # snapshots that share a product with the Jacobian
 _SNAPPING = 1e-3  # relative distance within which eigenvalues count as on the edge
 
 
+@special_values_allowed()
 def measure_oscillation(
     trajectory: Trajectory,
     flow: FlowSolution,

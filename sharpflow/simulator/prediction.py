@@ -9,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from sharpflow.models import Params, Problem
+from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import compiled
 from sharpflow.simulator.rules import find_rule
 from sharpflow.simulator.schedule import require_count
@@ -40,6 +41,7 @@ class Projection:
         return self.eigenvalues[:, 0]
 
 
+@special_values_allowed()
 def project_snapshots(
     problem: Problem, params: Params, *, k: int = 1, on_sphere: bool = True
 ) -> Projection:
@@ -82,6 +84,7 @@ def _project(
     return jax.lax.map(one, params)
 
 
+@special_values_allowed()
 def predict(
     problem: Problem,
     trajectory: Trajectory,

@@ -28,7 +28,7 @@ class LoopState:
       params: w_t.
       previous: w_{t−1}, or None where nothing asks for it.
       optimizer_state: of the update rule.
-      previous_loss: L(w_{t−1}), infinite at t = 0.
+      previous_loss: L(w_{t−1}), the largest number at t = 0.
       step: t.
       status: ``Status.SUCCESS``, or ``DIVERGED`` once the loss or the next update is not finite;
         the params then stay where that is so.
@@ -87,7 +87,7 @@ class Program:
     @cached_property
     def _functions(self) -> StaticFunction:
         """What the user gave beside the problem and the rule; made once, for every chunk asks."""
-        return StaticFunction.by_equality((self.observables, self.rate))
+        return StaticFunction((self.observables, self.rate))
 
     @classmethod
     def tree_unflatten(cls, static: tuple, children: tuple[Problem, BoundFunction]) -> "Program":
@@ -109,7 +109,8 @@ def initial_state(
         params=params,
         previous=jax.tree.map(jnp.copy, params) if keep_previous else None,
         optimizer_state=optimizer_state,
-        previous_loss=jnp.asarray(jnp.inf, dtype),
+        # not infinite, which jax_debug_infs would refuse; no finite loss is higher
+        previous_loss=jnp.asarray(jnp.finfo(dtype).max, dtype),
         step=jnp.zeros((), jnp.int32),
         status=jnp.zeros((), jnp.int32),
         since_record=jnp.zeros((), jnp.int32),

@@ -13,6 +13,7 @@ import optax
 
 from sharpflow.models import Params, Problem, validate_params
 from sharpflow.models.bound_function import BoundFunction
+from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import FULL, MatmulPrecision, compiled, validated_precision
 from sharpflow.models.static_function import StaticFunction
 from sharpflow.simulator import observables as recorded
@@ -36,6 +37,7 @@ from sharpflow.theory import Status
 _CHUNKS = 32
 
 
+@special_values_allowed()
 def simulate(
     problem: Problem,
     params: "Params | Trajectory",
@@ -105,9 +107,7 @@ def simulate(
     rows_per_chunk = _rows_per_chunk(len(gaps))
     program = Program(
         problem=problem,
-        rule=BoundFunction.of(
-            _GivenRule(optimizer.update), None, None, static=StaticFunction.by_equality
-        ),
+        rule=BoundFunction.of(_GivenRule(optimizer.update), None, None, static=StaticFunction),
         observables=requested,
         rate=effective_learning_rate,
         num_snapshots=0 if snapshot_every is None else -(-rows_per_chunk // snapshot_every),

@@ -8,6 +8,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params, Problem, validate_params
+from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.theory.arguments import require_at_least_one, require_positive, validate_rates
 from sharpflow.theory.central_integration import integrate
 from sharpflow.theory.status import Status
@@ -54,6 +55,7 @@ class CentralFlowSolution:
     num_third: Int[Array, ""]
 
 
+@special_values_allowed()
 def central_flow(
     problem: Problem,
     params: Params,

@@ -200,6 +200,6 @@ def _step_to_boundary(scaled: Array, move: Array, change: Array) -> Array:
 
     def limit(towards: Array) -> Array:
         lowest = jnp.linalg.eigvalsh(towards * jnp.outer(inverse_root, inverse_root))[0]
-        return jnp.where(lowest < 0, -1.0 / lowest, jnp.inf)
+        return jnp.where(lowest < 0, -1.0 / lowest, jnp.finfo(scaled.dtype).max)
 
     return jnp.minimum(limit(move), limit(change))

@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params, Problem, check_scale_invariance, validate_params
+from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import compiled
 from sharpflow.theory.arguments import require_at_least_one, require_positive
 from sharpflow.theory.flow_integration import FlowPoint, Rows, integrate
@@ -61,6 +62,7 @@ class FlowSolution:
         return jnp.trace(self.edge_covariance, axis1=-2, axis2=-1)
 
     @property
+    @special_values_allowed()
     def descent_squared(self) -> Float[Array, " T"]:
         """G²(τ), shape (T,): the square of the steepest slope that lowers all edge eigenvalues.
 
@@ -72,6 +74,7 @@ class FlowSolution:
         return self.b * (1.0 / trace - 2.0) / (1.0 + self.kappa)
 
 
+@special_values_allowed()
 def sharpness_flow(
     problem: Problem,
     theta0: Params,

@@ -6,6 +6,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params, Problem, validate_params
+from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import compiled, full_precision
 from sharpflow.theory.linearization import Method, linearize
 from sharpflow.theory.residuals import residual_form
@@ -50,6 +51,7 @@ def _retract(
     return theta, status, jnp.linalg.norm(residual)
 
 
+@special_values_allowed()
 def retract(
     problem: Problem, params: Params, *, on_sphere: bool = True, method: Method = "auto"
 ) -> Params:

@@ -81,7 +81,8 @@ def retract_flat(
             point, value, _ = jax.lax.while_loop(gaining, shorten, (point, value, before))
         return point, value, before, count + 1
 
-    start = (theta, value, jnp.full((), jnp.inf, theta.dtype), jnp.zeros((), jnp.int32))
+    farther = jnp.full((), jnp.finfo(theta.dtype).max, theta.dtype)
+    start = (theta, value, farther, jnp.zeros((), jnp.int32))
     point, value, _, _ = jax.lax.while_loop(unfinished, iterate, start)
     accepted = jnp.linalg.norm(value) <= ACCEPTED_SLACK * tolerance
     return point, jnp.where(accepted, Status.SUCCESS, Status.RETRACTION_FAILED).astype(jnp.int32)

@@ -7,6 +7,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params, Problem, validate_params
+from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import compiled, full_precision
 from sharpflow.theory.arguments import require_positive
 from sharpflow.theory.edge_geometry import edge_gradients, edge_space
@@ -42,6 +43,7 @@ def single_edge_velocity(
     return unravel(_velocity(residual_form(problem, theta), flat, of_b, of_kappa))
 
 
+@special_values_allowed()
 def single_edge_flow(
     problem: Problem,
     theta0: Params,

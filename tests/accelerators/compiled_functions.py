@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 import sharpflow as sf
 from sharpflow.models.flax_adapter.micro_batch import split
 from sharpflow.simulator.loop import Rows as ChunkRows
-from sharpflow.simulator.loop import padded_rows
+from sharpflow.simulator.loop import _step_shapes, padded_rows
 from sharpflow.simulator.program import LoopState, Program
 from sharpflow.theory.flow_integration import FlowPoint, Rows
 from sharpflow.theory.linearization.protocol import METHODS
@@ -70,7 +70,8 @@ def _modules() -> Iterator[str]:
 
 def _is_compiled(value: Any) -> bool:
     """Whether something can be traced and lowered, as what ``jax.jit`` returns."""
-    return callable(value) and all(hasattr(value, step) for step in ("trace", "lower"))
+    steps = all(hasattr(value, step) for step in ("trace", "lower"))
+    return callable(value) and steps and not isinstance(value, type)
 
 
 def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, Call]]:
@@ -164,6 +165,7 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
             "lanes side by side": _of_lanes(in_turn, in_turn=False),
             "preconditioned": preconditioned,
         },
+        "simulator.loop._one_record": {"": _of_a_record(in_turn)},
         "simulator.simulation._as_lane": {"": Call((jax.tree.map(lambda leaf: leaf[0], lane),))},
         "simulator.simulation._of_lane": {"": Call((lane,))},
         "simulator.grid.points._loss_value": {"": Call((problem, params))},
@@ -197,6 +199,13 @@ def captured_chunk(
         patch.setattr("sharpflow.simulator.simulation.run_chunk", capture)
         sf.simulate(problem, params, optimizer, 4, observables=observables, **options)
     return found[0]
+
+
+def _of_a_record(call: Call) -> Call:
+    """A record of the first lane of a chunk."""
+    program, lanes, *_ = call.args
+    lane = jax.tree.map(lambda leaf: leaf[0], lanes)
+    return Call((program, lane, _step_shapes(lane)))
 
 
 def _of_lanes(call: Call, *, in_turn: bool) -> Call:

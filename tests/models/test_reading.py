@@ -268,6 +268,7 @@ def test_a_deep_copy_keeps_no_identity_of_what_is_freed():
     for value in range(1, 4):
         problem = sf.Problem(_init, residual=partial(_scaled, factor=np.array([float(value)])))
         copied = copy.deepcopy(problem)
+        assert jax.tree.structure(copied) != jax.tree.structure(problem), "it has its own array"
         del problem
         gc.collect()
         expected = 0.5 * value**2 * np.sum(np.square(X @ W))

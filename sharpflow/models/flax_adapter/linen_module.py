@@ -44,7 +44,9 @@ class LinenModule:
         self._apply_kwargs = dict(apply_kwargs)
         self.reading = reading((dtype, partial(module.apply, **self._apply_kwargs)))
         make_init = _shared_init if self.reading.is_settled else _compiled_init
-        self._init = make_init(StaticFunction(partial(module.init, **self._apply_kwargs)))
+        self._init = make_init(
+            StaticFunction.by_reading(partial(module.init, **self._apply_kwargs))
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LinenModule) and bool(self.reading.key == other.reading.key)

@@ -11,6 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
+from sharpflow.models.compiled_function import CompiledFunction
 from sharpflow.models.cross_entropy import SmoothedCrossEntropy
 from sharpflow.models.flax_adapter.functional import FunctionalModule
 from sharpflow.models.flax_adapter.linen_module import LinenModule
@@ -311,7 +312,7 @@ def with_test_inputs(
 # Compiled functions of their own: traced once, however many derivatives are taken of them, and
 # called outside of other compiled code they do not compile a scan at every call. What precision
 # their products have is said by whoever traces them.
-@partial(jax.jit, static_argnames=("network",))
+@partial(CompiledFunction, static_argnames=("network",))
 def _outputs(network: Network, params: Params, data: NetworkData) -> Float[Array, "n c"]:
     inputs, num_training = data.inputs, data.num_training
     if isinstance(inputs, MicroBatches):
@@ -322,14 +323,14 @@ def _outputs(network: Network, params: Params, data: NetworkData) -> Float[Array
     return network.apply(params, data, rows, num_training)[:num_training]
 
 
-@partial(jax.jit, static_argnames=("network",))
+@partial(CompiledFunction, static_argnames=("network",))
 def _test_outputs(network: Network, params: Params, data: NetworkData) -> Float[Array, "k c"]:
     if isinstance(data.test_inputs, MicroBatches):
         return _in_micro_batches(network, params, data, data.test_inputs)
     return _joint_outputs(network, params, data)[1]
 
 
-@partial(jax.jit, static_argnames=("score",))
+@partial(CompiledFunction, static_argnames=("score",))
 def _score(score: Score, params: Params, data: NetworkData) -> Float[Array, ""]:
     network = score.network
     outputs = network.test_outputs if is_of_test(score.name) else network.outputs

@@ -101,7 +101,7 @@ def prepare(
         require_count("snapshot_every", snapshot_every)
     requested, running = recorded.resolve(observables)
 
-    rule = BoundFunction.of(GridRule(optimizer), None, None, static=StaticFunction.by_equality)
+    rule = BoundFunction.of(GridRule(optimizer), None, None, static=StaticFunction)
     precision = validated_precision(matmul_precision)
 
     def program(made: Problem) -> Program:

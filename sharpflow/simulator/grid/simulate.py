@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import jax
 
 from sharpflow.models import Problem
+from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import FULL, MatmulPrecision
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.grid.execute import run_in_folder, run_in_memory
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import xarray
 
 
+@special_values_allowed()
 def simulate_grid(
     problem: Problem | MakeProblem,
     *,
