@@ -362,7 +362,29 @@ def _validated_data(data: Any, name: str = "data") -> Any:
                 "functions of a problem"
             ) from error
 
-    return jax.tree_util.tree_map_with_path(array, data)
+    arrays = jax.tree_util.tree_map_with_path(array, data)
+    _require_same_devices(arrays, name)
+    return arrays
+
+
+def _require_same_devices(data: Any, name: str) -> None:
+    """Refuse arrays that were placed on different devices, which no compiled function takes.
+
+    Those that nobody placed go along with the others.
+    """
+    first: tuple[str, set] | None = None
+    for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+        if isinstance(leaf, jax.core.Tracer) or not leaf.committed:
+            continue
+        where, devices = name + jax.tree_util.keystr(path), leaf.sharding.device_set
+        if first is None:
+            first = where, devices
+        elif devices != first[1]:
+            places = [", ".join(sorted(map(str, one))) for one in (first[1], devices)]
+            raise ValueError(
+                f"{name} must lie on the same devices, got {first[0]} on {places[0]} and {where} "
+                f"on {places[1]}: place them together with jax.device_put(data, device)"
+            )
 
 
 def on_device(array: np.ndarray, place: jax.sharding.Sharding | None = None) -> jax.Array:
