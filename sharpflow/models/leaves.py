@@ -22,7 +22,8 @@ def validated_leaves(data: Any, name: str = "data") -> Any:
       name: what to call it in errors.
 
     Raises:
-      ValueError: a leaf that is no array, or that jax would change, by its place.
+      ValueError: a leaf that is no array, that jax would change, or that lies on another device
+        than the others, by its place.
     """
     dtypes = {
         leaf.dtype
@@ -60,7 +61,29 @@ def validated_leaves(data: Any, name: str = "data") -> Any:
                 "into the functions of a problem"
             ) from error
 
-    return jax.tree_util.tree_map_with_path(array, data)
+    arrays = jax.tree_util.tree_map_with_path(array, data)
+    _require_same_devices(arrays, name)
+    return arrays
+
+
+def _require_same_devices(data: Any, name: str) -> None:
+    """Refuse arrays that were placed on different devices, which no compiled function takes.
+
+    Those that nobody placed go along with the others.
+    """
+    first: tuple[str, set] | None = None
+    for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+        if isinstance(leaf, jax.core.Tracer) or not leaf.committed:
+            continue
+        where, devices = name + jax.tree_util.keystr(path), leaf.sharding.device_set
+        if first is None:
+            first = where, devices
+        elif devices != first[1]:
+            places = [", ".join(sorted(map(str, one))) for one in (first[1], devices)]
+            raise ValueError(
+                f"{name} must lie on the same devices, got {first[0]} on {places[0]} and {where} "
+                f"on {places[1]}: place them together with jax.device_put(data, device)"
+            )
 
 
 def _require_held(array: np.ndarray, name: str) -> None:

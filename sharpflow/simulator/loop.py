@@ -287,8 +287,15 @@ def _alone(own_data: bool, function: Callable, problem: Problem, *lanes: Any) ->
 
 def _side_by_side(own_data: bool, function: Callable, problem: Problem, *lanes: Any) -> Any:
     """All lanes in one batched arithmetic, which goes on as long as the longest of them."""
+    # vmap has a way of its own with sparse arrays, in which their leaves have no axis of lanes: it
+    # gets the leaves alone
+    leaves, structure = jax.tree.flatten(problem)
+
+    def of_leaves(leaves: list[Array], *lane: Any) -> Any:
+        return function(jax.tree.unflatten(structure, leaves), *lane)
+
     axes = (0 if own_data else None, *(0 for _ in lanes))
-    return jax.vmap(function, in_axes=axes)(problem, *lanes)
+    return jax.vmap(of_leaves, in_axes=axes)(leaves, *lanes)
 
 
 def _in_turn(own_data: bool, function: Callable, problem: Problem, *lanes: Any) -> Any:

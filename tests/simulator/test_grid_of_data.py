@@ -5,9 +5,11 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from environments import cpu_devices
+from jax.experimental import sparse
 
 import sharpflow as sf
 from sharpflow.models.precision import products_at
@@ -209,6 +211,66 @@ def test_a_number_among_the_data_leaves_a_float32_problem_in_float32(width):
         np.testing.assert_allclose(first, 0.5 * np.sum((scale * w) ** 2), rtol=1e-6)
 
 
+@pytest.mark.parametrize("lanes", ["side_by_side", "in_turn"])
+def test_sparse_data_of_each_lane_give_what_dense_data_give(lanes, compiled):
+    x = np.random.default_rng(0).normal(size=(6, 3)) * np.array([[1.0, 0.0, 1.0]])
+
+    def problem(scale, convert=sparse.BCOO.fromdense):
+        data = {"x": convert(scale * x), "scale": jnp.ones(6)}
+        return sf.Problem(_double, residual=_product, data=data, scale_invariant=False)
+
+    keywords = {"axes": {"scale": (1.0, 2.0)}, "observables": ("loss", "gradient_norm")}
+    found = _grid(problem, **keywords, group_width=2, lanes=lanes)
+    dense = _grid(lambda scale: problem(scale, jnp.asarray), **keywords, group_width=1)
+    assert compiled[0].width == 2 and np.all(np.isfinite(dense.loss))
+    np.testing.assert_allclose(found.loss, dense.loss, rtol=1e-10)
+    np.testing.assert_allclose(found.gradient_norm, dense.gradient_norm, rtol=1e-10)
+
+
+def _double(key):
+    return jax.random.normal(key, (3,))
+
+
+def _product(w, data):
+    return data["x"] @ w - data["scale"]
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, "a", True, [2], np.nan])
+@pytest.mark.parametrize("call", [sf.simulate_grid, sf.simulator.plan_grid])
+def test_a_width_that_is_no_number_of_points_is_refused_before_anything_is_made(call, value):
+    def unmade():
+        raise AssertionError("the problem was made")
+
+    with pytest.raises(ValueError, match="group_width must be an integer from 1 to .*, got "):
+        call(unmade, **AXES, num_steps=4, record_every=2, group_width=value)
+
+
+def test_the_width_may_be_an_integer_of_numpy(compiled):
+    grid = _grid(lambda: sf.Problem(_single, loss=_square, scale_invariant=False),
+                 observables=("loss",), group_width=np.int64(2))  # fmt: skip
+    assert compiled[0].width == 2 and np.all(grid.status == sf.Status.SUCCESS)
+
+
+def _square(w):
+    return (w**2).sum()
+
+
+@pytest.mark.parametrize("wrap", [lambda value: value, lambda value: (1, value)])
+@pytest.mark.parametrize("kind", ["problem", "function", "complex", "bytes"])
+def test_values_of_an_axis_that_cannot_be_written_down_are_refused_by_name(kind, wrap):
+    problem = sf.Problem(_single, loss=_square, scale_invariant=False)
+    value = {"problem": problem, "function": _square, "complex": 1j, "bytes": b"a"}[kind]
+
+    def unmade(p):
+        raise AssertionError("the problem was made")
+
+    match = (
+        r"axes\['p'\] must hold numbers, texts or tuples of them, got .*: give a number or a name"
+    )
+    with pytest.raises(ValueError, match=match):
+        _grid(unmade, axes={"p": [wrap(value)]})
+
+
 def _single(key):
     return jax.random.normal(key, (3,), np.float32)
 
@@ -252,6 +314,36 @@ for kind in (0, 1):
     difference = np.max(np.abs(loss["spread"][kind] / loss["one"][kind] - 1.0))
     assert difference < 1e-10, difference
 assert np.max(np.abs(loss["one"][0][0] / loss["one"][0][1] - 1.0)) < 1e-10
+
+# what was placed on two devices is refused by name; what nobody placed goes along
+first, second = jax.devices()
+x, y = np.ones((6, 3)), np.ones(6)
+
+
+def problem(data):
+    return sf.Problem(
+        lambda key: jax.random.normal(key, (3,)),
+        residual=lambda w, data: data["x"] @ w - data["y"],
+        data=data,
+        scale_invariant=False,
+    )
+
+
+apart = {"x": jax.device_put(x, first), "y": jax.device_put(y, second)}
+for make in (lambda: problem(apart), lambda: problem({"x": x, "y": y}).with_data(apart)):
+    try:
+        make()
+    except ValueError as error:
+        assert str(error) == (
+            f"data must lie on the same devices, got data['x'] on {first} and data['y'] on "
+            f"{second}: place them together with jax.device_put(data, device)"
+        ), error
+    else:
+        raise AssertionError("it was accepted")
+grid = sf.simulate_grid(
+    problem({"x": x, "y": apart["y"]}), seeds=(0, 1), group_width=2, observables=("loss",), **RULE
+)
+assert np.all(np.isfinite(grid.loss))
 """
 
 

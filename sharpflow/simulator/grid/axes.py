@@ -78,6 +78,8 @@ def grid_axes(
         if isinstance(given, str) or not isinstance(given, (Sequence, np.ndarray)):
             raise ValueError(f"axes[{name!r}] must be a sequence of values, got {given!r}")
         values[name] = tuple(_plain(value) for value in given)
+        for value in values[name]:
+            _require_label(name, value)
     for name, found in values.items():
         if not found:
             raise ValueError(f"the axis {name} is empty; it needs at least one value")
@@ -108,6 +110,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (np.generic, np.ndarray)):
         value = value.tolist()
     return tuple(_plain(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def _require_label(axis: str, value: Any) -> None:
+    """Refuse a value that cannot be written down: it labels the result, and describes a run."""
+    if isinstance(value, tuple):
+        for item in value:
+            _require_label(axis, item)
+    elif not isinstance(value, (str, int, float, type(None))):
+        raise ValueError(
+            f"axes[{axis!r}] must hold numbers, texts or tuples of them, got {value!r}: give a "
+            "number or a name for each, from which problem, start or optimizer makes what it means"
+        )
 
 
 def _integer(value: Any) -> int:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import jax
 
+from sharpflow.simulator.schedule import require_count
+
 Lanes = Literal["side_by_side", "in_turn"]
 LANES: tuple[Lanes, ...] = ("side_by_side", "in_turn")
 
@@ -85,6 +87,15 @@ def validated_lanes(lanes: Any) -> Lanes | None:
     if lanes is not None and lanes not in LANES:
         raise ValueError(f"lanes must be None or one of {LANES}, got {lanes!r}")
     return lanes
+
+
+def validated_width(width: Any) -> int | None:
+    """Refuse what is no number of points side by side.
+
+    Raises:
+      ValueError: naming the argument, its value and what is allowed.
+    """
+    return None if width is None else require_count("group_width", width)
 
 
 def num_groups(num_points: int, devices: int, width: int, *, in_turn: bool) -> int:

@@ -11,7 +11,13 @@ from sharpflow.models import Problem
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.grid.engine import lengths
 from sharpflow.simulator.grid.execute import engine_of
-from sharpflow.simulator.grid.layout import Lanes, Layout, peak_memory, validated_lanes
+from sharpflow.simulator.grid.layout import (
+    Lanes,
+    Layout,
+    peak_memory,
+    validated_lanes,
+    validated_width,
+)
 from sharpflow.simulator.grid.points import MakeOptimizer, MakeProblem
 from sharpflow.simulator.grid.prepare import prepare
 from sharpflow.simulator.rules import gdwd
@@ -63,6 +69,7 @@ def plan_grid(
     Raises:
       ValueError: as ``simulate_grid``.
     """
+    lanes, group_width = validated_lanes(lanes), validated_width(group_width)
     optional: dict[str, Any] = dict.fromkeys(
         ("axes", "num_steps", "tau", "record_every", "record_at", "num_records", "snapshot_every")
     ) | {"start": None, "effective_learning_rate": None, "final_params": False}
@@ -71,7 +78,7 @@ def plan_grid(
     seconds, memory, layouts = 0.0, 0, []
     for points in grid.batches:
         pending = grid.longest_first(points.batch.points)
-        engine = engine_of(grid, points, pending, used, group_width, validated_lanes(lanes), None)
+        engine = engine_of(grid, points, pending, used, group_width, lanes, None)
         assert engine.timing is not None
         seconds += engine.timing.seconds(*lengths(grid.schedule, pending))
         memory = max(memory, engine.chunk.memory_bytes)

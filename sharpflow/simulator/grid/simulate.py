@@ -11,7 +11,7 @@ from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import FULL, MatmulPrecision
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.grid.execute import run_in_folder, run_in_memory
-from sharpflow.simulator.grid.layout import Lanes, validated_lanes
+from sharpflow.simulator.grid.layout import Lanes, validated_lanes, validated_width
 from sharpflow.simulator.grid.points import MakeOptimizer, MakeProblem, Start
 from sharpflow.simulator.grid.prepare import prepare
 from sharpflow.simulator.processes import Processes
@@ -104,6 +104,7 @@ def simulate_grid(
       StorageError: the disk did not take what had to be written; resume later.
       Interrupted: a signal asked to stop a run with a folder; it can be resumed.
     """
+    lanes, group_width = validated_lanes(lanes), validated_width(group_width)
     run = None if out is None else RunFolder.at(out)
     grid = prepare(
         problem,
@@ -125,7 +126,6 @@ def simulate_grid(
         matmul_precision=matmul_precision,
     )
     used = tuple(jax.local_devices() if devices is None else devices)
-    lanes = validated_lanes(lanes)
     if run is None:
         if resume or processes is not None:
             raise ValueError("resume and processes need a folder: give out as well")
