@@ -420,7 +420,7 @@ def validate_params(problem: Problem, params: Any, name: str = "params") -> Para
     Raises:
       ValueError: an empty tree, leaves that are not floating point or differ in
         dtype, a NaN or infinite entry, the zero vector, a residual that is not a
-        vector, or a loss that is not a scalar.
+        vector, or a loss that is not a scalar of the dtype of the params.
     """
     leaves, treedef = jax.tree.flatten(params)
     if not leaves:
@@ -490,6 +490,13 @@ def _check_shapes(problem: Problem, params: Params) -> None:
     if getattr(value, "shape", None) != ():
         found = getattr(value, "shape", type(value).__name__)
         raise ValueError(f"the loss must be a scalar of shape (), got {found}")
+    dtype = jax.tree.leaves(params)[0].dtype
+    if value.dtype != dtype:
+        raise ValueError(
+            f"the loss is {value.dtype} where the params are {dtype}; it must be of their dtype. If "
+            "x64 was switched on after the problem was made, make the problem again; otherwise "
+            "cast the params, or the data of the problem"
+        )
 
 
 def _half_square(params: Params, residual: Callable[[Params], Array]) -> Scalar:
