@@ -1,7 +1,9 @@
 """What the command line sets for the whole process, before anything is computed."""
 
 import contextlib
+import io
 import os
+import sys
 from pathlib import Path
 
 DEVICES = ("cpu", "gpu", "tpu")
@@ -52,16 +54,42 @@ def start_cache() -> None:
     """
     import jax
 
-    try:
-        backend = jax.default_backend()
-    except RuntimeError as error:
-        raise ValueError(f"--device: {error}") from error
-    if backend == "cpu":
+    missing = missing_device()
+    if missing is not None:
+        raise ValueError(missing)
+    if jax.default_backend() == "cpu":
         return
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = os.environ.get("SHARPFLOW_CACHE") or str(Path(base) / "sharpflow" / "jax")
-    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def missing_device() -> str | None:
+    """What is wrong with the device that was asked for, in one line; None where jax has one."""
+    import jax
+
+    try:
+        jax.default_backend()
+    except (RuntimeError, AssertionError) as error:  # of a GPU that is not there jax only asserts
+        asked, variable = jax.config.values["jax_platforms"], os.environ.get("JAX_PLATFORMS")
+        source = f"JAX_PLATFORMS={variable}" if asked == variable else f"--device: {asked}"
+        said = str(error).split(" (set JAX_PLATFORMS")[0].splitlines()
+        because = f" ({said[0]})" if said else ""
+        return f"{source}: jax finds no such device here{because}; allowed is what there is, as cpu"
+    return None
+
+
+def utf8_text(argument: str) -> str:
+    """An argument of the command line as the text that its bytes are, whatever the locale is."""
+    return os.fsencode(argument).decode("utf-8", "surrogateescape")
+
+
+def printable_streams() -> None:
+    """Have what a stream cannot encode printed as an escape, where it would end the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def num_cores() -> int:

@@ -58,7 +58,7 @@ def run_config(
             run.require_unused()
         out.mkdir(parents=True, exist_ok=True)
         if not (out / CONFIG_FILE).is_file() or not run.exists:
-            (out / CONFIG_FILE).write_text(config.to_toml())
+            (out / CONFIG_FILE).write_text(config.to_toml(), encoding="utf-8")
     data = simulate_grid(
         **arguments, out=out, resume=resume, processes=processes, progress=progress
     )

@@ -493,8 +493,8 @@ def _check_shapes(problem: Problem, params: Params) -> None:
     dtype = jax.tree.leaves(params)[0].dtype
     if value.dtype != dtype:
         raise ValueError(
-            f"the loss is {value.dtype} where the params are {dtype}; it must be of their dtype. If "
-            "x64 was switched on after the problem was made, make the problem again; otherwise "
+            f"the loss is {value.dtype} where the params are {dtype}; it must be of their dtype. "
+            "If x64 was switched on after the problem was made, make the problem again; otherwise "
             "cast the params, or the data of the problem"
         )
 

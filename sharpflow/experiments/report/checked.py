@@ -27,7 +27,7 @@ def checked_page(folder: Path) -> Page:
     """
     path = folder / "checks.json"
     try:
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text(encoding="utf-8"))
         made, checks = dict(stored["made"]), [_check(row) for row in stored["checks"]]
         table = Table("statements-table", _HEADS, [_row(check) for check in checks])
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -61,7 +61,7 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None) -> Pa
         command=f"sharpflow run {CONFIG_FILE} --out NEW-FOLDER"
         if config.is_file()
         else "made from Python, by sharpflow.simulate_grid(..., out=...): there is no config",
-        config=config.read_text() if config.is_file() else None,
+        config=config.read_text(encoding="utf-8") if config.is_file() else None,
         statements=statement_table(measures, found),
         notes=[SETTLED, *remarks(dataset, measures, infimum), *notes],
         grid=grid_table(dataset, points, found, curves=len(shown_curves["points"])),
@@ -201,7 +201,7 @@ def _first_line(config: Path) -> str:
     if not config.is_file():
         return ""
     try:
-        return str(tomllib.loads(config.read_text()).get("description", ""))
+        return str(tomllib.loads(config.read_text(encoding="utf-8")).get("description", ""))
     except ValueError as error:
         raise ValueError(f"{config} cannot be read: {error}") from error
 
@@ -210,7 +210,9 @@ def _provenance(folder: Path, dataset: "xarray.Dataset") -> dict[str, dict[str, 
     """How each launch was made; of a run whose launches are unknown what its arrays say."""
     path = folder / "provenance.json"
     try:
-        launches = json.loads(path.read_text())["launches"] if path.is_file() else []
+        launches = (
+            json.loads(path.read_text(encoding="utf-8"))["launches"] if path.is_file() else []
+        )
         made = {
             f"Launch {number} of {len(launches)}": {name: str(v) for name, v in launch.items()}
             for number, launch in enumerate(launches, start=1)

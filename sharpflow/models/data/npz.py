@@ -13,6 +13,7 @@ from sharpflow.models.data.arrays import labelled_images, validated_classes, val
 from sharpflow.models.data.images import Images
 from sharpflow.models.data.labels import named_classes
 from sharpflow.models.data.origin import FileRead, Origin
+from sharpflow.models.paths import user_path
 
 
 @overload
@@ -65,7 +66,7 @@ def npz(
       ValueError: not an ``.npz`` archive, an array that is not there or holds pickled
         objects, arrays that are not images and labels, or test images of another size.
     """
-    path = Path(path)
+    path = user_path(path)
     if path.exists() and not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not an .npz archive")
     with np.load(path, allow_pickle=False) as stored:

@@ -43,7 +43,7 @@ def read_sealed(path: Path) -> Any:
       ValueError: the file is damaged.
       OSError: it cannot be read.
     """
-    sealed = json.loads(path.read_text())
+    sealed = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(sealed, dict) or sealed.get("sha256") != _digest_of(sealed.get("content")):
         raise ValueError("its digest is another one: the file is damaged")
     return sealed["content"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sharpflow.models.paths import user_path
 from sharpflow.simulator.store.arrays import (
     Variable,
     create_zarr,
@@ -52,7 +53,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         # a run goes on where it began, wherever the program goes meanwhile
-        self.path = Path(path).absolute()
+        self.path = user_path(path).absolute()
 
     @property
     def data(self) -> Path:
@@ -125,7 +126,7 @@ class RunFolder:
           RunError: no run here, or one of another format.
         """
         try:
-            stored = json.loads((self.path / "run.json").read_text())
+            stored = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunError(f"{self.path} holds no run: there is no run.json in it") from None
         except (OSError, ValueError) as error:
@@ -138,7 +139,9 @@ class RunFolder:
         """Note how a launch was made."""
         path = self.path / "provenance.json"
         try:
-            launches = json.loads(path.read_text())["launches"] if path.is_file() else []
+            launches = (
+                json.loads(path.read_text(encoding="utf-8"))["launches"] if path.is_file() else []
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} cannot be read: {error}; resume without it") from error
         with storage_errors(self.path):
