@@ -119,7 +119,7 @@ def write_markdown(checks: Sequence[Check], path: Path, caption: str) -> None:
         cells = (check.part, check.statement, f"{check.measured:.4g}", check.allowed,
                  mark[check.holds])  # fmt: skip
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def write_json(checks: Sequence[Check], path: Path, attributes: dict[str, object]) -> None:
@@ -129,4 +129,5 @@ def write_json(checks: Sequence[Check], path: Path, attributes: dict[str, object
         row["low"], row["high"] = (
             None if math.isinf(value) else value for value in (row["low"], row["high"])
         )
-    path.write_text(json.dumps({"made": attributes, "checks": rows}, indent=1) + "\n")
+    text = json.dumps({"made": attributes, "checks": rows}, indent=1) + "\n"
+    path.write_text(text, encoding="utf-8")

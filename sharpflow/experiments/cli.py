@@ -5,7 +5,7 @@ import errno
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,8 +14,11 @@ from sharpflow.experiments.environment import (
     configure_jax,
     missing_platform,
     num_cores,
+    printable_streams,
     start_cache,
+    utf8_text,
 )
+from sharpflow.models.paths import user_path
 
 BAD_INPUT = 2
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
@@ -39,6 +42,11 @@ CPUDevices = Annotated[
 ]
 
 
+def _folder(meaning: str) -> Any:
+    """A path as an option; no shell expands the ~ in ``--out=~/runs``."""
+    return typer.Option(help=meaning, parser=user_path, metavar="PATH")
+
+
 @app.callback(invoke_without_command=True)
 def _options(
     context: typer.Context,
@@ -55,7 +63,7 @@ def _options(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for figures and numbers.")] = Path("runs/demo"),
+    out: Annotated[Path, _folder("Folder for figures and numbers.")] = Path("runs/demo"),
     quick: Annotated[bool, typer.Option("--quick", help="Smaller problems, a short run.")] = False,
     progress: Progress = None,
 ) -> None:
@@ -76,9 +84,7 @@ def validate(
     parts: Annotated[
         list[str] | None, typer.Argument(help="Which parts; by default those marked in --list.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for figures and numbers.")] = Path(
-        "runs/validate"
-    ),
+    out: Annotated[Path, _folder("Folder for figures and numbers.")] = Path("runs/validate"),
     list_: Annotated[bool, typer.Option("--list", help="List the parts and exit.")] = False,
     cpu_devices: CPUDevices = None,
     progress: Progress = None,
@@ -104,7 +110,7 @@ def run(
     config: Annotated[
         str | None, typer.Argument(help="TOML file or preset; a resume needs none.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+    out: Annotated[Path | None, _folder("Folder of the run.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     set_: Annotated[
         list[str] | None,
@@ -140,7 +146,8 @@ def run(
         if distributed or any(value is not None for value in named):
             processes = join_processes(*named)
         folder = Path("runs") if out is None else out
-        resolved = runs.resolved_config(config, set_ or [], folder, resume)
+        overrides = [utf8_text(override) for override in set_ or []]
+        resolved = runs.resolved_config(config, overrides, folder, resume)
         start_cache()
         if dry_run:
             typer.echo("\n".join(runs.describe(resolved, runs.plan_config(resolved))))
@@ -161,10 +168,8 @@ def list_presets() -> None:
 
 @app.command()
 def plot(
-    folder: Annotated[Path, typer.Argument(help="Of a run, finished or not.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the figures; by default DIR/figures.")
-    ] = None,
+    folder: Annotated[Path, typer.Argument(help="Of a run, finished or not.", parser=user_path)],
+    out: Annotated[Path | None, _folder("Folder for the figures; by default DIR/figures.")] = None,
     suffix: Annotated[str, typer.Option(help=".png, .pdf or .svg")] = ".png",
 ) -> None:
     """Draw heat maps over the grid of a run, and its seeds as bands."""
@@ -178,10 +183,10 @@ def plot(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="Of a run, a demo or a validation.")],
-    out: Annotated[
-        Path | None, typer.Option(help="File for the page; by default DIR/report.html.")
-    ] = None,
+    folder: Annotated[
+        Path, typer.Argument(help="Of a run, a demo or a validation.", parser=user_path)
+    ],
+    out: Annotated[Path | None, _folder("File for the page; by default DIR/report.html.")] = None,
     predictions: Annotated[
         int | None,
         typer.Option(
@@ -273,4 +278,5 @@ def _refuse(message: str) -> None:
 
 def main() -> None:
     """Entry point of the command ``sharpflow``."""
+    printable_streams()
     sys.exit(app())

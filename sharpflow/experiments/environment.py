@@ -1,7 +1,9 @@
 """What the command line sets for the whole process, before anything is computed."""
 
 import contextlib
+import io
 import os
+import sys
 from pathlib import Path
 
 DEVICES = ("cpu", "gpu", "tpu")
@@ -58,9 +60,9 @@ def start_cache() -> None:
         raise ValueError(missing)
     if jax.default_backend() == "cpu":
         return
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = os.environ.get("SHARPFLOW_CACHE") or str(Path(base) / "sharpflow" / "jax")
-    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
@@ -92,6 +94,18 @@ def missing_platform() -> str | None:
         f"{asked}; allowed here is {here}, which is what jax {jax.__version__} finds; for NVIDIA "
         'install it with CUDA, pip install "jax[cuda13]", for others as docs.jax.dev says'
     )
+
+
+def utf8_text(argument: str) -> str:
+    """An argument of the command line as the text that its bytes are, whatever the locale is."""
+    return os.fsencode(argument).decode("utf-8", "surrogateescape")
+
+
+def printable_streams() -> None:
+    """Have what a stream cannot encode printed as an escape, where it would end the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def num_cores() -> int:

@@ -32,9 +32,10 @@ class Mortal:
             raise ReferenceError("a function of this problem does not exist any more")
         return found
 
-    def _forget(self, reference: Any) -> None:
+    def _forget(self, reference: Any, caches: "weakref.WeakSet[Any]" = _FORGETTING) -> None:
+        # an argument, because the names of a module are gone when Python ends
         del reference
-        for cache in list(_FORGETTING):
+        for cache in list(caches):
             cache.forget(self)
 
 

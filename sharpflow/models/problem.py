@@ -407,9 +407,9 @@ def validate_params(problem: Problem, params: Any, name: str = "params") -> Para
       The same pytree, its leaves as jax arrays.
 
     Raises:
-      ValueError: an empty tree, leaves that are not floating point or differ in
-        dtype, a NaN or infinite entry, the zero vector, a residual that is not a
-        vector, or a loss that is not a scalar.
+      ValueError: an empty tree, leaves that are not floating point, of half precision, or that
+        differ in dtype, a NaN or infinite entry, the zero vector, a residual that is not a
+        vector, or a loss that is not a scalar of the dtype of the params.
     """
     leaves, treedef = jax.tree.flatten(params)
     if not leaves:
@@ -422,6 +422,13 @@ def validate_params(problem: Problem, params: Any, name: str = "params") -> Para
         raise ValueError(
             f"{name} must be floating-point arrays of one dtype, got "
             f"{sorted(str(dtype) for dtype in dtypes)}"
+        )
+    if not dtypes <= {jnp.dtype(jnp.float32), jnp.dtype(jnp.float64)}:
+        (half,) = dtypes
+        raise ValueError(
+            f"{name} must be float32 or float64, got {half}: sums over steps and eigenvalues need "
+            "more digits. Keep the params in float32, and cast them to half precision within the "
+            "functions of the problem"
         )
     if is_concrete(*leaves):
         values = [np.asarray(leaf) for leaf in leaves]  # numpy, which compiles nothing
@@ -479,6 +486,13 @@ def _check_shapes(problem: Problem, params: Params) -> None:
     if getattr(value, "shape", None) != ():
         found = getattr(value, "shape", type(value).__name__)
         raise ValueError(f"the loss must be a scalar of shape (), got {found}")
+    dtype = jax.tree.leaves(params)[0].dtype
+    if value.dtype != dtype:
+        raise ValueError(
+            f"the loss is {value.dtype} where the params are {dtype}; it must be of their dtype. "
+            "If x64 was switched on after the problem was made, make the problem again; otherwise "
+            "cast the params, the data of the problem, or the value of the loss"
+        )
 
 
 def _half_square(params: Params, residual: Callable[[Params], Array]) -> Scalar:

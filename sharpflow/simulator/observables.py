@@ -64,12 +64,12 @@ DEFAULT = ("loss", "norm_squared", "effective_learning_rate", "threshold", *RUNN
 
 
 def resolve(
-    requested: Sequence[str | Observable],
+    requested: str | Observable | Sequence[str | Observable],
 ) -> tuple[tuple[Observable, ...], tuple[str, ...]]:
     """Observables and running averages, from names and ``Observable``s.
 
     Args:
-      requested: a sequence of both.
+      requested: one of both, or a sequence.
 
     Returns:
       The observables, and the names of the running averages.
@@ -79,7 +79,7 @@ def resolve(
     """
     found: list[Observable] = []
     running: list[str] = []
-    for item in requested:
+    for item in (requested,) if isinstance(requested, (str, Observable)) else requested:
         if isinstance(item, Observable):
             found.append(item)
         elif item in RUNNING:

@@ -117,10 +117,26 @@ def require_count(name: str, value: Any, *, least: int = 1) -> int:
     Raises:
       ValueError: anything else.
     """
-    integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not integer or not least <= value <= _LARGEST:
+    number = plain(value)
+    integer = isinstance(number, int) and not isinstance(number, bool)
+    if not integer or not least <= number <= _LARGEST:
         raise ValueError(f"{name} must be an integer from {least} to {_LARGEST}, got {value!r}")
-    return int(value)
+    return int(number)
+
+
+def plain(value: Any) -> Any:
+    """A number, or a tuple of them, of Python.
+
+    Args:
+      value: a scalar or an array of numpy, jax, pandas or xarray, or what contains these.
+
+    Returns:
+      The number for a scalar or an array without axes, tuples for arrays and lists; all else is
+      what it is.
+    """
+    if hasattr(value, "__array__"):
+        value = np.asarray(value).tolist()
+    return tuple(plain(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
 def _steps_of(tau: Any, rates: np.ndarray) -> np.ndarray:

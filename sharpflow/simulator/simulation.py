@@ -46,7 +46,7 @@ def simulate(
     *,
     record_every: int = 1,
     record_at: Sequence[int] | np.ndarray | None = None,
-    observables: Sequence[str | recorded.Observable] = recorded.DEFAULT,
+    observables: str | recorded.Observable | Sequence[str | recorded.Observable] = recorded.DEFAULT,
     snapshot_every: int | None = None,
     effective_learning_rate: EffectiveRate | None = None,
     matmul_precision: MatmulPrecision = FULL,

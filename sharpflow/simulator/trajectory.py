@@ -84,7 +84,7 @@ class Trajectory:
         """
         import xarray
 
-        labelled = {name: ("step", values) for name, values in self.columns.items()}
+        labelled = {name: ("step", _storable(values)) for name, values in self.columns.items()}
         coords: dict[str, Any] = {"step": self.step}
         if np.isfinite(self.intrinsic_rate):
             coords["tau"] = ("step", self.tau)
@@ -102,6 +102,11 @@ class Trajectory:
             "intrinsic_rate": self.intrinsic_rate,
         }
         return xarray.Dataset(variables, coords, attributes)
+
+
+def _storable(values: np.ndarray) -> np.ndarray:
+    """An array of a dtype that netCDF has: bfloat16, which numpy does not know, as float32."""
+    return values.astype(np.float32) if values.dtype.kind == "V" else values
 
 
 def concatenate(first: Trajectory, second: Trajectory) -> Trajectory:

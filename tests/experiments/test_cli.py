@@ -205,3 +205,62 @@ def test_the_version_is_printed():
     command = [sys.executable, "-m", "sharpflow", "--version"]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0 and run.stdout == f"sharpflow {sf.__version__}\n"
+
+
+DESCRIBED = SMALL + 'description = "decay of η"\n'
+
+
+def test_a_run_in_an_ascii_locale_has_the_config_and_the_report_of_any_other(
+    call, config, tmp_path
+):
+    """Of its own process: a locale is settled when Python begins."""
+    config.write_text(DESCRIBED, encoding="utf-8")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "sharpflow", "run", config, "--out", tmp_path / "ä b"]
+    overrides = ["--set", "seed=0", "--set", "description=Glättung von η"]
+    ended = subprocess.run(
+        [*command, *overrides], env=os.environ | ascii_only, capture_output=True, cwd=tmp_path
+    )
+    assert ended.returncode == 0, ended.stderr
+    stored = (tmp_path / "ä b" / "config.toml").read_text(encoding="utf-8")
+    assert 'description = "Glättung von η"' in stored
+    result = call("report", tmp_path / "ä b", "--no-predictions")
+    assert result.exit_code == 0, result.output
+    assert "Glättung von η" in (tmp_path / "ä b" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_home_folder_is_expanded_in_every_path(call, config, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "..")
+    assert call("run", "~/tiny.toml", "--out=~/runs/a", "--set", "seed=0").exit_code == 0
+    assert call("plot", "~/runs/a", "--out=~/figures").exit_code == 0
+    assert call("report", "~/runs/a", "--out=~/page.html", "--no-predictions").exit_code == 0
+    assert sf.open_run("~/runs/a").sizes["seed"] == 1
+    assert (tmp_path / "page.html").is_file() and list((tmp_path / "figures").iterdir())
+
+
+@pytest.mark.parametrize("error", [AssertionError(), RuntimeError("no libtpu")])
+def test_a_platform_that_is_not_there_is_told_in_one_line(
+    call, config, tmp_path, monkeypatch, request, error
+):
+    def absent():
+        raise error
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    before = jax.config.values["jax_platforms"]
+    request.addfinalizer(lambda: jax.config.update("jax_platforms", before))
+    monkeypatch.setattr(jax, "default_backend", absent)
+    for command in (("run", config, "--out", tmp_path / "x"), ("demo", "--out", tmp_path / "y")):
+        jax.config.update("jax_platforms", "cuda")
+        result = call(*command)
+        assert result.exit_code == 2
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("error: JAX_PLATFORMS: got cuda; allowed here is cpu")
+
+
+def test_an_error_of_our_own_is_not_taken_for_an_absent_platform(call, config, monkeypatch):
+    def broken(*arguments):
+        raise AssertionError("ours")
+
+    monkeypatch.setattr(runs, "plan_config", broken)
+    assert isinstance(call("run", config, "--dry-run").exception, AssertionError)

@@ -140,8 +140,11 @@ def test_of_two_overrides_of_a_key_the_later_one_counts(write):
         ("seed=", '--set seed: got ""; allowed'),
         ("seed=[1", '--set seed: got "[1"; allowed'),
         ("seed=1\nnum_steps=2", '--set seed: got "1\\nnum_steps=2"; allowed'),
-        ("learning_rate=.5", '--set learning_rate: got ".5"; allowed a number, "text", a bare'),
-        ("dtype=float 32", '--set dtype: got "float 32"; allowed'),
+        ("learning_rate=.5", '--set learning_rate: got ".5"; allowed a number, "text", a word'),
+        ("seed=0,1", '--set seed: got "0,1"; allowed a number'),
+        ("seed={x", '--set seed: got "{x"; allowed a number'),
+        ("description=a\tb", '--set description: got "a\\tb"; allowed a number'),
+        ("dtype=float 32", 'dtype: got "float 32"; allowed'),
         ("dtype='\udcff'", "--set dtype: got \"'\\udcff'\"; allowed"),
         ("seed.x=3", "seed: got {x = 3}; allowed an integer from 0"),
         ("sede=3", "sede: got an unknown key; allowed"),
@@ -152,6 +155,15 @@ def test_of_two_overrides_of_a_key_the_later_one_counts(write):
 def test_an_override_that_is_wrong_is_told(write, override, expected):
     (line,) = error_of(write(VALID), [override]).mistakes
     assert line.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["~/data", "/tmp/my data", "/tmp/daten-ü", "C:\\data", "\\\\server\\data", "../a b",
+     ".hidden/x", "2024/data", "Glättung", "über η = 0.1 # nah", "it's", "数据"],
+)  # fmt: skip
+def test_an_override_may_be_any_text_that_begins_as_a_word_or_a_path(write, text):
+    assert load(write(VALID), [f"description={text}"]).description == text
 
 
 def _without_description(text):

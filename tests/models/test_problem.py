@@ -151,3 +151,62 @@ def test_usable_params_come_back_as_they_were_given():
     checked = validate_params(problem, tree)
     jax.tree.map(np.testing.assert_array_equal, checked, tree)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(checked))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_params_of_half_precision_are_refused_and_a_loss_may_cast_to_it(dtype):
+    def loss(w):
+        half = w.astype(dtype)
+        return jnp.sum(half * half).astype(w.dtype)
+
+    problem = sf.Problem(
+        init=lambda key: jnp.ones(3, dtype), loss=loss, scale_invariant=False,
+        metrics={"half": lambda w: jnp.sum(w.astype(dtype))},
+    )  # fmt: skip
+    message = rf"must be float32 or float64, got {dtype}.*Keep the params in float32"
+    with pytest.raises(ValueError, match=f"params {message}"):
+        sf.simulate(problem, problem.init(None), sf.gdwd(0.1, 0.0), 2)
+    with pytest.raises(ValueError, match=f"the start {message}"):
+        sf.simulate_grid(problem, seeds=0, learning_rates=0.1, weight_decays=0.0, num_steps=2)
+    params = jnp.ones(3, jnp.float32)
+    run = sf.simulate(problem, params, sf.gdwd(0.25, 0.0), 2, observables=["loss", "metrics"])
+    stored = run.to_dataset()
+    np.testing.assert_array_equal(stored.loss, [3.0, 0.75])
+    np.testing.assert_array_equal(stored.half.astype(float), [3.0, 1.5])
+    assert stored.half.dtype.kind == "f"
+
+
+def test_a_loss_of_another_dtype_than_the_params_is_refused_with_the_remedy():
+    inputs = np.eye(4, 3, dtype=np.float32)
+    problem = sf.models.mlp(inputs, np.arange(4) % 2, widths=(3,))
+    params = jax.tree.map(lambda leaf: leaf.astype(float), problem.init(jax.random.key(0)))
+    with jax.numpy_dtype_promotion("standard"):
+        assert problem.loss_value(params).dtype == jnp.float32
+        with pytest.raises(
+            ValueError, match=r"loss is float32 where the params are float64.*again"
+        ):
+            sf.simulate(problem, params, sf.gdwd(0.1, 0.0), 2)
+
+
+@pytest.mark.parametrize("data", [None, np.diag([1.0, 2.0, 3.0]).astype(np.float32)])
+def test_a_problem_goes_on_when_x64_is_switched_on(data):
+    """With its params of before and new ones; those of ``_init`` are then float64."""
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        problem = sf.Problem(
+            init=_init, residual=(lambda w: 2.0 * w) if data is None else (lambda w, d: d @ w),
+            data=data, scale_invariant=False,
+        )  # fmt: skip
+        params = problem.init(jax.random.key(0))
+        before = sf.simulate(problem, params, sf.gdwd(0.1, 0.01), 3)["loss"]
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        np.testing.assert_array_equal(
+            sf.simulate(problem, params, sf.gdwd(0.1, 0.01), 3)["loss"], before
+        )
+        new = problem.init(jax.random.key(0))
+        loss = sf.simulate(problem, new, sf.gdwd(0.1, 0.01), 3)["loss"]
+        assert new.dtype == loss.dtype == np.float64
+        matrix = 2.0 * np.eye(3) if data is None else data.astype(float)
+        w = np.asarray(new)
+        for step in range(3):
+            np.testing.assert_allclose(loss[step], 0.5 * np.sum((matrix @ w) ** 2), rtol=1e-12)
+            w = (1 - 0.001) * w - 0.1 * matrix.T @ matrix @ w

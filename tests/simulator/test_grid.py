@@ -351,3 +351,47 @@ def test_a_plan_tells_points_updates_and_bytes(problem):
     expected = sum(2 * round(0.1 / (rate * decay)) for rate in RATES for decay in (0.01, 0.02))
     assert plan.updates == expected
     assert plan.memory_bytes > 0 and plan.stored_bytes > 0 and plan.seconds > 0
+
+
+def test_values_may_be_arrays_of_any_library(problem):
+    import pandas
+    import xarray
+
+    given = {"num_steps": 4, "observables": ("loss",), "weight_decays": 0.1}
+    expected = sf.simulate_grid(problem, seeds=[0, 1], learning_rates=[0.25, 0.5], **given)
+    rates = np.array([0.25, 0.5])
+    for seeds, several in (
+        (jnp.arange(2), jnp.asarray(rates)),
+        (pandas.Series([0, 1]), pandas.Series(rates)),
+        (range(2), xarray.DataArray(rates)),
+        ((seed for seed in (0, 1)), iter(rates)),
+    ):
+        found = sf.simulate_grid(problem, seeds=seeds, learning_rates=several, **given)
+        xarray.testing.assert_equal(found.drop_attrs(), expected.drop_attrs())
+    one = sf.simulate_grid(
+        problem, seeds=np.array(0), learning_rates=jnp.asarray(0.25), weight_decays=np.float32(0.5),
+        tau=np.float32(0.5), num_records=np.int64(2), observables="loss",
+    )  # fmt: skip
+    assert dict(one.sizes) == {"seed": 1, "learning_rate": 1, "weight_decay": 1, "record": 2}
+    assert one.num_steps.item() == 4
+
+
+def test_further_axes_may_be_arrays_of_any_library():
+    def made(width):
+        return sf.models.matrix_completion(shape=(6, 5), rank=1, width=width)
+
+    grid = sf.simulate_grid(
+        made, seeds=0, learning_rates=0.3, weight_decays=0.0, num_steps=jnp.asarray(2),
+        observables="loss", axes={"width": jnp.array([2, 3])},
+    )  # fmt: skip
+    assert grid.width.values.tolist() == [2, 3]
+    for wrong in (jnp.asarray(2), "ab", {2: 3}, 2):
+        with pytest.raises(ValueError, match=r"axes\['width'\] must be a sequence"):
+            sf.simulate_grid(
+                made,
+                seeds=0,
+                learning_rates=0.3,
+                weight_decays=0.0,
+                num_steps=2,
+                axes={"width": wrong},
+            )

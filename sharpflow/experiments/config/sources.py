@@ -25,7 +25,9 @@ _TABLES = ("axes", "problem_options")
 
 _LARGEST_FILE = 2**24
 _PATH = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
-_BARE_WORD = re.compile(r"([A-Za-z_]|\.{0,2}/)[A-Za-z0-9_.:/-]*")  # or a path
+# What is no TOML is text if it begins as a word or a path does: the rest are mistyped numbers,
+# lists and quoted texts.
+_TEXT = re.compile(r"([^\W\d]|[~/\\]|\.{1,2}[/\\]|\.[^\W\d]|\d[\w.-]*[/\\]).*")
 
 
 class Source(NamedTuple):
@@ -72,7 +74,7 @@ def read_source(source: str | os.PathLike[str]) -> Source:
     Raises:
       ConfigError: neither, a file that cannot be read, or text that is not TOML.
     """
-    name = os.fspath(source)
+    name = os.path.expanduser(os.fspath(source))
     if name in preset_names():
         return Source(name, None, {"preset": name})
     return Source(name, Path(name).absolute().parent, _parsed(name, _text(name)))
@@ -81,8 +83,8 @@ def read_source(source: str | os.PathLike[str]) -> Source:
 def read_overrides(overrides: Sequence[str]) -> tuple[Table, list[str]]:
     """What ``key=value`` strings set, and what is wrong with them.
 
-    A value is TOML, or a bare word or path for a string; a dotted key reaches into a table. Of
-    two values for a key the later one counts.
+    A value is TOML, or text without quotes that begins as a word or a path does; a dotted key
+    reaches into a table. Of two values for a key the later one counts.
     """
     table: Table = {}
     mistakes = []
@@ -95,7 +97,7 @@ def read_overrides(overrides: Sequence[str]) -> tuple[Table, list[str]]:
         try:
             value = _value(text.strip())
         except (ValueError, RecursionError) as error:
-            allowed = f'a number, "text", a bare word or path, or a [list] of TOML ({_said(error)})'
+            allowed = f'a number, "text", a word or path, or a [list] of TOML ({_said(error)})'
             mistakes.append(mistake(f"--set {shown_key(path)}", text.strip(), allowed))
             continue
         *outer, key = path.split(".")
@@ -179,7 +181,7 @@ def _value(text: str) -> Any:
     try:
         found = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
-        if _BARE_WORD.fullmatch(text):
+        if _TEXT.fullmatch(text) and text.isprintable():
             return text
         raise
     if found.keys() != {"value"}:

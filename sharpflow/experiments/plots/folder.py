@@ -18,6 +18,7 @@ from sharpflow.experiments.plots.bands import seed_band_panels
 from sharpflow.experiments.plots.cells import MOST_PANELS
 from sharpflow.experiments.plots.grid import heat_maps
 from sharpflow.experiments.plots.outcomes import outcome_maps
+from sharpflow.models.paths import user_path
 
 if TYPE_CHECKING:
     import xarray
@@ -73,7 +74,7 @@ def plot_grid(dataset: "xarray.Dataset", folder: str | Path, *, suffix: str = ".
     paths = []
     for name, draw in drawn.items():
         figure = draw()
-        paths.append(style.save(figure, Path(folder) / f"{name}{suffix}"))
+        paths.append(style.save(figure, user_path(folder) / f"{name}{suffix}"))
         pyplot.close(figure)
     return paths
 

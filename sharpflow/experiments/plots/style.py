@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sharpflow.models.paths import user_path
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -137,7 +139,7 @@ def save(figure: "Figure", path: str | Path, *, title: str | None = None) -> Pat
     Raises:
       ValueError: a path of another kind.
     """
-    path = Path(path)
+    path = user_path(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"path must end in one of {', '.join(SUFFIXES)}, got {path.name!r}")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from sharpflow.experiments.report.page import Page
 from sharpflow.experiments.report.render import render
 from sharpflow.experiments.report.run import run_page
 from sharpflow.experiments.report.size import fitted
+from sharpflow.models.paths import user_path
 from sharpflow.simulator.store.files import write_atomically
 
 NAME = "report.html"
@@ -45,10 +46,10 @@ def write_report(
         be made, by a ConfigError or RuntimeError, is none: the page says it.
       OSError: the file cannot be written.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     if predictions is not None and predictions < 0:
         raise ValueError(f"predictions must be at least 0, got {predictions}")
-    path = folder / NAME if out is None else Path(out)
+    path = folder / NAME if out is None else user_path(out)
     if path.is_dir():
         raise ValueError(f"out must name a file, got the folder {path}")
     page = _page(folder, predictions, progress, trust)

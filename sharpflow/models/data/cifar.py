@@ -24,6 +24,7 @@ from sharpflow.models.data.standardization import (
     CIFAR10_STANDARDIZATION,
     CIFAR100_STANDARDIZATION,
 )
+from sharpflow.models.paths import user_path
 
 _CHANNELS_HEIGHT_WIDTH = (3, 32, 32)
 _PIXEL_BYTES = 3 * 32 * 32
@@ -156,7 +157,7 @@ def read(
     if kind not in layout.classes:
         raise ValueError(f"labels must be one of {tuple(layout.classes)}, got {kind!r}")
     folder = data_folder(
-        Path(root),
+        user_path(root),
         [layout.folder],
         [name for files in layout.files.values() for name in files],
         layout.archive.url,

@@ -17,6 +17,7 @@ from sharpflow.models.data.images import Images
 from sharpflow.models.data.labels import FASHION_MNIST_CLASSES, require_labels
 from sharpflow.models.data.origin import FileRead, Origin
 from sharpflow.models.data.standardization import FASHION_MNIST_STANDARDIZATION
+from sharpflow.models.paths import user_path
 
 _DATASET = "fashion_mnist"
 _FOLDERS = ("fashion-mnist", "FashionMNIST/raw")  # our own download's, and torchvision's
@@ -83,7 +84,7 @@ def read(
     """As ``fashion_mnist``, where a download takes these files."""
     names = [name for images, labels, _ in _SPLITS.values() for name in (images, labels)]
     folder = data_folder(
-        Path(root),
+        user_path(root),
         _FOLDERS,
         [*names, *(f"{name}.gz" for name in names)],
         _URL,

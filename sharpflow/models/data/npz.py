@@ -17,6 +17,7 @@ from sharpflow.models.data.arrays import labelled_images, validated_classes, val
 from sharpflow.models.data.images import Images
 from sharpflow.models.data.labels import named_classes
 from sharpflow.models.data.origin import FileRead, Origin
+from sharpflow.models.paths import user_path
 
 # What zipfile and numpy raise where bytes of an archive are not as they were written.
 _DAMAGES = (
@@ -86,7 +87,7 @@ def npz(
         holds pickled objects, arrays that are not images and labels, or test images of another
         size.
     """
-    path = Path(path)
+    path = user_path(path)
     if path.exists() and not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not an .npz archive")
     with _opened(path) as stored:

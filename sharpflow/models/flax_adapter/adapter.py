@@ -52,7 +52,7 @@ def from_flax(
     label_smoothing: float = 0.1,
     test: Iterable[np.ndarray] | None = None,
     apply_kwargs: Mapping[str, Any] | None = None,
-    fixed: Sequence[str] = (),
+    fixed: str | Sequence[str] = (),
     fixed_seed: int = 0,
     micro_batch: int | None = None,
     devices: Sequence[jax.Device] | None = None,
@@ -92,7 +92,7 @@ def from_flax(
         and with classes ``test_accuracy``.
       apply_kwargs: keywords for ``module.apply``, or for calling an nnx module, for
         instance ``{"train": True}``.
-      fixed: parameters held constant, by path or by the start of one
+      fixed: parameters held constant, one or several, by path or by the start of one
         (``"Dense_2"``, ``"BatchNorm_0/scale"``, ``"layers/0/kernel"``): a trained last
         layer or affine parameters break scale invariance.
       fixed_seed: seed of the values of the fixed parameters.
@@ -144,7 +144,7 @@ def from_flax(
             _functional(module, resolved, apply_kwargs),
             inputs,
             targets,
-            fixed=fixed,
+            fixed=(fixed,) if isinstance(fixed, str) else fixed,
             fixed_seed=fixed_seed,
             micro_batch=micro_batch,
             sharding=example_sharding(devices),

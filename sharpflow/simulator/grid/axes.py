@@ -3,10 +3,12 @@
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from sharpflow.simulator.schedule import plain
 
 BASE = ("seed", "learning_rate", "weight_decay")
 RESERVED = (*BASE, "key", "step", "record", "snapshot", "tau")
@@ -75,9 +77,10 @@ def grid_axes(
     for name, given in (others or {}).items():
         if name in RESERVED or not name.isidentifier():
             raise ValueError(f"axes has {name!r}; names are identifiers other than {RESERVED}")
-        if isinstance(given, str) or not isinstance(given, (Sequence, np.ndarray)):
+        several = isinstance(given, Iterable) and getattr(given, "ndim", 1) > 0
+        if not several or isinstance(given, (str, bytes, Mapping)):
             raise ValueError(f"axes[{name!r}] must be a sequence of values, got {given!r}")
-        values[name] = tuple(_plain(value) for value in given)
+        values[name] = tuple(plain(value) for value in given)
         for value in values[name]:
             _require_label(name, value)
     for name, found in values.items():
@@ -102,14 +105,12 @@ def keywords_of(function: Callable, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _several(values: Any) -> list:
-    return list(values) if isinstance(values, (Sequence, np.ndarray)) else [values]
-
-
-def _plain(value: Any) -> Any:
-    """A numpy scalar as the Python number, a list as a tuple."""
-    if isinstance(value, (np.generic, np.ndarray)):
-        value = value.tolist()
-    return tuple(_plain(item) for item in value) if isinstance(value, (list, tuple)) else value
+    """One value or several; an array of numpy, jax, pandas or xarray is as a list."""
+    if hasattr(values, "__array__"):
+        values = np.asarray(values)
+        return list(values) if values.ndim else [values]
+    several = isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping))
+    return list(values) if several else [values]
 
 
 def _require_label(axis: str, value: Any) -> None:
@@ -125,14 +126,14 @@ def _require_label(axis: str, value: Any) -> None:
 
 
 def _integer(value: Any) -> int:
-    value = _plain(value)
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
         raise ValueError(f"seeds must be integers from 0 to 2**32 - 1, got {value!r}")
     return value
 
 
 def _number(name: str, value: Any) -> float:
-    value = _plain(value)
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"{name} must be finite numbers, got {value!r}")
     return float(value)

@@ -30,7 +30,7 @@ from sharpflow.simulator.grid.points import (
 from sharpflow.simulator.grid.variables import grid_variables
 from sharpflow.simulator.loop import column_shapes
 from sharpflow.simulator.program import EffectiveRate, Program
-from sharpflow.simulator.schedule import Schedule, require_count, schedule
+from sharpflow.simulator.schedule import Schedule, plain, require_count, schedule
 from sharpflow.simulator.store.arrays import Variable
 
 
@@ -81,7 +81,7 @@ def prepare(
     record_every: int | None,
     record_at: Sequence[int] | None,
     num_records: int | None,
-    observables: Sequence[str | recorded.Observable],
+    observables: str | recorded.Observable | Sequence[str | recorded.Observable],
     snapshot_every: int | None,
     final_params: bool,
     optimizer: MakeOptimizer,
@@ -94,6 +94,9 @@ def prepare(
     Raises:
       ValueError: an argument that cannot be used; nothing has been simulated.
     """
+    num_steps, tau, record_every, num_records, snapshot_every = map(
+        plain, (num_steps, tau, record_every, num_records, snapshot_every)
+    )
     found = grid_axes(seeds, learning_rates, weight_decays, axes)
     others = [name for name in found.names if name not in BASE]
     taken = _takers(others, problem, start, optimizer)
@@ -156,9 +159,16 @@ def prepare(
     }
     if precision != FULL:  # left out otherwise, so that runs begun before it was kept go on
         description["matmul_precision"] = precision
-    plain = json.loads(json.dumps(description))
+    description = json.loads(json.dumps(description))
     return Grid(
-        found, timetable, points, by_problem, variables, plain, snapshot_every, final_params
+        found,
+        timetable,
+        points,
+        by_problem,
+        variables,
+        description,
+        snapshot_every,
+        final_params,
     )
 
 

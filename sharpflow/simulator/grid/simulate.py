@@ -36,7 +36,7 @@ def simulate_grid(
     record_every: int | None = None,
     record_at: Sequence[int] | None = None,
     num_records: int | None = None,
-    observables: Sequence[str | recorded.Observable] = recorded.DEFAULT,
+    observables: str | recorded.Observable | Sequence[str | recorded.Observable] = recorded.DEFAULT,
     snapshot_every: int | None = None,
     final_params: bool = False,
     optimizer: MakeOptimizer = gdwd,

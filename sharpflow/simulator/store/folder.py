@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from sharpflow.models.paths import user_path
 from sharpflow.simulator.store.arrays import (
     Variable,
     create_zarr,
@@ -63,7 +64,7 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike[str], config: str | None = None) -> None:
         # a run goes on where it began, wherever the program goes meanwhile
-        self.path = Path(path).absolute()
+        self.path = user_path(path).absolute()
         self.config = config
 
     @classmethod

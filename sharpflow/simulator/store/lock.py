@@ -71,7 +71,7 @@ def announced(folder: Path, token: str) -> Any:
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError, ValueError, KeyError):
-            launch = json.loads((folder / "locks" / "launch.json").read_text())
+            launch = json.loads((folder / "locks" / "launch.json").read_text(encoding="utf-8"))
             if launch["token"] == token:
                 return launch["content"]
         time.sleep(0.05)

@@ -20,6 +20,15 @@ def stored(tmp_path, random_records):
     return tmp_path / "small.npz", parts
 
 
+def test_a_home_folder_is_expanded_by_every_loader(stored, monkeypatch):
+    path, _ = stored
+    monkeypatch.setenv("HOME", str(path.parent))
+    assert len(data.npz("~/small.npz")[0].images) == 7
+    for load in (data.cifar10, data.cifar100, data.fashion_mnist):
+        with pytest.raises(FileNotFoundError, match=f"in any of {path.parent}/none"):
+            load("~/none")
+
+
 def test_arrays_under_the_usual_names_are_train_and_test(stored):
     path, parts = stored
     train, test = data.npz(path, standardize=None, dtype=np.float64)
