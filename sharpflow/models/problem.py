@@ -66,8 +66,8 @@ class Problem:
       matmul_precision: of the products that these functions make; see ``at_precision``.
 
     Raises:
-      ValueError: not exactly one form is given, something that is no function, data that are
-        no arrays, or a function that needs data where there are none.
+      ValueError: not exactly one form is given, something that is no function, metrics without
+        names, data that are no arrays, or a function that needs data where there are none.
     """
 
     scale_invariant: bool
@@ -95,10 +95,7 @@ class Problem:
             name: _bound(name, function, data)
             for name, function in ({"init": init} | forms).items()
         }
-        named = {
-            name: _bound(f"metrics[{name!r}]", metric, data)
-            for name, metric in (metrics or {}).items()
-        }
+        named = _bound_metrics({} if metrics is None else metrics, data)
         if (outputs is None) != (criterion is None):
             raise ValueError("outputs and criterion belong together: give both or neither")
         found = [name for name in forms if name != "criterion"]
@@ -252,7 +249,7 @@ class Problem:
         Raises:
           ValueError: something that is no function.
         """
-        named = {n: _bound(f"metrics[{n!r}]", metric, self.data) for n, metric in metrics.items()}
+        named = _bound_metrics(metrics, self.data)
         return _made(self._functions, named, self.data, self.scale_invariant, FULL).at_precision(
             self.matmul_precision
         )
@@ -346,6 +343,12 @@ def _bound(name: str, function: Any, data: Any) -> BoundFunction:
         return BoundFunction.of(function, data, FULL)
     except ValueError as error:
         raise ValueError(f"{name} {error}") from None
+
+
+def _bound_metrics(metrics: Any, data: Any) -> dict[str, BoundFunction]:
+    if not isinstance(metrics, Mapping) or not all(isinstance(name, str) for name in metrics):
+        raise ValueError(f"metrics must be a dictionary of functions by name, got {metrics!r}")
+    return {name: _bound(f"metrics[{name!r}]", metric, data) for name, metric in metrics.items()}
 
 
 def _validated_data(data: Any, name: str = "data") -> Any:

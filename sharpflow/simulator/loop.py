@@ -1,6 +1,6 @@
 """The compiled inner loop: lanes side by side, each a trajectory, through rows of updates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Int
 
 from sharpflow.models import Params, Problem
 from sharpflow.models.precision import compiled, full_precision, products_at
+from sharpflow.simulator.columns import joined_columns
 from sharpflow.simulator.moment import Moment
 from sharpflow.simulator.program import Hyperparameters, LoopState, Program
 from sharpflow.simulator.rules import find_preconditioned_rule, find_rule
@@ -119,6 +120,7 @@ def run_rows(
         state = jax.lax.fori_loop(
             1, jnp.max(gap), lambda i, now: step(now, i < gap, hyperparameters)[0], state
         )
+        # names that ``joined_columns`` keeps for these
         found = found | _running(state) | {"step": before.step}
         columns = jax.tree.map(lambda kept, now: kept.at[index].set(now), columns, found)
         return state, columns, snapshots, taken
@@ -133,14 +135,21 @@ def run_rows(
     return jax.vmap(_marked_if_lost)(state), columns, snapshots
 
 
-def column_shapes(program: Program, state: LoopState) -> dict[str, jax.ShapeDtypeStruct]:
+def column_shapes(
+    program: Program, state: LoopState, axes: Collection[str] = ()
+) -> dict[str, jax.ShapeDtypeStruct]:
     """One record of one lane, by column.
 
     Args:
       program: what is recorded.
       state: of some lanes, leading axis (lanes,).
+      axes: of the grid, whose names no column may have.
+
+    Raises:
+      ValueError: columns with names that are taken.
     """
-    return _recorded_shapes(program, partial(_record, program), state) | _further_shapes(state)
+    record = partial(_record, program, axes=axes)
+    return _recorded_shapes(program, record, state) | _further_shapes(state)
 
 
 def _one_step(
@@ -212,6 +221,8 @@ def _record(
     gradient: Params,
     following: Params,
     active: Array,
+    *,
+    axes: Collection[str] = (),
 ) -> tuple[dict[str, Array], tuple]:
     rule = find_rule(state.optimizer_state)
     effective: Array | None = None
@@ -233,14 +244,14 @@ def _record(
         preconditioned=find_preconditioned_rule(state.optimizer_state),
         active=active,
     )
-    columns: dict[str, Array] = {}
+    parts = []
     memories = []
     for observable, memory in zip(program.observables, state.memories, strict=True):
         if not (observable.needs_rule and effective is None):
             found, memory = observable.observe(moment, memory)
-            columns |= found
+            parts.append((observable, found))
         memories.append(memory)
-    return columns, tuple(memories)
+    return joined_columns(parts, axes), tuple(memories)
 
 
 def _marked_if_lost(state: LoopState) -> LoopState:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from sharpflow.models import Params, Problem
+from sharpflow.simulator.columns import dimensions
 from sharpflow.simulator.labels import parameter_names
 from sharpflow.simulator.program import LoopState
 from sharpflow.simulator.rules import find_oscillation_share, find_rule, find_tangent_kappa
@@ -84,19 +85,19 @@ class Trajectory:
         """
         import xarray
 
-        labelled = {name: ("step", values) for name, values in self.columns.items()}
+        variables: dict[str, Any] = {
+            name: (("step", *dimensions(name, values.ndim - 1)), values)
+            for name, values in self.columns.items()
+        }
         coords: dict[str, Any] = {"step": self.step}
         if np.isfinite(self.intrinsic_rate):
             coords["tau"] = ("step", self.tau)
         if self.params is not None:
             coords["snapshot"] = self.snapshot_step
-            names, leaves = parameter_names(self.params, "params"), jax.tree.leaves(self.params)
+            names = parameter_names(self.params, "params")
+            leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self.params)]
             for name, leaf in zip(names, leaves, strict=True):
-                labelled[name] = ("snapshot", np.asarray(leaf))
-        variables = {
-            name: ((time, *(f"{name}_{axis}" for axis in range(values.ndim - 1))), values)
-            for name, (time, values) in labelled.items()
-        }
+                variables[name] = (("snapshot", *dimensions(name, leaf.ndim - 1)), leaf)
         attributes = self.attributes | {
             "status": self.status.name,
             "intrinsic_rate": self.intrinsic_rate,

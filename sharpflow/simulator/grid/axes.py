@@ -3,13 +3,15 @@
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from sharpflow.simulator.columns import RESERVED, is_free
+from sharpflow.simulator.observables import STANDARD
+
 BASE = ("seed", "learning_rate", "weight_decay")
-RESERVED = (*BASE, "key", "step", "record", "snapshot", "tau")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +74,8 @@ def grid_axes(
         "learning_rate": tuple(_number("learning_rates", v) for v in _several(learning_rates)),
         "weight_decay": tuple(_number("weight_decays", v) for v in _several(weight_decays)),
     }
+    _validate_names(others or {})
     for name, given in (others or {}).items():
-        if name in RESERVED or not name.isidentifier():
-            raise ValueError(f"axes has {name!r}; names are identifiers other than {RESERVED}")
         if isinstance(given, str) or not isinstance(given, (Sequence, np.ndarray)):
             raise ValueError(f"axes[{name!r}] must be a sequence of values, got {given!r}")
         values[name] = tuple(_plain(value) for value in given)
@@ -88,6 +89,21 @@ def grid_axes(
     if any(decay < 0 for decay in values["weight_decay"]):
         raise ValueError(f"weight_decays must not be negative, got {values['weight_decay']}")
     return Axes(values)
+
+
+def _validate_names(names: Iterable[Any]) -> None:
+    """Refuse axes whose names are taken, all of them at once."""
+    taken = [
+        name
+        for name in names
+        if not isinstance(name, str) or not name.isidentifier() or not is_free(name)
+    ]
+    if taken:
+        raise ValueError(
+            f"axes has {', '.join(map(repr, taken))}; names are identifiers other than "
+            f"{', '.join(RESERVED)}, those of params, and of sharpflow's own columns "
+            f"{', '.join(sorted(STANDARD))}"
+        )
 
 
 def keywords_of(function: Callable, names: Sequence[str]) -> tuple[str, ...]:

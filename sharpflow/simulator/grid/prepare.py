@@ -124,7 +124,7 @@ def prepare(
         record_at=record_at,
         num_records=num_records,
     )
-    columns = _columns(points, running)
+    columns = _columns(points, running, found.names)
     kept = _one_shape(points) if snapshot_every is not None or final_params else None
     variables = grid_variables(
         found,
@@ -188,12 +188,14 @@ def _rates(axes: Axes, batches: Sequence[Points]) -> np.ndarray:
     return np.tile(rates, axes.shape[0])
 
 
-def _columns(batches: Sequence[Points], running: Sequence[str]) -> dict[str, jax.ShapeDtypeStruct]:
+def _columns(
+    batches: Sequence[Points], running: Sequence[str], axes: Sequence[str]
+) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and dtype of one record of every column."""
     found: dict[str, jax.ShapeDtypeStruct] = {}
     for points in batches:
         point = points.batch.points[0]
-        shapes = column_shapes(points.batch.program, stacked([points.state(point)]))
+        shapes = column_shapes(points.batch.program, stacked([points.state(point)]), axes)
         for name, one in sorted(shapes.items()):
             if name == "step" or (name in recorded.RUNNING and name not in running):
                 continue

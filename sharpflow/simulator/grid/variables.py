@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from sharpflow.models import Params
+from sharpflow.simulator.columns import dimensions
 from sharpflow.simulator.grid.axes import BASE, Axes
 from sharpflow.simulator.labels import parameter_names
 from sharpflow.simulator.schedule import Schedule
@@ -45,10 +46,8 @@ def grid_variables(
       final_params: params of one point where the last ones are kept.
 
     Returns:
-      Variables by name.
-
-    Raises:
-      ValueError: a column named as an axis or as an array that every grid has.
+      Variables by name, which are all different: ``joined_columns`` refuses columns that are
+      named as anything else.
     """
     points, records, time = axes.names, schedule.num_records, schedule.dimension
     chunk = (seeds_per_chunk(axes), *(1 for _ in axes.shape[1:]))
@@ -81,13 +80,8 @@ def grid_variables(
         points, schedule.num_steps.reshape(axes.shape), long_name="updates to make"
     )
     for name, like in columns.items():
-        if name in found:
-            raise ValueError(
-                f"a column is named {name!r}, as an axis or another array of the grid is: rename "
-                "the metric or the observable"
-            )
         dtype = like.dtype if np.issubdtype(like.dtype, np.floating) else np.float64
-        own = tuple((f"{name}_{axis}", size, size) for axis, size in enumerate(like.shape))
+        own = tuple(zip(dimensions(name, len(like.shape)), like.shape, like.shape, strict=True))
         rows = (time, records, min(records, _MOST_ROWS))
         found[name] = of_points(dtype, np.nan, (rows, *own))
     if snapshots is not None:
