@@ -206,11 +206,16 @@ def _starting_state(
         )
     state = jax.tree.map(jnp.copy, state)
     memories = initial_memories(state.params, observables)
-    if jax.tree.map(jnp.shape, memories) != jax.tree.map(jnp.shape, state.memories):
+    if _shapes(memories) != _shapes(state.memories):
         state = state.replace(memories=memories)
     if keep_previous and state.previous is None:
         return state.replace(previous=jax.tree.map(jnp.copy, state.params))
     return state if keep_previous else state.replace(previous=None)
+
+
+def _shapes(tree: Any) -> tuple:
+    """The structure of a pytree and the shapes of its arrays; its own kinds need no equality."""
+    return jax.tree.structure(tree), *map(jnp.shape, jax.tree.leaves(tree))
 
 
 def _hyperparameters(optimizer_state: Any) -> dict[str, float]:

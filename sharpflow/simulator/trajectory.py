@@ -9,7 +9,7 @@ import numpy as np
 
 from sharpflow.models import Params, Problem
 from sharpflow.simulator.columns import dimensions
-from sharpflow.simulator.labels import parameter_names
+from sharpflow.simulator.labels import parameter_dimensions, parameter_names
 from sharpflow.simulator.program import LoopState
 from sharpflow.simulator.rules import find_oscillation_share, find_rule, find_tangent_kappa
 from sharpflow.theory import Status
@@ -96,8 +96,9 @@ class Trajectory:
             coords["snapshot"] = self.snapshot_step
             names = parameter_names(self.params, "params")
             leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self.params)]
-            for name, leaf in zip(names, leaves, strict=True):
-                variables[name] = (("snapshot", *dimensions(name, leaf.ndim - 1)), leaf)
+            own = parameter_dimensions(self.params, [leaf.ndim - 1 for leaf in leaves], names)
+            for name, dims, leaf in zip(names, own, leaves, strict=True):
+                variables[name] = (("snapshot", *dims), leaf)
         attributes = self.attributes | {
             "status": self.status.name,
             "intrinsic_rate": self.intrinsic_rate,

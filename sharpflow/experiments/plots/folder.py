@@ -18,6 +18,7 @@ from sharpflow.experiments.plots.bands import seed_band_panels
 from sharpflow.experiments.plots.cells import MOST_PANELS
 from sharpflow.experiments.plots.grid import heat_maps
 from sharpflow.experiments.plots.outcomes import outcome_maps
+from sharpflow.simulator.store.names import stored_names
 
 if TYPE_CHECKING:
     import xarray
@@ -64,8 +65,7 @@ def plot_grid(dataset: "xarray.Dataset", folder: str | Path, *, suffix: str = ".
     drawn: dict[str, Callable[[], Figure]] = {}
     if losses:
         drawn["outcomes"] = partial(outcome_maps, dataset)
-    for column in columns:
-        words = column.replace("_", "-")
+    for column, words in _file_stems(columns).items():
         drawn[f"final-{words}"] = partial(heat_maps, dataset, column)
         for index, (values, part) in enumerate(parts):
             more = f"-{index}-{_file_name(values)}" if values else ""
@@ -76,6 +76,13 @@ def plot_grid(dataset: "xarray.Dataset", folder: str | Path, *, suffix: str = ".
         paths.append(style.save(figure, Path(folder) / f"{name}{suffix}"))
         pyplot.close(figure)
     return paths
+
+
+def _file_stems(columns: list[str]) -> dict[str, str]:
+    """How the file of each column is called: no two alike, whatever metrics are called."""
+    dashed = {column: column.replace("_", "-") for column in columns}
+    own = [stem if list(dashed.values()).count(stem) == 1 else c for c, stem in dashed.items()]
+    return dict(zip(columns, stored_names(own).values(), strict=True))
 
 
 def _file_name(values: str) -> str:

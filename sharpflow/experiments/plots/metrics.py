@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots import quantities, style
 from sharpflow.simulator.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def metric(
         if predicted is not None:
             ax.plot(*map(np.asarray, predicted), **style.DASHED, label="predicted flow")
         style.time_axis(ax)
-        ax.set_ylabel(name.replace("_", " "))
+        ax.set_ylabel(quantities.label(name))
         if log:
             style.log_axis(ax, "y")
         if other is not None or predicted is not None:

@@ -134,7 +134,7 @@ class Points:
             finite.
         """
         params = self._params(point)
-        expected, found = jax.tree.map(_kind, self.example), jax.tree.map(_kind, params)
+        expected, found = _kinds(self.example)[:2], _kinds(params)[:2]
         if expected != found:
             raise ValueError(
                 f"the start at {self.axes.describe(point)} has arrays {found}, others have "

@@ -208,11 +208,14 @@ def _columns(
 
 
 def _one_shape(batches: Sequence[Points]) -> Any:
-    shapes = {str(jax.tree.map(np.shape, points.example)) for points in batches}
+    shapes = {
+        (jax.tree.structure(points.example), *map(np.shape, jax.tree.leaves(points.example)))
+        for points in batches
+    }
     if len(shapes) > 1:
         raise ValueError(
             "snapshot_every and final_params need params of one shape at all points, got "
-            f"{sorted(shapes)}"
+            f"{sorted(map(str, shapes))}"
         )
     return batches[0].example
 

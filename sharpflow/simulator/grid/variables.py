@@ -1,5 +1,6 @@
 """The labelled arrays of a grid."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 from sharpflow.models import Params
 from sharpflow.simulator.columns import dimensions
 from sharpflow.simulator.grid.axes import BASE, Axes
-from sharpflow.simulator.labels import parameter_names
+from sharpflow.simulator.labels import parameter_dimensions, parameter_names
 from sharpflow.simulator.schedule import Schedule
 from sharpflow.simulator.store.arrays import Variable, known
 from sharpflow.theory import Status
@@ -84,27 +85,31 @@ def grid_variables(
         own = tuple(zip(dimensions(name, len(like.shape)), like.shape, like.shape, strict=True))
         rows = (time, records, min(records, _MOST_ROWS))
         found[name] = of_points(dtype, np.nan, (rows, *own))
+    of_params = [] if snapshots is None else parameter_names(snapshots, "params")
     if snapshots is not None:
         assert snapshot_every is not None
         kept = np.arange(0, records, snapshot_every)
         steps = schedule.steps(int(np.argmax(schedule.num_steps)))[kept]
         found["snapshot"] = known(("snapshot",), steps if time == "step" else kept)
-        found |= _parameters(snapshots, "params", of_points, (("snapshot", len(kept), 1),))
+        leading = (("snapshot", len(kept), 1),)
+        found |= _parameters(snapshots, "params", of_params, of_points, leading)
     if final_params is not None:
-        found |= _parameters(final_params, "final_params", of_points, ())
+        found |= _parameters(final_params, "final_params", of_params, of_points, ())
     return found
 
 
-def _parameters(params: Params, prefix: str, of_points: Any, leading: tuple) -> dict[str, Variable]:
+def _parameters(
+    params: Params, prefix: str, variables: Sequence[str], of_points: Any, leading: tuple
+) -> dict[str, Variable]:
+    """Those of the leaves of params, beside ``variables`` of params in the same grid."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
-    names, axes = parameter_names(params, prefix), parameter_names(params, "params")
+    names = parameter_names(params, prefix)
+    dims = parameter_dimensions(params, [leaf.ndim for leaf in leaves], variables)
     return {
         name: of_points(
-            leaf.dtype,
-            np.nan,
-            (*leading, *((f"{axis}_{i}", size, size) for i, size in enumerate(leaf.shape))),
+            leaf.dtype, np.nan, (*leading, *zip(own, leaf.shape, leaf.shape, strict=True))
         )
-        for name, axis, leaf in zip(names, axes, leaves, strict=True)
+        for name, own, leaf in zip(names, dims, leaves, strict=True)
     }
 
 

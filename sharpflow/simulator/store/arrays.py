@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sharpflow.simulator.store.names import NAME, stored_names
+
 if TYPE_CHECKING:
     import xarray
 
@@ -64,15 +66,17 @@ def create_zarr(
         coordinates = [name for name, v in variables.items() if v.values is not None]
         marked = dict(attributes) | {"coordinates": " ".join(coordinates)}
         group = zarr.create_group(folder, zarr_format=3, attributes=marked)
+        stored = stored_names(variables)
         for name, variable in variables.items():
+            own_name = {} if stored[name] == name else {NAME: name}
             array = group.create_array(
-                name,
+                stored[name],
                 shape=variable.shape,
                 chunks=variable.chunks or tuple(max(size, 1) for size in variable.shape),
                 dtype="str" if variable.dtype.kind == "U" else variable.dtype,
                 fill_value=variable.fill,
                 dimension_names=variable.dims,
-                attributes=dict(variable.attributes),
+                attributes=dict(variable.attributes) | own_name,
             )
             if variable.values is not None:
                 array[...] = variable.values
@@ -85,14 +89,19 @@ def open_zarr(folder: Path) -> dict[str, Any]:
 
     with _quiet():
         group = zarr.open_group(folder, mode="r+", use_consolidated=False)
-        return dict(group.arrays())
+        return {str(array.attrs.get(NAME, stored)): array for stored, array in group.arrays()}
 
 
 def zarr_dataset(folder: Path) -> "xarray.Dataset":
     """A Zarr group as a dataset; values are read when they are used."""
     import xarray
 
-    return xarray.open_zarr(folder, chunks=None, decode_times=False)
+    found = xarray.open_zarr(folder, chunks=None, decode_times=False)
+    own = {stored: array.attrs[NAME] for stored, array in found.items() if NAME in array.attrs}
+    found = found.rename_vars(own)
+    for name in own.values():
+        del found[name].attrs[NAME]
+    return found
 
 
 def dataset(
