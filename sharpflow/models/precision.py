@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeVar
 
 import jax
 
+from sharpflow.models.arguments import choice
+
 MatmulPrecision = Literal["highest", "high", "default"]
 MATMUL_PRECISIONS: tuple[MatmulPrecision, ...] = ("highest", "high", "default")
 FULL: MatmulPrecision = "highest"
@@ -81,8 +83,7 @@ def validated_precision(precision: Any) -> MatmulPrecision:
     Raises:
       ValueError: naming the argument, its value and what is allowed.
     """
-    if precision not in MATMUL_PRECISIONS:
-        raise ValueError(f"matmul_precision must be one of {MATMUL_PRECISIONS}, got {precision!r}")
+    choice(MATMUL_PRECISIONS).require("matmul_precision", precision)
     return precision
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
+from sharpflow.models.arguments import instance, shown
 from sharpflow.models.bound_function import BoundFunction, is_pytree_of_arrays
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
 
@@ -316,6 +317,8 @@ class Problem:
         return getattr(known, name, None)
 
 
+PROBLEM = instance(Problem, "a sharpflow.Problem")
+
 _METRIC = "metric "  # before the name of a metric, where it stands among the other functions
 
 
@@ -424,12 +427,13 @@ def validate_params(problem: Problem, params: Any, name: str = "params") -> Para
         dtype, a NaN or infinite entry, the zero vector, a residual that is not a
         vector, or a loss that is not a scalar.
     """
+    PROBLEM.require("problem", problem)
     leaves, treedef = jax.tree.flatten(params)
     if not leaves:
         raise ValueError(f"{name} holds no arrays; it must be a pytree of floating-point arrays")
     for leaf in leaves:
         require_x64_for(getattr(leaf, "dtype", None), name)
-    leaves = [jnp.asarray(leaf) for leaf in leaves]
+    leaves = [_as_array(leaf, name) for leaf in leaves]
     dtypes = {leaf.dtype for leaf in leaves}
     if len(dtypes) != 1 or not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
         raise ValueError(
@@ -443,8 +447,25 @@ def validate_params(problem: Problem, params: Any, name: str = "params") -> Para
         if not any(np.any(value) for value in values):
             raise ValueError(f"{name} is the zero vector, which has no direction")
     params = jax.tree.unflatten(treedef, leaves)
-    _check_shapes(problem, params)
+    try:
+        _check_shapes(problem, params)
+    except (TypeError, LookupError, AttributeError) as error:
+        # what a function meets that is given other arrays than it knows, or fewer
+        shapes = [jnp.shape(leaf) for leaf in leaves]
+        raise ValueError(
+            f"{name} do not fit the problem: with arrays of shapes {shown(shapes)} its loss raises "
+            f"{type(error).__name__}: {error}"
+        ) from error
     return params
+
+
+def _as_array(leaf: Any, name: str) -> jax.Array:
+    try:
+        return jnp.asarray(leaf)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"{name} must be a pytree of floating-point arrays, got {shown(leaf)} in it"
+        ) from error
 
 
 def is_concrete(*values: object) -> bool:

@@ -1,11 +1,12 @@
 """What can be recorded along a trajectory, by name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from sharpflow.models.arguments import Kind, shown
 from sharpflow.simulator.moment import Moment, Observable
 from sharpflow.simulator.sharpness import (
     PLACES,
@@ -79,6 +80,12 @@ _OWN_KINDS = frozenset(type(compute) for compute in _OWN_FUNCTIONS) - {type(_los
 DEFAULT = ("loss", "norm_squared", "effective_learning_rate", "threshold", *RUNNING)
 
 
+OBSERVABLES = Kind(
+    "a sequence of names and of sharpflow.simulator.Observables",
+    lambda value: isinstance(value, Iterable) and not isinstance(value, (Mapping, bytes)),
+)
+
+
 def resolve(
     requested: Sequence[str | Observable],
 ) -> tuple[tuple[Observable, ...], tuple[str, ...]]:
@@ -98,13 +105,13 @@ def resolve(
     for item in requested:
         if isinstance(item, Observable):
             found.append(item)
-        elif item in RUNNING:
+        elif isinstance(item, str) and item in RUNNING:
             running.append(item)
-        elif item in BUILT_IN:
+        elif isinstance(item, str) and item in BUILT_IN:
             found.append(BUILT_IN[item])
         else:
             raise ValueError(
-                f"observables names {item!r}; known are {sorted([*BUILT_IN, *RUNNING])}, or "
+                f"observables names {shown(item)}; known are {sorted([*BUILT_IN, *RUNNING])}, or "
                 "pass a sharpflow.simulator.Observable"
             )
     # two of somebody else's may share a name that no column has

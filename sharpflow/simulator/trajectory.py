@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from sharpflow.models import Params, Problem
+from sharpflow.models.arguments import checked, instance
 from sharpflow.simulator.columns import dimensions
 from sharpflow.simulator.labels import parameter_dimensions, parameter_names
 from sharpflow.simulator.program import LoopState
@@ -106,6 +107,10 @@ class Trajectory:
         return xarray.Dataset(variables, coords, attributes)
 
 
+TRAJECTORY = instance(Trajectory, "a Trajectory, as simulate returns it")
+
+
+@checked(first=TRAJECTORY, second=TRAJECTORY)
 def concatenate(first: Trajectory, second: Trajectory) -> Trajectory:
     """A trajectory and the one that went on from its end, as one.
 

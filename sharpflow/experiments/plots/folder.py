@@ -14,10 +14,12 @@ from sharpflow.experiments.grid_summary import (
     time_dimension,
 )
 from sharpflow.experiments.plots import quantities, style
+from sharpflow.experiments.plots.arguments import DATASET
 from sharpflow.experiments.plots.bands import seed_band_panels
 from sharpflow.experiments.plots.cells import MOST_PANELS
 from sharpflow.experiments.plots.grid import heat_maps
 from sharpflow.experiments.plots.outcomes import outcome_maps
+from sharpflow.models.arguments import PATH, TEXT, checked
 from sharpflow.simulator.store.names import stored_names
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 _BESIDE = ("status", "loss", "gradient_norm", "norm_squared", "threshold", "stability_line")
 
 
+@checked(dataset=DATASET, folder=PATH)
 def plot_grid(dataset: "xarray.Dataset", folder: str | Path, *, suffix: str = ".png") -> list[Path]:
     """Draw and save every figure that a grid of trajectories supports.
 
@@ -51,6 +54,7 @@ def plot_grid(dataset: "xarray.Dataset", folder: str | Path, *, suffix: str = ".
     """
     from matplotlib import pyplot
 
+    TEXT.require("suffix", suffix)
     if suffix not in style.SUFFIXES:
         raise ValueError(f"suffix must be one of {', '.join(style.SUFFIXES)}, got {suffix!r}")
     time = time_dimension(dataset)

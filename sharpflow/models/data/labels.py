@@ -4,6 +4,8 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from sharpflow.models.arguments import shown
+
 
 def require_labels(labels: np.ndarray, classes: Collection[int], where: str) -> None:
     """Refuse labels that are not among the classes.
@@ -38,9 +40,9 @@ def named_classes(classes: int | Sequence[str] | None, labels: np.ndarray) -> di
         return {int(label): str(label) for label in np.unique(labels)}
     if isinstance(classes, (int, np.integer)) and classes >= 1:
         return {label: str(label) for label in range(classes)}
-    if isinstance(classes, (int, np.integer, str)) or not len(classes):
+    if not isinstance(classes, Sequence) or isinstance(classes, str) or not classes:
         raise ValueError(
-            f"classes must be a count or a sequence of names, at least one, got {classes!r}"
+            f"classes must be a count or a sequence of names, at least one, got {shown(classes)}"
         )
     return dict(enumerate(classes))
 

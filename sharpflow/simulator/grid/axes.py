@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sharpflow.models.arguments import real, shown
 from sharpflow.simulator.columns import RESERVED, is_free
 from sharpflow.simulator.observables import STANDARD
 
@@ -80,10 +81,11 @@ def grid_axes(
             raise ValueError(f"axes[{name!r}] must be a sequence of values, got {given!r}")
         values[name] = tuple(_plain(value) for value in given)
     for name, found in values.items():
+        argument = f"{name}s" if name in BASE else f"axes[{name!r}]"
         if not found:
-            raise ValueError(f"the axis {name} is empty; it needs at least one value")
+            raise ValueError(f"{argument}: the axis {name} is empty; it needs at least one value")
         if len(set(found)) < len(found):
-            raise ValueError(f"the axis {name} holds a value twice: {found}")
+            raise ValueError(f"{argument}: the axis {name} holds a value twice: {shown(found)}")
     if any(rate <= 0 for rate in values["learning_rate"]):
         raise ValueError(f"learning_rates must be positive, got {values['learning_rate']}")
     if any(decay < 0 for decay in values["weight_decay"]):
@@ -129,12 +131,13 @@ def _plain(value: Any) -> Any:
 def _integer(value: Any) -> int:
     value = _plain(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
-        raise ValueError(f"seeds must be integers from 0 to 2**32 - 1, got {value!r}")
+        raise ValueError(f"seeds must be integers from 0 to 2**32 - 1, got {shown(value)}")
     return value
 
 
 def _number(name: str, value: Any) -> float:
     value = _plain(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{name} must be finite numbers, got {value!r}")
-    return float(value)
+    found = real(value)
+    if found is None or not math.isfinite(found):
+        raise ValueError(f"{name} must be finite numbers, got {shown(value)}")
+    return found

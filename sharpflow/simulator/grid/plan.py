@@ -8,10 +8,11 @@ import jax
 import numpy as np
 
 from sharpflow.models import Problem
+from sharpflow.models.arguments import COUNT, checked, optional
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.grid.engine import lengths
 from sharpflow.simulator.grid.execute import engine_of
-from sharpflow.simulator.grid.layout import Lanes, Layout, peak_memory, validated_lanes
+from sharpflow.simulator.grid.layout import DEVICES, Lanes, Layout, peak_memory, validated_lanes
 from sharpflow.simulator.grid.points import MakeOptimizer, MakeProblem
 from sharpflow.simulator.grid.prepare import prepare
 from sharpflow.simulator.rules import gdwd
@@ -41,6 +42,7 @@ class GridPlan:
     seconds: float
 
 
+@checked(devices=DEVICES, group_width=optional(COUNT))
 def plan_grid(
     problem: Problem | MakeProblem,
     *,

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from sharpflow.models import Problem
+from sharpflow.models.arguments import COUNT, FLAG, FUNCTION, POSITIVE, checked, instance, optional
 from sharpflow.models.bound_function import BoundFunction
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
 from sharpflow.simulator import observables as recorded
@@ -29,7 +30,7 @@ from sharpflow.simulator.grid.points import (
 from sharpflow.simulator.grid.variables import grid_variables
 from sharpflow.simulator.loop import column_shapes
 from sharpflow.simulator.program import EffectiveRate, Program
-from sharpflow.simulator.schedule import Schedule, require_count, schedule
+from sharpflow.simulator.schedule import Schedule, schedule
 from sharpflow.simulator.store.arrays import Variable
 
 
@@ -68,6 +69,22 @@ class Grid:
         return sorted(points, key=lambda point: (-int(self.schedule.num_steps[point]), point))
 
 
+AXES = optional(instance(Mapping, "a dictionary of values by the name of the axis"))
+
+
+@checked(
+    axes=AXES,
+    num_steps=optional(COUNT),
+    tau=optional(POSITIVE),
+    record_every=optional(COUNT),
+    num_records=optional(COUNT),
+    observables=recorded.OBSERVABLES,
+    snapshot_every=optional(COUNT),
+    final_params=FLAG,
+    optimizer=FUNCTION,
+    start=optional(FUNCTION),
+    effective_learning_rate=optional(FUNCTION),
+)
 def prepare(
     problem: Problem | MakeProblem,
     *,
@@ -96,8 +113,6 @@ def prepare(
     found = grid_axes(seeds, learning_rates, weight_decays, axes)
     others = [name for name in found.names if name not in BASE]
     taken = _takers(others, problem, start, optimizer)
-    if snapshot_every is not None:
-        require_count("snapshot_every", snapshot_every)
     requested, running = recorded.resolve(observables)
 
     rule = BoundFunction.of(GridRule(optimizer), None, None)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import jax
 
 from sharpflow.models import Problem
+from sharpflow.models.arguments import COUNT, FLAG, PATH, checked, optional
 from sharpflow.models.precision import FULL, MatmulPrecision
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.grid.execute import run_in_folder, run_in_memory
-from sharpflow.simulator.grid.layout import Lanes, validated_lanes
+from sharpflow.simulator.grid.layout import DEVICES, Lanes, validated_lanes
 from sharpflow.simulator.grid.points import MakeOptimizer, MakeProblem, Start
 from sharpflow.simulator.grid.prepare import prepare
-from sharpflow.simulator.processes import Processes
+from sharpflow.simulator.processes import PROCESSES, Processes
 from sharpflow.simulator.program import EffectiveRate
 from sharpflow.simulator.rules import gdwd
 from sharpflow.simulator.store.folder import RunFolder, open_run
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
     import xarray
 
 
+@checked(
+    devices=DEVICES,
+    group_width=optional(COUNT),
+    out=optional(PATH),
+    resume=FLAG,
+    processes=PROCESSES,
+    progress=optional(FLAG),
+)
 def simulate_grid(
     problem: Problem | MakeProblem,
     *,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sharpflow.models.arguments import PATH, checked
 from sharpflow.simulator.store.arrays import (
     Variable,
     create_zarr,
@@ -227,6 +228,7 @@ class RunFolder:
         return self.path / "checkpoints" / str(batch)
 
 
+@checked(folder=PATH)
 def open_run(folder: str | Path) -> "xarray.Dataset":
     """The labelled arrays of a run, finished or not.
 
