@@ -253,14 +253,14 @@ def _is_floating_pytree(value: Any) -> bool:
 
 
 def _is_array(value: Any) -> bool:
-    """Whether numpy makes an array of this, of numbers or of what is a number to itself."""
+    """Whether numpy makes an array of this; of which kind is for the function to look at."""
     if value is None:
         return False
     try:
         kind = np.asarray(value).dtype.kind
     except (TypeError, ValueError, OverflowError):
         return False
-    return kind not in "OUSM"
+    return kind != "O"
 
 
 POSITIVE = number(above=0)
@@ -273,6 +273,13 @@ SEED = count(0, 2**32 - 1)
 FLAG = Kind("True or False", lambda value: isinstance(value, (bool, np.bool_)))
 TEXT = Kind("a text", lambda value: isinstance(value, str))
 DATA = Kind("an array of numbers", _is_array)
+NUMBERS = Kind(
+    "an array of real numbers",
+    lambda value: (
+        _is_array(value)
+        and (isinstance(value, jax.Array) or np.asarray(value).dtype.kind in "biuf")
+    ),
+)
 SIZES = Kind(
     "a sequence of positive integers",
     lambda value: (

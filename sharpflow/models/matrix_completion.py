@@ -12,6 +12,7 @@ from sharpflow.models.arguments import (
     COUNT,
     DATA,
     FINITE,
+    NUMBERS,
     POSITIVE,
     SEED,
     SIZES,
@@ -31,7 +32,7 @@ SHAPE = Kind(
 
 
 @checked(
-    matrix=optional(DATA),
+    matrix=optional(NUMBERS),
     observed=optional(DATA),
     shape=SHAPE,
     rank=COUNT,

@@ -30,9 +30,9 @@ from jaxtyping import Array, Float
 
 from sharpflow.models.arguments import (
     COUNT,
-    DATA,
     FUNCTION,
     NOT_NEGATIVE,
+    NUMBERS,
     TEXT,
     Kind,
     checked,
@@ -179,8 +179,8 @@ def normalized(
 
 
 BATCH = Kind(
-    "an array of numbers, examples first",
-    lambda value: DATA.fits(value) and np.ndim(value) >= 1 and len(value) > 0,
+    "an array of real numbers, examples first",
+    lambda value: NUMBERS.fits(value) and np.ndim(value) >= 1 and len(value) > 0,
 )
 
 

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sharpflow.experiments.power_law import PowerLaw
-from sharpflow.models.arguments import Kind, any_of, array, instance, of_lazy_type, optional
+from sharpflow.models.arguments import Kind, any_of, array, of_lazy_type, optional
 from sharpflow.simulator.trajectory import TRAJECTORY
 
 # matplotlib and xarray are loaded by whoever draws, and not by this check
@@ -14,7 +13,12 @@ AX = optional(of_lazy_type("matplotlib", "Axes", "matplotlib axes"))
 FIGURE = of_lazy_type("matplotlib", "FigureBase", "a matplotlib figure")
 DATASET = of_lazy_type("xarray", "Dataset", "an xarray.Dataset")
 RECORD = any_of(TRAJECTORY, DATASET)
-FIT = optional(instance(PowerLaw, "a power law with exponent, interval and prefactor"))
+FIT = optional(
+    Kind(
+        "a power law, with exponent, interval and prefactor",
+        lambda value: all(hasattr(value, name) for name in ("exponent", "interval", "prefactor")),
+    )
+)
 VECTOR = array(1, missing=True)
 TWO_VECTORS = Kind(
     "a pair of vectors of one length",

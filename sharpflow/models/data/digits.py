@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sharpflow.models.arguments import COUNT, Kind, checked, count, optional
+from sharpflow.models.arguments import INTEGER, Kind, checked, count, optional
 
 CLASSES = Kind(
     "a sequence of distinct digits from 0 to 9, at least one",
@@ -15,7 +15,7 @@ CLASSES = Kind(
 )
 
 
-@checked(num_images=optional(COUNT), offset=count(0), classes=CLASSES)
+@checked(num_images=optional(INTEGER), offset=INTEGER, classes=CLASSES)
 def digits(
     num_images: int | None = None, *, offset: int = 0, classes: tuple[int, ...] = tuple(range(10))
 ) -> tuple[np.ndarray, np.ndarray]:
