@@ -109,6 +109,13 @@ def test_names_are_refused_before_anything_runs_and_leave_no_folder(tmp_path):
     assert not seen and not (tmp_path / "run").exists()
 
 
+def test_a_grid_does_not_drop_the_imaginary_part_of_a_column():
+    turned = Observable("turned", lambda moment: jax.lax.complex(moment.loss, moment.loss))
+    assert _simulate(_problem(), turned)["turned"].imag.all()
+    with pytest.raises(ValueError, match="the column 'turned' is complex"):
+        _grid(_problem(), turned)
+
+
 def test_observables_that_share_a_name_but_no_column_stand_side_by_side():
     one = Observable("group", lambda moment: {"one": moment.loss})
     two = Observable("group", lambda moment: {"two": 2.0 * moment.loss})

@@ -214,6 +214,11 @@ def _columns(
         for name, one in sorted(shapes.items()):
             if name == "step" or (name in recorded.RUNNING and name not in running):
                 continue
+            if np.issubdtype(one.dtype, np.complexfloating):
+                raise ValueError(
+                    f"the column {name!r} is complex, and a grid keeps real numbers: record its "
+                    "real and its imaginary part"
+                )
             if found.setdefault(name, one).shape != one.shape:
                 raise ValueError(
                     f"{name} has shape {one.shape} at {points.batch.values}, elsewhere "
