@@ -224,7 +224,9 @@ def array(
     unknown = ", or NaN" if missing else ""
 
     def fits(value: Any) -> bool:
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
+        if isinstance(value, (list, tuple)) and any(
+            isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)
+        ):
             return True
         try:
             found = np.asarray(value)
