@@ -83,9 +83,9 @@ def outcomes(
     low_loss = last_values(dataset, last) <= tolerance * _first(dataset, first)
     if {"gradient_norm", "norm_squared"} <= set(dataset):
         gradient = dataset["gradient_norm"] * np.sqrt(dataset["norm_squared"])
-        of_sphere = dataset.assign(gradient_on_sphere=gradient)
-        start = _first(of_sphere, "gradient_on_sphere")
-        low_loss |= last_values(of_sphere, "gradient_on_sphere") <= tolerance * start
+        of_sphere = dataset.assign(gradient_norm=gradient)
+        start = _first(of_sphere, "gradient_norm")
+        low_loss |= last_values(of_sphere, "gradient_norm") <= tolerance * start
     cases = [(unfinished, Outcome.PENDING), (is_diverged(dataset), Outcome.DIVERGED)]
     if measured is not None:
         ratio = last_values(dataset, measured)

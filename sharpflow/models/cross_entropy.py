@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from sharpflow.models.arguments import DATA, FINITE, INTEGER, TEXT, checked, optional
 from sharpflow.models.inputs import one_hot
 
 
@@ -61,6 +62,7 @@ class SmoothedCrossEntropy:
         return (jnp.sqrt(q / q.shape[0]) * centred).ravel()
 
 
+@checked(y=DATA, label_smoothing=FINITE, classes=optional(DATA), name=TEXT)
 def smoothed_targets(
     y: np.ndarray,
     label_smoothing: float,
@@ -107,6 +109,7 @@ def smoothed_targets(
     return ((1.0 - label_smoothing) * right + label_smoothing / columns.size).astype(dtype)
 
 
+@checked(num_classes=INTEGER, logit_scale=FINITE)
 def smallest_label_smoothing(num_classes: int, logit_scale: float = 1.0) -> float:
     """The smallest ε at which batch-normed logits of mean square γ² reach p = q.
 
@@ -132,6 +135,7 @@ def smallest_label_smoothing(num_classes: int, logit_scale: float = 1.0) -> floa
     return num_classes * math.exp(-gap) / ((num_classes - 1) * math.exp(-gap) + 1.0)
 
 
+@checked(num_classes=INTEGER, label_smoothing=FINITE)
 def smallest_logit_scale(num_classes: int, label_smoothing: float) -> float:
     """The smallest γ at which batch-normed logits reach p = q: the other way round.
 

@@ -3,9 +3,11 @@
 import jax
 import numpy as np
 
+from sharpflow.models.arguments import DATA, TEXT, checked, require_within, shown
 from sharpflow.models.leaves import require_x64_for, x64_enabled
 
 
+@checked(y=DATA, name=TEXT)
 def standardized_targets(y: np.ndarray, dtype: np.dtype, name: str = "y") -> np.ndarray:
     """Targets that batch-normed outputs can fit exactly: mean 0, mean square 1 per column.
 
@@ -33,7 +35,13 @@ def standardized_targets(y: np.ndarray, dtype: np.dtype, name: str = "y") -> np.
     if not np.all(np.isfinite(columns)):
         raise ValueError(f"{name} has NaN or infinite entries; all must be finite")
     centred = columns - columns.mean(axis=0)
-    deviation = np.sqrt(np.mean(centred**2, axis=0))
+    with np.errstate(over="ignore"):
+        deviation = np.sqrt(np.mean(centred**2, axis=0))
+    if not np.all(np.isfinite(deviation)):
+        raise ValueError(
+            f"{name} must have entries whose squares are finite, got some of size "
+            f"{np.max(np.abs(columns)):.2g}: use another unit"
+        )
     flat = np.flatnonzero(deviation <= 1e-12 * np.abs(columns).max(axis=0))
     if flat.size:
         raise ValueError(
@@ -107,6 +115,8 @@ def validated_inputs(
         dtype = np.dtype(jax.dtypes.canonicalize_dtype(x.dtype))  # int32 without x64
     if np.issubdtype(dtype, np.integer):
         _require_within(x, dtype, name)
+    elif x.size:
+        require_within(dtype, **{name: [np.max(x), np.min(x)]}, zero=True)
     return x.astype(dtype, copy=False)
 
 
@@ -157,8 +167,8 @@ def floating_dtype(dtype: object) -> np.dtype:
     """
     try:
         resolved = np.dtype(dtype)  # type: ignore[call-overload]
-    except TypeError as error:
-        raise ValueError(f"dtype must be float32 or float64, got {dtype!r}") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"dtype must be float32 or float64, got {shown(dtype)}") from error
     if resolved not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ValueError(f"dtype must be float32 or float64, got {resolved}")
     return resolved

@@ -8,12 +8,16 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from sharpflow.models.arguments import FINITE, INTEGER, POSITIVE, SEED, checked, optional
 from sharpflow.models.precision import FULL, compiled, imprecise_products
-from sharpflow.models.problem import Params, Problem, parameter_paths, validate_params
+from sharpflow.models.problem import PROBLEM, Params, Problem, parameter_paths, validate_params
 
 _SLIGHT = 1e-2  # what the epsilon of a normalization layer changes, and a real dependence exceeds
 
 
+@checked(
+    problem=PROBLEM, num_scales=INTEGER, max_scale=FINITE, tolerance=optional(POSITIVE), seed=SEED
+)
 def check_scale_invariance(
     problem: Problem,
     params: Params,

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_MOST_TEXT = 80  # characters of a value in an error
+from sharpflow.models.arguments import shown
+
 _ENABLE_X64 = "call jax.config.update('jax_enable_x64', True) first, or use 32 bits"
 
 
@@ -57,7 +58,7 @@ def validated_leaves(data: Any, name: str = "data") -> Any:
             return made
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(
-                f"{where} must be an array, got {short_text(leaf)}: what is no array belongs "
+                f"{where} must be an array, got {shown(leaf)}: what is no array belongs "
                 "into the functions of a problem"
             ) from error
 
@@ -93,7 +94,7 @@ def _require_held(array: np.ndarray, name: str) -> None:
     if array.dtype.kind not in "iuO" or not array.size:
         return
     if array.dtype.kind == "O":  # as numpy has integers that are too large for any dtype
-        raise ValueError(f"{name} must be an array of numbers, got objects: {short_text(array)}")
+        raise ValueError(f"{name} must be an array of numbers, got objects: {shown(array)}")
     limits = np.iinfo(jax.dtypes.canonicalize_dtype(array.dtype))
     if limits.dtype == array.dtype:
         return
@@ -103,20 +104,6 @@ def _require_held(array: np.ndarray, name: str) -> None:
             f"{name} must hold integers from {limits.min} to {limits.max}, as {limits.dtype} does, "
             f"got {low} to {high}: {_ENABLE_X64}"
         )
-
-
-def short_text(value: Any) -> str:
-    """A value for an error message: an array by its shape and dtype, never by its entries.
-
-    Args:
-      value: anything.
-    """
-    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-    if shape is not None:
-        of_dtype = "" if dtype is None else f" of dtype {dtype}"
-        return f"{type(value).__name__} of shape {shape}{of_dtype}"
-    text = repr(value)
-    return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}... ({type(value).__name__})"
 
 
 def on_device(array: np.ndarray, place: jax.sharding.Sharding | None = None) -> jax.Array:

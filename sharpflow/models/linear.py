@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from sharpflow.models.arguments import DATA, checked
 from sharpflow.models.inputs import (
     resolve_dtype,
     standardized_targets,
@@ -12,6 +13,7 @@ from sharpflow.models.normalization import batch_normalize
 from sharpflow.models.problem import Problem
 
 
+@checked(x=DATA, y=DATA)
 def linear_regression(x: np.ndarray, y: np.ndarray, *, dtype: object = None) -> Problem:
     """Batch-norm linear regression, L = ½ mean (f − y)², f = (⟨w, x⟩ − mean)/std.
 

@@ -8,11 +8,39 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sharpflow.models.arguments import (
+    COUNT,
+    DATA,
+    FINITE,
+    NUMBERS,
+    POSITIVE,
+    SEED,
+    SIZES,
+    Kind,
+    checked,
+    optional,
+    require_within,
+)
 from sharpflow.models.inputs import resolve_dtype
 from sharpflow.models.normalization import batch_normalize
 from sharpflow.models.problem import Params, Problem
 
+SHAPE = Kind(
+    "two integers of at least 2",
+    lambda value: SIZES.fits(value) and len(value) == 2 and min(value) >= 2,
+)
 
+
+@checked(
+    matrix=optional(NUMBERS),
+    observed=optional(DATA),
+    shape=SHAPE,
+    rank=COUNT,
+    width=optional(COUNT),
+    observed_fraction=FINITE,
+    seed=SEED,
+    init_scale=POSITIVE,
+)
 def matrix_completion(
     matrix: np.ndarray | None = None,
     observed: np.ndarray | None = None,
@@ -55,8 +83,6 @@ def matrix_completion(
     resolved = resolve_dtype(dtype)
     random = np.random.default_rng(seed)
     if matrix is None:
-        if rank < 1 or min(shape) < 2:
-            raise ValueError(f"rank must be >= 1 and both sides >= 2, got {rank} and {shape}")
         left, right = random.normal(size=(shape[0], rank)), random.normal(size=(shape[1], rank))
         matrix = left @ right.T
     matrix = np.asarray(matrix, np.float64)
@@ -86,10 +112,7 @@ def matrix_completion(
         raise ValueError("matrix is constant over the observed entries; they must vary")
     targets = ((matrix - mean) / deviation).astype(resolved)
     columns = min(matrix.shape) if width is None else width
-    if columns < 1:
-        raise ValueError(f"width must be >= 1, got {width}")
-    if not 0.0 < init_scale < np.inf:
-        raise ValueError(f"init_scale must be positive and finite, got {init_scale}")
+    require_within(resolved, init_scale=init_scale / columns**0.5)
     return _problem(targets, observed, columns, init_scale)
 
 

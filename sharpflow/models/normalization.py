@@ -25,7 +25,18 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+
+from sharpflow.models.arguments import (
+    COUNT,
+    FUNCTION,
+    NOT_NEGATIVE,
+    NUMBERS,
+    TEXT,
+    Kind,
+    checked,
+)
 
 OF_ACTIVATIONS = ("batch", "layer", "group", "instance", "rms")
 OF_WEIGHTS = ("weight", "standardized")
@@ -127,6 +138,7 @@ class StandardizedWeights(nn.Module):
         return call(self.layer)
 
 
+@checked(layer=FUNCTION, kind=TEXT, epsilon=NOT_NEGATIVE, num_groups=COUNT)
 def normalized(
     layer: nn.Module,
     kind: str,
@@ -155,7 +167,7 @@ def normalized(
     (RMS), Salimans and Kingma 2016 (weight), Brock, De and Smith 2021 (standardized).
     """
     if kind not in NORMALIZATIONS:
-        raise ValueError(f"normalization must be one of {NORMALIZATIONS}, got {kind!r}")
+        raise ValueError(f"kind: the normalization must be one of {NORMALIZATIONS}, got {kind!r}")
     if kind == "none":
         return layer
     if kind == "weight":
@@ -166,6 +178,13 @@ def normalized(
     return lambda x: after(layer(x))
 
 
+BATCH = Kind(
+    "an array of real numbers, examples first",
+    lambda value: NUMBERS.fits(value) and np.ndim(value) >= 1 and len(value) > 0,
+)
+
+
+@checked(x=BATCH, epsilon=NOT_NEGATIVE)
 def batch_normalize(
     x: Float[Array, "n *features"], epsilon: float = 0.0
 ) -> Float[Array, "n *features"]:
@@ -180,6 +199,9 @@ def batch_normalize(
 
     Returns:
       Shape (n, ...).
+
+    Raises:
+      ValueError: no array with examples first, or a negative epsilon.
 
     Source: Ioffe and Szegedy 2015, without the affine map and the running average.
     """

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import jax
 
+from sharpflow.models.arguments import choice
 from sharpflow.models.compiled_function import CompiledFunction, special_values_allowed
 
 MatmulPrecision = Literal["highest", "high", "default"]
@@ -93,8 +94,7 @@ def validated_precision(precision: Any) -> MatmulPrecision:
     Raises:
       ValueError: naming the argument, its value and what is allowed.
     """
-    if precision not in MATMUL_PRECISIONS:
-        raise ValueError(f"matmul_precision must be one of {MATMUL_PRECISIONS}, got {precision!r}")
+    choice(MATMUL_PRECISIONS).require("matmul_precision", precision)
     return precision
 
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
+from sharpflow.models.arguments import instance, shown
 from sharpflow.models.bound_function import BoundFunction, is_pytree_of_arrays
-from sharpflow.models.leaves import require_x64_for, short_text, validated_leaves
+from sharpflow.models.leaves import require_x64_for, validated_leaves
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
 from sharpflow.models.static_function import StaticFunction, static_part
 
@@ -79,8 +80,8 @@ class Problem:
 
     Raises:
       ValueError: not exactly one form is given, something that is no function or takes neither
-        one argument nor two, data that are no arrays, a function that needs data where there are
-        none, or one with a default for its ``data``.
+        one argument nor two, metrics without names, data that are no arrays, a function that needs
+        data where there are none, or one with a default for its ``data``.
     """
 
     scale_invariant: bool
@@ -108,10 +109,7 @@ class Problem:
             name: _bound(name, function, data)
             for name, function in ({"init": init} | forms).items()
         }
-        named = {
-            name: _bound(f"metrics[{name!r}]", metric, data)
-            for name, metric in (metrics or {}).items()
-        }
+        named = _bound_metrics({} if metrics is None else metrics, data)
         if (outputs is None) != (criterion is None):
             raise ValueError("outputs and criterion belong together: give both or neither")
         found = [name for name in forms if name != "criterion"]
@@ -295,7 +293,7 @@ class Problem:
         Raises:
           ValueError: something that is no function.
         """
-        named = {n: _bound(f"metrics[{n!r}]", metric, self.data) for n, metric in metrics.items()}
+        named = _bound_metrics(metrics, self.data)
         return _made(self._functions, named, self.data, self.scale_invariant, FULL).at_precision(
             self.matmul_precision
         )
@@ -366,6 +364,8 @@ class Problem:
         return getattr(known, name, None)
 
 
+PROBLEM = instance(Problem, "a sharpflow.Problem")
+
 _METRIC = "metric "  # before the name of a metric, where it stands among the other functions
 
 
@@ -386,13 +386,19 @@ def _bound(name: str, function: Any, data: Any) -> BoundFunction:
     if getattr(function, "__func__", None) is Problem.loss_value:
         function = function.__self__.loss  # whose data are leaves
     if not callable(function):
-        raise ValueError(f"{name} must be a function, got {short_text(function)}")
+        raise ValueError(f"{name} must be a function, got {shown(function)}")
     if is_pytree_of_arrays(function):
         function = validated_leaves(function, name)
     try:
         return BoundFunction.of(function, data, FULL)
     except ValueError as error:
         raise ValueError(f"{name} {error}") from None
+
+
+def _bound_metrics(metrics: Any, data: Any) -> dict[str, BoundFunction]:
+    if not isinstance(metrics, Mapping) or not all(isinstance(name, str) for name in metrics):
+        raise ValueError(f"metrics must be a dictionary of functions by name, got {metrics!r}")
+    return {name: _bound(f"metrics[{name!r}]", metric, data) for name, metric in metrics.items()}
 
 
 def validate_params(problem: Problem, params: Any, name: str = "params") -> Params:
@@ -411,12 +417,13 @@ def validate_params(problem: Problem, params: Any, name: str = "params") -> Para
         differ in dtype, a NaN or infinite entry, the zero vector, a residual that is not a
         vector, or a loss that is not a scalar of the dtype of the params.
     """
+    PROBLEM.require("problem", problem)
     leaves, treedef = jax.tree.flatten(params)
     if not leaves:
         raise ValueError(f"{name} holds no arrays; it must be a pytree of floating-point arrays")
     for leaf in leaves:
         require_x64_for(getattr(leaf, "dtype", None), name)
-    leaves = [jnp.asarray(leaf) for leaf in leaves]
+    leaves = [_as_array(leaf, name) for leaf in leaves]
     dtypes = {leaf.dtype for leaf in leaves}
     if len(dtypes) != 1 or not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
         raise ValueError(
@@ -437,8 +444,25 @@ def validate_params(problem: Problem, params: Any, name: str = "params") -> Para
         if not any(np.any(value) for value in values):
             raise ValueError(f"{name} is the zero vector, which has no direction")
     params = jax.tree.unflatten(treedef, leaves)
-    _check_shapes(problem, params)
+    try:
+        _check_shapes(problem, params)
+    except (TypeError, LookupError, AttributeError) as error:
+        # what a function meets that is given other arrays than it knows, or fewer
+        shapes = [jnp.shape(leaf) for leaf in leaves]
+        raise ValueError(
+            f"{name} do not fit the problem: with arrays of shapes {shown(shapes)} its loss raises "
+            f"{type(error).__name__}: {error}"
+        ) from error
     return params
+
+
+def _as_array(leaf: Any, name: str) -> jax.Array:
+    try:
+        return jnp.asarray(leaf)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"{name} must be a pytree of floating-point arrays, got {shown(leaf)} in it"
+        ) from error
 
 
 def is_concrete(*values: object) -> bool:

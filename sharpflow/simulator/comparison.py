@@ -6,12 +6,14 @@ import jax
 import numpy as np
 
 from sharpflow.models import Problem
+from sharpflow.models.arguments import NOT_NEGATIVE, checked
 from sharpflow.models.compiled_function import special_values_allowed
-from sharpflow.models.problem import parameter_rows
+from sharpflow.models.problem import PROBLEM, parameter_rows
 from sharpflow.simulator.crossing import entry_step
 from sharpflow.simulator.prediction import Projection, project_snapshots
-from sharpflow.simulator.trajectory import Trajectory, recorded_snapshots
+from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory, recorded_snapshots
 from sharpflow.theory import FlowSolution, predicted_loss
+from sharpflow.theory.flow import FLOW
 
 if TYPE_CHECKING:
     import xarray
@@ -21,6 +23,7 @@ _RESTING = 1e-6  # a prediction that moved less is at rest, and errors are round
 
 
 @special_values_allowed()
+@checked(trajectory=TRAJECTORY, flow=FLOW, problem=PROBLEM, settle_tau=NOT_NEGATIVE)
 def compare(
     trajectory: Trajectory,
     flow: FlowSolution,
@@ -58,7 +61,8 @@ def compare(
       ``loss_rises_after`` the entry.
 
     Raises:
-      ValueError: no snapshots, no column ``threshold``, or no snapshot at a time of the flow.
+      ValueError: ``settle_tau`` negative, no snapshots, no column ``threshold``, or no snapshot
+        at a time of the flow.
 
     Source: docs/theory.md, sections 2 to 5; with momentum docs/other-dynamics.md, section 3.
     """

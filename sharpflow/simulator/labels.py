@@ -1,11 +1,20 @@
-"""What the arrays of params are called in a dataset."""
+"""What the arrays of params are called in a dataset, and their dimensions."""
+
+from collections.abc import Sequence
+
+import jax
 
 from sharpflow.models import Params
-from sharpflow.models.problem import parameter_paths
+
+_ESCAPED = {"%": "%25", ".": "%2E"}
 
 
 def parameter_names(params: Params, prefix: str) -> list[str]:
-    """The variable of every leaf, ``prefix.path``.
+    """The variable of every leaf, ``prefix.path``, different from those of all others.
+
+    A path is the keys on the way to the leaf with dots between them, as ``Dense_0.kernel``. Where
+    that would not tell the leaves apart, because keys are empty or hold dots themselves, dots and
+    percent signs within keys are written ``%2E`` and ``%25``, and an empty key as ``%``.
 
     Args:
       params: a pytree; of params that are one array the name is ``prefix``.
@@ -14,4 +23,47 @@ def parameter_names(params: Params, prefix: str) -> list[str]:
     Returns:
       A name for every leaf, in their order.
     """
-    return [f"{prefix}.{path}".rstrip(".") for path in parameter_paths(params, ".")]
+    paths = [
+        [jax.tree_util.keystr((key,), simple=True) for key in path]
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    ]
+    names = [".".join([prefix, *path]) for path in paths]
+    plain = len(set(names)) == len(names)
+    if plain and all(key and key == key.strip(".") for path in paths for key in path):
+        return names
+    names = [".".join([prefix, *map(_escaped, path)]) for path in paths]
+    # keys of another kind than text may be written alike, and a number tells those apart
+    return [
+        name if names.index(name) == index else f"{name}%{index}"
+        for index, name in enumerate(names)
+    ]
+
+
+def parameter_dimensions(
+    params: Params, ranks: Sequence[int], names: Sequence[str]
+) -> list[tuple[str, ...]]:
+    """The dimensions of every leaf, none of which is called like one of the variables.
+
+    Args:
+      params: the pytree.
+      ranks: dimensions that each leaf has.
+      names: of the variables in the same dataset: xarray takes a variable with the name of a
+        dimension for its labels, and a leaf ``a_0`` would be that beside a leaf ``a``.
+
+    Returns:
+      Names for every leaf, in their order: ``params.path_0`` and so on, with more underscores
+      where one is too few.
+    """
+    leaves, separator = parameter_names(params, "params"), "_"
+    while True:
+        found = [
+            tuple(f"{leaf}{separator}{axis}" for axis in range(rank))
+            for leaf, rank in zip(leaves, ranks, strict=True)
+        ]
+        if not {name for some in found for name in some} & set(names):
+            return found
+        separator += "_"
+
+
+def _escaped(key: str) -> str:
+    return "".join(_ESCAPED.get(character, character) for character in key) or "%"

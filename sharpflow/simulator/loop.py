@@ -1,6 +1,6 @@
 """The compiled inner loop: lanes side by side, each a trajectory, through rows of updates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Int
 
 from sharpflow.models import Params, Problem
 from sharpflow.models.precision import compiled, full_precision, products_at
+from sharpflow.simulator.columns import joined_columns
 from sharpflow.simulator.moment import Moment
 from sharpflow.simulator.program import Hyperparameters, LoopState, Program
 from sharpflow.simulator.rules import find_preconditioned_rule, find_rule
@@ -137,6 +138,7 @@ def run_rows(
         state = jax.lax.fori_loop(
             1, jnp.max(gap), lambda i, now: step(now, i < gap, hyperparameters)[0], state
         )
+        # names that ``joined_columns`` keeps for these
         found = found | _running(state) | {"step": before.step}
         columns = jax.tree.map(lambda kept, now: kept.at[index].set(now), columns, found)
         return state, columns, snapshots, taken
@@ -151,15 +153,22 @@ def run_rows(
     return jax.vmap(_marked_if_lost)(state), columns, snapshots
 
 
-def column_shapes(program: Program, state: LoopState) -> dict[str, jax.ShapeDtypeStruct]:
+def column_shapes(
+    program: Program, state: LoopState, axes: Collection[str] = ()
+) -> dict[str, jax.ShapeDtypeStruct]:
     """One record of one lane, by column.
 
     Args:
       program: what is recorded.
       state: of some lanes, leading axis (lanes,).
+      axes: of the grid, whose names no column may have.
+
+    Raises:
+      ValueError: columns with names that are taken.
     """
     lane = _one_lane(state)
-    return _one_record.eval_shape(program, lane, _step_shapes(lane)) | _further_shapes(state)
+    record = _one_record.eval_shape(program, lane, _step_shapes(lane), axes=tuple(axes))
+    return record | _further_shapes(state)
 
 
 def _one_step(
@@ -231,6 +240,8 @@ def _record(
     step: _Step,
     following: Params,
     active: Array,
+    *,
+    axes: Collection[str] = (),
 ) -> tuple[dict[str, Array], tuple]:
     optimizer_state = with_step_hyperparameters(state.optimizer_state, step.hyperparameters)
     rule = find_rule(optimizer_state)
@@ -253,14 +264,14 @@ def _record(
         preconditioned=find_preconditioned_rule(optimizer_state),
         active=active,
     )
-    columns: dict[str, Array] = {}
+    parts = []
     memories = []
     for observable, memory in zip(program.observables, state.memories, strict=True):
         if not (observable.needs_rule and effective is None):
             found, memory = observable.observe(moment, memory)
-            columns |= found
+            parts.append((observable, found))
         memories.append(memory)
-    return columns, tuple(memories)
+    return joined_columns(parts, axes), tuple(memories)
 
 
 def _all_finite(tree: Params) -> Array:
@@ -337,10 +348,13 @@ def _recorded_shapes(
     return jax.eval_shape(record, problem, lane, _step_shapes(lane), lane.params, active)[0]
 
 
-@compiled
-def _one_record(program: Program, lane: LoopState, step: _Step) -> dict[str, Array]:
+@compiled(static_argnames=("axes",))
+def _one_record(
+    program: Program, lane: LoopState, step: _Step, *, axes: tuple[str, ...] = ()
+) -> dict[str, Array]:
     """The columns of a record of one lane, for their shapes: it is never run."""
-    return _record(program, program.problem, lane, step, lane.params, jnp.ones((), bool))[0]
+    active = jnp.ones((), bool)
+    return _record(program, program.problem, lane, step, lane.params, active, axes=axes)[0]
 
 
 def _step_shapes(lane: LoopState) -> _Step:

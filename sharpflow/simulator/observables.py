@@ -1,13 +1,15 @@
 """What can be recorded along a trajectory, by name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from sharpflow.models.arguments import Kind, shown
 from sharpflow.simulator.moment import Moment, Observable
 from sharpflow.simulator.sharpness import (
+    PLACES,
     hessian_sharpness,
     preconditioned_sharpness,
     sharpness,
@@ -60,7 +62,28 @@ BUILT_IN: dict[str, Observable] = {
 # Averages over the steps from one record to the next; the loop keeps them.
 RUNNING = ("loss_mean", "loss_rises")
 
+# Every column of sharpflow's own. Whoever reads a dataset takes them for what they are called,
+# also where they were not asked for, so that nobody else may use the names. ``edge_ratio`` stands
+# for the one of the three that is nearest to theory.
+STANDARD = frozenset(
+    {
+        *(BUILT_IN.keys() - {"metrics"}),
+        *RUNNING,
+        *(f"edge_ratio_{place}" for place in PLACES),
+        *("edge_ratio", "stability_line"),
+    }
+)
+
+_OWN_FUNCTIONS = frozenset(seen.compute for name, seen in BUILT_IN.items() if name != "metrics")
+_OWN_KINDS = frozenset(type(compute) for compute in _OWN_FUNCTIONS) - {type(_loss)}
+
 DEFAULT = ("loss", "norm_squared", "effective_learning_rate", "threshold", *RUNNING)
+
+
+OBSERVABLES = Kind(
+    "a sequence of names and of sharpflow.simulator.Observables",
+    lambda value: isinstance(value, Iterable) and not isinstance(value, (Mapping, bytes)),
+)
 
 
 def resolve(
@@ -82,17 +105,30 @@ def resolve(
     for item in (requested,) if isinstance(requested, (str, Observable)) else requested:
         if isinstance(item, Observable):
             found.append(item)
-        elif item in RUNNING:
+        elif isinstance(item, str) and item in RUNNING:
             running.append(item)
-        elif item in BUILT_IN:
+        elif isinstance(item, str) and item in BUILT_IN:
             found.append(BUILT_IN[item])
         else:
             raise ValueError(
-                f"observables names {item!r}; known are {sorted([*BUILT_IN, *RUNNING])}, or "
+                f"observables names {shown(item)}; known are {sorted([*BUILT_IN, *RUNNING])}, or "
                 "pass a sharpflow.simulator.Observable"
             )
-    names = [observable.name for observable in found] + running
+    # two of somebody else's may share a name that no column has
+    names = [seen.name for seen in found if makes_standard_columns(seen)] + running
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
         raise ValueError(f"observables names {sorted(repeated)} more than once")
     return tuple(found), tuple(running)
+
+
+def makes_standard_columns(observable: Observable) -> bool:
+    """Whether an observable is one of sharpflow's own, with the columns that it is known for.
+
+    Args:
+      observable: any, with whatever options.
+    """
+    compute = observable.compute
+    return type(compute) in _OWN_KINDS or (
+        isinstance(compute, type(_loss)) and compute in _OWN_FUNCTIONS
+    )

@@ -10,9 +10,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params, Problem
+from sharpflow.models.arguments import Kind, array, checked
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import compiled
-from sharpflow.simulator.trajectory import Trajectory, recorded_snapshots
+from sharpflow.models.problem import PROBLEM
+from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory, recorded_snapshots
 from sharpflow.theory import FlowSolution, linearize
 from sharpflow.theory.edge_geometry import (
     EdgeSpace,
@@ -21,6 +23,7 @@ from sharpflow.theory.edge_geometry import (
     edge_response,
     edge_space,
 )
+from sharpflow.theory.flow import FLOW
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.retraction import retract_by_chords, unit
 
@@ -31,7 +34,19 @@ _TOGETHER = 32  # snapshots that share a product with the Jacobian
 _SNAPPING = 1e-3  # relative distance within which eigenvalues count as on the edge
 
 
+WINDOWS = Kind(
+    "at least one pair (first, last) of flow times, first below last",
+    lambda value: (
+        array(2).fits(value)
+        and np.shape(value)[0] > 0
+        and np.shape(value)[1] == 2
+        and bool(np.all(np.diff(np.asarray(value, float)) > 0))
+    ),
+)
+
+
 @special_values_allowed()
+@checked(trajectory=TRAJECTORY, flow=FLOW, problem=PROBLEM, windows=WINDOWS)
 def measure_oscillation(
     trajectory: Trajectory,
     flow: FlowSolution,

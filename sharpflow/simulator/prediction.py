@@ -9,13 +9,23 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from sharpflow.models import Params, Problem
+from sharpflow.models.arguments import (
+    COUNT,
+    FLAG,
+    INTEGER,
+    PARAMS,
+    POSITIVE,
+    checked,
+    choice,
+    optional,
+)
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import compiled
+from sharpflow.models.problem import PROBLEM
 from sharpflow.simulator.rules import find_rule
-from sharpflow.simulator.schedule import require_count
-from sharpflow.simulator.trajectory import Trajectory, recorded_snapshots
+from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory, recorded_snapshots
 from sharpflow.theory import FlowSolution, Status, linearize, retract_with_status, sharpness_flow
-from sharpflow.theory.linearization import Method
+from sharpflow.theory.linearization import METHODS, Method
 from sharpflow.theory.residuals import residual_form
 
 
@@ -42,6 +52,7 @@ class Projection:
 
 
 @special_values_allowed()
+@checked(problem=PROBLEM, params=PARAMS, k=COUNT, on_sphere=FLAG)
 def project_snapshots(
     problem: Problem, params: Params, *, k: int = 1, on_sphere: bool = True
 ) -> Projection:
@@ -85,6 +96,17 @@ def _project(
 
 
 @special_values_allowed()
+@checked(
+    problem=PROBLEM,
+    trajectory=TRAJECTORY,
+    arrival_step=optional(INTEGER),
+    arrival_distance=POSITIVE,
+    num_outputs=COUNT,
+    max_edge=COUNT,
+    rtol=POSITIVE,
+    method=choice(METHODS),
+    throw=FLAG,
+)
 def predict(
     problem: Problem,
     trajectory: Trajectory,
@@ -125,7 +147,6 @@ def predict(
     _require_predictable(problem, trajectory)
     arrival = _arrival(problem, trajectory, arrival_step, arrival_distance)
     start = jax.tree.map(lambda leaf: jnp.asarray(leaf[arrival]), snapshots)
-    require_count("num_outputs", num_outputs)
     theta0, status = _retracted(problem, start, on_sphere=trajectory.on_sphere, method=method)
     if int(status) != Status.SUCCESS:
         raise ValueError(

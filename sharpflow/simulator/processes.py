@@ -7,6 +7,8 @@ from typing import TypeVar
 import jax
 import numpy as np
 
+from sharpflow.models.arguments import COUNT, TEXT, checked, count, instance, optional
+
 T = TypeVar("T")
 
 
@@ -36,6 +38,10 @@ class Processes:
         return items[self.index :: self.count]
 
 
+PROCESSES = optional(instance(Processes, "what join_processes returned"))
+
+
+@checked(coordinator=optional(TEXT), num_processes=optional(COUNT), process_id=optional(count(0)))
 def join_processes(
     coordinator: str | None = None,
     num_processes: int | None = None,
@@ -64,6 +70,10 @@ def join_processes(
         raise ValueError(
             "coordinator, num_processes and process_id belong together; got "
             f"{coordinator!r}, {num_processes!r}, {process_id!r}"
+        )
+    if process_id is not None and num_processes is not None and process_id >= num_processes:
+        raise ValueError(
+            f"process_id must be below num_processes = {num_processes}, got {process_id}"
         )
     jax.distributed.initialize(coordinator, num_processes, process_id)
     try:

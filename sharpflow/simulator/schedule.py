@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-_LARGEST = 2**31 - 1
+from sharpflow.models.arguments import MOST, count
+
+_LARGEST = MOST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,12 +93,13 @@ def schedule(
     else:
         steps = _steps_of(tau, rates)
     if num_records is not None:
-        count = require_count("num_records", num_records)
-        if count > steps.min():
+        records = require_count("num_records", num_records)
+        if records > steps.min():
             raise ValueError(
-                f"num_records must be at most the steps of every point, {steps.min()}; got {count}"
+                f"num_records must be at most the steps of every point, {steps.min()}; "
+                f"got {records}"
             )
-        return Schedule(steps, count=count)
+        return Schedule(steps, count=records)
     if record_at is not None:
         return Schedule(steps, at=_validated_steps(record_at, int(steps.max())))
     every = 1 if record_every is None else require_count("record_every", record_every)
@@ -104,7 +107,7 @@ def schedule(
 
 
 def require_count(name: str, value: Any, *, least: int = 1) -> int:
-    """An integer of at least ``least``.
+    """An integer of at least ``least``, as a Python number.
 
     Args:
       name: what to call it in the error.
@@ -117,11 +120,8 @@ def require_count(name: str, value: Any, *, least: int = 1) -> int:
     Raises:
       ValueError: anything else.
     """
-    number = plain(value)
-    integer = isinstance(number, int) and not isinstance(number, bool)
-    if not integer or not least <= number <= _LARGEST:
-        raise ValueError(f"{name} must be an integer from {least} to {_LARGEST}, got {value!r}")
-    return int(number)
+    count(least).require(name, value)
+    return int(value)
 
 
 def plain(value: Any) -> Any:

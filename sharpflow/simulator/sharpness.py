@@ -12,8 +12,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from sharpflow.models import Params, Problem
+from sharpflow.models.arguments import COUNT, POSITIVE, checked, choice, optional
 from sharpflow.simulator.moment import Moment, Observable
-from sharpflow.simulator.schedule import require_count
 from sharpflow.theory import Status, edge_ratio, linearize, top_eigenpairs
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.retraction import retract_flat
@@ -24,6 +24,7 @@ Place = Literal["iterate", "midpoint", "manifold"]
 PLACES: tuple[Place, ...] = ("iterate", "midpoint", "manifold")
 
 
+@checked(k=COUNT, at=choice(PLACES), every=COUNT, tolerance=optional(POSITIVE))
 def sharpness(
     k: int = 1, at: Place = "iterate", *, every: int = 1, tolerance: float | None = None
 ) -> Observable:
@@ -54,9 +55,6 @@ def sharpness(
 
     Source: docs/theory.md, section 8.
     """
-    if at not in PLACES:
-        raise ValueError(f"at must be one of {PLACES}, got {at!r}")
-    _require_counts(k, every)
     tracked = _SphericalSharpness(k, every, tolerance, at)
     return Observable(
         name=f"sharpness_{at}",
@@ -66,6 +64,7 @@ def sharpness(
     )
 
 
+@checked(k=COUNT, every=COUNT, tolerance=optional(POSITIVE))
 def hessian_sharpness(k: int = 1, *, every: int = 1, tolerance: float | None = None) -> Observable:
     """The k largest eigenvalues of ∇²L(w_t) itself, to be drawn against the line 2/η.
 
@@ -81,11 +80,11 @@ def hessian_sharpness(k: int = 1, *, every: int = 1, tolerance: float | None = N
     Raises:
       ValueError: k or ``every`` below 1.
     """
-    _require_counts(k, every)
     tracked = _HessianSharpness(k, every, tolerance)
     return Observable(name="hessian_sharpness", compute=tracked, memory=tracked.memory)
 
 
+@checked(k=COUNT, every=COUNT, tolerance=optional(POSITIVE))
 def preconditioned_sharpness(
     k: int = 1, *, every: int = 1, tolerance: float | None = None
 ) -> Observable:
@@ -106,7 +105,6 @@ def preconditioned_sharpness(
 
     Source: Cohen et al. 2022, arXiv 2207.14484; docs/other-dynamics.md, section 2.
     """
-    _require_counts(k, every)
     tracked = _PreconditionedSharpness(k, every, tolerance)
     return Observable(name="preconditioned_sharpness", compute=tracked, memory=tracked.memory)
 
@@ -267,8 +265,3 @@ def _midpoint(moment: Moment) -> Params:
 def _scaled_loss(params: Params, data: tuple[Problem, Params]) -> Array:
     problem, scale = data
     return problem.loss_value(jax.tree.map(jnp.multiply, scale, params))
-
-
-def _require_counts(k: int, every: int) -> None:
-    require_count("k", k)
-    require_count("every", every)

@@ -12,12 +12,15 @@ import numpy as np
 import optax
 
 from sharpflow.models import Params, Problem, validate_params
+from sharpflow.models.arguments import COUNT, FLAG, FUNCTION, checked, optional
 from sharpflow.models.bound_function import BoundFunction
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import FULL, MatmulPrecision, compiled, validated_precision
+from sharpflow.models.problem import PROBLEM
 from sharpflow.models.static_function import StaticFunction
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.loop import padded_rows, run_chunk
+from sharpflow.simulator.observables import OBSERVABLES
 from sharpflow.simulator.program import (
     EffectiveRate,
     Hyperparameters,
@@ -29,8 +32,9 @@ from sharpflow.simulator.program import (
 from sharpflow.simulator.progress import progress_bar
 from sharpflow.simulator.provenance import provenance
 from sharpflow.simulator.rules import find_preconditioned_rule, find_rule
+from sharpflow.simulator.rules.edge_rule import OPTIMIZER
 from sharpflow.simulator.rules.wrapped import require_followed_schedules
-from sharpflow.simulator.schedule import require_count, schedule
+from sharpflow.simulator.schedule import schedule
 from sharpflow.simulator.trajectory import Trajectory, told_by
 from sharpflow.theory import Status
 
@@ -38,6 +42,16 @@ _CHUNKS = 32
 
 
 @special_values_allowed()
+@checked(
+    problem=PROBLEM,
+    optimizer=OPTIMIZER,
+    num_steps=COUNT,
+    record_every=COUNT,
+    observables=OBSERVABLES,
+    snapshot_every=optional(COUNT),
+    effective_learning_rate=optional(FUNCTION),
+    progress=optional(FLAG),
+)
 def simulate(
     problem: Problem,
     params: "Params | Trajectory",
@@ -98,8 +112,6 @@ def simulate(
         record_at=record_at,
         num_records=None,
     ).gaps(0, pieces=1)
-    if snapshot_every is not None:
-        require_count("snapshot_every", snapshot_every)
     keep_previous = any(observable.needs_previous for observable in requested)
     state = _starting_state(problem, params, optimizer, requested, keep_previous)
     start = int(state.step)
@@ -153,6 +165,7 @@ def simulate(
     )
 
 
+@checked(num_steps=COUNT, count=COUNT)
 def log_spaced(num_steps: int, count: int) -> np.ndarray:
     """About ``count`` steps in [0, num_steps), logarithmically spaced, 0 first.
 
@@ -166,8 +179,6 @@ def log_spaced(num_steps: int, count: int) -> np.ndarray:
     Raises:
       ValueError: numbers below 1.
     """
-    require_count("num_steps", num_steps)
-    require_count("count", count)
     return np.unique(np.concatenate([[0], np.geomspace(1, num_steps, count).astype(int) - 1]))
 
 
@@ -212,11 +223,16 @@ def _starting_state(
         )
     state = jax.tree.map(jnp.copy, state)
     memories = initial_memories(state.params, observables)
-    if jax.tree.map(jnp.shape, memories) != jax.tree.map(jnp.shape, state.memories):
+    if _shapes(memories) != _shapes(state.memories):
         state = state.replace(memories=memories)
     if keep_previous and state.previous is None:
         return state.replace(previous=jax.tree.map(jnp.copy, state.params))
     return state if keep_previous else state.replace(previous=None)
+
+
+def _shapes(tree: Any) -> tuple:
+    """The structure of a pytree and the shapes of its arrays; its own kinds need no equality."""
+    return jax.tree.structure(tree), *map(jnp.shape, jax.tree.leaves(tree))
 
 
 def _hyperparameters(optimizer_state: Any) -> dict[str, float]:

@@ -8,7 +8,9 @@ import jax
 import numpy as np
 
 from sharpflow.models import Params, Problem
-from sharpflow.simulator.labels import parameter_names
+from sharpflow.models.arguments import checked, instance
+from sharpflow.simulator.columns import dimensions
+from sharpflow.simulator.labels import parameter_dimensions, parameter_names
 from sharpflow.simulator.program import LoopState
 from sharpflow.simulator.rules import find_oscillation_share, find_rule, find_tangent_kappa
 from sharpflow.theory import Status
@@ -84,19 +86,20 @@ class Trajectory:
         """
         import xarray
 
-        labelled = {name: ("step", _storable(values)) for name, values in self.columns.items()}
+        variables: dict[str, Any] = {
+            name: (("step", *dimensions(name, values.ndim - 1)), _storable(values))
+            for name, values in self.columns.items()
+        }
         coords: dict[str, Any] = {"step": self.step}
         if np.isfinite(self.intrinsic_rate):
             coords["tau"] = ("step", self.tau)
         if self.params is not None:
             coords["snapshot"] = self.snapshot_step
-            names, leaves = parameter_names(self.params, "params"), jax.tree.leaves(self.params)
-            for name, leaf in zip(names, leaves, strict=True):
-                labelled[name] = ("snapshot", np.asarray(leaf))
-        variables = {
-            name: ((time, *(f"{name}_{axis}" for axis in range(values.ndim - 1))), values)
-            for name, (time, values) in labelled.items()
-        }
+            names = parameter_names(self.params, "params")
+            leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self.params)]
+            own = parameter_dimensions(self.params, [leaf.ndim - 1 for leaf in leaves], names)
+            for name, dims, leaf in zip(names, own, leaves, strict=True):
+                variables[name] = (("snapshot", *dims), leaf)
         attributes = self.attributes | {
             "status": self.status.name,
             "intrinsic_rate": self.intrinsic_rate,
@@ -109,6 +112,10 @@ def _storable(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32) if values.dtype.kind == "V" else values
 
 
+TRAJECTORY = instance(Trajectory, "a Trajectory, as simulate returns it")
+
+
+@checked(first=TRAJECTORY, second=TRAJECTORY)
 def concatenate(first: Trajectory, second: Trajectory) -> Trajectory:
     """A trajectory and the one that went on from its end, as one.
 

@@ -1,8 +1,15 @@
 """Numbers that are refused before anything is computed with them."""
 
-import math
+from typing import Any
 
+from sharpflow.models.arguments import INTEGER, NOT_NEGATIVE, POSITIVE, Kind, array, number, shown
 from sharpflow.models.problem import is_concrete
+
+TIMES = Kind(
+    "a vector of finite output times",
+    lambda value: array(1).fits(value) and len(value) > 0,
+)
+KAPPA = Kind("finite and above -1", number(above=-1).fits)
 
 
 def validate_rates(learning_rate: float, weight_decay: float) -> None:
@@ -14,19 +21,18 @@ def validate_rates(learning_rate: float, weight_decay: float) -> None:
     Raises:
       ValueError: η ≤ 0, λ < 0, ηλ ≥ 1, or either is not finite.
     """
+    POSITIVE.require("learning_rate", learning_rate)
+    NOT_NEGATIVE.require("weight_decay", weight_decay)
     if not is_concrete(learning_rate, weight_decay):
         return
-    require_positive(learning_rate=learning_rate)
-    if not (weight_decay >= 0 and math.isfinite(weight_decay)):
-        raise ValueError(f"weight_decay must be at least 0 and finite, got {weight_decay!r}")
     if not learning_rate * weight_decay < 1:
         raise ValueError(
             "learning_rate * weight_decay must be below 1, got "
-            f"{learning_rate!r} * {weight_decay!r} = {learning_rate * weight_decay:g}"
+            f"{shown(learning_rate)} * {shown(weight_decay)} = {learning_rate * weight_decay:g}"
         )
 
 
-def require_positive(**numbers: float | None) -> None:
+def require_positive(**numbers: Any) -> None:
     """Refuse numbers that are not positive and finite; traced ones and None pass.
 
     Args:
@@ -36,14 +42,12 @@ def require_positive(**numbers: float | None) -> None:
       ValueError: names the first that is not.
     """
     for name, value in numbers.items():
-        if value is None or not is_concrete(value):
-            continue
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name} must be positive and finite, got {value!r}")
+        if value is not None:
+            POSITIVE.require(name, value)
 
 
-def require_at_least_one(**counts: int) -> None:
-    """Refuse counts below 1.
+def require_at_least_one(**counts: Any) -> None:
+    """Refuse counts that are no integers, or below 1.
 
     Args:
       **counts: by the names that the error gives them.
@@ -51,6 +55,7 @@ def require_at_least_one(**counts: int) -> None:
     Raises:
       ValueError: names the first that is.
     """
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
+    for name, value in counts.items():
+        INTEGER.require(name, value)
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")

@@ -8,8 +8,10 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params, Problem, validate_params
+from sharpflow.models.arguments import FLAG, POSITIVE, checked, require_within
 from sharpflow.models.compiled_function import special_values_allowed
-from sharpflow.theory.arguments import require_at_least_one, require_positive, validate_rates
+from sharpflow.models.problem import PROBLEM
+from sharpflow.theory.arguments import TIMES, require_at_least_one, require_positive, validate_rates
 from sharpflow.theory.central_integration import integrate
 from sharpflow.theory.status import Status
 from sharpflow.theory.times import last_reached, padded_times, validated_times
@@ -56,6 +58,13 @@ class CentralFlowSolution:
 
 
 @special_values_allowed()
+@checked(
+    problem=PROBLEM,
+    tau=TIMES,
+    rtol=POSITIVE,
+    step_correction=FLAG,
+    throw=FLAG,
+)
 def central_flow(
     problem: Problem,
     params: Params,
@@ -124,6 +133,14 @@ def central_flow(
     times = validated_times(tau)
     clock = _validated_clock(learning_rate, weight_decay, intrinsic_rate)
     flat, unravel = ravel_pytree(params)
+    require_within(
+        flat.dtype,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        tau=(times - times[0]) / clock,
+        rtol=rtol,
+        step_size=None if step_size is None else step_size / clock,
+    )
     state, rows = integrate(
         problem,
         params,
@@ -166,8 +183,7 @@ def _validated_clock(
         raise ValueError(
             "intrinsic_rate must be given where weight_decay is 0: τ = ηλ t would stand still"
         )
-    if not (np.isfinite(clock) and clock > 0):
-        raise ValueError(f"intrinsic_rate must be positive and finite, got {intrinsic_rate!r}")
+    POSITIVE.require("intrinsic_rate", clock)
     return float(clock)
 
 

@@ -12,8 +12,18 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from sharpflow.models import Params, Problem, validate_params
+from sharpflow.models.arguments import (
+    COUNT,
+    INTEGER,
+    PARAMS,
+    POSITIVE,
+    checked,
+    choice,
+    optional,
+    shown,
+)
 from sharpflow.models.precision import compiled, full_precision
-from sharpflow.models.problem import is_concrete
+from sharpflow.models.problem import PROBLEM, is_concrete
 from sharpflow.theory.lanczos import Matvec, Stop, lanczos
 from sharpflow.theory.lanczos_lanes import Operators, lanczos_of_lanes
 from sharpflow.theory.ritz import RitzPairs, power_of_two, resolve_tolerance, ritz_status
@@ -71,6 +81,17 @@ def hessian_vector_product(problem: Problem, params: Params) -> Callable[[Params
     return jax.linearize(jax.grad(problem.loss_value), params)[1]
 
 
+@checked(
+    problem=PROBLEM,
+    params=PARAMS,
+    k=INTEGER,
+    tolerance=optional(POSITIVE),
+    stop=choice(("residual", "estimate")),
+    method=choice(("auto", "dense", "lanczos")),
+    start=optional(PARAMS),
+    basis_size=optional(COUNT),
+    seed=INTEGER,
+)
 def top_eigenpairs(
     problem: Problem,
     params: Params,
@@ -128,6 +149,8 @@ def top_eigenpairs(
         raise ValueError(f"method must be 'auto', 'dense' or 'lanczos', got {method!r}")
     if stop not in ("residual", "estimate"):
         raise ValueError(f"stop must be 'residual' or 'estimate', got {stop!r}")
+    if start is not None:
+        _require_start(start, params)
     return _eigenpairs(
         problem,
         params,
@@ -140,6 +163,19 @@ def top_eigenpairs(
         dense=method == "dense" or (method == "auto" and dimension <= _DENSE_DIMENSION),
         basis_size=None if basis_size is None else operator.index(basis_size),
     )
+
+
+def _require_start(start: Params, params: Params) -> None:
+    """Refuse vectors that are not like params, with or without a leading axis for all."""
+    shapes, expected = ([jnp.shape(x) for x in jax.tree.leaves(tree)] for tree in (start, params))
+    rows = {shape[0] for shape in shapes if shape}
+    block = [(*rows, *shape) for shape in expected]
+    same = {jax.tree.structure(tree) for tree in (start, params)}
+    if len(same) > 1 or not (shapes == expected or (len(rows) == 1 and shapes == block)):
+        raise ValueError(
+            f"start must be a pytree like params, with arrays of shapes {shown(expected)} or with "
+            f"a leading axis, got {shown(shapes)}"
+        )
 
 
 @compiled(static_argnames=("k", "tolerance", "stop", "dense", "basis_size"))
@@ -177,6 +213,7 @@ def _eigenpairs(
     )
 
 
+@checked(problem=PROBLEM, k=INTEGER, method=choice(("auto", "dense", "lanczos")))
 def spherical_sharpness(
     problem: Problem, params: Params, k: int = 1, *, method: Method = "auto"
 ) -> tuple[Float[Array, " k"], Params]:

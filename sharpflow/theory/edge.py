@@ -7,7 +7,9 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from sharpflow.models.arguments import NOT_NEGATIVE, array, checked, shown
 from sharpflow.models.precision import full_precision
+from sharpflow.models.problem import is_concrete
 
 _MAX_ITERATIONS = 60
 _BOUNDARY_FRACTION = 0.98
@@ -30,6 +32,7 @@ class EdgeSolution:
     num_iterations: Int[Array, ""]
 
 
+@checked(gradient_gram=array(2), drive=array(2), b=NOT_NEGATIVE)
 @full_precision
 def solve_edge_program(
     gradient_gram: Float[Array, "p p"], drive: Float[Array, "k k"], b: float | Array = 2.0
@@ -52,13 +55,20 @@ def solve_edge_program(
     Returns:
       The solution; for a singular 𝒢 the analytic centre of the solutions.
 
+    Raises:
+      ValueError: matrices that are not finite, not symmetric or of sizes that do not belong
+        together, 𝒢 not semidefinite, or b negative.
+
     Source: docs/theory.md, section 4. Primal-dual interior point with the Nesterov–Todd scaling
     (Todd, Toh and Tütüncü 1998) and Mehrotra's choice of the centring parameter.
     """
-    k = drive.shape[0]
-    chex.assert_shape(drive, (k, k))
-    chex.assert_shape(gradient_gram, (k * (k + 1) // 2,) * 2)
-    dtype = drive.dtype
+    drive, gradient_gram = jnp.asarray(drive), jnp.asarray(gradient_gram)
+    if not jnp.issubdtype(drive.dtype, jnp.floating):
+        drive = drive.astype(jnp.result_type(float))
+    dtype, k = drive.dtype, drive.shape[0]
+    gradient_gram = gradient_gram.astype(dtype)
+    _require_symmetric("drive", drive, k)
+    _require_symmetric("gradient_gram", gradient_gram, k * (k + 1) // 2, semidefinite=True)
     identity = jnp.eye(k, dtype=dtype)
     # in the basis of the drive M and R are graded along the axes, and rounding spares
     # their small eigenvalues
@@ -136,6 +146,24 @@ def solve_edge_program(
         gap=jnp.sum(covariance * slack),
         num_iterations=iterations,
     )
+
+
+def _require_symmetric(name: str, matrix: Array, size: int, *, semidefinite: bool = False) -> None:
+    """Refuse a matrix of another size, and where its numbers are known also one of another kind."""
+    if matrix.shape != (size, size) or size == 0:
+        raise ValueError(
+            f"{name} must be a square matrix, drive of k ≥ 1 rows and gradient_gram of k(k+1)/2, "
+            f"got shape {matrix.shape} where {(size, size)} belongs"
+        )
+    if not is_concrete(matrix):
+        return
+    known = np.asarray(matrix)
+    # of the rounding of sums of many products, whose error grows like the root of their number
+    slack = float(np.sqrt(np.finfo(known.dtype).eps)) * np.max(np.abs(known))
+    if np.max(np.abs(known - known.T)) > slack:
+        raise ValueError(f"{name} must be symmetric, got {shown(known.tolist())}")
+    if semidefinite and np.linalg.eigvalsh(known)[0] < -slack:
+        raise ValueError(f"{name} must be positive semidefinite, got {shown(known.tolist())}")
 
 
 def symmetric_to_vector(matrix: Float[Array, "k k *rest"]) -> Float[Array, "p *rest"]:

@@ -1,14 +1,23 @@
 """The flow of batch-norm linear regression in closed form."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from sharpflow.models.arguments import POSITIVE, array, checked
+from sharpflow.theory.arguments import KAPPA
+
+# up to π/2 inclusive: a direction of which all lies outside the span stays there
+ANGLE = array(least=0, below=math.nextafter(math.pi / 2, 2.0))
+
 _NEWTON_STEPS = 30
 
 
+@checked(x=array(2), y=array(1))
 def minimum_norm_direction(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Unit direction of the minimum-norm solution of centred x w = y.
 
@@ -19,13 +28,22 @@ def minimum_norm_direction(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     Returns:
       Shape (d,), float64.
 
+    Raises:
+      ValueError: inputs or targets that are not finite, do not belong together or do not vary.
+
     Source: docs/theory.md, section 6.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if len(x) != len(y) or not len(x):
+        raise ValueError(f"y must have shape ({len(x)},) to match x, got {y.shape}")
     solution = np.linalg.lstsq(x - x.mean(axis=0), y - y.mean(), rcond=None)[0]
-    return solution / np.linalg.norm(solution)
+    norm = np.linalg.norm(solution)
+    if not norm > 0:
+        raise ValueError("y must vary with x: the minimum-norm solution is 0, without a direction")
+    return solution / norm
 
 
+@checked(theta=array(), x=array(2))
 def angle_to_span(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
     """α, with sin α the share of θ outside the span of the centred inputs.
 
@@ -37,9 +55,14 @@ def angle_to_span(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
       Angles in radians, shape (...), float64. On Γ this is the angle to the
       minimum-norm solution.
 
+    Raises:
+      ValueError: numbers that are not finite, or another number of columns.
+
     Source: docs/theory.md, section 6.
     """
     theta = np.asarray(theta, np.float64)
+    if theta.ndim < 1 or theta.shape[-1] != np.shape(x)[1] or not np.size(x):
+        raise ValueError(f"theta must have shape (..., {np.shape(x)[1]}) as x, got {theta.shape}")
     centred = np.asarray(x, np.float64) - np.asarray(x, np.float64).mean(axis=0)
     _, sizes, rows = np.linalg.svd(centred, full_matrices=False)
     span = rows[sizes > sizes[0] * max(centred.shape) * np.finfo(np.float64).eps]
@@ -48,6 +71,7 @@ def angle_to_span(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
     return np.arctan2(np.linalg.norm(outside, axis=-1), np.linalg.norm(inside, axis=-1))
 
 
+@checked(angle0=ANGLE, tau=array(), b=POSITIVE, kappa=KAPPA)
 def linear_regression_angle(
     angle0: ArrayLike, tau: ArrayLike, *, b: float = 2.0, kappa: float = 0.0
 ) -> Float[Array, "..."]:
@@ -56,13 +80,16 @@ def linear_regression_angle(
     In general sin α / cos^{2(1+κ)/b} α falls as e^{−(1+κ)τ}.
 
     Args:
-      angle0: α(0) in radians, from 0 to below π/2, shape (...).
+      angle0: α(0) in radians, from 0 to π/2, shape (...).
       tau: flow time since the edge was entered, shape (...).
       b: response of the threshold, 2 for GD+WD.
       kappa: κ of IRE; motion along Γ is 1 + κ times as fast.
 
     Returns:
       α(τ) in radians, shape (...).
+
+    Raises:
+      ValueError: an angle, b or κ out of range.
 
     Source: docs/theory.md, section 6; with κ docs/flat-directions.md.
     """
@@ -77,6 +104,13 @@ def linear_regression_angle(
     return jnp.where(tangent > 0, jnp.arctan(jnp.exp(found)), 0.0)
 
 
+@checked(
+    sharpness0=array(above=0),
+    angle0=ANGLE,
+    tau=array(),
+    b=POSITIVE,
+    kappa=KAPPA,
+)
 def linear_regression_sharpness(
     sharpness0: ArrayLike, angle0: ArrayLike, tau: ArrayLike, *, b: float = 2.0, kappa: float = 0.0
 ) -> Array:
@@ -89,12 +123,16 @@ def linear_regression_sharpness(
     Returns:
       λ_1(τ), shape (...).
 
+    Raises:
+      ValueError: a number out of range.
+
     Source: docs/theory.md, section 6.
     """
     angle = linear_regression_angle(angle0, tau, b=b, kappa=kappa)
     return jnp.asarray(sharpness0) * jnp.square(jnp.cos(jnp.asarray(angle0)) / jnp.cos(angle))
 
 
+@checked(fall=array(), inverse_squares=array(least=0), b=POSITIVE, kappa=KAPPA)
 def time_to_lower(
     fall: ArrayLike, inverse_squares: ArrayLike, *, b: float = 2.0, kappa: float = 0.0
 ) -> Array:
@@ -109,6 +147,9 @@ def time_to_lower(
 
     Returns:
       τ = fall/b + 2/(1 + κ) · inverse_squares.
+
+    Raises:
+      ValueError: a number out of range.
 
     Source: docs/flat-directions.md.
     """

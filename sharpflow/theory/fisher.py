@@ -10,10 +10,20 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params
+from sharpflow.models.arguments import (
+    COUNT,
+    FUNCTION,
+    INTEGER,
+    PARAMS,
+    POSITIVE,
+    checked,
+    choice,
+    optional,
+)
 from sharpflow.models.bound_function import BoundFunction
 from sharpflow.models.precision import FULL, full_precision
 from sharpflow.theory.lanczos import lanczos
-from sharpflow.theory.linearization import Method, Residual, linearize, resolve_method
+from sharpflow.theory.linearization import METHODS, Method, Residual, linearize, resolve_method
 from sharpflow.theory.linearization.spectrum import unit_rows
 from sharpflow.theory.ritz import RitzPairs, resolve_tolerance, ritz_status
 
@@ -46,6 +56,15 @@ class FisherSpectrum:
     status: Int[Array, ""]
 
 
+@checked(
+    outputs=FUNCTION,
+    params=PARAMS,
+    k=INTEGER,
+    method=choice(METHODS),
+    tolerance=optional(POSITIVE),
+    basis_size=optional(COUNT),
+    num_probes=INTEGER,
+)
 @full_precision
 def fisher_spectrum(
     outputs: Callable[[Params], Float[Array, "T ..."]],

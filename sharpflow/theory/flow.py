@@ -10,11 +10,22 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params, Problem, check_scale_invariance, validate_params
+from sharpflow.models.arguments import (
+    FLAG,
+    INTEGER,
+    POSITIVE,
+    checked,
+    choice,
+    instance,
+    optional,
+    require_within,
+)
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import compiled
-from sharpflow.theory.arguments import require_at_least_one, require_positive
+from sharpflow.models.problem import PROBLEM
+from sharpflow.theory.arguments import KAPPA, TIMES, require_at_least_one, require_positive
 from sharpflow.theory.flow_integration import FlowPoint, Rows, integrate
-from sharpflow.theory.linearization import Method, linearize, resolve_method
+from sharpflow.theory.linearization import METHODS, Method, linearize, resolve_method
 from sharpflow.theory.manifold import require_on_manifold
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.status import Status
@@ -74,7 +85,21 @@ class FlowSolution:
         return self.b * (1.0 / trace - 2.0) / (1.0 + self.kappa)
 
 
+FLOW = instance(FlowSolution, "a FlowSolution, as sharpness_flow returns it")
+
+
 @special_values_allowed()
+@checked(
+    problem=PROBLEM,
+    tau=TIMES,
+    edge_dimension=optional(INTEGER),
+    b=POSITIVE,
+    rtol=POSITIVE,
+    kappa=KAPPA,
+    on_sphere=FLAG,
+    throw=FLAG,
+    method=choice(METHODS),
+)
 def sharpness_flow(
     problem: Problem,
     theta0: Params,
@@ -138,8 +163,15 @@ def sharpness_flow(
     times = validated_times(tau, jax.tree.leaves(theta0)[0].dtype)
     require_positive(rtol=rtol, b=b, step_size=step_size, threshold0=threshold0)
     require_at_least_one(max_edge=max_edge, max_steps=max_steps)
-    if not (np.isfinite(kappa) and kappa > -1):
-        raise ValueError(f"kappa must be finite and above -1, got {kappa!r}")
+    require_within(
+        jax.tree.leaves(theta0)[0].dtype,
+        tau=times,
+        threshold0=threshold0,
+        b=b,
+        kappa=kappa,
+        rtol=rtol,
+        step_size=step_size,
+    )
     if edge_dimension is not None and not 1 <= edge_dimension <= max_edge:
         raise ValueError(
             f"edge_dimension must be between 1 and max_edge = {max_edge}, got {edge_dimension}"

@@ -6,14 +6,17 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params, Problem, validate_params
+from sharpflow.models.arguments import FLAG, PARAMS, checked, choice, require_alike
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import compiled, full_precision
-from sharpflow.theory.linearization import Method, linearize
+from sharpflow.models.problem import PROBLEM
+from sharpflow.theory.linearization import METHODS, Method, linearize
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.retraction import ACCEPTED_SLACK, residual_tolerance, retract_flat
 from sharpflow.theory.status import Status
 
 
+@checked(problem=PROBLEM, params=PARAMS, on_sphere=FLAG, method=choice(METHODS))
 @full_precision
 def retract_with_status(
     problem: Problem, params: Params, *, on_sphere: bool = True, method: Method = "auto"
@@ -52,6 +55,7 @@ def _retract(
 
 
 @special_values_allowed()
+@checked(problem=PROBLEM, on_sphere=FLAG, method=choice(METHODS))
 def retract(
     problem: Problem, params: Params, *, on_sphere: bool = True, method: Method = "auto"
 ) -> Params:
@@ -118,7 +122,7 @@ def require_on_manifold(problem: Problem, theta0: Params, *, on_sphere: bool = T
         )
 
 
-@compiled(static_argnames=("on_sphere", "method"))
+@checked(problem=PROBLEM, theta=PARAMS, vector=PARAMS, on_sphere=FLAG, method=choice(METHODS))
 def tangent_projection(
     problem: Problem,
     theta: Params,
@@ -142,10 +146,19 @@ def tangent_projection(
       solution does not converge.
 
     Raises:
-      ValueError: a loss alone, which has no Γ, or an unknown method.
+      ValueError: a loss alone, which has no Γ, an unknown method, or a vector that has not the
+        arrays of ``theta``.
 
     Source: docs/theory.md, section 8.
     """
+    require_alike("vector", vector, "theta", theta)
+    return _tangent_projection(problem, theta, vector, on_sphere=on_sphere, method=method)
+
+
+@compiled(static_argnames=("on_sphere", "method"))
+def _tangent_projection(
+    problem: Problem, theta: Params, vector: Params, *, on_sphere: bool, method: Method
+) -> Params:
     flat, unravel = ravel_pytree(theta)
     at_theta = linearize(residual_form(problem, theta), flat, method)
     return unravel(at_theta.project(ravel_pytree(vector)[0], on_sphere=on_sphere))

@@ -9,6 +9,7 @@ import numpy as np
 
 from sharpflow.models import RandomNetwork
 from sharpflow.models.activations import in_double, second_moment, variance
+from sharpflow.models.arguments import INTEGER, checked, instance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,10 @@ class FisherPrediction:
     lower_bound: float
 
 
+NETWORK = instance(RandomNetwork, "a sharpflow.models.RandomNetwork")
+
+
+@checked(network=NETWORK, num_samples=INTEGER)
 def fisher_prediction(network: RandomNetwork, num_samples: int) -> FisherPrediction:
     """The mean-field statistics of F for independent standard normal inputs.
 
@@ -113,6 +118,7 @@ def _of_hidden_batch_norm(network: RandomNetwork) -> FisherPrediction:
     return FisherPrediction(mean=np.nan, second_moment=np.nan, largest=largest, lower_bound=largest)
 
 
+@checked(network=NETWORK)
 def order_parameters(network: RandomNetwork) -> OrderParameters:
     """κ_1, κ_2 and the moments of the outputs, by the mean-field recursions.
 

@@ -10,8 +10,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params, Problem, validate_params
+from sharpflow.models.arguments import POSITIVE, checked
 from sharpflow.models.precision import compiled
-from sharpflow.theory.arguments import require_positive
+from sharpflow.models.problem import PROBLEM
 
 
 class PeriodTwo(NamedTuple):
@@ -27,6 +28,7 @@ class PeriodTwo(NamedTuple):
     drift: Float[Array, ""]
 
 
+@checked(problem=PROBLEM)
 def period_two(problem: Problem, theta: Params) -> PeriodTwo:
     """How an oscillation along the top eigenvector limits itself, and how it drifts.
 
@@ -48,6 +50,7 @@ def period_two(problem: Problem, theta: Params) -> PeriodTwo:
     return _period_two(problem, validate_params(problem, theta, "theta"))
 
 
+@checked(excess=POSITIVE, damping=POSITIVE, drift=POSITIVE)
 def settled_excess(excess: float, damping: float, drift: float) -> float:
     """Where the edge ratio comes to rest under a fixed threshold that it starts above.
 
@@ -69,8 +72,12 @@ def settled_excess(excess: float, damping: float, drift: float) -> float:
     """
     from scipy.optimize import brentq
 
-    require_positive(excess=excess, damping=damping, drift=drift)
-    q = damping * excess / drift
+    q = damping * (excess / drift)
+    # the ends of the range, where the bracket below closes and differences cancel
+    if q < 1e-8:
+        return -excess
+    if q > 40.0:  # e^{−z} is below the rounding of z
+        return -0.5 * drift / damping
     low = math.log1p(2.0 * q)  # the largest of the oscillation, which comes before its end
     z = brentq(lambda z: (2.0 * q + 1.0) * -math.expm1(-z) - z, low, 2.0 * q + 1.0, xtol=1e-14)
     return drift / damping * (q - 0.5 * z)

@@ -7,16 +7,20 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params, Problem, validate_params
+from sharpflow.models.arguments import MOST, PARAMS, POSITIVE, checked, require_within
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import compiled, full_precision
-from sharpflow.theory.arguments import require_positive
+from sharpflow.models.problem import PROBLEM
+from sharpflow.theory.arguments import KAPPA, TIMES
 from sharpflow.theory.edge_geometry import edge_gradients, edge_space
 from sharpflow.theory.linearization import Residual, linearize
+from sharpflow.theory.manifold import require_on_manifold
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.retraction import retract_flat
 from sharpflow.theory.times import validated_times
 
 
+@checked(problem=PROBLEM, theta=PARAMS, b=POSITIVE, kappa=KAPPA)
 @full_precision
 def single_edge_velocity(
     problem: Problem, theta: Params, *, b: float = 2.0, kappa: float = 0.0
@@ -33,17 +37,19 @@ def single_edge_velocity(
       −(1+κ) b ∇_Γ log λ_1 / (2b + (1+κ) ‖∇_Γ log λ_1‖²), as ``theta``.
 
     Raises:
-      ValueError: a loss alone, which has no Γ.
+      ValueError: b or κ out of range, or a loss alone, which has no Γ.
 
     Source: Lyu, Li and Arora 2022, equation (7); docs/theory.md, section 3, and with κ
     docs/flat-directions.md.
     """
     flat, unravel = ravel_pytree(theta)
+    require_within(flat.dtype, b=b, kappa=kappa)
     of_b, of_kappa = jnp.asarray(b, flat.dtype), jnp.asarray(kappa, flat.dtype)
     return unravel(_velocity(residual_form(problem, theta), flat, of_b, of_kappa))
 
 
 @special_values_allowed()
+@checked(problem=PROBLEM, tau=TIMES, b=POSITIVE, kappa=KAPPA, max_step=POSITIVE)
 def single_edge_flow(
     problem: Problem,
     theta0: Params,
@@ -77,9 +83,15 @@ def single_edge_flow(
     Source: Lyu, Li and Arora 2022, equation (7); docs/theory.md, section 3.
     """
     theta0 = validate_params(problem, theta0, "theta0")
+    require_on_manifold(problem, theta0)
     times = validated_times(tau)
-    require_positive(max_step=max_step)
     dtype = jax.tree.leaves(theta0)[0].dtype
+    require_within(dtype, tau=times, b=b, kappa=kappa, max_step=max_step)
+    if not np.all(np.diff(times) / max_step <= MOST):
+        raise ValueError(
+            f"max_step must be so long that {MOST} steps lead from an output to the next, got "
+            f"{max_step!r} for tau from {times[0]:g} to {times[-1]:g}"
+        )
     return _integrate(
         problem,
         theta0,

@@ -5,16 +5,24 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params, Problem, validate_params
-from sharpflow.theory.arguments import require_positive, validate_rates
+from sharpflow.models.arguments import FINITE, POSITIVE, array, checked, require_within, shown
+from sharpflow.models.problem import PROBLEM, is_concrete
+from sharpflow.theory.arguments import validate_rates
 from sharpflow.theory.curvature import spherical_sharpness
-from sharpflow.theory.flow import FlowSolution
+from sharpflow.theory.flow import FLOW, FlowSolution
 from sharpflow.theory.manifold import require_on_manifold
 
 
+@checked(
+    norm_squared=array(above=0, missing=True),
+    learning_rate=array(above=0, missing=True),
+    weight_decay=array(least=0, missing=True),
+)
 def effective_learning_rate(
     norm_squared: ArrayLike, learning_rate: ArrayLike, weight_decay: ArrayLike
 ) -> Float[Array, "..."]:
@@ -27,12 +35,21 @@ def effective_learning_rate(
     Returns:
       η̃ = η / ((1 − ηλ) ‖w‖²), shape (...).
 
+    Raises:
+      ValueError: numbers out of range.
+
     Source: Lyu, Li and Arora 2022, section 3.
     """
     eta, decay = jnp.asarray(learning_rate), jnp.asarray(weight_decay)
+    if is_concrete(eta, decay) and np.any(np.asarray(eta) * np.asarray(decay) >= 1.0):
+        raise ValueError(
+            "learning_rate * weight_decay must be below 1, got "
+            f"{shown(learning_rate)} * {shown(weight_decay)}"
+        )
     return eta / ((1.0 - eta * decay) * jnp.asarray(norm_squared))
 
 
+@checked(effective_rate=array(least=0, missing=True))
 def threshold(effective_rate: ArrayLike) -> Float[Array, "..."]:
     """The spherical sharpness at which GD is marginally stable.
 
@@ -42,11 +59,15 @@ def threshold(effective_rate: ArrayLike) -> Float[Array, "..."]:
     Returns:
       λ* = 2/η̃, shape (...).
 
+    Raises:
+      ValueError: a rate that is negative or not finite.
+
     Source: docs/theory.md, section 2.
     """
     return 2.0 / jnp.asarray(effective_rate)
 
 
+@checked(effective_rate=array(least=0, missing=True), sharpness=array(missing=True))
 def edge_ratio(effective_rate: ArrayLike, sharpness: ArrayLike) -> Float[Array, "..."]:
     """The spherical sharpness over the threshold, which is 1 at the Edge of Stability.
 
@@ -57,11 +78,15 @@ def edge_ratio(effective_rate: ArrayLike, sharpness: ArrayLike) -> Float[Array, 
     Returns:
       λ_1/λ* = η̃ λ_1/2, shape (...).
 
+    Raises:
+      ValueError: a rate that is negative, or numbers that are not finite.
+
     Source: docs/theory.md, section 2.
     """
     return 0.5 * jnp.asarray(effective_rate) * jnp.asarray(sharpness)
 
 
+@checked(norm_squared=POSITIVE, sharpness=POSITIVE, step=FINITE)
 def edge_entry_step(
     norm_squared: float,
     sharpness: float,
@@ -90,12 +115,13 @@ def edge_entry_step(
     Source: docs/theory.md, section 2; Lyu, Li and Arora 2022, Theorem 1.
     """
     validate_rates(learning_rate, weight_decay)
-    require_positive(norm_squared=norm_squared, sharpness=sharpness)
     if weight_decay == 0:
         return math.inf
     shrinkage = -2.0 * math.log1p(-learning_rate * weight_decay)
-    excess = 2.0 * norm_squared * (1.0 - learning_rate * weight_decay) / (learning_rate * sharpness)
-    return step + math.log(excess) / shrinkage
+    # log of 2 N (1−ηλ)/(η λ_1), of which no product overflows
+    excess = math.log(2.0 * (1.0 - learning_rate * weight_decay)) + math.log(norm_squared)
+    excess -= math.log(learning_rate) + math.log(sharpness)
+    return step + excess / shrinkage
 
 
 class EntryDelay(NamedTuple):
@@ -110,6 +136,7 @@ class EntryDelay(NamedTuple):
     overshoot: float
 
 
+@checked(intrinsic_rate=POSITIVE, amplitude=POSITIVE, equilibrium_amplitude=POSITIVE, b=POSITIVE)
 def entry_delay(
     intrinsic_rate: float, amplitude: float, equilibrium_amplitude: float, *, b: float = 2.0
 ) -> EntryDelay:
@@ -132,7 +159,6 @@ def entry_delay(
 
     Source: docs/theory.md, section 2.
     """
-    require_positive(intrinsic_rate=intrinsic_rate, amplitude=amplitude, b=b)
     if not equilibrium_amplitude > amplitude:
         raise ValueError(
             f"equilibrium_amplitude must exceed amplitude = {amplitude:g}, "
@@ -145,6 +171,7 @@ def entry_delay(
     )
 
 
+@checked(flow=FLOW, intrinsic_rate=POSITIVE)
 def predicted_loss(flow: FlowSolution, intrinsic_rate: float) -> Float[Array, " T"]:
     """Mean training loss at the Edge of Stability, L̄(τ) = ½ ηλ λ*(τ) tr M(τ).
 
@@ -155,11 +182,15 @@ def predicted_loss(flow: FlowSolution, intrinsic_rate: float) -> Float[Array, " 
     Returns:
       Shape (T,); zero before the entry.
 
+    Raises:
+      ValueError: an intrinsic rate that is not positive, or no flow.
+
     Source: docs/theory.md, section 5.
     """
     return 0.5 * intrinsic_rate * flow.threshold * flow.edge_trace
 
 
+@checked(problem=PROBLEM, perturbation=FINITE)
 def start_at_edge(
     problem: Problem,
     theta0: Params,
@@ -189,6 +220,12 @@ def start_at_edge(
     """
     validate_rates(learning_rate, weight_decay)
     theta0 = validate_params(problem, theta0, "theta0")
+    require_within(
+        jax.tree.leaves(theta0)[0].dtype,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        perturbation=perturbation,
+    )
     require_on_manifold(problem, theta0)
     values, vectors = spherical_sharpness(problem, theta0)
     norm = jnp.sqrt(0.5 * learning_rate * values[0] / (1.0 - learning_rate * weight_decay))

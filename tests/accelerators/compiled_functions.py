@@ -147,7 +147,7 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
         "theory.curvature._spherical": {"": Call((problem, params), {"k": k, "method": "lanczos"})},
         "theory.manifold._retract": of_each_method(problem, params, on_sphere=True),
         "theory.manifold._residual_norm": {"": Call((problem, params))},
-        "theory.manifold.tangent_projection": of_each_method(
+        "theory.manifold._tangent_projection": of_each_method(
             problem, params, params, on_sphere=True
         ),
         "theory.flow._spectrum": of_each_method(problem, params, k=k),

@@ -27,7 +27,7 @@ def test_the_network_is_trained_on_equally_many_images_of_each_class(cifar10_roo
     ("options", "message"),
     [
         ({"num_images": 25}, "num_images must be a positive multiple of 10 classes, got 25"),
-        ({"num_test_images": 0}, "num_test_images must be a positive multiple of 10 classes"),
+        ({"num_test_images": 0}, "num_test_images must be an integer from 1 to .*, got 0"),
         ({"num_images": 500}, "class 0 .* has 20 images, got n=50"),
     ],
 )

@@ -251,7 +251,7 @@ def test_the_flow_of_points_with_snapshots_is_set_beside_them(predicted):
     assert ratios["entry step, measured / predicted from rest"] == pytest.approx(1.0, abs=0.02)
     since = np.maximum(tau - 4e-3 * point["entry"], 0.0)
     expected = np.arctan(np.tan(angle[0]) * np.exp(-since))
-    np.testing.assert_allclose(point["predicted"]["columns"]["alpha"], angle, atol=1e-3)
+    np.testing.assert_allclose(point["predicted"]["metrics"]["alpha"], angle, atol=1e-3)
     # the entry is known to a record, 0.02 in τ, by which the angle moves less than half
     np.testing.assert_allclose(angle, expected, atol=0.01)
     # on a circle distances are chords; Φ(θ) is θ's own angle up to O(distance²)

@@ -36,7 +36,7 @@ REFUSED = {
     "complex numbers": (X + 1j * X.astype(float), "is complex128 but jax runs without x64"),
     "dates": (
         np.array(["2020-01-01"], "M8[D]"),
-        r"got ndarray of shape \(1,\) of dtype datetime64",
+        r"got ndarray of shape \(1,\) and dtype datetime64",
     ),
     "objects": (np.array([None, 1.0] * 500), r"got objects: ndarray of shape \(1000,\)"),
 }

@@ -200,30 +200,6 @@ def test_hyperparameters_do_not_compile_again():
     assert count((0.1,)) == count(tuple(np.linspace(0.1, 0.2, 6)))
 
 
-@pytest.mark.parametrize("name", ["scale", "status"])
-def test_a_metric_named_as_an_axis_or_an_array_of_the_grid_is_refused(name):
-    problem = sf.Problem(
-        init=lambda key: jnp.ones(2),
-        loss=lambda w: jnp.square(w[0] / jnp.linalg.norm(w)),
-        metrics={name: lambda w: w[0]},
-    )
-
-    def start(key, learning_rate, weight_decay, scale):
-        return scale * jnp.ones(2)
-
-    with pytest.raises(ValueError, match=f"a column is named '{name}'.*rename the metric"):
-        sf.simulate_grid(
-            problem,
-            seeds=0,
-            learning_rates=0.1,
-            weight_decays=0.1,
-            axes={"scale": [1.0, 2.0]},
-            start=start,
-            num_steps=2,
-            observables=["metrics"],
-        )
-
-
 @pytest.mark.usefixtures("optimized")
 def test_further_axes_reach_whoever_takes_them():
     def problem(width):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from sharpflow.experiments.config.mistakes import mistake, nearest, shortened, shown_key
 from sharpflow.experiments.config.optimizers import OPTIMIZERS
 from sharpflow.models.precision import MATMUL_PRECISIONS
+from sharpflow.simulator.columns import is_free
 from sharpflow.simulator.grid.layout import LANES
 from sharpflow.simulator.observables import BUILT_IN, RUNNING
 
@@ -114,8 +115,8 @@ KINDS: dict[str, Kind] = {
 }
 KEYS = ("preset", *KINDS, "problem_options", "axes")
 
-# An axis is a dimension of the result and a keyword of the functions: no other may have its name.
-RESERVED = {*KEYS, *OBSERVABLES, "step", "snapshot", "status", "record", "key", "params"}
+# An axis is a keyword of the functions beside the keys of a config, which name what each is for.
+RESERVED = {*KEYS, *OBSERVABLES, "params"}
 
 
 def read_key(key: str, value: Any) -> tuple[Any, list[str]]:
@@ -164,7 +165,7 @@ def _read_axes(value: Any) -> tuple[dict[str, tuple] | None, list[str]]:
     axes, mistakes = {}, _unfit_names("axes", value)
     for name, values in value.items():
         path = f"axes.{shown_key(name)}"
-        if name in RESERVED:
+        if name in RESERVED or not is_free(name):
             mistakes.append(f"{path}: got a name that is taken; allowed any other name")
         entries, wrong = _axis(path, values)
         mistakes += wrong

@@ -24,9 +24,13 @@ from sharpflow.experiments.config.sources import (
     read_source,
     under_preset,
 )
+from sharpflow.models.arguments import FLAG, NAMES, TEXT, any_of, checked, instance
 from sharpflow.simulator.observables import DEFAULT
 
 
+@checked(
+    source=any_of(instance(os.PathLike, "a path"), TEXT), overrides=NAMES, check_functions=FLAG
+)
 def load(
     source: str | os.PathLike[str], overrides: Sequence[str] = (), *, check_functions: bool = True
 ) -> Config:

@@ -12,6 +12,7 @@ import numpy as np
 from sharpflow.experiments.config import functions
 from sharpflow.experiments.config.mistakes import ConfigError, mistake, reason
 from sharpflow.experiments.config.toml import toml_key, toml_value
+from sharpflow.models.arguments import checked, instance
 from sharpflow.models.leaves import x64_enabled
 from sharpflow.models.problem import Problem
 
@@ -178,6 +179,10 @@ class Config:
                 raise ConfigError(self.source, [said])
 
 
+CONFIG = instance(Config, "a Config, as load returns it")
+
+
+@checked(old=CONFIG, new=CONFIG)
 def differences(old: Config, new: Config) -> list[str]:
     """What differs between the config of a run and another, one line for each key.
 
@@ -189,6 +194,7 @@ def differences(old: Config, new: Config) -> list[str]:
       ``key: the run has VALUE, now VALUE``; nothing where both ask for the same run.
 
     Raises:
+      ValueError: something else than two configs.
       TypeError: a value of a kind that TOML has not.
     """
     before, after = _flat(old), _flat(new)

@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots.arguments import AX, VECTOR
+from sharpflow.models.arguments import checked, require_alike
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@checked(tau=VECTOR, exact=VECTOR, flow=VECTOR, measured=VECTOR, ax=AX)
 def angle(
     tau: np.ndarray,
     exact: np.ndarray,
@@ -28,7 +31,12 @@ def angle(
 
     Returns:
       The axes.
+
+    Raises:
+      ValueError: arrays of different lengths, or that hold no numbers.
     """
+    for name, values in {"exact": exact, "flow": flow, "measured": measured}.items():
+        require_alike(name, np.asarray(values), "tau", np.asarray(tau))
     with style.styled(ax) as ax:
         ax.plot(tau, exact, **style.LINE | {"linewidth": 4.0}, label="exact")
         ax.plot(tau, flow, **style.DASHED, label="predicted flow")

@@ -6,6 +6,8 @@ import numpy as np
 
 from sharpflow.experiments.grid_summary import column, is_diverged, is_pending
 from sharpflow.experiments.plots import cells, quantities, series, style
+from sharpflow.experiments.plots.arguments import AX, DATASET
+from sharpflow.models.arguments import COUNT, TEXT, checked, optional
 
 if TYPE_CHECKING:
     import xarray
@@ -18,6 +20,7 @@ _EDGE: dict[str, Any] = {"linewidth": 0.9, "linestyle": (0, (4, 2))}
 _MARK: dict[str, Any] = {"marker": "x", "linestyle": "none", "markersize": 5.0}
 
 
+@checked(dataset=DATASET, name=TEXT, ax=AX, against=optional(TEXT), title=TEXT, most_lines=COUNT)
 def seed_bands(
     dataset: "xarray.Dataset",
     name: str,
@@ -69,6 +72,14 @@ def seed_bands(
     return ax
 
 
+@checked(
+    dataset=DATASET,
+    name=TEXT,
+    against=optional(TEXT),
+    title=TEXT,
+    most_lines=COUNT,
+    most_panels=COUNT,
+)
 def seed_band_panels(
     dataset: "xarray.Dataset",
     name: str,

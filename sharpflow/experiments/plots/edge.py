@@ -5,14 +5,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots.arguments import AX, DATASET, RECORD, TWO_VECTORS, require_columns
+from sharpflow.models.arguments import FINITE, checked, optional
 from sharpflow.simulator.trajectory import Trajectory
-from sharpflow.theory.flow import FlowSolution
+from sharpflow.theory.flow import FLOW, FlowSolution
 
 if TYPE_CHECKING:
     import xarray
     from matplotlib.axes import Axes
 
 
+@checked(
+    comparison=DATASET,
+    flow=optional(FLOW),
+    ax=AX,
+    trajectory=optional(RECORD),
+    single_edge=optional(TWO_VECTORS),
+)
 def sharpness_and_threshold(
     comparison: "xarray.Dataset",
     flow: FlowSolution | None = None,
@@ -33,8 +42,16 @@ def sharpness_and_threshold(
 
     Returns:
       The axes.
+
+    Raises:
+      ValueError: a trajectory or dataset without the columns that are drawn.
     """
+    require_columns("comparison", comparison, "tau", "sharpness", "threshold")
+    require_entry(comparison)
+    if trajectory is not None:
+        require_columns("trajectory", trajectory, "threshold")
     if flow is None:
+        require_columns("comparison", comparison, "predicted_sharpness", "predicted_threshold")
         names = ("tau", "predicted_sharpness", "predicted_threshold")
         tau, sharpness, threshold = (np.asarray(comparison[name]) for name in names)
     else:
@@ -66,12 +83,29 @@ def sharpness_and_threshold(
     return ax
 
 
+def require_entry(comparison: "xarray.Dataset") -> None:
+    """Refuse a dataset without what ``compare`` says of the entry.
+
+    Args:
+      comparison: what ``sharpflow.compare`` returns.
+
+    Raises:
+      ValueError: names the attributes that are missing.
+    """
+    missing = {"predicted_entry_step", "intrinsic_rate"} - comparison.attrs.keys()
+    if missing:
+        raise ValueError(
+            f"comparison must be what sharpflow.compare returns, got no attribute {sorted(missing)}"
+        )
+
+
 def mark_predicted_entry(ax: "Axes", comparison: "xarray.Dataset") -> None:
     """A vertical line at the predicted entry into the Edge of Stability."""
     tau = comparison.attrs["predicted_entry_step"] * comparison.attrs["intrinsic_rate"]
     style.mark(ax, tau, "predicted entry", style.PREDICTED)
 
 
+@checked(trajectory=RECORD, ax=AX, entry_step=optional(FINITE))
 def edge_of_stability(
     trajectory: "Trajectory | xarray.Dataset",
     ax: "Axes | None" = None,
@@ -88,7 +122,11 @@ def edge_of_stability(
 
     Returns:
       The axes.
+
+    Raises:
+      ValueError: a trajectory or dataset without the columns that are drawn.
     """
+    require_columns("trajectory", trajectory, "hessian_sharpness", "stability_line")
     step = np.asarray(trajectory.step)
     with style.styled(ax) as ax:
         ax.plot(
@@ -107,6 +145,7 @@ def edge_of_stability(
     return ax
 
 
+@checked(flow=FLOW, measured=optional(RECORD), ax=AX)
 def edge_eigenvalues(
     flow: FlowSolution,
     measured: "Trajectory | xarray.Dataset | None" = None,
@@ -123,12 +162,16 @@ def edge_eigenvalues(
 
     Returns:
       The axes.
+
+    Raises:
+      ValueError: a trajectory or dataset without the columns that are drawn.
     """
     ratios = np.asarray(flow.eigenvalues) / np.asarray(flow.threshold)[:, None]
     with style.styled(ax) as ax:
         ax.axhline(1.0, **style.LINE)
         if measured is not None:
             name = "eigenvalues" if "eigenvalues" in measured else "sharpness_manifold"
+            require_columns("measured", measured, name, "threshold")
             found = np.asarray(measured[name])
             found = found / np.asarray(measured["threshold"])[:, None]
             for index, ratio in enumerate(found.T):

@@ -5,12 +5,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots.arguments import AX, FIT, VECTOR
 from sharpflow.experiments.power_law import PowerLaw
+from sharpflow.models.arguments import FINITE, array, checked, optional, require_alike
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@checked(intrinsic_rates=array(1, above=0), errors=array(missing=True), fit=FIT, ax=AX)
 def tracking_error(
     intrinsic_rates: np.ndarray,
     errors: np.ndarray,
@@ -27,8 +30,16 @@ def tracking_error(
 
     Returns:
       The axes.
+
+    Raises:
+      ValueError: arrays of lengths that do not belong together.
     """
     rates, errors = np.asarray(intrinsic_rates), np.asarray(errors)
+    if errors.ndim not in (1, 2) or len(errors) != len(rates):
+        raise ValueError(
+            f"errors must have shape ({len(rates)},) or ({len(rates)}, seeds) as intrinsic_rates, "
+            f"got {errors.shape}"
+        )
     with style.styled(ax) as ax:
         ax.plot(
             rates,
@@ -65,6 +76,7 @@ def _once(label: str, columns: np.ndarray) -> str | list[str]:
     return label if columns.ndim == 1 else [label] + ["_nolegend_"] * (columns.shape[1] - 1)
 
 
+@checked(tau=VECTOR, flow_error=VECTOR, single_error=VECTOR, ax=AX, crossing=optional(FINITE))
 def single_edge_failure(
     tau: np.ndarray,
     flow_error: np.ndarray,
@@ -86,9 +98,14 @@ def single_edge_failure(
 
     Returns:
       The axes.
+
+    Raises:
+      ValueError: arrays of lengths that do not belong together.
     """
     from matplotlib import ticker
 
+    for name, values in {"flow_error": flow_error, "single_error": single_error}.items():
+        require_alike(name, np.asarray(values), "tau", np.asarray(tau))
     with style.styled(ax) as ax:
         ax.plot(np.asarray(tau), np.asarray(single_error), **style.DOTTED, label="single-edge flow")
         ax.plot(np.asarray(tau), np.asarray(flow_error), **style.DASHED, label="predicted flow")

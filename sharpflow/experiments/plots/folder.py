@@ -14,11 +14,14 @@ from sharpflow.experiments.grid_summary import (
     time_dimension,
 )
 from sharpflow.experiments.plots import quantities, style
+from sharpflow.experiments.plots.arguments import DATASET
 from sharpflow.experiments.plots.bands import seed_band_panels
 from sharpflow.experiments.plots.cells import MOST_PANELS
 from sharpflow.experiments.plots.grid import heat_maps
 from sharpflow.experiments.plots.outcomes import outcome_maps
+from sharpflow.models.arguments import PATH, TEXT, checked
 from sharpflow.models.paths import user_path
+from sharpflow.simulator.store.names import stored_names
 
 if TYPE_CHECKING:
     import xarray
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 _BESIDE = ("status", "loss", "gradient_norm", "norm_squared", "threshold", "stability_line")
 
 
+@checked(dataset=DATASET, folder=PATH)
 def plot_grid(dataset: "xarray.Dataset", folder: str | Path, *, suffix: str = ".png") -> list[Path]:
     """Draw and save every figure that a grid of trajectories supports.
 
@@ -51,6 +55,7 @@ def plot_grid(dataset: "xarray.Dataset", folder: str | Path, *, suffix: str = ".
     """
     from matplotlib import pyplot
 
+    TEXT.require("suffix", suffix)
     if suffix not in style.SUFFIXES:
         raise ValueError(f"suffix must be one of {', '.join(style.SUFFIXES)}, got {suffix!r}")
     time = time_dimension(dataset)
@@ -65,8 +70,7 @@ def plot_grid(dataset: "xarray.Dataset", folder: str | Path, *, suffix: str = ".
     drawn: dict[str, Callable[[], Figure]] = {}
     if losses:
         drawn["outcomes"] = partial(outcome_maps, dataset)
-    for column in columns:
-        words = column.replace("_", "-")
+    for column, words in _file_stems(columns).items():
         drawn[f"final-{words}"] = partial(heat_maps, dataset, column)
         for index, (values, part) in enumerate(parts):
             more = f"-{index}-{_file_name(values)}" if values else ""
@@ -77,6 +81,13 @@ def plot_grid(dataset: "xarray.Dataset", folder: str | Path, *, suffix: str = ".
         paths.append(style.save(figure, user_path(folder) / f"{name}{suffix}"))
         pyplot.close(figure)
     return paths
+
+
+def _file_stems(columns: list[str]) -> dict[str, str]:
+    """How the file of each column is called: no two alike, whatever metrics are called."""
+    dashed = {column: column.replace("_", "-") for column in columns}
+    own = [stem if list(dashed.values()).count(stem) == 1 else c for c, stem in dashed.items()]
+    return dict(zip(columns, stored_names(own).values(), strict=True))
 
 
 def _file_name(values: str) -> str:

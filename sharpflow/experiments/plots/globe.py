@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots.arguments import AX, ON_SPHERE
+from sharpflow.models.arguments import FLAG, PARAMS, array, checked, optional
 from sharpflow.models.problem import Params, parameter_rows
 
 if TYPE_CHECKING:
@@ -14,6 +16,13 @@ _TILT = np.deg2rad(27.0)  # of the view out of the plane of the flow: within it 
 _RIM = 1e-9
 
 
+@checked(
+    points=ON_SPHERE,
+    flow_points=optional(ON_SPHERE),
+    manifold_points=optional(ON_SPHERE),
+    ax=AX,
+    cloud=FLAG,
+)
 def sphere(
     points: np.ndarray,
     flow_points: np.ndarray | None = None,
@@ -36,6 +45,9 @@ def sphere(
 
     Returns:
       The axes.
+
+    Raises:
+      ValueError: points that are no vectors of shape (T, 3).
     """
     points = np.asarray(points)
     flow_points = None if flow_points is None else np.asarray(flow_points)
@@ -73,6 +85,7 @@ def sphere(
     return ax
 
 
+@checked(theta=PARAMS, basis=array(2))
 def sphere_coordinates(theta: Params, basis: np.ndarray) -> np.ndarray:
     """Project directions onto the span of three vectors, and back onto the unit sphere.
 
@@ -84,11 +97,21 @@ def sphere_coordinates(theta: Params, basis: np.ndarray) -> np.ndarray:
 
     Returns:
       Unit vectors, shape (T, 3).
+
+    Raises:
+      ValueError: a basis that is not of shape (3, d).
     """
-    inside = parameter_rows(theta).astype(float) @ np.asarray(basis).T
+    rows = parameter_rows(theta)
+    if np.shape(basis) != (3, rows.shape[1]):
+        raise ValueError(
+            f"basis must have shape (3, {rows.shape[1]}) for theta of shape {rows.shape}, "
+            f"got {np.shape(basis)}"
+        )
+    inside = rows.astype(float) @ np.asarray(basis).T
     return inside / np.linalg.norm(inside, axis=1, keepdims=True)
 
 
+@checked(flow_points=PARAMS)
 def basis_from(flow_points: Params) -> np.ndarray:
     """The mean direction of points and the two directions in which they spread most.
 

@@ -12,6 +12,8 @@ from sharpflow.experiments.grid_summary import (
     median_over_seeds,
 )
 from sharpflow.experiments.plots import cells, quantities, style
+from sharpflow.experiments.plots.arguments import AX, DATASET
+from sharpflow.models.arguments import TEXT, checked
 
 if TYPE_CHECKING:
     import xarray
@@ -35,6 +37,7 @@ _TITLE: dict[str, Any] = {
 }
 
 
+@checked(dataset=DATASET, name=TEXT, ax=AX)
 def heat_map(dataset: "xarray.Dataset", name: str, ax: "Axes | None" = None) -> "Axes":
     """Draw the last values of a column over learning rate and weight decay.
 
@@ -70,6 +73,7 @@ def heat_map(dataset: "xarray.Dataset", name: str, ax: "Axes | None" = None) -> 
     return ax
 
 
+@checked(dataset=DATASET, name=TEXT)
 def heat_maps(dataset: "xarray.Dataset", name: str) -> "Figure":
     """Draw ``heat_map`` for each combination of the further axes of a grid.
 

@@ -5,13 +5,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sharpflow.experiments.plots import style
-from sharpflow.experiments.plots.edge import mark_predicted_entry
+from sharpflow.experiments.plots.arguments import AX, DATASET, require_columns
+from sharpflow.experiments.plots.edge import mark_predicted_entry, require_entry
+from sharpflow.models.arguments import checked
 
 if TYPE_CHECKING:
     import xarray
     from matplotlib.axes import Axes
 
 
+@checked(comparison=DATASET, ax=AX)
 def mean_loss(comparison: "xarray.Dataset", ax: "Axes | None" = None) -> "Axes":
     """Draw the mean training loss of each window and its prediction ½ ηλ λ* tr M against τ.
 
@@ -22,7 +25,12 @@ def mean_loss(comparison: "xarray.Dataset", ax: "Axes | None" = None) -> "Axes":
 
     Returns:
       The axes.
+
+    Raises:
+      ValueError: a comparison without what is drawn.
     """
+    require_columns("comparison", comparison, "tau", "loss_mean", "predicted_loss")
+    require_entry(comparison)
     tau = np.asarray(comparison["tau"])
     with style.styled(ax) as ax:
         ax.plot(

@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots import quantities, style
+from sharpflow.experiments.plots.arguments import AX, RECORD, TWO_VECTORS, require_columns
+from sharpflow.models.arguments import FLAG, POSITIVE, TEXT, checked, optional
 from sharpflow.simulator.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -12,6 +14,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@checked(
+    trajectory=RECORD,
+    name=TEXT,
+    predicted=optional(TWO_VECTORS),
+    ax=AX,
+    other=optional(RECORD),
+    clock=optional(POSITIVE),
+    log=FLAG,
+    label=TEXT,
+    other_label=TEXT,
+)
 def metric(
     trajectory: "Trajectory | xarray.Dataset",
     name: str,
@@ -43,6 +56,9 @@ def metric(
     Raises:
       ValueError: a trajectory without a flow time, and no ``clock``.
     """
+    require_columns("trajectory", trajectory, name)
+    if other is not None:
+        require_columns("other", other, name)
     tau = _times(trajectory, clock)
     if not tau[-1] > 0:
         raise ValueError(
@@ -60,7 +76,7 @@ def metric(
         if predicted is not None:
             ax.plot(*map(np.asarray, predicted), **style.DASHED, label="predicted flow")
         style.time_axis(ax)
-        ax.set_ylabel(name.replace("_", " "))
+        ax.set_ylabel(quantities.label(name))
         if log:
             style.log_axis(ax, "y")
         if other is not None or predicted is not None:

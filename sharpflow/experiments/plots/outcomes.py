@@ -6,6 +6,8 @@ import numpy as np
 
 from sharpflow.experiments.grid_summary import Outcome, combinations, outcomes
 from sharpflow.experiments.plots import cells, style
+from sharpflow.experiments.plots.arguments import AX, DATASET
+from sharpflow.models.arguments import checked
 
 if TYPE_CHECKING:
     import xarray
@@ -24,6 +26,7 @@ COLOURS = {
 _HATCH: dict[str, Any] = {"hatch": "/////", "edgecolor": "#b8b8b8", "linewidth": 0.0}
 
 
+@checked(dataset=DATASET, ax=AX)
 def outcome_map(dataset: "xarray.Dataset", ax: "Axes | None" = None) -> "Axes":
     """Draw how the trajectories ended, over learning rate and weight decay.
 
@@ -50,6 +53,7 @@ def outcome_map(dataset: "xarray.Dataset", ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
+@checked(dataset=DATASET)
 def outcome_maps(dataset: "xarray.Dataset") -> "Figure":
     """Draw ``outcome_map`` for each combination of the further axes of a grid.
 

@@ -6,16 +6,41 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots.arguments import AX, DATASET, RECORD, TWO_VECTORS, require_columns
 from sharpflow.experiments.plots.edge import mark_predicted_entry, sharpness_and_threshold
 from sharpflow.experiments.plots.metrics import metric
+from sharpflow.models.arguments import FLAG, TEXT, Kind, checked, optional
 from sharpflow.simulator.trajectory import Trajectory
-from sharpflow.theory.flow import FlowSolution
+from sharpflow.theory.flow import FLOW, FlowSolution
 
 if TYPE_CHECKING:
     import xarray
     from matplotlib.axes import Axes
 
 
+AXES = Kind(
+    "two matplotlib axes, or None",
+    lambda value: (
+        value is None
+        or (
+            hasattr(value, "__len__")
+            and len(value) == 2
+            and all(ax is not None and AX.fits(ax) for ax in value)
+        )
+    ),
+)
+
+
+@checked(
+    comparison=DATASET,
+    flow=optional(FLOW),
+    trajectory=RECORD,
+    without_decay=RECORD,
+    predicted=TWO_VECTORS,
+    name=TEXT,
+    log=FLAG,
+    axes=AXES,
+)
 def prediction_panel(
     comparison: "xarray.Dataset",
     flow: FlowSolution | None,
@@ -46,6 +71,8 @@ def prediction_panel(
       ValueError: as ``metric``, a trajectory without a flow time.
     """
 
+    for argument, record in {"trajectory": trajectory, "without_decay": without_decay}.items():
+        require_columns(argument, record, name)
     with style.in_force():
         if axes is None:
             from matplotlib import pyplot

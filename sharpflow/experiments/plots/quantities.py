@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sharpflow.experiments.grid_summary import EDGE_RATIOS
 from sharpflow.simulator.observables import BUILT_IN, RUNNING
 
 if TYPE_CHECKING:
@@ -38,12 +39,18 @@ _EDGES = {
 }
 _SYMBOLS = {"threshold": r"$\lambda^{\ast}$", "stability_line": r"$2/\eta$"}
 
+_LONGEST = 60  # characters of a label
+
 _WIDE = 30.0  # largest over smallest value, from which on a scale is logarithmic
 
 
 def label(name: str) -> str:
-    """A column in words and symbols."""
-    return _LABELS.get(name, name.replace("_", " "))
+    """A column in words and symbols; a name of the user's own as text, however long it is."""
+    if name in _LABELS:
+        return _LABELS[name]
+    words = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}…"
+    words = "".join(c if c.isprintable() else " " for c in words)
+    return words.replace("_", " ").replace("$", r"\$")  # which would begin a formula
 
 
 def edge_of(dataset: "xarray.Dataset", name: str) -> str | None:
@@ -59,7 +66,7 @@ def symbol(edge: str) -> str:
 
 def is_edge_ratio(name: str) -> bool:
     """Whether 1 is the middle of the scale."""
-    return name.startswith("edge_ratio")
+    return name in (*EDGE_RATIOS, "edge_ratio")
 
 
 def is_logarithmic(name: str, values: np.ndarray) -> bool:

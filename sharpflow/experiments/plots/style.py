@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sharpflow.experiments.plots.arguments import FIGURE
+from sharpflow.models.arguments import PATH, TEXT, checked, optional
 from sharpflow.models.paths import user_path
 
 if TYPE_CHECKING:
@@ -124,6 +126,7 @@ def keep_tick_fonts(ax: "Axes") -> None:
     ax.get_yticklabels(which="both")
 
 
+@checked(figure=FIGURE, path=PATH, title=optional(TEXT))
 def save(figure: "Figure", path: str | Path, *, title: str | None = None) -> Path:
     """Write a figure to a file that is the same, byte by byte, whenever it is made.
 

@@ -1,10 +1,18 @@
 """Networks on CIFAR-10, full batch and without augmentation."""
 
 from sharpflow.models import data, resnet20, vgg11
+from sharpflow.models.arguments import COUNT, FLAG, PATH, SEED, checked, optional
 from sharpflow.models.data import Images
 from sharpflow.models.problem import Problem
 
 
+@checked(
+    root=PATH,
+    num_images=optional(COUNT),
+    num_test_images=optional(COUNT),
+    sample_seed=SEED,
+    download=FLAG,
+)
 def vgg11_cifar10(
     root: str = "data",
     *,
@@ -61,6 +69,13 @@ def vgg11_cifar10(
     )
 
 
+@checked(
+    root=PATH,
+    num_images=optional(COUNT),
+    num_test_images=optional(COUNT),
+    sample_seed=SEED,
+    download=FLAG,
+)
 def resnet20_cifar10(
     root: str = "data",
     *,

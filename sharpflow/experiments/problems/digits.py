@@ -8,11 +8,14 @@ import numpy as np
 
 from sharpflow.experiments.starts import direction_at_angle, row_space
 from sharpflow.models import digits, linear_regression, mlp
+from sharpflow.models.arguments import COUNT, FINITE, KEY, checked, number, require_within
 from sharpflow.models.inputs import resolve_dtype, standardized_targets
 from sharpflow.models.problem import Params, Problem
+from sharpflow.theory.arguments import validate_rates
 from sharpflow.theory.exact import minimum_norm_direction
 
 
+@checked(num_images=COUNT, num_test_images=COUNT)
 def mlp_digits(
     num_images: int = 128,
     num_test_images: int = 512,
@@ -53,6 +56,7 @@ def mlp_digits(
     )
 
 
+@checked(num_images=COUNT)
 def linear_regression_digits(num_images: int = 20, *, dtype: object = None) -> Problem:
     """Batch-norm linear regression from the pixels of digits to their numbers.
 
@@ -82,6 +86,7 @@ def linear_regression_digits(num_images: int = 20, *, dtype: object = None) -> P
     return Problem(init=problem.init, residual=problem.residual, metrics=metrics)
 
 
+@checked(key=KEY, angle=number(least=0, below=np.pi / 2), num_images=COUNT, perturbation=FINITE)
 def start_at_angle(
     key: jax.Array,
     learning_rate: float,
@@ -110,11 +115,14 @@ def start_at_angle(
       √(η λ_1/(2(1−ηλ))) (θ + perturbation · v_1), shape (64,).
 
     Raises:
-      ValueError: another dtype.
+      ValueError: another dtype, or a number out of range.
 
     Source: docs/theory.md, sections 5 and 6.
     """
     resolved = resolve_dtype(dtype)
+    validate_rates(learning_rate, weight_decay)
+    require_within(resolved, learning_rate=learning_rate, weight_decay=weight_decay)
+    require_within(resolved, perturbation=perturbation)
     x, y = _numbered_digits(num_images)
     centred, inside = x - x.mean(axis=0), minimum_norm_direction(x, y)
     targets = standardized_targets(y[:, None], np.dtype(np.float64))[:, 0]

@@ -92,7 +92,8 @@ def _predicted_curves(prediction: Prediction | None) -> dict[str, Any] | None:
     found["sharpness"] = packed(compared["predicted_sharpness"].values)
     found["tracking"] = packed(compared["relative_error"].values)
     metrics = {name: packed(values) for name, values in prediction.metrics.items()}
-    return {"tau": packed(compared["tau"].values), "columns": metrics | found}
+    # apart from each other: metrics have names of the user's own
+    return {"tau": packed(compared["tau"].values), "columns": found, "metrics": metrics}
 
 
 def name_of(column: str) -> str:

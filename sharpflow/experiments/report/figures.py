@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 from sharpflow.experiments.kept_figures import kept
@@ -132,7 +133,7 @@ def caption(name: str) -> str:
         found = re.fullmatch(pattern, name)
         if found:
             parts = found.groupdict()
-            said = text.format(what=parts["what"].replace("-", " "))
+            said = text.format(what=unquote(parts["what"]).replace("-", " "))
             return f"{said[:-1]}, at {parts['axes']}." if parts.get("axes") else said
     return name.replace("-", " ")
 

@@ -52,18 +52,14 @@
           look: lookOf(name),
         }));
       if (predicted && point.tau) {
-        const expected = panel.columns.map((name) =>
-          name.startsWith("sharpness") ? "sharpness" : name,
-        );
-        for (const name of new Set(expected)) {
-          const y = predicted.columns[name];
-          if (y)
-            curves.push({
-              name: `predicted ${symbols[name] || data.labels[name]}`,
-              x: predicted.tau,
-              y,
-              look: name === "threshold" ? "predicted thick" : "predicted",
-            });
+        const expected = panel.columns.map((name) => expectedOf(name, predicted));
+        for (const [name, y] of new Map(expected.filter(([, y]) => y))) {
+          curves.push({
+            name: `predicted ${symbols[name] || data.labels[name]}`,
+            x: predicted.tau,
+            y,
+            look: name === "threshold" ? "predicted thick" : "predicted",
+          });
         }
       }
       if (panel.line !== null) {
@@ -92,6 +88,15 @@
     return panels.filter((panel) =>
       panel.curves.some((curve) => curve.y.some((value) => value !== null)),
     );
+  }
+
+  // What the flow says of a column, and under which name. Metrics are looked for among metrics
+  // only: they may be called whatever their problem calls them.
+  function expectedOf(name, predicted) {
+    if (/^sharpness_(iterate|midpoint|manifold)$/.test(name))
+      return ["sharpness", predicted.columns.sharpness];
+    if (name === "threshold" || name === "loss_mean") return [name, predicted.columns[name]];
+    return [name, Object.hasOwn(predicted.metrics, name) ? predicted.metrics[name] : null];
   }
 
   function lookOf(name) {

@@ -7,12 +7,20 @@ from sharpflow.experiments.report.page import Page
 from sharpflow.experiments.report.render import render
 from sharpflow.experiments.report.run import run_page
 from sharpflow.experiments.report.size import fitted
+from sharpflow.models.arguments import FLAG, INTEGER, PATH, checked, optional
 from sharpflow.models.paths import user_path
 from sharpflow.simulator.store.files import write_atomically
 
 NAME = "report.html"
 
 
+@checked(
+    folder=PATH,
+    out=optional(PATH),
+    predictions=optional(INTEGER),
+    progress=optional(FLAG),
+    trust=FLAG,
+)
 def write_report(
     folder: str | Path,
     out: str | Path | None = None,

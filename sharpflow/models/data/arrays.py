@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from sharpflow.models.arguments import DATA, TEXT, checked
 from sharpflow.models.data.images import Images
 from sharpflow.models.data.labels import named_classes
 from sharpflow.models.data.origin import Origin
@@ -12,6 +13,7 @@ from sharpflow.models.data.standardization import validated_standardization
 from sharpflow.models.inputs import floating_dtype
 
 
+@checked(images=DATA, labels=DATA, name=TEXT)
 def arrays(
     images: np.ndarray,
     labels: np.ndarray,

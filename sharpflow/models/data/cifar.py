@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sharpflow.models.arguments import FLAG, PATH, TEXT, checked
 from sharpflow.models.data.arrays import labelled_images
 from sharpflow.models.data.download import RemoteFile, fetch_archive
 from sharpflow.models.data.folders import data_folder, require_complete
@@ -81,6 +82,7 @@ CIFAR100 = BinaryLayout(
 )
 
 
+@checked(root=PATH, download=FLAG)
 def cifar10(
     root: str | os.PathLike[str],
     *,
@@ -117,6 +119,7 @@ def cifar10(
     return read(CIFAR10, root, "class", download=download, standardize=standardize, dtype=dtype)
 
 
+@checked(root=PATH, labels=TEXT, download=FLAG)
 def cifar100(
     root: str | os.PathLike[str],
     *,

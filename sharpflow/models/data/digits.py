@@ -1,8 +1,21 @@
 """Data that comes with the package: the handwritten digits of scikit-learn."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from sharpflow.models.arguments import INTEGER, Kind, checked, count, optional
 
+CLASSES = Kind(
+    "a sequence of distinct digits from 0 to 9, at least one",
+    lambda value: (
+        isinstance(value, Sequence)
+        and len(value) == len({*value} if all(count(0, 9).fits(one) for one in value) else ()) > 0
+    ),
+)
+
+
+@checked(num_images=optional(INTEGER), offset=INTEGER, classes=CLASSES)
 def digits(
     num_images: int | None = None, *, offset: int = 0, classes: tuple[int, ...] = tuple(range(10))
 ) -> tuple[np.ndarray, np.ndarray]:

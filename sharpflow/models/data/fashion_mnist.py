@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sharpflow.models.arguments import FLAG, PATH, checked
 from sharpflow.models.data.arrays import labelled_images
 from sharpflow.models.data.download import RemoteFile, fetch_files
 from sharpflow.models.data.folders import data_folder, require_complete
@@ -38,6 +39,7 @@ FILES = {
 }
 
 
+@checked(root=PATH, download=FLAG)
 def fashion_mnist(
     root: str | os.PathLike[str],
     *,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sharpflow.models.arguments import INTEGER, shown
 from sharpflow.models.data.labels import require_labels
 from sharpflow.models.data.origin import Origin
 from sharpflow.models.data.standardization import Standardization, standardized
@@ -225,8 +226,10 @@ class Images:
 def _require_count(n: int, available: int, what: str) -> int:
     if not available:
         raise ValueError(f"{what} no images")
-    if not 1 <= operator.index(n) <= available:
-        raise ValueError(f"n must be from 1 to {available}: {what} {available} images, got n={n}")
+    if not INTEGER.fits(n) or not 1 <= n <= available:
+        raise ValueError(
+            f"n must be from 1 to {available}: {what} {available} images, got n={shown(n)}"
+        )
     return operator.index(n)
 
 

@@ -4,6 +4,8 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from sharpflow.models.arguments import shown
+
 _MOST_CLASSES = 1_000_000  # each takes a name, and a column of the targets
 
 
@@ -42,9 +44,9 @@ def named_classes(classes: int | Sequence[str] | None, labels: np.ndarray) -> di
         raise ValueError(f"classes must be at most {_MOST_CLASSES}, got {classes}")
     if isinstance(classes, (int, np.integer)) and classes >= 1:
         return {label: str(label) for label in range(classes)}
-    if isinstance(classes, (int, np.integer, str)) or not len(classes):
+    if not isinstance(classes, Sequence) or isinstance(classes, str) or not classes:
         raise ValueError(
-            f"classes must be a count or a sequence of names, at least one, got {classes!r}"
+            f"classes must be a count or a sequence of names, at least one, got {shown(classes)}"
         )
     return dict(enumerate(classes))
 

@@ -13,6 +13,7 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
+from sharpflow.models.arguments import PATH, checked
 from sharpflow.models.data.arrays import labelled_images, validated_classes, validated_pixels
 from sharpflow.models.data.images import Images
 from sharpflow.models.data.labels import named_classes
@@ -60,6 +61,7 @@ def npz(
 ) -> tuple[Images, None]: ...
 
 
+@checked(path=PATH)
 def npz(
     path: str | os.PathLike[str],
     train: tuple[str, str] = ("x_train", "y_train"),

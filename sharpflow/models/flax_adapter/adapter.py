@@ -10,6 +10,21 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from sharpflow.models.arguments import (
+    COUNT,
+    DATA,
+    FINITE,
+    FLAG,
+    MAPPING,
+    NAMES,
+    PAIR,
+    SEED,
+    TEXT,
+    any_of,
+    checked,
+    optional,
+    shown,
+)
 from sharpflow.models.cross_entropy import smoothed_targets
 from sharpflow.models.flax_adapter.functional import FunctionalModule
 from sharpflow.models.flax_adapter.linen_module import LinenModule
@@ -43,6 +58,17 @@ LOSSES = ("mse", "smoothed_cross_entropy")
 
 
 @jax.ensure_compile_time_eval()  # its data are known, also where a caller is traced meanwhile
+@checked(
+    x=DATA,
+    y=DATA,
+    label_smoothing=FINITE,
+    apply_kwargs=optional(MAPPING),
+    fixed=any_of(TEXT, NAMES),
+    fixed_seed=SEED,
+    scale_invariant=optional(FLAG),
+    test=PAIR,
+    loss=TEXT,
+)
 def from_flax(
     module: "nn.Module | nnx.Module | Callable[[nnx.Rngs], nnx.Module]",
     x: np.ndarray,
@@ -122,8 +148,10 @@ def from_flax(
     """
     if loss not in LOSSES:
         raise ValueError(f"loss must be one of {LOSSES}, got {loss!r}")
-    if micro_batch is not None and not (isinstance(micro_batch, int) and micro_batch >= 1):
-        raise ValueError(f"micro_batch must be a positive integer or None, got {micro_batch!r}")
+    if micro_batch is not None and not COUNT.fits(micro_batch):
+        raise ValueError(
+            f"micro_batch must be a positive integer or None, got {shown(micro_batch)}"
+        )
     resolved = resolve_dtype(dtype, x)
     keep_integers = not getattr(module, "floating_inputs", False)
     inputs = validated_inputs(x, resolved, keep_integers=keep_integers)

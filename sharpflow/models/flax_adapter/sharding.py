@@ -60,7 +60,7 @@ def example_sharding(devices: Sequence[jax.Device] | None) -> ExampleSharding:
     """
     if devices is None:
         return ExampleSharding()
-    found = list(devices)
+    found = list(devices) if isinstance(devices, Sequence) else []
     if not found or not all(isinstance(device, jax.Device) for device in found):
         raise ValueError(f"devices must be a sequence of jax devices, got {devices!r}")
     if len(set(found)) != len(found):

@@ -8,6 +8,17 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from sharpflow.models.arguments import (
+    COUNT,
+    DATA,
+    FINITE,
+    POSITIVE,
+    SEED,
+    SIZES,
+    TEXT,
+    checked,
+    optional,
+)
 from sharpflow.models.networks.network import NormalizedNetwork, network_problem, num_outputs
 from sharpflow.models.problem import Problem
 
@@ -30,6 +41,19 @@ class MLP(NormalizedNetwork):
         return self.outputs(x, self.widths[-1], name=None)
 
 
+@checked(
+    x=DATA,
+    y=DATA,
+    normalization=TEXT,
+    activation=TEXT,
+    widths=SIZES,
+    head=optional(TEXT),
+    num_groups=COUNT,
+    loss=TEXT,
+    label_smoothing=FINITE,
+    logit_scale=POSITIVE,
+    fixed_seed=SEED,
+)
 def mlp(
     x: np.ndarray,
     y: np.ndarray,

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sharpflow.models.activations import ACTIVATIONS, second_moment, variance
+from sharpflow.models.arguments import COUNT, POSITIVE, TEXT
 from sharpflow.models.convolution import conv_general_dilated
 from sharpflow.models.cross_entropy import require_reachable
 from sharpflow.models.flax_adapter import LOSSES, from_flax
@@ -134,6 +135,11 @@ def network_problem(
       ValueError: an unknown normalization, activation, head or loss, unusable data, or
         smoothed targets that the logits do not reach.
     """
+    for name, value in (
+        *(("normalization", normalization), ("activation", activation), ("loss", loss)),
+        *([] if head is None else [("head", head)]),
+    ):
+        TEXT.require(name, value)
     if normalization not in NORMALIZATIONS:
         raise ValueError(f"normalization must be one of {NORMALIZATIONS}, got {normalization!r}")
     if activation not in ACTIVATIONS:
@@ -142,6 +148,8 @@ def network_problem(
         raise ValueError(f"head must be None or one of {HEADS}, got {head!r}")
     if loss not in LOSSES:
         raise ValueError(f"loss must be one of {LOSSES}, got {loss!r}")
+    COUNT.require("num_groups", num_groups)
+    POSITIVE.require("logit_scale", logit_scale)
     if loss == "mse" and logit_scale != 1.0:
         raise ValueError(
             f"logit_scale is for the cross-entropy and must be 1.0 for mse, got {logit_scale}"

@@ -11,6 +11,17 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from sharpflow.models.activations import ACTIVATIONS
+from sharpflow.models.arguments import (
+    COUNT,
+    DATA,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SIZES,
+    TEXT,
+    array,
+    checked,
+    optional,
+)
 from sharpflow.models.inputs import resolve_dtype, validated_inputs
 from sharpflow.models.normalization import Normalization, batch_normalize
 from sharpflow.models.problem import Params, Problem
@@ -75,13 +86,14 @@ class RandomNetwork:
     bias_variance: float = 0.0
 
     def __post_init__(self) -> None:
-        positive = all(isinstance(width, int) and width >= 1 for width in self.widths)
-        if len(self.widths) < 2 or not positive:
+        if not SIZES.fits(self.widths) or len(self.widths) < 2:
             raise ValueError(f"widths must be at least two positive integers, got {self.widths!r}")
+        for name in ("normalization", "output_normalization", "activation"):
+            TEXT.require(name, getattr(self, name))
         _require(_OF_HIDDEN, "normalization", self.normalization)
         _require(_OF_OUTPUTS, "output_normalization", self.output_normalization)
         _require(ACTIVATIONS, "activation", self.activation)
-        if not (self.weight_variance > 0.0 and self.bias_variance >= 0.0):
+        if not (POSITIVE.fits(self.weight_variance) and NOT_NEGATIVE.fits(self.bias_variance)):
             raise ValueError(
                 "weight_variance must be positive and bias_variance not negative, "
                 f"got {self.weight_variance} and {self.bias_variance}"
@@ -125,6 +137,17 @@ class RandomNetwork:
         return _OF_OUTPUTS[self.output_normalization](_affine(params[-1], h))
 
 
+@checked(
+    x=DATA,
+    widths=SIZES,
+    num_outputs=COUNT,
+    y=optional(array(2)),
+    normalization=TEXT,
+    output_normalization=TEXT,
+    activation=TEXT,
+    weight_variance=POSITIVE,
+    bias_variance=NOT_NEGATIVE,
+)
 def random_network(
     x: np.ndarray,
     widths: tuple[int, ...] = (512, 512),

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sharpflow.models.activations import ACTIVATIONS
+from sharpflow.models.arguments import DATA, POSITIVE, TEXT, checked
 from sharpflow.models.networks.network import (
     NormalizedNetwork,
     Options,
@@ -57,6 +58,7 @@ def _shortcut(x: Array, channels: int, stride: int) -> Array:
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, channels - x.shape[-1])))
 
 
+@checked(x=DATA, y=DATA, normalization=TEXT, activation=TEXT, width=POSITIVE)
 def resnet20(
     x: np.ndarray,
     y: np.ndarray,

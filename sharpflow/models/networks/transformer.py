@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from sharpflow.models.arguments import COUNT, DATA, TEXT, checked
 from sharpflow.models.networks.network import (
     NormalizedNetwork,
     Options,
@@ -58,6 +59,16 @@ class Transformer(NormalizedNetwork):
         return self._projected(mixed.reshape(tokens.shape), self.width)
 
 
+@checked(
+    x=DATA,
+    y=DATA,
+    normalization=TEXT,
+    activation=TEXT,
+    width=COUNT,
+    depth=COUNT,
+    num_heads=COUNT,
+    patch=COUNT,
+)
 def transformer(
     x: np.ndarray,
     y: np.ndarray,

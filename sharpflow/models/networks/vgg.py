@@ -7,6 +7,7 @@ import flax.linen as nn
 import numpy as np
 from jaxtyping import Array, Float
 
+from sharpflow.models.arguments import DATA, POSITIVE, TEXT, checked
 from sharpflow.models.networks.network import (
     NormalizedNetwork,
     Options,
@@ -46,6 +47,7 @@ class VGG(NormalizedNetwork):
         return self.outputs(x.reshape(x.shape[0], -1), self.num_outputs)
 
 
+@checked(x=DATA, y=DATA, normalization=TEXT, activation=TEXT, width=POSITIVE, pooling=TEXT)
 def vgg11(
     x: np.ndarray,
     y: np.ndarray,

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from sharpflow.models.arguments import real, shown
+from sharpflow.simulator.columns import RESERVED, is_free
+from sharpflow.simulator.observables import STANDARD
 from sharpflow.simulator.schedule import plain
 
 BASE = ("seed", "learning_rate", "weight_decay")
-RESERVED = (*BASE, "key", "step", "record", "snapshot", "tau")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +76,8 @@ def grid_axes(
         "learning_rate": tuple(_number("learning_rates", v) for v in _several(learning_rates)),
         "weight_decay": tuple(_number("weight_decays", v) for v in _several(weight_decays)),
     }
+    _validate_names(others or {})
     for name, given in (others or {}).items():
-        if name in RESERVED or not name.isidentifier():
-            raise ValueError(f"axes has {name!r}; names are identifiers other than {RESERVED}")
         several = isinstance(given, Iterable) and getattr(given, "ndim", 1) > 0
         if not several or isinstance(given, (str, bytes, Mapping)):
             raise ValueError(f"axes[{name!r}] must be a sequence of values, got {given!r}")
@@ -84,15 +85,31 @@ def grid_axes(
         for value in values[name]:
             _require_label(name, value)
     for name, found in values.items():
+        argument = f"{name}s" if name in BASE else f"axes[{name!r}]"
         if not found:
-            raise ValueError(f"the axis {name} is empty; it needs at least one value")
+            raise ValueError(f"{argument}: the axis {name} is empty; it needs at least one value")
         if len(set(found)) < len(found):
-            raise ValueError(f"the axis {name} holds a value twice: {found}")
+            raise ValueError(f"{argument}: the axis {name} holds a value twice: {shown(found)}")
     if any(rate <= 0 for rate in values["learning_rate"]):
         raise ValueError(f"learning_rates must be positive, got {values['learning_rate']}")
     if any(decay < 0 for decay in values["weight_decay"]):
         raise ValueError(f"weight_decays must not be negative, got {values['weight_decay']}")
     return Axes(values)
+
+
+def _validate_names(names: Iterable[Any]) -> None:
+    """Refuse axes whose names are taken, all of them at once."""
+    taken = [
+        name
+        for name in names
+        if not isinstance(name, str) or not name.isidentifier() or not is_free(name)
+    ]
+    if taken:
+        raise ValueError(
+            f"axes has {', '.join(map(repr, taken))}; names are identifiers other than "
+            f"{', '.join(RESERVED)}, those of params, and of sharpflow's own columns "
+            f"{', '.join(sorted(STANDARD))}"
+        )
 
 
 def keywords_of(function: Callable, names: Sequence[str]) -> tuple[str, ...]:
@@ -128,12 +145,12 @@ def _require_label(axis: str, value: Any) -> None:
 def _integer(value: Any) -> int:
     value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
-        raise ValueError(f"seeds must be integers from 0 to 2**32 - 1, got {value!r}")
+        raise ValueError(f"seeds must be integers from 0 to 2**32 - 1, got {shown(value)}")
     return value
 
 
 def _number(name: str, value: Any) -> float:
-    value = plain(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{name} must be finite numbers, got {value!r}")
-    return float(value)
+    found = real(plain(value))
+    if found is None or not math.isfinite(found):
+        raise ValueError(f"{name} must be finite numbers, got {shown(value)}")
+    return found

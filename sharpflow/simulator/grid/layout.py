@@ -10,10 +10,23 @@ from typing import Any, Literal
 
 import jax
 
-from sharpflow.simulator.schedule import require_count
+from sharpflow.models.arguments import Kind, shown
 
 Lanes = Literal["side_by_side", "in_turn"]
 LANES: tuple[Lanes, ...] = ("side_by_side", "in_turn")
+
+DEVICES = Kind(
+    "a sequence of distinct jax devices, at least one, or None",
+    lambda value: (
+        value is None
+        or (
+            isinstance(value, Sequence)
+            and len(value) > 0
+            and all(isinstance(device, jax.Device) for device in value)
+            and len(set(value)) == len(value)
+        )
+    ),
+)
 
 WORTH_TRYING = 60.0  # seconds: a shorter run ends before other widths are compiled and timed
 SHARE_OF_MEMORY = 0.8
@@ -84,18 +97,9 @@ def validated_lanes(lanes: Any) -> Lanes | None:
     Raises:
       ValueError: naming the argument, its value and what is allowed.
     """
-    if lanes is not None and lanes not in LANES:
-        raise ValueError(f"lanes must be None or one of {LANES}, got {lanes!r}")
+    if lanes is not None and not (isinstance(lanes, str) and lanes in LANES):
+        raise ValueError(f"lanes must be None or one of {LANES}, got {shown(lanes)}")
     return lanes
-
-
-def validated_width(width: Any) -> int | None:
-    """Refuse what is no number of points side by side.
-
-    Raises:
-      ValueError: naming the argument, its value and what is allowed.
-    """
-    return None if width is None else require_count("group_width", width)
 
 
 def num_groups(num_points: int, devices: int, width: int, *, in_turn: bool) -> int:

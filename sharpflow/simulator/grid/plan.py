@@ -8,15 +8,16 @@ import jax
 import numpy as np
 
 from sharpflow.models import Problem
+from sharpflow.models.arguments import COUNT, checked, optional
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.grid.engine import lengths
 from sharpflow.simulator.grid.execute import engine_of
 from sharpflow.simulator.grid.layout import (
+    DEVICES,
     Lanes,
     Layout,
     peak_memory,
     validated_lanes,
-    validated_width,
 )
 from sharpflow.simulator.grid.points import MakeOptimizer, MakeProblem
 from sharpflow.simulator.grid.prepare import prepare
@@ -47,6 +48,7 @@ class GridPlan:
     seconds: float
 
 
+@checked(devices=DEVICES, group_width=optional(COUNT))
 def plan_grid(
     problem: Problem | MakeProblem,
     *,
@@ -69,7 +71,8 @@ def plan_grid(
     Raises:
       ValueError: as ``simulate_grid``.
     """
-    lanes, group_width = validated_lanes(lanes), validated_width(group_width)
+    lanes = validated_lanes(lanes)
+    group_width = None if group_width is None else int(group_width)
     optional: dict[str, Any] = dict.fromkeys(
         ("axes", "num_steps", "tau", "record_every", "record_at", "num_records", "snapshot_every")
     ) | {"start": None, "effective_learning_rate": None, "final_params": False}

@@ -6,6 +6,8 @@ import jax
 import numpy as np
 
 from sharpflow.models import Params, Problem
+from sharpflow.models.arguments import FUNCTION, Kind, checked
+from sharpflow.models.problem import PROBLEM
 from sharpflow.simulator.grid.axes import BASE, keywords_of
 from sharpflow.simulator.grid.points import MakeOptimizer
 from sharpflow.simulator.labels import parameter_names
@@ -20,6 +22,15 @@ if TYPE_CHECKING:
 _NOT_COLUMNS = ("status", "final_step", "num_steps", "intrinsic_rate", "step", "tau")
 
 
+GRID = Kind(
+    "a dataset of a grid, as simulate_grid and open_run return it",
+    lambda value: all(
+        name in getattr(value, "variables", ()) for name in ("status", "step", "final_step")
+    ),
+)
+
+
+@checked(grid=GRID, problem=PROBLEM, optimizer=FUNCTION)
 def grid_point(
     grid: "xarray.Dataset", problem: Problem, *, optimizer: MakeOptimizer = gdwd, **point: Any
 ) -> Trajectory:

@@ -1,6 +1,7 @@
 """The points of a grid: how each starts, and the update rule it follows."""
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import optax
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params, Problem, validate_params
+from sharpflow.models.arguments import require_within, shown
 from sharpflow.models.precision import compiled
 from sharpflow.simulator.grid.axes import BASE, Axes, keywords_of
 from sharpflow.simulator.program import Hyperparameters, LoopState, Program, initial_state
@@ -135,7 +137,7 @@ class Points:
             finite.
         """
         params = self._params(point)
-        expected, found = jax.tree.map(_kind, self.example), jax.tree.map(_kind, params)
+        expected, found = _kinds(self.example)[:2], _kinds(params)[:2]
         if expected != found:
             raise ValueError(
                 f"the start at {self.axes.describe(point)} has arrays {found}, others have "
@@ -149,6 +151,7 @@ class Points:
         """Of a point's rule, scalars of the dtype of its params."""
         at = self.axes.at(point)
         names = (*BASE[1:], *self._rule_takes)
+        require_within(self.dtype, **{name: at[name] for name in BASE[1:]})
         return {name: np.asarray(at[name], self.dtype) for name in names}
 
     def rate(self, point: int) -> float:
@@ -213,7 +216,16 @@ def batches(
     if isinstance(problem, Problem):
         return [_batch(program(problem), tuple(range(axes.num_points)), {})]
     if not callable(problem):
-        raise ValueError(f"problem must be a Problem or a function that makes one, got {problem!r}")
+        raise ValueError(
+            f"problem must be a Problem or a function that makes one, got {shown(problem)}"
+        )
+    try:
+        inspect.signature(problem).bind(**dict.fromkeys(used))
+    except TypeError as error:
+        raise ValueError(
+            f"problem must be a Problem or a function that takes the axes {list(used)} and needs "
+            f"nothing else, got {shown(problem)}: {error}"
+        ) from error
     found: dict[tuple, list[int]] = {}
     for point in range(axes.num_points):
         at = axes.at(point)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from sharpflow.models import Problem
+from sharpflow.models.arguments import COUNT, FLAG, FUNCTION, POSITIVE, checked, instance, optional
 from sharpflow.models.bound_function import BoundFunction
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
 from sharpflow.models.static_function import StaticFunction
@@ -30,7 +31,7 @@ from sharpflow.simulator.grid.points import (
 from sharpflow.simulator.grid.variables import grid_variables
 from sharpflow.simulator.loop import column_shapes
 from sharpflow.simulator.program import EffectiveRate, Program
-from sharpflow.simulator.schedule import Schedule, plain, require_count, schedule
+from sharpflow.simulator.schedule import Schedule, plain, schedule
 from sharpflow.simulator.store.arrays import Variable
 
 
@@ -69,6 +70,22 @@ class Grid:
         return sorted(points, key=lambda point: (-int(self.schedule.num_steps[point]), point))
 
 
+AXES = optional(instance(Mapping, "a dictionary of values by the name of the axis"))
+
+
+@checked(
+    axes=AXES,
+    num_steps=optional(COUNT),
+    tau=optional(POSITIVE),
+    record_every=optional(COUNT),
+    num_records=optional(COUNT),
+    observables=recorded.OBSERVABLES,
+    snapshot_every=optional(COUNT),
+    final_params=FLAG,
+    optimizer=FUNCTION,
+    start=optional(FUNCTION),
+    effective_learning_rate=optional(FUNCTION),
+)
 def prepare(
     problem: Problem | MakeProblem,
     *,
@@ -100,8 +117,6 @@ def prepare(
     found = grid_axes(seeds, learning_rates, weight_decays, axes)
     others = [name for name in found.names if name not in BASE]
     taken = _takers(others, problem, start, optimizer)
-    if snapshot_every is not None:
-        require_count("snapshot_every", snapshot_every)
     requested, running = recorded.resolve(observables)
 
     rule = BoundFunction.of(GridRule(optimizer), None, None, static=StaticFunction)
@@ -128,7 +143,7 @@ def prepare(
         record_at=record_at,
         num_records=num_records,
     )
-    columns = _columns(points, running)
+    columns = _columns(points, running, found.names)
     kept = _one_shape(points) if snapshot_every is not None or final_params else None
     variables = grid_variables(
         found,
@@ -199,15 +214,22 @@ def _rates(axes: Axes, batches: Sequence[Points]) -> np.ndarray:
     return np.tile(rates, axes.shape[0])
 
 
-def _columns(batches: Sequence[Points], running: Sequence[str]) -> dict[str, jax.ShapeDtypeStruct]:
+def _columns(
+    batches: Sequence[Points], running: Sequence[str], axes: Sequence[str]
+) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and dtype of one record of every column."""
     found: dict[str, jax.ShapeDtypeStruct] = {}
     for points in batches:
         point = points.batch.points[0]
-        shapes = column_shapes(points.batch.program, stacked([points.state(point)]))
+        shapes = column_shapes(points.batch.program, stacked([points.state(point)]), axes)
         for name, one in sorted(shapes.items()):
             if name == "step" or (name in recorded.RUNNING and name not in running):
                 continue
+            if np.issubdtype(one.dtype, np.complexfloating):
+                raise ValueError(
+                    f"the column {name!r} is complex, and a grid keeps real numbers: record its "
+                    "real and its imaginary part"
+                )
             if found.setdefault(name, one).shape != one.shape:
                 raise ValueError(
                     f"{name} has shape {one.shape} at {points.batch.values}, elsewhere "
@@ -217,11 +239,14 @@ def _columns(batches: Sequence[Points], running: Sequence[str]) -> dict[str, jax
 
 
 def _one_shape(batches: Sequence[Points]) -> Any:
-    shapes = {str(jax.tree.map(np.shape, points.example)) for points in batches}
+    shapes = {
+        (jax.tree.structure(points.example), *map(np.shape, jax.tree.leaves(points.example)))
+        for points in batches
+    }
     if len(shapes) > 1:
         raise ValueError(
             "snapshot_every and final_params need params of one shape at all points, got "
-            f"{sorted(shapes)}"
+            f"{sorted(map(str, shapes))}"
         )
     return batches[0].example
 

@@ -186,6 +186,8 @@ class BatchRun:
         records = (lane.position + np.arange(observe.size)) // self.layout.pieces
         for name, values in columns.items():
             if name in RUNNING:
+                if name not in self.sink.arrays:
+                    continue  # the loop keeps both, also where nobody asked for them
                 # of each record the last row: means over all updates since it
                 last = np.append(np.flatnonzero(np.diff(records)), observe.size - 1)
                 self.sink.write(name, lane.point, int(records[0]), values[last])

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 import jax
 
 from sharpflow.models import Problem
+from sharpflow.models.arguments import COUNT, FLAG, PATH, checked, optional
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import FULL, MatmulPrecision
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.grid.execute import run_in_folder, run_in_memory
-from sharpflow.simulator.grid.layout import Lanes, validated_lanes, validated_width
+from sharpflow.simulator.grid.layout import DEVICES, Lanes, validated_lanes
 from sharpflow.simulator.grid.points import MakeOptimizer, MakeProblem, Start
 from sharpflow.simulator.grid.prepare import prepare
-from sharpflow.simulator.processes import Processes
+from sharpflow.simulator.processes import PROCESSES, Processes
 from sharpflow.simulator.program import EffectiveRate
 from sharpflow.simulator.rules import gdwd
 from sharpflow.simulator.store.folder import RunFolder
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
 
 
 @special_values_allowed()
+@checked(
+    devices=DEVICES,
+    group_width=optional(COUNT),
+    out=optional(PATH),
+    resume=FLAG,
+    processes=PROCESSES,
+    progress=optional(FLAG),
+)
 def simulate_grid(
     problem: Problem | MakeProblem,
     *,
@@ -104,7 +113,8 @@ def simulate_grid(
       StorageError: the disk did not take what had to be written; resume later.
       Interrupted: a signal asked to stop a run with a folder; it can be resumed.
     """
-    lanes, group_width = validated_lanes(lanes), validated_width(group_width)
+    lanes = validated_lanes(lanes)
+    group_width = None if group_width is None else int(group_width)
     run = None if out is None else RunFolder.at(out)
     grid = prepare(
         problem,

@@ -11,7 +11,7 @@ from sharpflow.models import Params
 from sharpflow.simulator.grid.axes import Axes
 from sharpflow.simulator.labels import parameter_names
 from sharpflow.simulator.store.arrays import PENDING
-from sharpflow.simulator.store.errors import storage_errors
+from sharpflow.simulator.store.errors import RunError, storage_errors
 from sharpflow.simulator.store.folder import RunFolder
 from sharpflow.theory import Status
 
@@ -47,16 +47,12 @@ class Sink:
 
     def write(self, name: str, point: int, first: int, values: np.ndarray) -> None:
         """Some records of a column, or snapshots, from the ``first`` on."""
-        if len(values) and name in self.arrays:
-            place = (*self.axes.index(point), slice(first, first + len(values)))
-            with self._guarded():
-                self.arrays[name][place] = values
+        self._put(name, (*self.axes.index(point), slice(first, first + len(values))), values)
 
     def write_params(self, prefix: str, point: int, params: Params) -> None:
         """All leaves of the params of a point."""
         for name, leaf in self._named(prefix, params):
-            with self._guarded():
-                self.arrays[name][self.axes.index(point)] = leaf
+            self._put(name, self.axes.index(point), leaf)
 
     def write_snapshots(self, point: int, first: int, params: Params) -> None:
         """Snapshots of a point, leaves with leading axis (snapshots,)."""
@@ -66,9 +62,8 @@ class Sink:
     def finish(self, point: int, status: int, step: int) -> None:
         """A point that ended: its records have been written before."""
         place = self.axes.index(point)
-        with self._guarded():
-            self.arrays["final_step"][place] = step
-            self.arrays["status"][place] = status
+        self._put("final_step", place, step)
+        self._put("status", place, status)
         self._ended[point] = True
 
     def _note_ended(self) -> None:
@@ -94,6 +89,17 @@ class Sink:
     def statuses(self) -> np.ndarray:
         """Of all points, shape (points,)."""
         return np.asarray(self.arrays["status"][...]).reshape(-1)
+
+    def _put(self, name: str, place: tuple, values: Any) -> None:
+        """Write to an array, which there must be: what is recorded is never left out."""
+        if name not in self.arrays:
+            where = "" if self.run is None else f" in {self.run.data}"
+            raise RunError(
+                f"there is no array for {name!r}{where}; there are {sorted(self.arrays)}: begin "
+                "the run anew in another folder"
+            )
+        with self._guarded():
+            self.arrays[name][place] = values
 
     def _named(self, prefix: str, params: Params) -> list[tuple[str, Any]]:
         return list(zip(parameter_names(params, prefix), jax.tree.leaves(params), strict=True))

@@ -1,13 +1,15 @@
 """The labelled arrays of a grid."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from sharpflow.models import Params
+from sharpflow.simulator.columns import dimensions
 from sharpflow.simulator.grid.axes import BASE, Axes
-from sharpflow.simulator.labels import parameter_names
+from sharpflow.simulator.labels import parameter_dimensions, parameter_names
 from sharpflow.simulator.schedule import Schedule
 from sharpflow.simulator.store.arrays import PENDING, Variable, known
 from sharpflow.theory import Status
@@ -43,10 +45,8 @@ def grid_variables(
       final_params: params of one point where the last ones are kept.
 
     Returns:
-      Variables by name.
-
-    Raises:
-      ValueError: a column named as an axis or as an array that every grid has.
+      Variables by name, which are all different: ``joined_columns`` refuses columns that are
+      named as anything else.
     """
     points, records, time = axes.names, schedule.num_records, schedule.dimension
     chunk = (seeds_per_chunk(axes), *(1 for _ in axes.shape[1:]))
@@ -79,36 +79,35 @@ def grid_variables(
         points, schedule.num_steps.reshape(axes.shape), long_name="updates to make"
     )
     for name, like in columns.items():
-        if name in found:
-            raise ValueError(
-                f"a column is named {name!r}, as an axis or another array of the grid is: rename "
-                "the metric or the observable"
-            )
         dtype = like.dtype if np.issubdtype(like.dtype, np.floating) else np.float64
-        own = tuple((f"{name}_{axis}", size, size) for axis, size in enumerate(like.shape))
+        own = tuple(zip(dimensions(name, len(like.shape)), like.shape, like.shape, strict=True))
         rows = (time, records, min(records, _MOST_ROWS))
         found[name] = of_points(dtype, np.nan, (rows, *own))
+    of_params = [] if snapshots is None else parameter_names(snapshots, "params")
     if snapshots is not None:
         assert snapshot_every is not None
         kept = np.arange(0, records, snapshot_every)
         steps = schedule.steps(int(np.argmax(schedule.num_steps)))[kept]
         found["snapshot"] = known(("snapshot",), steps if time == "step" else kept)
-        found |= _parameters(snapshots, "params", of_points, (("snapshot", len(kept), 1),))
+        leading = (("snapshot", len(kept), 1),)
+        found |= _parameters(snapshots, "params", of_params, of_points, leading)
     if final_params is not None:
-        found |= _parameters(final_params, "final_params", of_points, ())
+        found |= _parameters(final_params, "final_params", of_params, of_points, ())
     return found
 
 
-def _parameters(params: Params, prefix: str, of_points: Any, leading: tuple) -> dict[str, Variable]:
+def _parameters(
+    params: Params, prefix: str, variables: Sequence[str], of_points: Any, leading: tuple
+) -> dict[str, Variable]:
+    """Those of the leaves of params, beside ``variables`` of params in the same grid."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
-    names, axes = parameter_names(params, prefix), parameter_names(params, "params")
+    names = parameter_names(params, prefix)
+    dims = parameter_dimensions(params, [leaf.ndim for leaf in leaves], variables)
     return {
         name: of_points(
-            leaf.dtype,
-            np.nan,
-            (*leading, *((f"{axis}_{i}", size, size) for i, size in enumerate(leaf.shape))),
+            leaf.dtype, np.nan, (*leading, *zip(own, leaf.shape, leaf.shape, strict=True))
         )
-        for name, axis, leaf in zip(names, axes, leaves, strict=True)
+        for name, own, leaf in zip(names, dims, leaves, strict=True)
     }
 
 

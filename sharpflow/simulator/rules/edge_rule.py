@@ -8,7 +8,14 @@ import optax
 from jaxtyping import Array
 
 from sharpflow.models import Params
-from sharpflow.models.problem import is_concrete
+from sharpflow.models.arguments import SHARE, Kind
+
+OPTIMIZER = Kind(
+    "an optax transformation, with init and update",
+    lambda value: (
+        callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))
+    ),
+)
 
 
 @runtime_checkable
@@ -146,5 +153,4 @@ def require_share(name: str, value: float) -> None:
     Raises:
       ValueError: names it.
     """
-    if is_concrete(value) and not 0 <= value < 1:
-        raise ValueError(f"{name} must be at least 0 and below 1, got {value!r}")
+    SHARE.require(name, value)

@@ -10,9 +10,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from sharpflow.models import Params, Problem
+from sharpflow.models.arguments import COUNT, FLAG, SEED, SHARE, checked, number, optional
 from sharpflow.models.precision import full_precision
-from sharpflow.simulator.rules.edge_rule import require_share
-from sharpflow.simulator.schedule import require_count
+from sharpflow.models.problem import PROBLEM
 from sharpflow.theory import Linearization, Status, linearize
 from sharpflow.theory.linearization import Method, resolve_method
 from sharpflow.theory.residuals import residual_form
@@ -51,6 +51,7 @@ class FlatProjection(Protocol):
         ...
 
 
+@checked(problem=PROBLEM, on_sphere=optional(FLAG))
 def tangent_at_manifold(
     problem: Problem, *, on_sphere: bool | None = None, method: Method = "auto"
 ) -> FlatProjection:
@@ -79,6 +80,7 @@ def tangent_at_manifold(
     return _AtManifold(problem, _sphere(problem, on_sphere), method, 0)
 
 
+@checked(problem=PROBLEM, k=COUNT, on_sphere=optional(FLAG))
 def outside_edge_space(
     problem: Problem, k: int, *, on_sphere: bool | None = None, method: Method = "auto"
 ) -> FlatProjection:
@@ -103,10 +105,18 @@ def outside_edge_space(
     Source: docs/flat-directions.md.
     """
     _require_manifold(problem, method)
-    require_count("k", k)
     return _AtManifold(problem, _sphere(problem, on_sphere), method, k)
 
 
+@checked(
+    problem=PROBLEM,
+    share=number(above=0, most=1),
+    refresh_every=COUNT,
+    decay=SHARE,
+    num_probes=COUNT,
+    radial=FLAG,
+    seed=SEED,
+)
 def flattest_coordinates(
     problem: Problem,
     share: float = 0.8,
@@ -143,11 +153,6 @@ def flattest_coordinates(
     Source: Wang et al. 2024, arXiv 2405.20763; the estimator of Liu et al. 2023 (Sophia).
     """
     _require_manifold(problem, "auto")
-    if not 0 < share <= 1:
-        raise ValueError(f"share must be in (0, 1], got {share!r}")
-    require_share("decay", decay)
-    require_count("refresh_every", refresh_every)
-    require_count("num_probes", num_probes)
     return _Coordinates(problem, share, refresh_every, decay, num_probes, radial, seed)
 
 

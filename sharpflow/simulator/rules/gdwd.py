@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params
+from sharpflow.models.arguments import require_within
 from sharpflow.simulator.rules.edge_rule import euclidean_step_size, norm_squared
 from sharpflow.theory import effective_learning_rate
 from sharpflow.theory.arguments import validate_rates
@@ -32,6 +33,7 @@ def gdwd(learning_rate: float, weight_decay: float) -> optax.GradientTransformat
 
     def init(params: Params) -> GDWDState:
         dtype = jax.tree.leaves(params)[0].dtype
+        require_within(dtype, learning_rate=learning_rate, weight_decay=weight_decay)
         return GDWDState(
             learning_rate=jnp.asarray(learning_rate, dtype),
             weight_decay=jnp.asarray(weight_decay, dtype),

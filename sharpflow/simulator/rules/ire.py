@@ -1,7 +1,6 @@
 """Implicit regularization enhancement: more motion along flat directions."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,12 +11,18 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from sharpflow.models import Params
-from sharpflow.models.problem import is_concrete
-from sharpflow.simulator.rules.edge_rule import find_tangent_kappa
+from sharpflow.models.arguments import NOT_NEGATIVE, Kind, checked, require_within
+from sharpflow.simulator.rules.edge_rule import OPTIMIZER, find_tangent_kappa
 from sharpflow.simulator.rules.flat_directions import FlatProjection
 from sharpflow.simulator.rules.wrapped import update_with_extras
 
+PROJECTION = Kind(
+    "a projection to flat directions, as tangent_at_manifold returns it",
+    lambda value: callable(value) and hasattr(value, "along_manifold") and hasattr(value, "init"),
+)
 
+
+@checked(base=OPTIMIZER, kappa=NOT_NEGATIVE, projection=PROJECTION)
 def ire(
     base: optax.GradientTransformation, kappa: float, projection: FlatProjection
 ) -> optax.GradientTransformationExtraArgs:
@@ -40,11 +45,10 @@ def ire(
 
     Source: Wang et al. 2024 (arXiv 2405.20763); docs/flat-directions.md.
     """
-    if is_concrete(kappa) and not (kappa >= 0 and math.isfinite(kappa)):
-        raise ValueError(f"kappa must be at least 0 and finite, got {kappa!r}")
 
     def init(params: Params) -> IREState:
         dtype = jax.tree.leaves(params)[0].dtype
+        require_within(dtype, kappa=kappa)
         return IREState(
             kappa=jnp.asarray(kappa, dtype),
             base=base.init(params),

@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params
+from sharpflow.models.arguments import require_within
 from sharpflow.simulator.rules.edge_rule import euclidean_step_size, norm_squared, require_share
 from sharpflow.theory import effective_learning_rate
 from sharpflow.theory.arguments import validate_rates
@@ -41,6 +42,7 @@ def momentum(
 
     def init(params: Params) -> MomentumState:
         dtype = jax.tree.leaves(params)[0].dtype
+        require_within(dtype, learning_rate=learning_rate, weight_decay=weight_decay, beta=beta)
         return MomentumState(
             learning_rate=jnp.asarray(learning_rate, dtype),
             beta=jnp.asarray(beta, dtype),

@@ -8,10 +8,11 @@ import optax
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params
+from sharpflow.models.arguments import POSITIVE, checked, require_within
 from sharpflow.simulator.rules.edge_rule import norm_squared
-from sharpflow.theory.arguments import require_positive
 
 
+@checked(effective_learning_rate=POSITIVE)
 def projected_gd(effective_learning_rate: float) -> optax.GradientTransformation:
     """Gradient descent on the unit sphere with a fixed step, θ_{t+1} = unit(θ_t − η̃ ∇L(θ_t)).
 
@@ -29,10 +30,10 @@ def projected_gd(effective_learning_rate: float) -> optax.GradientTransformation
 
     Source: docs/other-dynamics.md, section 4.
     """
-    require_positive(effective_learning_rate=effective_learning_rate)
 
     def init(params: Params) -> ProjectedGDState:
         dtype = jax.tree.leaves(params)[0].dtype
+        require_within(dtype, effective_learning_rate=effective_learning_rate)
         return ProjectedGDState(learning_rate=jnp.asarray(effective_learning_rate, dtype))
 
     return optax.GradientTransformation(init, _projected_gd_update)

@@ -8,11 +8,12 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from sharpflow.models import Params
+from sharpflow.models.arguments import FLAG, POSITIVE, checked, optional, require_within
 from sharpflow.models.problem import is_concrete
 from sharpflow.simulator.rules.edge_rule import norm_squared
-from sharpflow.theory.arguments import require_positive
 
 
+@checked(learning_rate=POSITIVE, b=POSITIVE, v0=optional(POSITIVE), on_sphere=FLAG)
 def quasi_rmsprop(
     learning_rate: float, b: float = 2.0, *, v0: float | None = None, on_sphere: bool = True
 ) -> optax.GradientTransformation:
@@ -35,12 +36,12 @@ def quasi_rmsprop(
 
     Source: Lyu, Li and Arora 2022, section 4; docs/theory.md, section 7.
     """
-    require_positive(learning_rate=learning_rate, b=b, v0=v0)
     if is_concrete(learning_rate, b) and not b * learning_rate**2 < 1:
         raise ValueError(f"b * learning_rate**2 must be below 1, got {b * learning_rate**2:g}")
 
     def init(params: Params) -> QuasiRMSpropState:
         dtype = jax.tree.leaves(params)[0].dtype
+        require_within(dtype, learning_rate=learning_rate, b=b, v0=v0)
         return QuasiRMSpropState(
             learning_rate=jnp.asarray(learning_rate, dtype),
             b=jnp.asarray(b, dtype),

@@ -1,6 +1,5 @@
 """RMSprop with a step size for every coordinate."""
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -9,11 +8,10 @@ import optax
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params
-from sharpflow.models.problem import is_concrete
-from sharpflow.simulator.rules.edge_rule import require_share
-from sharpflow.theory.arguments import require_positive
+from sharpflow.models.arguments import NOT_NEGATIVE, POSITIVE, SHARE, checked, require_within
 
 
+@checked(learning_rate=POSITIVE, decay=SHARE, epsilon=POSITIVE, initial_scale=NOT_NEGATIVE)
 def rmsprop(
     learning_rate: float,
     decay: float = 0.99,
@@ -42,13 +40,16 @@ def rmsprop(
 
     Source: Cohen et al. 2022, arXiv 2207.14484; docs/other-dynamics.md, section 2.
     """
-    require_positive(learning_rate=learning_rate, epsilon=epsilon)
-    require_share("decay", decay)
-    if is_concrete(initial_scale) and not 0.0 <= initial_scale < math.inf:
-        raise ValueError(f"initial_scale must be at least 0 and finite, got {initial_scale!r}")
 
     def init(params: Params) -> RMSpropState:
         dtype = jax.tree.leaves(params)[0].dtype
+        require_within(
+            dtype,
+            learning_rate=learning_rate,
+            decay=decay,
+            epsilon=epsilon,
+            initial_scale=initial_scale,
+        )
         return RMSpropState(
             learning_rate=jnp.asarray(learning_rate, dtype),
             decay=jnp.asarray(decay, dtype),

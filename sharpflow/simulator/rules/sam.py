@@ -9,11 +9,13 @@ import optax
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params
+from sharpflow.models.arguments import POSITIVE, checked, require_within
 from sharpflow.simulator.rules.edge_rule import euclidean_step_size, norm_squared
 from sharpflow.theory import effective_learning_rate
-from sharpflow.theory.arguments import require_positive, validate_rates
+from sharpflow.theory.arguments import validate_rates
 
 
+@checked(rho=POSITIVE)
 def sam(
     learning_rate: float, weight_decay: float = 0.0, *, rho: float = 0.05
 ) -> optax.GradientTransformationExtraArgs:
@@ -37,10 +39,10 @@ def sam(
     Source: Foret et al. 2021, arXiv 2010.01412; docs/other-dynamics.md, section 5.
     """
     validate_rates(learning_rate, weight_decay)
-    require_positive(rho=rho)
 
     def init(params: Params) -> SAMState:
         dtype = jax.tree.leaves(params)[0].dtype
+        require_within(dtype, learning_rate=learning_rate, weight_decay=weight_decay, rho=rho)
         return SAMState(
             learning_rate=jnp.asarray(learning_rate, dtype),
             weight_decay=jnp.asarray(weight_decay, dtype),

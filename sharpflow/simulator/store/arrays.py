@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharpflow.simulator.store.chunks import ArrayFiles, is_consolidated, read_metadata
+from sharpflow.simulator.store.names import NAME, stored_names
 
 if TYPE_CHECKING:
     import xarray
@@ -73,16 +74,18 @@ def create_zarr(
         coordinates = [name for name, v in variables.items() if v.values is not None]
         marked = dict(attributes) | {"coordinates": " ".join(coordinates)}
         group = zarr.create_group(folder, zarr_format=3, attributes=marked)
+        stored = stored_names(variables)
         for name, variable in variables.items():
+            own_name = {} if stored[name] == name else {NAME: name}
             array = group.create_array(
-                name,
+                stored[name],
                 shape=variable.shape,
                 chunks=variable.chunks or tuple(max(size, 1) for size in variable.shape),
                 dtype="str" if variable.dtype.kind == "U" else variable.dtype,
                 compressors=[ZstdCodec(), Crc32cCodec()],
                 fill_value=variable.fill,
                 dimension_names=variable.dims,
-                attributes=dict(variable.attributes),
+                attributes=dict(variable.attributes) | own_name,
                 config={"write_empty_chunks": True},
             )
             if variable.values is not None:
@@ -108,7 +111,7 @@ def open_zarr(
             zarr_format=3,
             use_consolidated=consolidated,
         )
-        return dict(group.arrays())
+        return {str(array.attrs.get(NAME, stored)): array for stored, array in group.arrays()}
 
 
 def zarr_dataset(
@@ -125,13 +128,18 @@ def zarr_dataset(
 
     from sharpflow.simulator.store.checked_store import CheckedStore
 
-    return xarray.open_zarr(
+    found = xarray.open_zarr(
         CheckedStore(folder, arrays=arrays, promised=promised, read_only=True),
         chunks=None,
         decode_times=False,
         zarr_format=3,
         consolidated=is_consolidated(read_metadata(folder / "zarr.json")),
     )
+    own = {stored: str(a.attrs[NAME]) for stored, a in found.items() if NAME in a.attrs}
+    found = found.rename_vars(own)
+    for name in own.values():
+        del found[name].attrs[NAME]
+    return found
 
 
 def dataset(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sharpflow.models.arguments import FLAG, PATH, checked
 from sharpflow.simulator.store.arrays import Variable, zarr_dataset
 from sharpflow.simulator.store.chunks import REMEDY, ArrayFiles
 from sharpflow.simulator.store.errors import RunError
@@ -23,6 +24,7 @@ _MEMORY = ("predicted_memory_bytes", "peak_memory_bytes")
 _PROGRESS = ("status", "final_step", "num_steps", "step")
 
 
+@checked(folder=PATH, verify=FLAG)
 def open_run(folder: str | os.PathLike[str], *, verify: bool = False) -> "xarray.Dataset":
     """The labelled arrays of a run, finished or not.
 
@@ -57,7 +59,8 @@ def open_run(folder: str | os.PathLike[str], *, verify: bool = False) -> "xarray
     for name, labels in axes.items() if isinstance(axes, dict) else ():
         if name in found.coords and not _same_labels(found[name].values, labels):
             raise RunError(
-                f"{run.data / name} and {run.path / 'run.json'} do not agree: one is damaged; "
+                f"the axis {name} in {run.data} and {run.path / 'run.json'} do not agree: one is "
+                f"damaged; "
                 f"{REMEDY}"
             )
     return found.assign_attrs(noted_memory(run))
@@ -163,7 +166,8 @@ def require_values(run: RunFolder, variables: Mapping[str, Variable]) -> None:
             continue
         if not _same_values(np.asarray(arrays[name][...]), variable.values):
             raise RunError(
-                f"{run.data / name} is damaged: it does not hold what was asked for; {REMEDY}"
+                f"{run.data / arrays[name].path} is damaged: it does not hold what was asked for; "
+                f"{REMEDY}"
             )
 
 

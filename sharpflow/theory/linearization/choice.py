@@ -5,6 +5,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
+from sharpflow.models.arguments import FUNCTION, PARAMS, Kind, checked, choice
 from sharpflow.models.precision import full_precision
 from sharpflow.theory.linearization.dense import DenseLinearization
 from sharpflow.theory.linearization.gram import GramLinearization
@@ -22,6 +23,13 @@ _KINDS: dict[str, Any] = {
 }
 
 
+FLAT = Kind(
+    "a vector of floating-point numbers, at least one",
+    lambda value: getattr(value, "ndim", None) == 1 and PARAMS.fits(value),
+)
+
+
+@checked(residual=FUNCTION, theta=FLAT, method=choice(METHODS))
 @full_precision
 def linearize(
     residual: Residual, theta: Float[Array, " d"], method: Method = "auto"
@@ -61,8 +69,7 @@ def resolve_method(method: Method, m: int, d: int) -> Method:
     Raises:
       ValueError: an unknown method.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+    choice(METHODS).require("method", method)
     if method != "auto":
         return method
     if m * d <= _DENSE_ENTRIES and min(m, d) <= _DENSE_SIZE:

@@ -131,8 +131,8 @@ def test_float64_without_x64_is_refused(data):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"widths": (0,)}, r"widths must be positive integers, got \(0,\)"),
-        ({"widths": (2.5,)}, "widths must be positive integers"),
+        ({"widths": (0,)}, r"widths must be a sequence of positive integers, got \(0,\)"),
+        ({"widths": (2.5,)}, "widths must be a sequence of positive integers"),
         ({"activation": "sine"}, "activation must be one of.*softplus.*'sine'"),
         ({"normalization": "btach"}, "normalization must be one of.*batch.*'btach'"),
         ({"dtype": np.float16}, "dtype must be float32 or float64, got float16"),

@@ -1,0 +1,53 @@
+"""What the arguments of figures must be."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sharpflow.models.arguments import Kind, any_of, array, of_lazy_type, optional
+from sharpflow.simulator.trajectory import TRAJECTORY
+
+# matplotlib and xarray are loaded by whoever draws, and not by this check
+AX = optional(of_lazy_type("matplotlib", "Axes", "matplotlib axes"))
+FIGURE = of_lazy_type("matplotlib", "FigureBase", "a matplotlib figure")
+DATASET = of_lazy_type("xarray", "Dataset", "an xarray.Dataset")
+RECORD = any_of(TRAJECTORY, DATASET)
+FIT = optional(
+    Kind(
+        "a power law, with exponent, interval and prefactor",
+        lambda value: all(hasattr(value, name) for name in ("exponent", "interval", "prefactor")),
+    )
+)
+VECTOR = array(1, missing=True)
+TWO_VECTORS = Kind(
+    "a pair of vectors of one length",
+    lambda value: (
+        isinstance(value, Sequence)
+        and len(value) == 2
+        and all(VECTOR.fits(one) for one in value)
+        and np.shape(value[0]) == np.shape(value[1])
+    ),
+)
+ON_SPHERE = Kind(
+    "an array of unit vectors of shape (T, 3), at least one",
+    lambda value: (
+        array(2, missing=True).fits(value) and np.shape(value)[1] == 3 and np.shape(value)[0] > 0
+    ),
+)
+
+
+def require_columns(name: str, record: Any, *columns: str) -> None:
+    """Refuse a trajectory or dataset without what is drawn of it.
+
+    Args:
+      name: of the argument.
+      record: what was given.
+      *columns: that it must have.
+
+    Raises:
+      ValueError: names those that are missing.
+    """
+    missing = [column for column in columns if column not in record]
+    if missing:
+        raise ValueError(f"{name} must have the columns {list(columns)}, got none for {missing}")

@@ -1,0 +1,392 @@
+"""What arguments must be, said once for each kind, and refused before anything is computed."""
+
+import dataclasses
+import functools
+import inspect
+import math
+import numbers
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+MOST = 2**31 - 1  # of a count: compiled code counts in 32 bits
+
+_LONGEST = 80  # characters of a value in an error
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What an argument must be.
+
+    Attributes:
+      allowed: in words, after "must be".
+      fits: whether a value is that. It is not asked for values that jax traces, of which Python
+        knows no numbers.
+    """
+
+    allowed: str
+    fits: Callable[[Any], bool]
+
+    def require(self, name: str, value: Any) -> None:
+        """Refuse a value that is something else.
+
+        Args:
+          name: of the argument.
+          value: what was given.
+
+        Raises:
+          ValueError: names the argument, the value and what is allowed.
+        """
+        if not isinstance(value, jax.core.Tracer) and not self.fits(value):
+            raise ValueError(f"{name} must be {self.allowed}, got {shown(value)}")
+
+
+def checked(**kinds: Kind) -> Callable[[_Function], _Function]:
+    """Have a function refuse arguments that are not what they must be, by their names.
+
+    What depends on several arguments together is for the function itself to look at.
+
+    Args:
+      **kinds: of the arguments, by name; those that are left out are not looked at, and
+        neither are defaults.
+
+    Returns:
+      A decorator.
+    """
+
+    def decorate(function: _Function) -> _Function:
+        names = list(inspect.signature(function).parameters)
+        unknown = kinds.keys() - set(names)
+        assert not unknown, f"{function.__qualname__} has no argument {sorted(unknown)}"
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            for name, value in (*zip(names, args, strict=False), *kwargs.items()):
+                kind = kinds.get(name)
+                if kind is not None:
+                    kind.require(name, value)
+            return function(*args, **kwargs)
+
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def real(value: Any) -> float | None:
+    """A real number as a float; None for all else, and for what no float can hold.
+
+    Args:
+      value: a number of Python, numpy or jax, or an array of shape ().
+    """
+    if isinstance(value, (bool, np.bool_)):
+        return None
+    scalar = isinstance(value, numbers.Real) or (
+        getattr(value, "shape", None) == ()
+        and _is_real(getattr(value, "dtype", None))
+        and not isinstance(value, jax.ShapeDtypeStruct)
+    )
+    try:
+        return float(value) if scalar else None
+    except (OverflowError, TypeError, ValueError):
+        return None
+
+
+def number(
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+) -> Kind:
+    """A real and finite number within bounds.
+
+    Args:
+      above, least, below, most: exclusive and inclusive bounds, none by default.
+    """
+    bounds = {"above": above, "at least": least, "below": below, "at most": most}
+    told = [f"{words} {bound:g}" for words, bound in bounds.items() if bound is not None]
+    if above == 0 and below is most is None:
+        told = ["positive"]
+
+    def fits(value: Any) -> bool:
+        found = real(value)
+        if found is None or not math.isfinite(found):
+            return False
+        return (
+            (above is None or found > above)
+            and (least is None or found >= least)
+            and (below is None or found < below)
+            and (most is None or found <= most)
+        )
+
+    return Kind(" and ".join([*told, "finite"]) + ("" if told else ", a number"), fits)
+
+
+def count(least: int = 1, most: int = MOST) -> Kind:
+    """An integer.
+
+    Args:
+      least, most: bounds, both allowed.
+    """
+
+    def fits(value: Any) -> bool:
+        integer = isinstance(value, (int, np.integer)) or (
+            getattr(value, "shape", None) == ()
+            and jnp.issubdtype(getattr(value, "dtype", bool), jnp.integer)
+        )
+        return integer and not isinstance(value, bool) and least <= int(value) <= most
+
+    words = "an integer" + ("" if least == -MOST else f" from {least} to {most}")
+    return Kind(words, fits)
+
+
+def choice(options: Iterable[Any], also: Sequence[Any] = ()) -> Kind:
+    """One of some texts.
+
+    Args:
+      options: what is allowed and told.
+      also: what else is allowed.
+    """
+    known = tuple(options)
+    # by comparison, because not everything has a hash, and texts only: arrays compare entrywise
+    return Kind(
+        f"one of {known}",
+        lambda value: isinstance(value, str) and (value in known or value in also),
+    )
+
+
+def optional(kind: Kind) -> Kind:
+    """None, or of a kind."""
+    return Kind(f"{kind.allowed}, or None", lambda value: value is None or kind.fits(value))
+
+
+def instance(types: type | tuple[type, ...], words: str) -> Kind:
+    """An object of a class.
+
+    Args:
+      types: as for ``isinstance``.
+      words: what to call it.
+    """
+    return Kind(words, lambda value: isinstance(value, types))
+
+
+def of_lazy_type(module: str, name: str, words: str) -> Kind:
+    """An object of a class of a library that is not loaded for this check.
+
+    Args:
+      module: the library; nothing is of the class before somebody has loaded it.
+      name: of the class.
+      words: what to call it.
+    """
+
+    def fits(value: Any) -> bool:
+        return any(
+            kind.__name__ == name and kind.__module__.split(".")[0] == module
+            for kind in type(value).__mro__
+        )
+
+    return Kind(words, fits)
+
+
+def any_of(*kinds: Kind) -> Kind:
+    """What is of one of some kinds."""
+    return Kind(
+        ", or ".join(kind.allowed for kind in kinds),
+        lambda value: any(kind.fits(value) for kind in kinds),
+    )
+
+
+def array(
+    rank: int | None = None,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    missing: bool = False,
+) -> Kind:
+    """An array of real and finite numbers, or what numpy makes one of.
+
+    Args:
+      rank: number of its dimensions; by default any.
+      above, least, below: exclusive and inclusive bounds of all entries.
+      missing: whether entries may be NaN, as those of a trajectory that has ended.
+    """
+    shape = "" if rank is None else f" with {rank} dimension" + ("s" if rank != 1 else "")
+    bounds = {" above": above, " of at least": least, " below": below}
+    told = "".join(f"{words} {bound:g}" for words, bound in bounds.items() if bound is not None)
+    unknown = ", or NaN" if missing else ""
+
+    def fits(value: Any) -> bool:
+        if isinstance(value, (list, tuple)) and any(
+            isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)
+        ):
+            return True
+        try:
+            found = np.asarray(value)
+        except (TypeError, ValueError, OverflowError):
+            return False
+        if not _is_real(found.dtype) or (rank is not None and found.ndim != rank):
+            return False
+        if missing:
+            found = found[~np.isnan(found)]
+        return bool(
+            np.all(np.isfinite(found))
+            and (above is None or np.all(found > above))
+            and (least is None or np.all(found >= least))
+            and (below is None or np.all(found < below))
+        )
+
+    return Kind(f"an array of finite numbers{told}{unknown}{shape}", fits)
+
+
+def _is_floating_pytree(value: Any) -> bool:
+    leaves = jax.tree.leaves(value)
+    return bool(leaves) and all(
+        jnp.issubdtype(getattr(leaf, "dtype", type(None)), jnp.floating) or isinstance(leaf, float)
+        for leaf in leaves
+    )
+
+
+def _is_array(value: Any) -> bool:
+    """Whether numpy makes an array of this; of which kind is for the function to look at."""
+    if value is None:
+        return False
+    try:
+        kind = np.asarray(value).dtype.kind
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return kind != "O"
+
+
+POSITIVE = number(above=0)
+NOT_NEGATIVE = number(least=0)
+SHARE = Kind("at least 0 and below 1", number(least=0, below=1).fits)
+FINITE = number()
+COUNT = count()
+INTEGER = count(-MOST)  # where its bounds depend on what else is given
+SEED = count(0, 2**32 - 1)
+FLAG = Kind("True or False", lambda value: isinstance(value, (bool, np.bool_)))
+TEXT = Kind("a text", lambda value: isinstance(value, str))
+DATA = Kind("an array of numbers", _is_array)
+NUMBERS = Kind(
+    "an array of real numbers",
+    lambda value: (
+        _is_array(value)
+        and (isinstance(value, jax.Array) or np.asarray(value).dtype.kind in "biuf")
+    ),
+)
+SIZES = Kind(
+    "a sequence of positive integers",
+    lambda value: (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and all(COUNT.fits(size) for size in value)
+    ),
+)
+MAPPING = instance(Mapping, "a dictionary")
+NAMES = Kind(
+    "a sequence of names",
+    lambda value: (
+        isinstance(value, Iterable)
+        and not isinstance(value, (str, bytes))
+        and all(isinstance(name, str) for name in value)
+    ),
+)
+PAIR = Kind(
+    "a pair (x, y), or None",
+    # an iterable is let pass, because looking into it would use it up
+    lambda value: (
+        value is None
+        or (isinstance(value, Iterable) and (not isinstance(value, Sized) or len(value) == 2))
+    ),
+)
+PATH = instance((str, os.PathLike), "a path")
+KEY = Kind(
+    "a key of jax.random",
+    lambda value: (
+        isinstance(value, jax.Array)
+        and (jnp.issubdtype(value.dtype, jax.dtypes.prng_key) or value.dtype == jnp.uint32)
+    ),
+)
+FUNCTION = Kind("a function", callable)
+PARAMS = Kind("a pytree of floating-point arrays", _is_floating_pytree)
+
+
+def require_within(dtype: DTypeLike, *, zero: bool = False, **given: Any) -> None:
+    """Refuse numbers that a dtype turns into infinity, or into zero though they are not.
+
+    A check of the number itself is made in Python's double precision, and what is computed with it
+    may be in single precision.
+
+    Args:
+      dtype: floating point, that will hold them.
+      zero: whether what is too small may become zero.
+      **given: numbers or arrays by their names; None and traced ones pass.
+
+    Raises:
+      ValueError: names the first that does not fit.
+    """
+    limits = jnp.finfo(dtype)
+    for name, value in given.items():
+        if value is None or isinstance(value, jax.core.Tracer):
+            continue
+        sizes = np.abs(np.asarray(value, np.float64))
+        sizes = sizes[sizes > 0]
+        if sizes.size and not (
+            (zero or float(limits.tiny) <= sizes.min()) and sizes.max() <= float(limits.max)
+        ):
+            raise ValueError(
+                f"{name} must lie within {np.dtype(dtype).name}, from {float(limits.tiny):.2g} to "
+                f"{float(limits.max):.2g} in size, got {shown(value)}"
+            )
+
+
+def require_alike(name: str, tree: Any, like_name: str, like: Any) -> None:
+    """Refuse a pytree that has not the arrays of another one.
+
+    Args:
+      name, tree: what is looked at.
+      like_name, like: what it must be like.
+
+    Raises:
+      ValueError: another structure or other shapes.
+    """
+    # as a set, because jax declares no comparison of structures
+    trees = {jax.tree.structure(one) for one in (tree, like)}
+    shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(one)] for one in (tree, like)]
+    if len(trees) > 1 or shapes[0] != shapes[1]:
+        raise ValueError(
+            f"{name} must be a pytree like {like_name}, with arrays of shapes {shown(shapes[1])}, "
+            f"got {shown(shapes[0])} in {shown(jax.tree.structure(tree))}"
+        )
+
+
+def shown(value: Any) -> str:
+    """Any value, short and on one line.
+
+    Args:
+      value: whatever was given as an argument.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**30:
+        return f"an integer of {value.bit_length()} bits"  # Python may refuse its digits
+    if isinstance(getattr(value, "shape", None), tuple) and getattr(value, "shape", ()) != ():
+        dtype = f" and dtype {value.dtype}" if hasattr(value, "dtype") else ""
+        return f"{type(value).__name__} of shape {value.shape}{dtype}"
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # somebody else's repr, while this says what is wrong with the argument
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _is_real(dtype: Any) -> bool:
+    if dtype is None:
+        return False
+    return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
