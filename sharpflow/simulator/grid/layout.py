@@ -16,14 +16,13 @@ Lanes = Literal["side_by_side", "in_turn"]
 LANES: tuple[Lanes, ...] = ("side_by_side", "in_turn")
 
 DEVICES = Kind(
-    "a sequence of distinct jax devices, at least one, or None",
+    "a sequence of jax devices, at least one, or None",
     lambda value: (
         value is None
         or (
             isinstance(value, Sequence)
             and len(value) > 0
             and all(isinstance(device, jax.Device) for device in value)
-            and len(set(value)) == len(value)
         )
     ),
 )

@@ -185,14 +185,18 @@ class BatchRun:
         rows = np.flatnonzero(observe)
         records = (lane.position + np.arange(observe.size)) // self.layout.pieces
         for name, values in columns.items():
+            if not self._is_kept(name):
+                continue
             if name in RUNNING:
-                if name not in self.sink.arrays:
-                    continue  # the loop keeps both, also where nobody asked for them
                 # of each record the last row: means over all updates since it
                 last = np.append(np.flatnonzero(np.diff(records)), observe.size - 1)
                 self.sink.write(name, lane.point, int(records[0]), values[last])
-            elif name != "step" and rows.size:
+            elif rows.size:
                 self.sink.write(name, lane.point, int(records[rows[0]]), values[rows])
+
+    def _is_kept(self, name: str) -> bool:
+        """Whether a column of the loop has an array: those it keeps unasked may have none."""
+        return name != "step" and (name not in RUNNING or name in self.sink.arrays)
 
     def _write_snapshots(self, lane: Lane, taken: Any, snapshot: np.ndarray) -> None:
         assert self.snapshot_every is not None
@@ -213,7 +217,7 @@ class BatchRun:
         if row >= len(lane.starts) or lane.starts[row] != group.step[index]:
             return
         for name, values in group.columns.items():
-            if name != "step":
+            if self._is_kept(name):
                 one = np.full((1, *values.shape[2:]), np.nan)
                 self.sink.write(name, lane.point, record, one)
         if self.snapshot_every is not None and record % self.snapshot_every == 0:
