@@ -12,6 +12,7 @@ from sharpflow.models import Params, Problem
 from sharpflow.models.precision import compiled
 from sharpflow.theory.central_dynamics import Counts, Dynamics, Place
 from sharpflow.theory.central_step import Step, attempt
+from sharpflow.theory.scaling import norm
 from sharpflow.theory.status import Status
 from sharpflow.theory.step_control import next_proposal, step_growth, step_towards
 
@@ -114,14 +115,14 @@ def integrate(
     zero = jnp.zeros((), jnp.int32)
     none = jnp.zeros((max_edge, max_edge), flat.dtype)
     place, counts = dynamics.place(flat, Counts(gradients=zero, products=zero, third=zero), None)
-    speed = learning_rate * jnp.linalg.norm(dynamics.gradient(flat) + weight_decay * flat)
+    speed = learning_rate * norm(dynamics.gradient(flat) + weight_decay * flat)
     start = CentralState(
         place=place,
         covariance=none,
         first_covariance=none,
         touching=jnp.asarray(False),
         time=times[0],
-        step=jnp.where(fixed, step_size, _FIRST_MOVE * jnp.linalg.norm(flat) / speed),
+        step=jnp.where(fixed, step_size, _FIRST_MOVE * norm(flat) / speed),
         num_steps=zero,
         num_rejected=zero,
         counts=counts.plus(gradients=1),

@@ -9,6 +9,7 @@ from sharpflow.theory.central_dynamics import Counts, Dynamics, Place
 from sharpflow.theory.edge import solve_edge_program, symmetric_to_vector, vector_to_symmetric
 from sharpflow.theory.edge_geometry import continuing_turn
 from sharpflow.theory.relaxation import num_stages, relax
+from sharpflow.theory.scaling import norm
 
 _HELD = 1e-3  # largest violation of the program's constraint, relative to its drive
 
@@ -57,8 +58,8 @@ def attempt(
     counts = hold.counts.plus(gradients=stages + 2)
     counts = counts.plus(products=stages + 2) if dynamics.step_correction else counts
     place, counts = dynamics.place(params, counts, hold.frame)
-    size = jnp.linalg.norm(here.params)
-    corrected = jnp.linalg.norm(params - hold.predicted) / size
+    size = norm(here.params)
+    corrected = norm(params - hold.predicted) / size
     excess = jnp.maximum(place.eigenvalues[0] - target, 0.0) / dynamics.edge
     held_error = jnp.maximum(jnp.maximum(error, corrected), excess)
     turn = _turn(here, place, hold.spread)
@@ -176,7 +177,7 @@ def _sweep(
     end = relax(rate, start, step, stages)
     # Sommeijer, Shampine and Verwer 1998: the third derivative from both ends
     error = 0.8 * (start - end) + 0.4 * step * (rate(start) + rate(end))
-    return end, jnp.linalg.norm(error) / jnp.linalg.norm(start)
+    return end, norm(error) / norm(start)
 
 
 def _response(

@@ -26,7 +26,8 @@ from sharpflow.models.precision import compiled, full_precision
 from sharpflow.models.problem import PROBLEM, is_concrete
 from sharpflow.theory.lanczos import Matvec, Stop, lanczos
 from sharpflow.theory.lanczos_lanes import Operators, lanczos_of_lanes
-from sharpflow.theory.ritz import RitzPairs, power_of_two, resolve_tolerance, ritz_status
+from sharpflow.theory.ritz import RitzPairs, resolve_tolerance, ritz_status
+from sharpflow.theory.scaling import power_of_two
 from sharpflow.theory.status import Status
 
 Method = Literal["auto", "dense", "lanczos"]

@@ -26,6 +26,7 @@ from sharpflow.theory.lanczos import lanczos
 from sharpflow.theory.linearization import METHODS, Method, Residual, linearize, resolve_method
 from sharpflow.theory.linearization.spectrum import unit_rows
 from sharpflow.theory.ritz import RitzPairs, resolve_tolerance, ritz_status
+from sharpflow.theory.scaling import norm
 
 _MOST_MEANS = 16  # each costs a product
 
@@ -153,7 +154,7 @@ def _decomposed(
     _, push = jax.linearize(residual, theta)
     pull = jax.linear_transpose(push, theta)
     images = jax.lax.map(lambda vector: pull(push(vector))[0], vectors)
-    residuals = jnp.linalg.norm(images - values[:, None] * vectors, axis=1)
+    residuals = norm(images - values[:, None] * vectors, axis=1)
     spectrum = point.eigenvalues  # type: ignore[attr-defined]
     found = RitzPairs(
         values=values,
@@ -194,7 +195,7 @@ def _by_products(
     found = lanczos(matvec, start, k, tolerance=tolerance, basis_size=basis_size)
     trace, square = _moments(matvec, found, num_probes)
     vectors = jax.lax.map(lambda u: pull(u)[0], found.vectors) if dual else found.vectors
-    vectors = unit_rows(vectors, jnp.linalg.norm(vectors, axis=1) > 0.0)
+    vectors = unit_rows(vectors, norm(vectors, axis=1) > 0.0)
     products = found.num_products + num_probes
     return dataclasses.replace(found, vectors=vectors, num_products=products), trace, square
 

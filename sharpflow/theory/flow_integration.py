@@ -19,6 +19,7 @@ from sharpflow.theory.edge_geometry import (
 from sharpflow.theory.flow_step import attempt
 from sharpflow.theory.linearization import Method, linearize
 from sharpflow.theory.residuals import residual_form
+from sharpflow.theory.retraction import residual_tolerance
 from sharpflow.theory.status import Status
 from sharpflow.theory.step_control import next_proposal, step_growth, step_towards
 
@@ -123,6 +124,7 @@ def integrate(
     Source: docs/theory.md, section 9.
     """
     residual = residual_form(problem, ravel_pytree(like)[1](start.theta))
+    tolerance = residual_tolerance(residual, start.theta)
     fixed = jnp.isfinite(step_size)
 
     def visit(state: _State) -> _State:
@@ -181,7 +183,7 @@ def integrate(
     ) -> tuple[FlowPoint, Array, Array]:
         """A step towards an output, or a shorter one to be tried."""
         step, last = step_towards(until - point.time, point.step)
-        tried = attempt(response, step, b, kappa, rtol, on_sphere=on_sphere)
+        tried = attempt(response, step, b, kappa, rtol, tolerance, on_sphere=on_sphere)
         ratio = tried.error / (_STEP_SHARE * rtol)
         accepted = fixed | (ratio <= 1.0)
         proposal = next_proposal(step_growth(ratio, 2, largest=4.0), step, point.step)

@@ -11,7 +11,7 @@ from sharpflow.theory.edge_geometry import (
     edge_space,
     weighted_edge_gradient,
 )
-from sharpflow.theory.retraction import residual_tolerance, retract_by_chords
+from sharpflow.theory.retraction import retract_by_chords, usual_tolerance
 
 
 @chex.dataclass(frozen=True)
@@ -34,7 +34,14 @@ class Step:
 
 
 def attempt(
-    start: EdgeResponse, step: Array, b: Array, kappa: Array, rtol: Array, *, on_sphere: bool
+    start: EdgeResponse,
+    step: Array,
+    b: Array,
+    kappa: Array,
+    rtol: Array,
+    tolerance: Array,
+    *,
+    on_sphere: bool,
 ) -> Step:
     """A step from a point of Γ after which no eigenvalue is above the threshold.
 
@@ -47,12 +54,12 @@ def attempt(
       start: where it starts.
       step: Δτ.
       b, kappa, rtol, on_sphere: as in ``sharpness_flow``.
+      tolerance: on ‖r‖ at the end of the step.
 
     Source: docs/theory.md, section 9.
     """
     base, k = start.space, start.ratios.shape[0]
     identity = jnp.eye(k, dtype=step.dtype)
-    exact = jnp.asarray(residual_tolerance(step.dtype), step.dtype)
 
     def threshold_after(covariance: Array) -> Array:
         return start.log_threshold + step * b * (2.0 * jnp.trace(covariance) - 1.0)
@@ -60,7 +67,9 @@ def attempt(
     drive = b * identity - (identity - jnp.diag(start.ratios)) / step
     covariance = solve_edge_program(start.gram, drive, b).covariance
     start_rate = symmetric_to_vector(covariance) @ start.gradients
-    rough = jnp.maximum(exact, 1e-3 * rtol)
+    # residuals are of order one, unless their tolerance says that they are smaller
+    order = tolerance / usual_tolerance(step.dtype)
+    rough = jnp.maximum(tolerance, 1e-3 * rtol * order)
     theta = retract_by_chords(
         base.linearization, base.theta - step * start_rate, rough, on_sphere=on_sphere
     )
@@ -79,7 +88,7 @@ def attempt(
         predicted, turn.T @ covariance @ turn, on_sphere=on_sphere
     )
     moved = base.theta - 0.5 * step * (start_rate + end_rate)
-    theta = retract_by_chords(base.linearization, moved, exact, on_sphere=on_sphere)
+    theta = retract_by_chords(base.linearization, moved, tolerance, on_sphere=on_sphere)
     log_threshold = threshold_after(covariance)
 
     distance = jnp.linalg.norm(theta - predicted.theta) / jnp.linalg.norm(base.theta)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sharpflow.theory.ritz import RitzPairs, power_of_two
+from sharpflow.theory.ritz import RitzPairs
+from sharpflow.theory.scaling import power_of_two
 from sharpflow.theory.witness import (
     allowed_probability,
     excluded_margin,

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sharpflow.theory.scaling import unit_of
+
 Product = Callable[[Array], Array]
 
 
@@ -38,8 +40,14 @@ def least_norm_solution(
     Source: Björck 1996, section 7.4 (CGLS); the second stop is that of Paige and
     Saunders 1982, section 6.
     """
-    rounding = 10.0 * jnp.finfo(target.dtype).eps
+    # r and J in units of their own: squares of small or of huge numbers would decide the stops
+    of_target = unit_of(target)
+    target = target / of_target
     gradient = pull(target)
+    of_operator = unit_of(gradient)
+    gradient = gradient / of_operator
+
+    rounding = 10.0 * jnp.finfo(target.dtype).eps
     first = jnp.sum(jnp.square(gradient))
 
     def unfinished(state: dict) -> Array:
@@ -49,11 +57,11 @@ def least_norm_solution(
 
     def iterate(state: dict) -> dict:
         direction, square = state["direction"], state["square"]
-        stretched = push(direction)
+        stretched = push(direction) / of_operator
         curvature = jnp.sum(jnp.square(stretched))
         length = square / curvature
         remainder = state["remainder"] - length * stretched
-        gradient = pull(remainder)
+        gradient = pull(remainder) / of_operator
         following = jnp.sum(jnp.square(gradient))
         return {
             "x": state["x"] + length * direction,
@@ -72,4 +80,5 @@ def least_norm_solution(
         "size": jnp.zeros((), target.dtype),  # ‖J‖², from below
         "count": jnp.zeros((), jnp.int32),
     }
-    return jax.lax.while_loop(unfinished, iterate, state)["x"]
+    x = jax.lax.while_loop(unfinished, iterate, state)["x"]
+    return x / of_operator * of_target

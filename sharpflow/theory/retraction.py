@@ -11,6 +11,7 @@ from sharpflow.theory.linearization import (
     linearize,
     resolve_method,
 )
+from sharpflow.theory.scaling import norm
 from sharpflow.theory.status import Status
 
 ACCEPTED_SLACK = 30.0  # times the tolerance aimed at: where rounding ends an iteration
@@ -36,47 +37,47 @@ def retract_flat(
       theta: where to start, shape (d,).
       on_sphere: whether every iterate is brought to unit norm.
       method: how the Jacobian is handled, as in ``linearize``.
-      tolerance: on ‖r‖; by default that of ``residual_tolerance``.
+      tolerance: on ‖r‖; by default that of ``residual_tolerance`` at ``theta``.
       max_steps: most linearizations.
 
     Returns:
       The point, shape (d,), and a status: ``Status.SUCCESS`` or
       ``Status.RETRACTION_FAILED``.
     """
-    if tolerance is None:
-        tolerance = residual_tolerance(theta.dtype)
     onto = unit if on_sphere else (lambda point: point)
     theta = onto(theta)
     value = residual(theta)
+    if tolerance is None:
+        tolerance = residual_tolerance(residual, theta)
     chords = resolve_method(method, value.shape[0], theta.shape[0]) != "dense"
 
     def step(at_point: Linearization, point: Array, value: Array) -> tuple[Array, Array]:
         move = at_point.solve(value)
-        longest = 0.5 * jnp.linalg.norm(point)
-        move = move * jnp.minimum(1.0, longest / jnp.maximum(jnp.linalg.norm(move), longest))
+        longest = 0.5 * norm(point)
+        move = move * jnp.minimum(1.0, longest / jnp.maximum(norm(move), longest))
         moved = onto(point - move)
         return moved, residual(moved)
 
     def unfinished(state: tuple) -> Array:
         _, value, previous, count = state
-        norm = jnp.linalg.norm(value)
-        improving = (count < 3) | (norm < 0.9 * previous)
-        return (norm > tolerance) & improving & (count < max_steps)
+        size = norm(value)
+        improving = (count < 3) | (size < 0.9 * previous)
+        return (size > tolerance) & improving & (count < max_steps)
 
     def iterate(state: tuple) -> tuple:
         point, value, _, count = state
-        at_point, before = linearize(residual, point, method), jnp.linalg.norm(value)
+        at_point, before = linearize(residual, point, method), norm(value)
         point, value = step(at_point, point, value)
         if chords:
 
             def gaining(chord: tuple) -> Array:
                 _, value, previous = chord
-                norm = jnp.linalg.norm(value)
-                return (norm > tolerance) & (norm <= _SHORTENING * previous)
+                size = norm(value)
+                return (size > tolerance) & (size <= _SHORTENING * previous)
 
             def shorten(chord: tuple) -> tuple:
                 point, value, _ = chord
-                return *step(at_point, point, value), jnp.linalg.norm(value)
+                return *step(at_point, point, value), norm(value)
 
             point, value, _ = jax.lax.while_loop(gaining, shorten, (point, value, before))
         return point, value, before, count + 1
@@ -84,7 +85,7 @@ def retract_flat(
     farther = jnp.full((), jnp.finfo(theta.dtype).max, theta.dtype)
     start = (theta, value, farther, jnp.zeros((), jnp.int32))
     point, value, _, _ = jax.lax.while_loop(unfinished, iterate, start)
-    accepted = jnp.linalg.norm(value) <= ACCEPTED_SLACK * tolerance
+    accepted = norm(value) <= ACCEPTED_SLACK * tolerance
     return point, jnp.where(accepted, Status.SUCCESS, Status.RETRACTION_FAILED).astype(jnp.int32)
 
 
@@ -116,7 +117,7 @@ def retract_by_chords(
 
     def unfinished(state: tuple) -> Array:
         _, value, iteration = state
-        return (jnp.linalg.norm(value) > tolerance) & (iteration < max_steps)
+        return (norm(value) > tolerance) & (iteration < max_steps)
 
     def iterate(state: tuple) -> tuple:
         point, value, iteration = state
@@ -126,14 +127,35 @@ def retract_by_chords(
     theta = onto(theta)
     start = (theta, residual(theta), jnp.zeros((), jnp.int32))
     theta, value, _ = jax.lax.while_loop(unfinished, iterate, start)
-    return jnp.where(jnp.linalg.norm(value) <= ACCEPTED_SLACK * tolerance, theta, jnp.nan)
+    return jnp.where(norm(value) <= ACCEPTED_SLACK * tolerance, theta, jnp.nan)
 
 
 def unit(vector: Float[Array, " d"]) -> Float[Array, " d"]:
     """The direction of a vector."""
-    return vector / jnp.linalg.norm(vector)
+    return vector / norm(vector)
 
 
-def residual_tolerance(dtype: jnp.dtype) -> float:
-    """‖r‖ at which a point counts as on Γ: residuals are of order one."""
+def residual_tolerance(residual: Residual, theta: Float[Array, " d"]) -> Float[Array, ""]:
+    """‖r‖ at which a point near ``theta`` counts as on Γ.
+
+    Residuals are of order one where outputs fit standardised targets, and that is what the
+    tolerance is relative to. Those of small data, such as lengths in metres, are smaller
+    altogether, and would be below it anywhere: there it is relative to ‖J‖‖θ‖, of which they are a
+    difference, or to ‖r(θ)‖. Larger ones never fall below the rounding of that difference.
+
+    Args:
+      residual: r on flat parameters.
+      theta: a point, shape (d,).
+    """
+    value, pull = jax.vjp(residual, theta)
+    # an estimate of the Frobenius norm from one product: its mean square is that of ‖J‖
+    signs = jax.random.rademacher(jax.random.key(0), value.shape, value.dtype)
+    (image,) = pull(signs)
+    scale = jnp.maximum(norm(image) * norm(theta), norm(value))
+    rounding = jnp.finfo(theta.dtype).eps * scale
+    return jnp.maximum(usual_tolerance(theta.dtype) * jnp.minimum(scale, 1.0), rounding)
+
+
+def usual_tolerance(dtype: jnp.dtype) -> float:
+    """The tolerance of residuals of order one."""
     return float(jnp.finfo(dtype).eps) ** 0.75

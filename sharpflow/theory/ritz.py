@@ -89,13 +89,3 @@ def resolve_tolerance(tolerance: float | None, dtype: jnp.dtype) -> float:
             f"got {tolerance!r}"
         )
     return float(tolerance)
-
-
-def power_of_two(array: Float[Array, "..."]) -> Float[Array, ""]:
-    """The power of two at the largest entry, by which to divide changes no digit; 0 of zeros."""
-    largest = jnp.max(jnp.abs(array))
-    usable = jnp.isfinite(largest) & (largest > 0)
-    _, exponent = jnp.frexp(jnp.where(usable, largest, 1.0))
-    bound = -int(jnp.finfo(array.dtype).minexp) - 2  # its inverse must be a normal number too
-    power = jnp.ldexp(jnp.ones((), array.dtype), jnp.clip(exponent, -bound, bound))
-    return jnp.where(usable, power, 0.0)

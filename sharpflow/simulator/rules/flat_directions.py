@@ -17,6 +17,7 @@ from sharpflow.theory import Linearization, Status, linearize
 from sharpflow.theory.linearization import Method, resolve_method
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.retraction import residual_tolerance, retract_flat, unit
+from sharpflow.theory.scaling import norm
 
 # ‖r‖ at Φ over that at θ: Φ need only be better than the expansion about it
 _RETRACTION_GAIN = 1e-4
@@ -191,8 +192,8 @@ class _AtManifold:
     def _under(self, params: Params, flat: Array) -> tuple[Linearization, Int[Array, ""]]:
         """The linearization at Φ(θ)."""
         residual = residual_form(self.problem, params)
-        size = jnp.linalg.norm(residual(flat))
-        tolerance = jnp.maximum(_RETRACTION_GAIN * size, residual_tolerance(flat.dtype))
+        size = norm(residual(flat))
+        tolerance = jnp.maximum(_RETRACTION_GAIN * size, residual_tolerance(residual, flat))
         point, status = retract_flat(
             residual, flat, on_sphere=self.on_sphere, method=self.method, tolerance=tolerance
         )

@@ -13,6 +13,7 @@ from sharpflow.theory.lanczos import lanczos
 from sharpflow.theory.least_squares import least_norm_solution
 from sharpflow.theory.linearization.protocol import Residual
 from sharpflow.theory.linearization.spectrum import map_rows, unit_rows, without_radial
+from sharpflow.theory.scaling import norm
 
 
 @chex.dataclass(frozen=True)
@@ -88,10 +89,10 @@ class IterativeLinearization:
             def without_rows(left: Array, tolerance: Array) -> tuple[Array, Array]:
                 stretched = jax.jvp(self.function, (self.theta,), (left,))[1]
                 removed = self._solve(stretched, tolerance)
-                return left - removed, jnp.linalg.norm(removed)
+                return left - removed, norm(removed)
 
             projected, removed = jax.lax.scan(without_rows, vector, passes)
-            small = removed[-1] <= passes[-1] * jnp.linalg.norm(vector)
+            small = removed[-1] <= passes[-1] * norm(vector)
             return jnp.where(small, projected, jnp.nan)
 
         vectors = without_radial(vectors, self.theta) if on_sphere else vectors

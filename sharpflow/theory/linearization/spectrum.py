@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from sharpflow.theory.scaling import norm
+
 _BATCH_ENTRIES = 2**23  # of the Jacobian's rows that are held at once
 _MAX_BATCH = 64
 
@@ -29,7 +31,7 @@ def inverse_of(eigenvalues: Float[Array, " q"], kept: Bool[Array, " q"]) -> Floa
 
 def unit_rows(vectors: Float[Array, "k d"], kept: Bool[Array, " k"]) -> Float[Array, "k d"]:
     """The rows that are kept at unit norm, and zeros in place of the others."""
-    norms = jnp.linalg.norm(vectors, axis=1, keepdims=True)
+    norms = norm(vectors, axis=1, keepdims=True)
     kept = kept[:, None]
     return jnp.where(kept, vectors / jnp.where(kept, norms, 1.0), 0.0)
 
@@ -38,7 +40,7 @@ def without_radial(
     vectors: Float[Array, "... d"], theta: Float[Array, " d"]
 ) -> Float[Array, "... d"]:
     """Vectors without their part along ``theta``, whatever its norm."""
-    unit = theta / jnp.linalg.norm(theta)
+    unit = theta / norm(theta)
     return vectors - jnp.tensordot(vectors @ unit, unit, axes=0)
 
 
