@@ -15,7 +15,7 @@ RECORD_EVERY = 100
 def measure(repetitions: int = 8) -> list[Check]:
     """Time of a simulation that records λ₁, over that of one that does not, less 1."""
     start, rule, _ = at_edge(seed=0)
-    tracked = sf.sharpness(tolerance=1e-3)
+    tracked = sf.sharpness(tolerance=1e-4)
     kinds = {"without": DEFAULT, "with": (*DEFAULT, tracked)}
 
     def seconds(kind: str, every: int = RECORD_EVERY) -> float:

@@ -50,7 +50,7 @@ class Eigenpairs:
       overlooked: bound on the probability that an eigenvalue was overlooked that is larger than
         the last of the values by more than a tenth of the largest, shape (); 0 where the Hessian
         was formed.
-      status: ``Status.SUCCESS``, for which ``overlooked`` is at most 1e-3 or what rounding lets
+      status: ``Status.SUCCESS``, for which ``overlooked`` is at most 1e-6 or what rounding lets
         one tell; ``NOT_CONVERGED``, ``PRECISION`` (the tolerance is finer than the rounding of
         the products), ``NOT_SYMMETRIC`` or ``NOT_FINITE``.
     """
@@ -110,15 +110,16 @@ def top_eigenpairs(
 
     A residual tells how near a value is to an eigenvalue, and not that there is no larger one,
     which a start from eigenvectors of a nearby Hessian would never meet. Lanczos' method
-    therefore follows a random vector too, until that excludes a larger eigenvalue with a
-    probability of 0.999.
+    therefore follows a random vector too, until that excludes a larger eigenvalue but for a
+    probability of 1e-6, or of what the rounding of float32 lets one tell.
 
     Args:
       problem: any problem.
       params: where.
       k: how many, counted with multiplicity.
       tolerance: relative to the largest eigenvalue in modulus; by default 1e-8 in
-        float64 and 1e-4 in float32.
+        float64 and 1e-4 in float32. Lanczos' method takes more than 1e-4 for 1e-4, because
+        what ends sooner may lie between neighbours of the largest.
       stop: what the tolerance bounds: ``"residual"`` the residuals, ``"estimate"`` the
         estimated errors of the eigenvalues, which takes fewer products.
       method: ``"dense"`` forms the Hessian, ``"lanczos"`` needs products only;

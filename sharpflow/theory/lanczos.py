@@ -23,6 +23,9 @@ Matvec = Callable[[Float[Array, " d"]], Float[Array, " d"]]
 Stop = Literal["residual", "estimate"]
 
 _MAX_CYCLES = 50
+# Of tolerances. At the edge the largest eigenvalues lie within a percent. With 1e-3 one record in a
+# hundred of a tanh network ended between them, 7e-3 off, and two products were saved of 22.
+_LOOSEST = 1e-4
 _VECTORS_BETWEEN = 2  # from one Rayleigh–Ritz step to the next: it costs about as much as one
 
 
@@ -55,7 +58,8 @@ def lanczos(
       start: first vectors, shape (q, d), q ≤ ``basis_size``; they need not be orthogonal, and a
         row of zeros stands for a random vector.
       k: how many, at most d.
-      tolerance: relative to the largest |θ|; what it bounds, ``stop`` says.
+      tolerance: relative to the largest |θ|; what it bounds, ``stop`` says. More than 1e-4 is
+        taken for 1e-4.
       stop: ``"residual"`` stops on the residuals, ``"estimate"`` on the errors of the
         eigenvalues: Σ_{j≤i} r_j²/(θ_i − θ_{i+1}) where that is below r_i.
       basis_size: vectors kept, more than k + 1 and q, at most d.
@@ -198,6 +202,7 @@ class LanczosMethod:
             basis_size = max(2 * k + 16, num_start + k + 8, 24)
         size = min(dimension, basis_size)
         kept = min(max(k + 4, num_start), size - 1)
+        tolerance = jnp.minimum(tolerance, _LOOSEST)
         return cls(k, stop, tolerance, num_start, dimension, size, kept)
 
     def first_space(self, start: Float[Array, "q d"], loudness: Float[Array, ""]) -> Space:

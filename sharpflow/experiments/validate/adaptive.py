@@ -159,7 +159,7 @@ def _by_coordinate(progress: bool | None) -> tuple[list[Check], "xarray.Dataset"
             sf.simulator.rmsprop(learning_rate, decay),
             2500,
             record_every=20,
-            observables=("loss", sf.simulator.preconditioned_sharpness(tolerance=1e-3)),
+            observables=("loss", sf.simulator.preconditioned_sharpness(tolerance=1e-4)),
             progress=progress,
         )
         ratio = trajectory["preconditioned_sharpness"][:, 0] / trajectory["stability_line"]

@@ -148,7 +148,7 @@ def _ratios(
     progress: bool | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The threshold at 200 records, and λ_1(∇²L) over it."""
-    tracked: tuple[Observable, ...] = (sf.simulator.hessian_sharpness(tolerance=1e-3),)
+    tracked: tuple[Observable, ...] = (sf.simulator.hessian_sharpness(tolerance=1e-4),)
     trajectory = sf.simulate(
         problem,
         params,
