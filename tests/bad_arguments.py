@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -46,13 +47,16 @@ class _Stranger:
 
 
 NOTHING = (None, _Stranger())
+SPAN = np.timedelta64(3, "s")  # an integer to numpy
+MASKED = np.ma.MaskedArray([1.0, 2.0, 3.0], [False, True, False])
 REAL = Bad((NAN, INFINITY, -INFINITY, 1j, "1", (1.0, 2.0), np.ones(2), HUGE, True, *NOTHING))
+REAL = REAL.also(2**63, Fraction(1, 2), SPAN)
 NOT_NEGATIVE = REAL.also(-1.0, -1e-300)
 POSITIVE = NOT_NEGATIVE.also(0.0, 0, np.float32(0.0))
 KAPPA = REAL.also(-1.0, -2.0)
 SHARE = NOT_NEGATIVE.also(1.0, 2)
 SINGLE = POSITIVE.also(1e300, 1e-300)  # where it becomes single precision
-INTEGER = Bad((1.5, NAN, "2", 1j, (1,), HUGE, 10**30, np.ones(2, int), *NOTHING))
+INTEGER = Bad((1.5, NAN, "2", 1j, (1,), HUGE, 10**30, SPAN, np.ones(2, int), *NOTHING))
 COUNT = INTEGER.also(0, -1, 2**31)
 SEED = INTEGER.also(-1, 2**40)
 FLAG = Bad(("yes", 2, NAN, np.ones(2), *NOTHING))
@@ -74,15 +78,15 @@ VALID_PARAMS = PARAMS.also(
     [np.ones(3), np.ones(3, np.float32)],
 )
 VECTOR = Bad((None, "x", 1.0, [], {}, [NAN], [[1.0]], [1j], [1.0, "2"], [1.0, [2.0]], [HUGE]))
-TIMES = VECTOR.also([1.0, 1.0], [1.0, 0.5], [0.0, INFINITY])
+TIMES = VECTOR.also([1.0, 1.0], [1.0, 0.5], [0.0, INFINITY], MASKED)
 ARRAY = Bad(([NAN], INFINITY, 1j, "1", None, [1.0, [2.0]], [HUGE], object(), [True]))
-DATA = Bad((None, "x", [[1.0], [2.0, 3.0]], [["a"]], object(), 3.0, [HUGE]))
+DATA = Bad((None, "x", [[1.0], [2.0, 3.0]], [["a"]], object(), 3.0, [HUGE], MASKED))
 INPUTS = DATA.also(np.full((4, 3), NAN), np.ones(4), np.ones((4, 3), complex), np.ones((1, 3)))
 TARGETS = DATA.also(np.full(4, NAN), np.zeros(4), np.ones((2, 2, 2)), np.ones(4, complex))
-DTYPE = Bad(("float16", int, complex, "x", 3, _Stranger()))
+DTYPE = Bad(("float16", int, complex, "x", 3, np.ones(2), _Stranger()))
 PATH = Bad((3, b"run", ["run"], *NOTHING))
 AX = Bad((3, "ax", [1], _Stranger()))
-SIZES = Bad((None, "ab", 3, (0,), (1.5,), (-1, 2), (10**30,), [[1]], _Stranger()))
+SIZES = Bad((None, "ab", b"x", 3, (0,), (1.5,), (-1, 2), (10**30,), [[1]], _Stranger()))
 OBSERVABLES = Bad((3, ["other"], [3], [["loss"]], ["loss", "loss"], [None], *NOTHING))
 
 
@@ -408,9 +412,9 @@ CALLS: dict[str, Call] = {
             **METHOD,
             "start": PARAMS.or_none.also(np.ones(4), {"w": START}),
             "basis_size": COUNT.or_none,
+            "wanted": FLAG.or_none,
             "seed": INTEGER,
         },
-        free=("wanted",),
     ),
     "sharpflow.theory.fisher_spectrum": Call(
         lambda: {"outputs": problem().residual, "params": START},

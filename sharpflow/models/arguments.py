@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import inspect
 import math
-import numbers
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any, TypeVar
@@ -87,7 +86,11 @@ def real(value: Any) -> float | None:
     """
     if isinstance(value, (bool, np.bool_)):
         return None
-    scalar = isinstance(value, numbers.Real) or (
+    # other numbers, as fractions, no array holds; and a span of time is an integer to numpy alone
+    scalar = (
+        isinstance(value, (int, float, np.integer, np.floating))
+        and not isinstance(value, np.timedelta64)
+    ) or (
         getattr(value, "shape", None) == ()
         and _is_real(getattr(value, "dtype", None))
         and not isinstance(value, jax.ShapeDtypeStruct)
@@ -119,6 +122,8 @@ def number(
         found = real(value)
         if found is None or not math.isfinite(found):
             return False
+        if isinstance(value, int) and abs(value) > MOST:  # as no array of jax holds it
+            return False
         return (
             (above is None or found > above)
             and (least is None or found >= least)
@@ -141,7 +146,8 @@ def count(least: int = 1, most: int = MOST) -> Kind:
             getattr(value, "shape", None) == ()
             and jnp.issubdtype(getattr(value, "dtype", bool), jnp.integer)
         )
-        return integer and not isinstance(value, bool) and least <= int(value) <= most
+        integer = integer and not isinstance(value, (bool, np.timedelta64))
+        return integer and least <= int(value) <= most
 
     words = "an integer" + ("" if least == -MOST else f" from {least} to {most}")
     return Kind(words, fits)
@@ -228,6 +234,8 @@ def array(
             isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)
         ):
             return True
+        if isinstance(value, np.ma.MaskedArray):  # numpy would read what is under the mask
+            return False
         try:
             found = np.asarray(value)
         except (TypeError, ValueError, OverflowError):
@@ -256,7 +264,7 @@ def _is_floating_pytree(value: Any) -> bool:
 
 def _is_array(value: Any) -> bool:
     """Whether numpy makes an array of this; of which kind is for the function to look at."""
-    if value is None:
+    if value is None or isinstance(value, np.ma.MaskedArray):
         return False
     try:
         kind = np.asarray(value).dtype.kind
@@ -286,7 +294,7 @@ SIZES = Kind(
     "a sequence of positive integers",
     lambda value: (
         isinstance(value, Sequence)
-        and not isinstance(value, str)
+        and not isinstance(value, (str, bytes))
         and all(COUNT.fits(size) for size in value)
     ),
 )

@@ -1,5 +1,7 @@
 """What a problem is made of: its dtype, its inputs, and targets that normalized outputs fit."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -165,8 +167,12 @@ def floating_dtype(dtype: object) -> np.dtype:
     Raises:
       ValueError: another dtype, or none.
     """
+    if isinstance(dtype, (str, type, np.dtype)) or dtype is None:
+        known: Any = dtype
+    else:
+        known = object()  # numpy would take the dtype of whatever has one, as of a column
     try:
-        resolved = np.dtype(dtype)  # type: ignore[call-overload]
+        resolved = np.dtype(known)
     except (TypeError, ValueError) as error:
         raise ValueError(f"dtype must be float32 or float64, got {shown(dtype)}") from error
     if resolved not in (np.dtype(np.float32), np.dtype(np.float64)):

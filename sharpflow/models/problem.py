@@ -444,16 +444,30 @@ def validate_params(problem: Problem, params: Any, name: str = "params") -> Para
         if not any(np.any(value) for value in values):
             raise ValueError(f"{name} is the zero vector, which has no direction")
     params = jax.tree.unflatten(treedef, leaves)
+    require_fitting(problem, params, name)
+    return params
+
+
+def require_fitting(problem: Problem, params: Params, name: str = "params") -> None:
+    """Refuse params that the functions of a problem cannot take, or of which they make no loss.
+
+    Args:
+      problem: whose params they must be.
+      params: a pytree of arrays, which may be traced.
+      name: what to call them in errors.
+
+    Raises:
+      ValueError: naming them, with what the functions say.
+    """
     try:
         _check_shapes(problem, params)
     except (TypeError, LookupError, AttributeError) as error:
         # what a function meets that is given other arrays than it knows, or fewer
-        shapes = [jnp.shape(leaf) for leaf in leaves]
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
         raise ValueError(
             f"{name} do not fit the problem: with arrays of shapes {shown(shapes)} its loss raises "
             f"{type(error).__name__}: {error}"
         ) from error
-    return params
 
 
 def _as_array(leaf: Any, name: str) -> jax.Array:

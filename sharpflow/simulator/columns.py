@@ -16,6 +16,9 @@ RESERVED = (
     *("status", "final_step", "num_steps", "intrinsic_rate"),
 )
 
+# what ``grid_point`` takes beside the labels of the axes
+KEYWORDS = ("grid", "problem", "optimizer")
+
 # variables of params, and the dimensions of params that are one array
 _OF_PARAMS = re.compile(r"(final_)?params(\..*|_+\d+)?", re.DOTALL)
 
@@ -26,7 +29,7 @@ def is_free(name: str) -> bool:
     Args:
       name: of the axis.
     """
-    return not _is_reserved(name) and name not in STANDARD
+    return not _is_reserved(name) and name not in STANDARD and name not in KEYWORDS
 
 
 def _is_reserved(name: str) -> bool:

@@ -332,7 +332,9 @@ def _forget_running(state: LoopState, where: Array) -> LoopState:
 
 
 def _running(state: LoopState) -> dict[str, Array]:
-    count = jnp.maximum(state.since_record, 1).astype(state.loss_total.dtype)
+    """Means over the updates since the last record; NaN where the first of them was lost."""
+    count = state.since_record.astype(state.loss_total.dtype)
+    count = jnp.where(count > 0, count, jnp.nan)
     return {
         "loss_mean": state.loss_total / count,
         "loss_rises": state.loss_rises.astype(count.dtype) / count,

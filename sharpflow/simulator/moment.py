@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Array
 
 from sharpflow.models import Params, Problem
+from sharpflow.models.arguments import shown
 from sharpflow.simulator.rules import EdgeRule, PreconditionedRule
 
 
@@ -57,6 +58,12 @@ class Observable:
     needs_previous: bool = False
     needs_rule: bool = False
     memory: Callable[[Params], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise ValueError(f"name must be a text, got {shown(self.name)}")
+        if not callable(self.compute):
+            raise ValueError(f"compute must be a function, got {shown(self.compute)}")
 
     def observe(self, moment: Moment, memory: Any) -> tuple[Mapping[str, Array], Any]:
         """The columns of one record, and the memory after it.

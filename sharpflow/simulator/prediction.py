@@ -27,6 +27,7 @@ from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory, recorded_snap
 from sharpflow.theory import FlowSolution, Status, linearize, retract_with_status, sharpness_flow
 from sharpflow.theory.linearization import METHODS, Method
 from sharpflow.theory.residuals import residual_form
+from sharpflow.theory.scaling import norm
 
 
 @chex.dataclass(frozen=True)
@@ -86,10 +87,10 @@ def _project(
     def one(snapshot: Params) -> tuple[Params, Array, Array, Array]:
         theta, status = retract_with_status(problem, snapshot, on_sphere=on_sphere)
         flat, there = ravel_pytree(snapshot)[0], ravel_pytree(theta)[0]
-        flat = flat / jnp.linalg.norm(flat) if on_sphere else flat
+        flat = flat / norm(flat) if on_sphere else flat
         values, _ = linearize(residual_form(problem, snapshot), there).top_eigenpairs(k)
         arrived = status == Status.SUCCESS
-        distance = jnp.where(arrived, jnp.linalg.norm(flat - there), jnp.nan)
+        distance = jnp.where(arrived, norm(flat - there), jnp.nan)
         return theta, distance, jnp.where(arrived, values, jnp.nan), status
 
     return jax.lax.map(one, params)

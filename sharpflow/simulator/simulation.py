@@ -145,12 +145,17 @@ def simulate(
 
     flat = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     num_records = len(flat["step"])
+    steps = start + np.concatenate([[0], np.cumsum(gaps[:-1])])[:num_records]
+    # a trajectory that ended within a chunk rests for the rest of it, and has no records there
+    reached = flat["step"] == steps
     wanted = [name for name in flat if name in running or name not in (*recorded.RUNNING, "step")]
     snapshot_row = np.arange(0, num_records, snapshot_every) if snapshot_every else np.zeros(0, int)
     return Trajectory(
-        step=start + np.concatenate([[0], np.cumsum(gaps[:-1])])[:num_records],
-        columns={name: flat[name][:num_records] for name in wanted},
-        params=jax.tree.map(lambda *leaves: np.concatenate(leaves), *snapshots)
+        step=steps,
+        columns={name: _nan_unless(reached, flat[name]) for name in wanted},
+        params=jax.tree.map(
+            lambda *leaves: _nan_unless(reached[snapshot_row], np.concatenate(leaves)), *snapshots
+        )
         if snapshot_every
         else None,
         snapshot_row=snapshot_row,
@@ -163,6 +168,18 @@ def simulate(
         | _hyperparameters(state.optimizer_state)
         | {"matmul_precision": matmul_precision, "seconds": seconds},
     )
+
+
+def _nan_unless(reached: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The rows that were reached, and NaN in place of the others."""
+    if np.all(reached):
+        return values
+    rows = reached.reshape(-1, *(1 for _ in values.shape[1:]))
+    return np.where(rows, values, np.asarray(np.nan, values.dtype if _is_float(values) else float))
+
+
+def _is_float(values: np.ndarray) -> bool:
+    return bool(jnp.issubdtype(values.dtype, jnp.inexact))
 
 
 @checked(num_steps=COUNT, count=COUNT)

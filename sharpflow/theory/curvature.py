@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sharpflow.models import Params, Problem, validate_params
 from sharpflow.models.arguments import (
     COUNT,
+    FLAG,
     INTEGER,
     PARAMS,
     POSITIVE,
@@ -23,11 +24,11 @@ from sharpflow.models.arguments import (
     shown,
 )
 from sharpflow.models.precision import compiled, full_precision
-from sharpflow.models.problem import PROBLEM, is_concrete
+from sharpflow.models.problem import PROBLEM, is_concrete, require_fitting
 from sharpflow.theory.lanczos import Matvec, Stop, lanczos
 from sharpflow.theory.lanczos_lanes import Operators, lanczos_of_lanes
 from sharpflow.theory.ritz import RitzPairs, resolve_tolerance, ritz_status
-from sharpflow.theory.scaling import power_of_two
+from sharpflow.theory.scaling import norm, power_of_two
 from sharpflow.theory.status import Status
 
 Method = Literal["auto", "dense", "lanczos"]
@@ -91,6 +92,7 @@ def hessian_vector_product(problem: Problem, params: Params) -> Callable[[Params
     method=choice(("auto", "dense", "lanczos")),
     start=optional(PARAMS),
     basis_size=optional(COUNT),
+    wanted=optional(FLAG),
     seed=INTEGER,
 )
 def top_eigenpairs(
@@ -143,6 +145,7 @@ def top_eigenpairs(
 
     Source: docs/theory.md, section 8.
     """
+    require_fitting(problem, params)
     leaves = jax.tree.leaves(params)
     dimension = sum(jnp.size(leaf) for leaf in leaves)
     if not 1 <= k <= dimension:
@@ -250,7 +253,7 @@ def spherical_sharpness(
 @compiled(static_argnames=("k", "method"))
 def _spherical(problem: Problem, params: Params, *, k: int, method: Method) -> Eigenpairs:
     flat, unravel = ravel_pytree(params)
-    theta = unravel(flat / jnp.linalg.norm(flat))
+    theta = unravel(flat / norm(flat))
     return top_eigenpairs(problem, theta, k, method=method)
 
 

@@ -340,7 +340,7 @@ class LanczosMethod:
         active = rows < space.num_vectors
         values, coefficients = _ritz(space.projected, active)
         largest = jnp.max(jnp.where(active, jnp.abs(values), 0.0))
-        margin = excluded_margin(self.tolerance, space.products, values.dtype)
+        margin = excluded_margin(self.tolerance, space.products, values[0], largest)
         solution = self._excluding(space, values, coefficients, margin * largest)
         # A x − B x for the best pairs and for the solution, with one product of matrices each
         left = jnp.concatenate([coefficients[:, : k + 1].T, (coefficients @ solution)[None]])

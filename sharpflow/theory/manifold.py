@@ -8,7 +8,7 @@ from sharpflow.models import Params, Problem, validate_params
 from sharpflow.models.arguments import FLAG, PARAMS, checked, choice, require_alike
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import compiled, full_precision
-from sharpflow.models.problem import PROBLEM
+from sharpflow.models.problem import PROBLEM, require_fitting
 from sharpflow.theory.linearization import METHODS, Method, linearize
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.retraction import (
@@ -45,6 +45,7 @@ def retract_with_status(
     Source: docs/theory.md, section 8. The point lies within O(dist²) of the nearest
     point of Γ and of the limit of the gradient flow; it is neither of them.
     """
+    require_fitting(problem, params)
     flat, unravel = ravel_pytree(params)
     residual = residual_form(problem, params)
     theta, status = retract_flat(residual, flat, on_sphere=on_sphere, method=method)
@@ -161,6 +162,7 @@ def tangent_projection(
 
     Source: docs/theory.md, section 8.
     """
+    require_fitting(problem, theta, "theta")
     require_alike("vector", vector, "theta", theta)
     return _tangent_projection(problem, theta, vector, on_sphere=on_sphere, method=method)
 

@@ -10,7 +10,7 @@ from sharpflow.models import Params, Problem, validate_params
 from sharpflow.models.arguments import MOST, PARAMS, POSITIVE, checked, require_within
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import compiled, full_precision
-from sharpflow.models.problem import PROBLEM
+from sharpflow.models.problem import PROBLEM, require_fitting
 from sharpflow.theory.arguments import KAPPA, TIMES
 from sharpflow.theory.edge_geometry import edge_gradients, edge_space
 from sharpflow.theory.linearization import Residual, linearize
@@ -42,6 +42,7 @@ def single_edge_velocity(
     Source: Lyu, Li and Arora 2022, equation (7); docs/theory.md, section 3, and with κ
     docs/flat-directions.md.
     """
+    require_fitting(problem, theta, "theta")
     flat, unravel = ravel_pytree(theta)
     require_within(flat.dtype, b=b, kappa=kappa)
     of_b, of_kappa = jnp.asarray(b, flat.dtype), jnp.asarray(kappa, flat.dtype)

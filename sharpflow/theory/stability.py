@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params, Problem, validate_params
-from sharpflow.models.arguments import FINITE, POSITIVE, array, checked, require_within, shown
+from sharpflow.models.arguments import POSITIVE, array, checked, count, require_within, shown
 from sharpflow.models.problem import PROBLEM, is_concrete
 from sharpflow.theory.arguments import validate_rates
 from sharpflow.theory.curvature import spherical_sharpness
@@ -86,7 +86,7 @@ def edge_ratio(effective_rate: ArrayLike, sharpness: ArrayLike) -> Float[Array, 
     return 0.5 * jnp.asarray(effective_rate) * jnp.asarray(sharpness)
 
 
-@checked(norm_squared=POSITIVE, sharpness=POSITIVE, step=FINITE)
+@checked(norm_squared=POSITIVE, sharpness=POSITIVE, step=count(0))
 def edge_entry_step(
     norm_squared: float,
     sharpness: float,
@@ -190,7 +190,7 @@ def predicted_loss(flow: FlowSolution, intrinsic_rate: float) -> Float[Array, " 
     return 0.5 * intrinsic_rate * flow.threshold * flow.edge_trace
 
 
-@checked(problem=PROBLEM, perturbation=FINITE)
+@checked(problem=PROBLEM, perturbation=POSITIVE)
 def start_at_edge(
     problem: Problem,
     theta0: Params,

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 # Of overlooking a larger eigenvalue, that a result may have. A run makes thousands of records, and
 # to come from 1e-3 to this takes two or three products in float64; rounding forbids it in float32.
 PROBABILITY = 1e-6
-# How much larger, relative to the largest modulus of an eigenvalue. At the Edge of Stability
+# How much larger, relative to the largest eigenvalue. At the Edge of Stability
 # the spectrum is dense below the edge, and to exclude one percent takes twice the products.
 MARGIN = 0.1
 # Where the spectrum is sparse a tighter margin costs little. So as long as no more products than
@@ -87,11 +87,23 @@ def miss_probability(remainder: Float[Array, ""], dimension: int) -> Float[Array
 
 
 def excluded_margin(
-    tolerance: float | Array, num_products: Int[Array, ""], dtype: jnp.dtype
+    tolerance: float | Array,
+    num_products: Int[Array, ""],
+    top: Float[Array, ""],
+    largest: Float[Array, ""],
 ) -> Float[Array, ""]:
-    """How much larger an eigenvalue must be to be excluded, relative to the largest modulus."""
-    tight = jnp.minimum(_TIGHT_IN_TOLERANCES * jnp.asarray(tolerance, dtype), MARGIN)
-    return jnp.where(num_products <= _TIGHT_UNTIL, tight, jnp.asarray(MARGIN, dtype))
+    """How much larger an eigenvalue must be to be excluded, relative to the largest modulus.
+
+    Args:
+      tolerance: relative to the largest modulus.
+      num_products: that were made.
+      top: the largest eigenvalue found. A tenth of it is excluded, and not of the modulus, of
+        which it may be a small part.
+      largest: modulus of an eigenvalue.
+    """
+    tight = jnp.minimum(_TIGHT_IN_TOLERANCES * jnp.asarray(tolerance, top.dtype), MARGIN)
+    share = jnp.abs(top) / jnp.where(largest > 0, largest, 1.0)
+    return jnp.where(num_products <= _TIGHT_UNTIL, tight, jnp.maximum(tight, MARGIN * share))
 
 
 def allowed_probability(

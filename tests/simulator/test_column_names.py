@@ -90,8 +90,8 @@ def test_a_column_or_a_dimension_is_not_named_as_an_axis_of_the_grid():
 
 
 def test_axes_whose_names_are_taken_are_refused_at_once():
-    axes = {name: [1.0] for name in ("status", "loss", "params", "num_steps", "a b", "width")}
-    with pytest.raises(ValueError, match="axes has 'status', 'loss', 'params', 'num_steps', 'a b'"):
+    axes = {name: [1.0] for name in ("status", "loss", "params", "problem", "a b", "width")}
+    with pytest.raises(ValueError, match="axes has 'status', 'loss', 'params', 'problem', 'a b'"):
         _grid(_problem(), "loss", axes=axes)
 
 

@@ -103,3 +103,25 @@ def test_it_cannot_be_gone_on_with(problem, grid):
     found = sf.simulator.grid_point(grid, problem, seed=3, weight_decay=0.01)
     with pytest.raises(ValueError, match="point of a grid"):
         sf.simulate(problem, found, sf.gdwd(ETA, 0.01), 1)
+
+
+def test_a_label_is_the_very_one_or_the_rate_that_rounds_to_it(problem):
+    rates = [0.3 / 7, 0.1, 0.1 * (1 + 1e-8)]
+    grid = sf.simulate_grid(
+        problem,
+        seeds=[10**6, 10**6 + 1],
+        learning_rates=rates,
+        weight_decays=0.0,
+        num_steps=1,
+        observables=["loss"],
+    )
+
+    def loss(seed, rate):
+        return sf.simulator.grid_point(grid, problem, seed=seed, learning_rate=rate)["loss"]
+
+    np.testing.assert_array_equal(loss(10**6 + 1, rates[1]), grid["loss"][1, 1, 0])
+    np.testing.assert_array_equal(loss(10**6, 0.04285714), grid["loss"][0, 0, 0])
+    np.testing.assert_array_equal(loss(np.int64(10**6), rates[2]), grid["loss"][0, 2, 0])
+    for seed, rate in ((10**6 + 2, 0.1), (None, 0.1), (10**400, 0.1), (10**6, 0.1 * (1 + 2e-8))):
+        with pytest.raises(ValueError, match="must be one of"):
+            loss(seed, rate)

@@ -158,6 +158,14 @@ def test_a_gradient_that_is_not_finite_is_marked_at_its_step_though_the_loss_is(
     # 0.9^7 = 0.478 is the first below one half
     assert (found.status, found.final_step) == (sf.Status.DIVERGED, 7)
     np.testing.assert_allclose(found.final_params, np.full(2, 0.9**7), rtol=1e-14)
+    # the step that was lost is recorded with its loss; no update follows it, and no record
+    columns = ["loss", "loss_mean"]
+    each = sf.simulate(
+        problem, jnp.ones(2), optax.sgd(0.1), 12, snapshot_every=1, observables=columns
+    )
+    np.testing.assert_array_equal(np.isfinite(each["loss"]), np.arange(12) <= 7)
+    np.testing.assert_array_equal(np.isfinite(each.params[:, 0]), np.arange(12) <= 7)
+    np.testing.assert_array_equal(np.isfinite(each["loss_mean"]), np.arange(12) < 7)
     grid = sf.simulate_grid(
         problem, seeds=0, learning_rates=[0.1, 0.01], weight_decays=0.0, num_steps=40,
         record_every=40, observables=["loss"], group_width=2,

@@ -102,15 +102,20 @@ TREES = {
     "ordered": collections.OrderedDict(b=0.0, a=0.0),
     "dataclass, with a field like a dimension": _Fields(0.0, 0.0),
     "without keys": _WithoutKeys(0.0, [0.0]),
+    "an array without entries": {"w": 0.0, "empty": jnp.zeros((0, 2))},
     "dimensions": {"w": 0.0, "w_0": 0.0, "w__0": 0.0, "w_1_0": 0.0},
 }
 
 
 def _filled(tree):
-    """A number of its own in each leaf, a vector of two."""
+    """A number of its own in each leaf, a vector of two; arrays stay what they are."""
     leaves, structure = jax.tree.flatten(tree)
     return jax.tree.unflatten(
-        structure, [jnp.arange(2.0) + 10.0 * i + 1 for i in range(len(leaves))]
+        structure,
+        [
+            leaf if isinstance(leaf, jax.Array) else jnp.arange(2.0) + 10.0 * i + 1
+            for i, leaf in enumerate(leaves)
+        ],
     )
 
 
@@ -119,7 +124,7 @@ def _problem(tree, metrics=()):
         return 0.5 * sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(params))
 
     def first(params):
-        return jax.tree.leaves(params)[0][0]
+        return next(leaf[0] for leaf in jax.tree.leaves(params) if leaf.size)
 
     return sf.Problem(
         init=lambda key: _filled(tree),

@@ -3,13 +3,13 @@
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 
 from sharpflow.models.arguments import real, shown
-from sharpflow.simulator.columns import RESERVED, is_free
+from sharpflow.simulator.columns import KEYWORDS, RESERVED, is_free
 from sharpflow.simulator.observables import STANDARD
 from sharpflow.simulator.schedule import plain
 
@@ -79,7 +79,7 @@ def grid_axes(
     _validate_names(others or {})
     for name, given in (others or {}).items():
         several = isinstance(given, Iterable) and getattr(given, "ndim", 1) > 0
-        if not several or isinstance(given, (str, bytes, Mapping)):
+        if not several or isinstance(given, (str, bytes, Mapping, Set, np.ma.MaskedArray)):
             raise ValueError(f"axes[{name!r}] must be a sequence of values, got {given!r}")
         values[name] = tuple(plain(value) for value in given)
         for value in values[name]:
@@ -107,7 +107,7 @@ def _validate_names(names: Iterable[Any]) -> None:
     if taken:
         raise ValueError(
             f"axes has {', '.join(map(repr, taken))}; names are identifiers other than "
-            f"{', '.join(RESERVED)}, those of params, and of sharpflow's own columns "
+            f"{', '.join((*RESERVED, *KEYWORDS))}, those of params, and of sharpflow's own columns "
             f"{', '.join(sorted(STANDARD))}"
         )
 
@@ -123,6 +123,11 @@ def keywords_of(function: Callable, names: Sequence[str]) -> tuple[str, ...]:
 
 def _several(values: Any) -> list:
     """One value or several; an array of numpy, jax, pandas or xarray is as a list."""
+    if isinstance(values, (np.ma.MaskedArray, Set)):
+        raise ValueError(
+            f"learning_rates, weight_decays and seeds must be numbers or sequences of them, got "
+            f"{shown(values)}, which hides values or has no order"
+        )
     if hasattr(values, "__array__"):
         values = np.asarray(values)
         return list(values) if values.ndim else [values]

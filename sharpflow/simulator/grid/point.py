@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from sharpflow.models import Params, Problem
-from sharpflow.models.arguments import FUNCTION, Kind, checked
+from sharpflow.models.arguments import FUNCTION, Kind, checked, real, shown
 from sharpflow.models.problem import PROBLEM
 from sharpflow.simulator.grid.axes import BASE, keywords_of
 from sharpflow.simulator.grid.points import MakeOptimizer
@@ -40,8 +40,8 @@ def grid_point(
       grid: what ``simulate_grid`` or ``open_run`` returned.
       problem: what was trained at this point.
       optimizer: of the grid.
-      **point: the label of every axis with more than one value, as ``seed=0``; numbers
-        to six digits.
+      **point: the label of every axis with more than one value, as ``seed=0``; rates to six
+        digits.
 
     Returns:
       The trajectory as far as the grid recorded it; it cannot be gone on with.
@@ -106,11 +106,24 @@ def _place(grid: "xarray.Dataset", axis: str, point: dict[str, Any]) -> int:
     if not np.issubdtype(labels.dtype, np.number):
         found = np.flatnonzero(labels == str(wanted))
     else:
-        close = np.isclose(labels.astype(float), float(wanted), rtol=1e-6, atol=0.0)
-        found = np.flatnonzero(close)
+        found = _same_number(labels, real(wanted))
     if not found.size:
-        raise ValueError(f"{axis} must be one of {labels.tolist()}, got {wanted!r}")
+        raise ValueError(f"{axis} must be one of {labels.tolist()}, got {shown(wanted)}")
     return int(found[0])
+
+
+def _same_number(labels: np.ndarray, wanted: float | None) -> np.ndarray:
+    """Where a label is a number: the very same or, of floats, the one that rounds to it.
+
+    A rate of a grid in float32 may be asked for as 0.1, and one that was computed as it prints.
+    """
+    if wanted is None:
+        return np.zeros(0, int)
+    same = np.flatnonzero(labels == wanted)
+    if same.size or not np.issubdtype(labels.dtype, np.floating):
+        return same
+    close = np.flatnonzero(np.isclose(labels.astype(float), wanted, rtol=1e-6, atol=0.0))
+    return close if close.size == 1 else np.zeros(0, int)
 
 
 def _params(at: "xarray.Dataset", example: Params, prefix: str, kept: Any) -> Params:

@@ -80,7 +80,7 @@ def create_zarr(
             array = group.create_array(
                 stored[name],
                 shape=variable.shape,
-                chunks=variable.chunks or tuple(max(size, 1) for size in variable.shape),
+                chunks=tuple(max(size, 1) for size in variable.chunks or variable.shape),
                 dtype="str" if variable.dtype.kind == "U" else variable.dtype,
                 compressors=[ZstdCodec(), Crc32cCodec()],
                 fill_value=variable.fill,
