@@ -59,8 +59,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def optimized() -> Iterator[None]:
     """Programs that XLA optimizes, for what depends on how they round.
 
-    Not quite as users have them: flags of XLA, those of ``_QUICK``, stay.
+    Not quite as users have them: flags of XLA, those of ``_QUICK``, stay. What was compiled before
+    is forgotten, because jax does not ask how a program was compiled.
     """
+    jax.clear_caches()
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", False)
     yield

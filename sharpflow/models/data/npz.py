@@ -118,6 +118,10 @@ def npz(
 
 def _opened(path: Path) -> np.lib.npyio.NpzFile:
     with _told(f"{path} is not a whole .npz archive"):
+        with path.open("rb") as file:
+            # of any other file numpy says that it may be a pickle, and how to read one
+            if not file.read(4).startswith(b"PK"):
+                raise ValueError("its first bytes are those of no zip archive")
         return np.load(path, allow_pickle=False)
 
 
