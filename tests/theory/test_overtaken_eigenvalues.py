@@ -92,6 +92,36 @@ def test_no_overtaking_is_missed_however_weakly_it_is_coupled(dtype, tolerance, 
             assert float(found.overlooked) <= 0.05  # of a margin of ten tolerances, in float32
 
 
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize(
+    ("bulk", "top", "after"), [((-100.0, 1.9), 2.0, 3.0), ((-20.0, -1.2), -1.0, -0.5)]
+)
+def test_an_overtaking_far_below_the_largest_modulus_is_seen(bulk, top, after, k) -> None:
+    random, dtype, missed = np.random.default_rng(3), np.float32, []
+    problem = sf.Problem(
+        init=lambda key, data: jnp.zeros_like(data),
+        loss=lambda w, data: 0.5 * jnp.sum(data * jnp.square(w)),
+        data=jnp.zeros(DIMENSION, dtype),
+        scale_invariant=False,
+    )
+
+    @jax.jit
+    def tracked(data, start, seed):
+        there, point = problem.with_data(data), jnp.zeros(DIMENSION, dtype)
+        return top_eigenpairs(there, point, k, method="lanczos", start=start, seed=seed)
+
+    for seed in range(20):
+        spectrum = np.sort(random.uniform(*bulk, DIMENSION))[::-1]
+        spectrum[0], spectrum[-1] = top, after  # the last climbs above all others
+        start = np.eye(DIMENSION, dtype=dtype)[: k + 1]
+        found = tracked(jnp.asarray(spectrum, dtype), jnp.asarray(start), seed)
+        size = np.abs(spectrum).max()
+        error = np.abs(np.asarray(found.values) - np.sort(spectrum)[::-1][:k]).max()
+        missed.append(found.status == Status.SUCCESS and error > 1e-3 * size)
+        assert found.status == Status.SUCCESS
+    assert not any(missed)
+
+
 @pytest.mark.parametrize("method", ["dense", "lanczos"])
 @pytest.mark.parametrize(
     ("dtype", "exponents"),
