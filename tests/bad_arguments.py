@@ -302,7 +302,7 @@ CALLS: dict[str, Call] = {
             "intrinsic_rate": POSITIVE,
             "amplitude": POSITIVE.also(0.3),
             "equilibrium_amplitude": POSITIVE.also(0.1),
-            "b": POSITIVE,
+            "b": POSITIVE.also(1e-321),
         },
     ),
     "sharpflow.theory.predicted_loss": Call(
@@ -582,9 +582,10 @@ CALLS: dict[str, Call] = {
         {
             "y": DATA.also(np.ones(4), np.zeros(4, int)),
             "label_smoothing": SHARE.also(0.0),
+            "dtype": DTYPE,
             "name": TEXT,
         },
-        free=("dtype", "classes"),
+        free=("classes",),
     ),
     "sharpflow.models.standardized_targets": Call(
         lambda: {"y": Y, "dtype": np.dtype(np.float64)},
@@ -592,9 +593,9 @@ CALLS: dict[str, Call] = {
             "y": TARGETS.also(
                 np.full(4, 1e200) * [1, 2, 3, 4],
             ),
+            "dtype": DTYPE,
             "name": TEXT,
         },
-        free=("dtype",),
     ),
     "sharpflow.models.validate_params": Call(
         lambda: {"problem": problem(), "params": START},
@@ -643,7 +644,7 @@ CALLS: dict[str, Call] = {
     "sharpflow.simulator.quasi_rmsprop": Call(
         lambda: {"learning_rate": 0.1},
         {
-            "learning_rate": POSITIVE.also(1.0),
+            "learning_rate": POSITIVE.also(1.0, 1e308),
             "b": POSITIVE.also(100.0),
             "v0": POSITIVE.or_none,
             "on_sphere": FLAG,

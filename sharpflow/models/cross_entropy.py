@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sharpflow.models.arguments import DATA, FINITE, INTEGER, TEXT, checked, optional
-from sharpflow.models.inputs import one_hot
+from sharpflow.models.inputs import floating_dtype, one_hot
 
 
 @jax.tree_util.register_dataclass
@@ -91,6 +91,7 @@ def smoothed_targets(
     Source: Szegedy et al. 2016, section 7.
     """
     _require_smoothing(label_smoothing)
+    dtype = floating_dtype(dtype)
     y = np.asarray(y)
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
         raise ValueError(

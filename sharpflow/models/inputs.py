@@ -28,6 +28,7 @@ def standardized_targets(y: np.ndarray, dtype: np.dtype, name: str = "y") -> np.
 
     Source: docs/theory.md, section 6; otherwise no parameters reach zero residual.
     """
+    dtype = floating_dtype(dtype)
     y = np.asarray(y)
     if y.ndim not in (1, 2) or y.shape[0] < 2:
         raise ValueError(f"{name} must have shape (n,) or (n, c) with n >= 2, got {y.shape}")

@@ -164,11 +164,13 @@ def entry_delay(
             f"equilibrium_amplitude must exceed amplitude = {amplitude:g}, "
             f"got {equilibrium_amplitude:g}"
         )
-    growth = math.log(equilibrium_amplitude / amplitude)
-    return EntryDelay(
-        steps=math.sqrt(growth / (b * intrinsic_rate)),
-        overshoot=math.sqrt(b * intrinsic_rate * growth),
-    )
+    growth, rate = math.log(equilibrium_amplitude / amplitude), b * intrinsic_rate
+    if not 0.0 < rate < math.inf:
+        raise ValueError(
+            f"b must be such that b times intrinsic_rate = {intrinsic_rate:g} is a positive "
+            f"number, got {b:g}"
+        )
+    return EntryDelay(steps=math.sqrt(growth / rate), overshoot=math.sqrt(rate * growth))
 
 
 @checked(flow=FLOW, intrinsic_rate=POSITIVE)

@@ -18,6 +18,7 @@ from sharpflow.models.precision import compiled
 from sharpflow.simulator.grid.axes import BASE, Axes, keywords_of
 from sharpflow.simulator.program import Hyperparameters, LoopState, Program, initial_state
 from sharpflow.simulator.rules import find_rule
+from sharpflow.simulator.rules.edge_rule import OPTIMIZER
 from sharpflow.simulator.rules.wrapped import require_followed_schedules
 
 _MOST_DRAWN = 32  # starts kept for the next point of the same seed
@@ -41,7 +42,9 @@ class GridRule:
         """The transformation; with traced values inside compiled code."""
         others = dict(hyperparameters)
         learning_rate, weight_decay = others.pop("learning_rate"), others.pop("weight_decay")
-        return self.optimizer(learning_rate, weight_decay, **others)
+        rule = self.optimizer(learning_rate, weight_decay, **others)
+        OPTIMIZER.require("what optimizer returns", rule)
+        return rule
 
 
 @dataclasses.dataclass(frozen=True)

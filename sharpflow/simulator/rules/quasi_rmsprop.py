@@ -36,8 +36,8 @@ def quasi_rmsprop(
 
     Source: Lyu, Li and Arora 2022, section 4; docs/theory.md, section 7.
     """
-    if is_concrete(learning_rate, b) and not b * learning_rate**2 < 1:
-        raise ValueError(f"b * learning_rate**2 must be below 1, got {b * learning_rate**2:g}")
+    if is_concrete(learning_rate, b) and not b * learning_rate * learning_rate < 1:
+        raise ValueError(f"b * learning_rate**2 must be below 1, got {b:g} * {learning_rate:g}**2")
 
     def init(params: Params) -> QuasiRMSpropState:
         dtype = jax.tree.leaves(params)[0].dtype
