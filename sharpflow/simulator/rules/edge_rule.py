@@ -63,9 +63,15 @@ class PreconditionedRule(Protocol):
 def find_rule(state: Any) -> EdgeRule | None:
     """The first state within an optimizer state that tells of its rule, or None.
 
-    A rule within another that changes its steps, as ``optax.MultiSteps`` does, tells nothing.
+    A rule within another that changes its steps, as ``optax.MultiSteps`` does, tells nothing. Nor
+    does one in a chain with others, such as ``optax.scale``: their states do not say what they do.
     """
     return _first(state, EdgeRule)
+
+
+def find_rule_within(state: Any) -> "EdgeRule | PreconditionedRule | None":
+    """The first state that tells of its rule, whatever is done with the steps that it makes."""
+    return _first(state, (EdgeRule, PreconditionedRule), its_steps=False)
 
 
 def find_preconditioned_rule(state: Any) -> PreconditionedRule | None:
@@ -95,16 +101,24 @@ _NOT_ITS_STEPS = (
     optax.contrib.MechanicState,
     optax.contrib.SAMState,
     optax.contrib.ScheduleFreeState,
+    optax.MaskedState,  # the other parameters make no step
+    optax.ConditionallyTransformState,
 )
 
 
-def _first(state: Any, kind: Any) -> Any:
+def _first(state: Any, kind: Any, *, its_steps: bool = True) -> Any:
+    """The first state of a kind; with ``its_steps`` only where nothing else changes its steps."""
     if isinstance(state, kind):
         return state
-    if isinstance(state, tuple) and not isinstance(state, _NOT_ITS_STEPS):
-        found = (_first(part, kind) for part in state)
-        return next((rule for rule in found if rule is not None), None)
-    return None
+    if not isinstance(state, tuple) or (its_steps and _changes_steps(state)):
+        return None
+    found = (_first(part, kind, its_steps=its_steps) for part in state)
+    return next((rule for rule in found if rule is not None), None)
+
+
+def _changes_steps(state: tuple) -> bool:
+    """Whether a rule within may make other steps than it tells. A chain has a plain tuple."""
+    return isinstance(state, _NOT_ITS_STEPS) or (type(state) is tuple and len(state) > 1)
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ import jax
 from jaxtyping import Array
 
 from sharpflow.models import Params
-from sharpflow.simulator.rules.edge_rule import find_preconditioned_rule, find_rule
+from sharpflow.simulator.rules.edge_rule import find_rule_within
 from sharpflow.simulator.rules.gdwd import GDWDState
 from sharpflow.simulator.rules.momentum import MomentumState
 from sharpflow.simulator.rules.projected_gd import ProjectedGDState
@@ -121,7 +121,7 @@ def require_followed_schedules(state: Any) -> None:
     for part in jax.tree.leaves(state, is_leaf=_is_injected):
         if not _is_injected(part):
             continue
-        rule = find_rule(part.inner_state) or find_preconditioned_rule(part.inner_state)
+        rule = find_rule_within(part.inner_state)
         if getattr(part, "hyperparams_states", None) and isinstance(rule, _FIXED_NUMBERS):
             raise ValueError(
                 f"optimizer schedules {sorted(part.hyperparams_states)} of a rule of sharpflow by "

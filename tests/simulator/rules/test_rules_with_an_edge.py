@@ -57,11 +57,33 @@ def test_quasi_rmsprop_follows_its_recursion(on_sphere):
     np.testing.assert_allclose(state.intrinsic_rate(), eta**2 / 2, rtol=1e-14)
 
 
-def test_a_rule_is_found_within_a_chain():
-    rule = optax.chain(optax.clip(10.0), sf.gdwd(0.1, 0.2))
-    found = find_rule(rule.init(jnp.ones(3)))
-    np.testing.assert_allclose(found.intrinsic_rate(), 0.02, rtol=1e-14)
-    assert find_rule(optax.sgd(0.1).init(jnp.ones(3))) is None
+def test_a_rule_tells_of_its_steps_where_nothing_may_change_them():
+    rule, params = sf.gdwd(0.1, 0.2), jnp.ones(3)
+    for alone in (rule, optax.chain(rule), optax.apply_if_finite(rule, 1)):
+        found = find_rule(alone.init(params))
+        np.testing.assert_allclose(found.intrinsic_rate(), 0.02, rtol=1e-14)
+    for others in (
+        optax.chain(rule, optax.scale(0.5)),
+        optax.chain(optax.clip_by_global_norm(1.0), rule),
+        optax.chain(optax.apply_if_finite(rule, 1), optax.ema(0.5)),
+        optax.chain(rule, rule),
+        optax.masked(rule, True),
+        optax.conditionally_transform(rule, lambda step: step < 2),
+        optax.sgd(0.1),
+    ):
+        assert find_rule(others.init(params)) is None
+
+
+def test_half_the_step_of_a_rule_has_no_threshold_of_that_rule():
+    problem = sf.models.matrix_completion(shape=(4, 4), rank=1)
+    params, observables = problem.init(jax.random.key(0)), ["loss", "norm_squared", "threshold"]
+    halved = optax.chain(sf.gdwd(0.1, 0.01), optax.scale(0.5))
+    found = sf.simulate(problem, params, halved, 20, observables=observables, snapshot_every=5)
+    alone = sf.simulate(problem, params, sf.gdwd(0.05, 0.01), 20, observables=observables)
+    np.testing.assert_allclose(found["loss"], alone["loss"], rtol=1e-9)
+    assert "threshold" in alone.columns and "threshold" not in found.columns
+    with pytest.raises(ValueError, match="rule"):
+        sf.predict(problem, found)
 
 
 def test_hyperparameters_may_be_traced():
