@@ -320,7 +320,7 @@ CALLS: dict[str, Call] = {
             "problem": PROBLEM,
             "theta0": VALID_PARAMS.also(2.0 * START),
             **RATES,
-            "perturbation": REAL,
+            "perturbation": NOT_NEGATIVE,
         },
     ),
     "sharpflow.theory.solve_edge_program": Call(

@@ -10,7 +10,15 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params, Problem, validate_params
-from sharpflow.models.arguments import POSITIVE, array, checked, count, require_within, shown
+from sharpflow.models.arguments import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    array,
+    checked,
+    count,
+    require_within,
+    shown,
+)
 from sharpflow.models.problem import PROBLEM, is_concrete
 from sharpflow.theory.arguments import validate_rates
 from sharpflow.theory.curvature import spherical_sharpness
@@ -192,7 +200,7 @@ def predicted_loss(flow: FlowSolution, intrinsic_rate: float) -> Float[Array, " 
     return 0.5 * intrinsic_rate * flow.threshold * flow.edge_trace
 
 
-@checked(problem=PROBLEM, perturbation=POSITIVE)
+@checked(problem=PROBLEM, perturbation=NOT_NEGATIVE)
 def start_at_edge(
     problem: Problem,
     theta0: Params,
