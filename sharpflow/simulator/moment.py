@@ -51,6 +51,9 @@ class Observable:
       needs_previous: whether it looks at w_{t−1}, which is otherwise not kept.
       needs_rule: whether it needs η̃ and is left out where nobody tells it.
       memory: params -> what it remembers from record to record, a pytree of arrays.
+
+    Raises:
+      ValueError: a name that is no text, or something to compute that is no function.
     """
 
     name: str
