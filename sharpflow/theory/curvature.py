@@ -150,10 +150,6 @@ def top_eigenpairs(
     dimension = sum(jnp.size(leaf) for leaf in leaves)
     if not 1 <= k <= dimension:
         raise ValueError(f"k must be between 1 and the dimension {dimension}, got {k}")
-    if method not in ("auto", "dense", "lanczos"):
-        raise ValueError(f"method must be 'auto', 'dense' or 'lanczos', got {method!r}")
-    if stop not in ("residual", "estimate"):
-        raise ValueError(f"stop must be 'residual' or 'estimate', got {stop!r}")
     if start is not None:
         _require_start(start, params)
     return _eigenpairs(
