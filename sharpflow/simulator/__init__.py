@@ -8,6 +8,7 @@ from sharpflow.simulator.oscillation import measure_oscillation
 from sharpflow.simulator.prediction import Projection, predict, project_snapshots
 from sharpflow.simulator.processes import Processes, join_processes
 from sharpflow.simulator.rules import (
+    EdgeDynamics,
     EdgeRule,
     FlatProjection,
     flattest_coordinates,
@@ -31,6 +32,7 @@ from sharpflow.simulator.store import RunError, RunLockedError, StorageError, op
 from sharpflow.simulator.trajectory import Trajectory, concatenate
 
 __all__ = [
+    "EdgeDynamics",
     "EdgeRule",
     "FlatProjection",
     "GridPlan",

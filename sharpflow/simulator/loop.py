@@ -16,7 +16,7 @@ from sharpflow.models.precision import compiled, full_precision, products_at
 from sharpflow.simulator.columns import joined_columns
 from sharpflow.simulator.moment import Moment
 from sharpflow.simulator.program import Hyperparameters, LoopState, Program
-from sharpflow.simulator.rules import find_preconditioned_rule, find_rule
+from sharpflow.simulator.rules import edge_dynamics
 from sharpflow.simulator.rules.wrapped import (
     step_hyperparameters,
     update_with_extras,
@@ -244,14 +244,14 @@ def _record(
     axes: Collection[str] = (),
 ) -> tuple[dict[str, Array], tuple]:
     optimizer_state = with_step_hyperparameters(state.optimizer_state, step.hyperparameters)
-    rule = find_rule(optimizer_state)
+    rule = edge_dynamics(optimizer_state)
     effective: Array | None = None
     if program.rate is not None:
         effective = program.rate(optimizer_state, state.params)
-    elif rule is not None and problem.scale_invariant:
+    elif not problem.scale_invariant:
+        effective = rule.step_size
+    elif rule.effective_learning_rate is not None:
         effective = rule.effective_learning_rate(state.params)
-    elif rule is not None:
-        effective = rule.step_size()
     moment = Moment(
         problem=problem,
         params=state.params,
@@ -261,7 +261,6 @@ def _record(
         effective_learning_rate=effective,
         following=following,
         previous=state.params if state.previous is None else state.previous,
-        preconditioned=find_preconditioned_rule(optimizer_state),
         active=active,
     )
     parts = []

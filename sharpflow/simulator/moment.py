@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from sharpflow.models import Params, Problem
 from sharpflow.models.arguments import shown
-from sharpflow.simulator.rules import EdgeRule, PreconditionedRule
+from sharpflow.simulator.rules import EdgeDynamics
 
 
 class Moment(NamedTuple):
@@ -19,11 +19,10 @@ class Moment(NamedTuple):
       params: w_t.
       loss: L(w_t), shape ().
       gradient: ∇L(w_t), as ``params``.
-      rule: what the optimizer tells of itself, or None.
+      rule: what the optimizer tells of itself.
       effective_learning_rate: η̃_t, shape (), or None where nobody tells.
       following: w_{t+1}.
       previous: w_{t−1}, and w_0 at t = 0; w_t itself where nothing asks for it.
-      preconditioned: what the optimizer tells of the P that it divides by, or None.
       active: whether this record is kept, shape (). Side by side with others, a lane that rests
         is observed with them, and an iteration need not go on for it.
     """
@@ -32,11 +31,10 @@ class Moment(NamedTuple):
     params: Params
     loss: Array
     gradient: Params
-    rule: EdgeRule | None
+    rule: EdgeDynamics
     effective_learning_rate: Array | None
     following: Params
     previous: Params
-    preconditioned: PreconditionedRule | None = None
     active: Array | bool = True
 
 

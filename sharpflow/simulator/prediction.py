@@ -22,7 +22,7 @@ from sharpflow.models.arguments import (
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import compiled
 from sharpflow.models.problem import PROBLEM
-from sharpflow.simulator.rules import find_rule
+from sharpflow.simulator.rules import edge_dynamics
 from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory, recorded_snapshots
 from sharpflow.theory import FlowSolution, Status, linearize, retract_with_status, sharpness_flow
 from sharpflow.theory.linearization import METHODS, Method
@@ -182,8 +182,8 @@ def _require_predictable(problem: Problem, trajectory: Trajectory) -> None:
             "that tells a positive one (gdwd with weight decay, or quasi_rmsprop)"
         )
     state = trajectory.final_state
-    rule = None if state is None else find_rule(state.optimizer_state)
-    if not problem.scale_invariant and rule is not None and bool(rule.stays_on_sphere()):
+    on_sphere = state is not None and bool(edge_dynamics(state.optimizer_state).on_sphere)
+    if not problem.scale_invariant and on_sphere:
         raise ValueError(
             "problem is marked as not scale-invariant, and its optimizer has a flow on the sphere "
             "only: there is none to predict for an ablation"

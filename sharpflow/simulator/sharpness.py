@@ -211,17 +211,17 @@ class _HessianSharpness(_Tracked):
             partial(self.at, moment.problem, moment.params), memory, moment.active
         )
         columns = {"hessian_sharpness": values}
-        line = getattr(moment.rule, "stability_line", None)
-        if line is not None:
-            columns["stability_line"] = line()
+        # with a preconditioner the line is one for other coordinates
+        if moment.rule.stability_line is not None and moment.rule.preconditioner is None:
+            columns["stability_line"] = moment.rule.stability_line
         return columns, memory
 
 
 @dataclasses.dataclass(frozen=True)
 class _PreconditionedSharpness(_Tracked):
     def __call__(self, moment: Moment, memory: _Memory) -> tuple[dict[str, Array], _Memory]:
-        rule = moment.preconditioned
-        if rule is None:
+        rule = moment.rule
+        if rule.preconditioner is None:
             raise ValueError(
                 "observable 'preconditioned_sharpness' needs an optimizer whose state tells its "
                 "preconditioner, as that of rmsprop does"
@@ -230,7 +230,9 @@ class _PreconditionedSharpness(_Tracked):
         values, memory = self.when_due(
             partial(self._in_scaled_coordinates, moment, scale), memory, moment.active
         )
-        columns = {"preconditioned_sharpness": values, "stability_line": rule.stability_line()}
+        columns = {"preconditioned_sharpness": values}
+        if rule.stability_line is not None:
+            columns["stability_line"] = rule.stability_line
         return columns, memory
 
     def _in_scaled_coordinates(

@@ -31,11 +31,11 @@ from sharpflow.simulator.program import (
 )
 from sharpflow.simulator.progress import progress_bar
 from sharpflow.simulator.provenance import provenance
-from sharpflow.simulator.rules import find_preconditioned_rule, find_rule
+from sharpflow.simulator.rules import edge_dynamics
 from sharpflow.simulator.rules.edge_rule import OPTIMIZER
 from sharpflow.simulator.rules.wrapped import require_followed_schedules
 from sharpflow.simulator.schedule import schedule
-from sharpflow.simulator.trajectory import Trajectory, told_by
+from sharpflow.simulator.trajectory import Trajectory, rule_fields
 from sharpflow.theory import Status
 
 _CHUNKS = 32
@@ -163,7 +163,7 @@ def simulate(
         final_params=state.params,
         final_state=state,
         status=Status(int(state.status)),
-        **told_by(problem, state.optimizer_state),
+        **rule_fields(problem, state.optimizer_state),
         attributes=provenance(state.params)
         | _hyperparameters(state.optimizer_state)
         | {"matmul_precision": matmul_precision, "seconds": seconds},
@@ -253,12 +253,9 @@ def _shapes(tree: Any) -> tuple:
 
 
 def _hyperparameters(optimizer_state: Any) -> dict[str, float]:
-    """The numbers of a rule of ours, by name."""
-    names = ("learning_rate", "weight_decay", "b", "beta", "decay", "epsilon", "rho")
-    rule = find_rule(optimizer_state) or find_preconditioned_rule(optimizer_state)
-    found = {name: float(getattr(rule, name)) for name in names if hasattr(rule, name)}
-    enhanced = getattr(optimizer_state, "kappa", None)
-    return found if enhanced is None else found | {"kappa": float(enhanced)}
+    """The numbers that a rule tells, by name."""
+    told = edge_dynamics(optimizer_state).hyperparameters
+    return {name: float(value) for name, value in told.items()}
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("update",), meta_fields=())

@@ -1,6 +1,7 @@
 """What was recorded along a trajectory."""
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any
 
 import chex
@@ -12,7 +13,7 @@ from sharpflow.models.arguments import checked, instance
 from sharpflow.simulator.columns import dimensions
 from sharpflow.simulator.labels import parameter_dimensions, parameter_names
 from sharpflow.simulator.program import LoopState
-from sharpflow.simulator.rules import find_oscillation_share, find_rule, find_tangent_kappa
+from sharpflow.simulator.rules import edge_dynamics
 from sharpflow.theory import Status
 
 if TYPE_CHECKING:
@@ -172,14 +173,14 @@ def recorded_snapshots(trajectory: Trajectory) -> tuple[Params, np.ndarray]:
     return trajectory.params, trajectory["threshold"][trajectory.snapshot_row]
 
 
-def told_by(problem: Problem, optimizer_state: Any) -> dict[str, Any]:
+def rule_fields(problem: Problem, optimizer_state: Any) -> dict[str, Any]:
     """The fields of a trajectory that its update rule tells, NaN where it does not."""
-    rule, share = find_rule(optimizer_state), find_oscillation_share(optimizer_state)
-    nan = float("nan")
-    return {
-        "intrinsic_rate": nan if rule is None else float(rule.intrinsic_rate()),
-        "response": nan if rule is None else float(rule.response()),
-        "oscillation_share": nan if rule is None else float(share),
-        "on_sphere": problem.scale_invariant and (rule is None or bool(rule.stays_on_sphere())),
-        "kappa": float(find_tangent_kappa(optimizer_state)),
+    rule = edge_dynamics(optimizer_state)
+    numbers = {
+        "intrinsic_rate": rule.intrinsic_rate,
+        "response": rule.response,
+        "oscillation_share": rule.oscillation_share,
+        "kappa": rule.kappa,
     }
+    known = {name: math.nan if value is None else float(value) for name, value in numbers.items()}
+    return known | {"on_sphere": problem.scale_invariant and bool(rule.on_sphere)}

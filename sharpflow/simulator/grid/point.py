@@ -13,7 +13,7 @@ from sharpflow.simulator.grid.points import MakeOptimizer
 from sharpflow.simulator.labels import parameter_names
 from sharpflow.simulator.rules import gdwd
 from sharpflow.simulator.store.arrays import PENDING
-from sharpflow.simulator.trajectory import Trajectory, told_by
+from sharpflow.simulator.trajectory import Trajectory, rule_fields
 from sharpflow.theory import Status
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def grid_point(
         final_params=_params(at, example, "final_params", ...) if has_last else None,
         final_state=None,
         status=Status(int(at["status"])),
-        **told_by(problem, state),
+        **rule_fields(problem, state),
         attributes=dict(grid.attrs) | labels,
     )
 

@@ -17,7 +17,7 @@ from sharpflow.models.arguments import require_within, shown
 from sharpflow.models.precision import compiled
 from sharpflow.simulator.grid.axes import BASE, Axes, keywords_of
 from sharpflow.simulator.program import Hyperparameters, LoopState, Program, initial_state
-from sharpflow.simulator.rules import find_rule
+from sharpflow.simulator.rules import edge_dynamics
 from sharpflow.simulator.rules.edge_rule import OPTIMIZER
 from sharpflow.simulator.rules.wrapped import require_followed_schedules
 
@@ -171,8 +171,8 @@ class Points:
             raise ValueError(f"at {self.axes.describe(point)}: {error}") from error
         state = optimizer.init(self.example)
         require_followed_schedules(state)
-        rule = find_rule(state)
-        return math.nan if rule is None else float(rule.intrinsic_rate())
+        rate = edge_dynamics(state).intrinsic_rate
+        return math.nan if rate is None else float(rate)
 
     def loss_at_start(self) -> float:
         """L where the first point starts."""

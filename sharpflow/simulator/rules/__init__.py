@@ -1,13 +1,6 @@
 """Update rules as optax transformations that keep their hyperparameters in their state."""
 
-from sharpflow.simulator.rules.edge_rule import (
-    EdgeRule,
-    PreconditionedRule,
-    find_oscillation_share,
-    find_preconditioned_rule,
-    find_rule,
-    find_tangent_kappa,
-)
+from sharpflow.simulator.rules.edge_rule import EdgeDynamics, EdgeRule, edge_dynamics
 from sharpflow.simulator.rules.flat_directions import (
     FlatProjection,
     flattest_coordinates,
@@ -23,13 +16,10 @@ from sharpflow.simulator.rules.rmsprop import rmsprop
 from sharpflow.simulator.rules.sam import sam
 
 __all__ = [
+    "EdgeDynamics",
     "EdgeRule",
     "FlatProjection",
-    "PreconditionedRule",
-    "find_oscillation_share",
-    "find_preconditioned_rule",
-    "find_rule",
-    "find_tangent_kappa",
+    "edge_dynamics",
     "flattest_coordinates",
     "gdwd",
     "ire",

@@ -1,14 +1,20 @@
 """What an update rule tells of itself, and what the rules share."""
 
+import dataclasses
+import math
+import warnings
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array
 
 from sharpflow.models import Params
-from sharpflow.models.arguments import SHARE, Kind
+from sharpflow.models.arguments import SHARE, Kind, shown
 
 OPTIMIZER = Kind(
     "an optax transformation, with init and update",
@@ -18,79 +24,73 @@ OPTIMIZER = Kind(
 )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EdgeDynamics:
+    """How an update rule acts at the Edge of Stability, as far as that is derived.
+
+    What is None is not known, and whatever would need it is left out, NaN or refused: no number
+    of gradient descent stands in for that of another rule.
+
+    Attributes:
+      effective_learning_rate: params -> η̃, the step size that θ feels from there, shape ().
+      step_size: η̃ where the loss is not scale-invariant and w itself moves, shape (): 2/η̃ is
+        the edge at w.
+      stability_line: λ_1(∇²L(w)) at which the gradient part of a step is marginally stable,
+        shape (), for the picture of ``hessian_sharpness``; with a preconditioner
+        λ_1(P^{-1/2} ∇²L P^{-1/2}), for that of ``preconditioned_sharpness``.
+      intrinsic_rate: flow time per step, shape ().
+      response: b, how strongly the threshold answers the oscillation, shape ().
+      oscillation_share: covariance of the oscillation at the edge over intrinsic rate × M of the
+        flow, shape (); 1 for GD+WD.
+      on_sphere: whether the flow lives on the unit sphere, shape ().
+      kappa: κ: motion along Γ is 1 + κ times as fast, shape (); NaN where no flow is known.
+      preconditioner: gradient -> P of the step that it makes, w ← w − ηP⁻¹∇L; diagonal, as the
+        params. Theory knows no flow with one.
+      hyperparameters: numbers of the rule by name, shape () each, which no step changes. They
+        become attributes of a trajectory, and only a rule with the same numbers goes on from it.
+
+    Raises:
+      ValueError: a number with another shape than (), or no function where one is needed.
+
+    Source: docs/theory.md, section 4; docs/howto-optimizer.md.
+    """
+
+    effective_learning_rate: Callable[[Params], Array] | None = None
+    step_size: Array | None = None
+    stability_line: Array | None = None
+    intrinsic_rate: Array | float | None = None
+    response: Array | float | None = None
+    oscillation_share: Array | float | None = None
+    on_sphere: Array | bool = True
+    kappa: Array | float = 0.0
+    preconditioner: Callable[[Params], Params] | None = None
+    hyperparameters: Mapping[str, Array | float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in (vars(self) | dict(self.hyperparameters)).items():
+            if isinstance(value, (jax.Array, np.ndarray)) and value.shape != ():
+                raise ValueError(f"{name} must be a number of shape (), got shape {value.shape}")
+        for name in ("effective_learning_rate", "preconditioner"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise ValueError(f"{name} must be a function or None, got {shown(value)}")
+
+    @property
+    def of_step(self) -> bool:
+        """Whether it tells of a step, and not merely κ of what changes the steps of others."""
+        step = self.effective_learning_rate, self.step_size, self.stability_line
+        return any(known is not None for known in (*step, self.intrinsic_rate, self.preconditioner))
+
+
 @runtime_checkable
 class EdgeRule(Protocol):
-    """What a state tells of the rule it belongs to, so that theory can be set beside it.
-
-    Any optimizer state with these methods is one; nothing is to be inherited. A state may
-    also have ``oscillation_share()``, the covariance of the oscillation at the edge over
-    rate × M of the flow, which is 1 where no state tells it.
+    """An optimizer state that tells how its rule acts at the edge; nothing is to be inherited.
 
     Source: docs/howto-optimizer.md.
     """
 
-    def effective_learning_rate(self, params: Params) -> Array:
-        """η̃, the step size that θ feels, shape ().
-
-        Args:
-          params: w, where the step begins.
-        """
-
-    def step_size(self) -> Array:
-        """η̃ where the loss is not scale-invariant and w itself moves, shape ()."""
-
-    def intrinsic_rate(self) -> Array:
-        """Flow time per step, shape ()."""
-
-    def response(self) -> Array:
-        """b, how strongly the threshold answers the oscillation, shape ()."""
-
-    def stays_on_sphere(self) -> Array:
-        """Whether the flow lives on the unit sphere, boolean, shape ()."""
-
-
-@runtime_checkable
-class PreconditionedRule(Protocol):
-    """What the state of a rule tells that divides each coordinate of the gradient."""
-
-    def preconditioner(self, gradient: Params) -> Params:
-        """P of the step that this gradient makes, w ← w − ηP⁻¹∇L; diagonal, as the params."""
-
-    def stability_line(self) -> Array:
-        """λ_1(P^{-1/2} ∇²L P^{-1/2}) at which a step is marginally stable, shape ()."""
-
-
-def find_rule(state: Any) -> EdgeRule | None:
-    """The first state within an optimizer state that tells of its rule, or None.
-
-    A rule within another that changes its steps, as ``optax.MultiSteps`` does, tells nothing. Nor
-    does one in a chain with others, such as ``optax.scale``: their states do not say what they do.
-    """
-    return _first(state, EdgeRule)
-
-
-def find_rule_within(state: Any) -> "EdgeRule | PreconditionedRule | None":
-    """The first state that tells of its rule, whatever is done with the steps that it makes."""
-    return _first(state, (EdgeRule, PreconditionedRule), its_steps=False)
-
-
-def find_preconditioned_rule(state: Any) -> PreconditionedRule | None:
-    """The first state within an optimizer state that tells a preconditioner, or None."""
-    return _first(state, PreconditionedRule)
-
-
-@runtime_checkable
-class OscillatingRule(Protocol):
-    """What the state of a rule tells whose oscillation is not of the size that M gives."""
-
-    def oscillation_share(self) -> Array:
-        """Covariance of the oscillation at the edge over rate × M of the flow, shape ()."""
-
-
-def find_oscillation_share(state: Any) -> Array:
-    """The share that the first state within an optimizer state tells; 1 where none does."""
-    found = _first(state, OscillatingRule)
-    return jnp.ones(()) if found is None else found.oscillation_share()
+    def edge_dynamics(self) -> EdgeDynamics:
+        """What is known of the rule, with the numbers of the step that begins here."""
 
 
 # Rules that hold another and do not make its steps as it tells them: every so many calls only,
@@ -106,36 +106,67 @@ _NOT_ITS_STEPS = (
 )
 
 
-def _first(state: Any, kind: Any, *, its_steps: bool = True) -> Any:
-    """The first state of a kind; with ``its_steps`` only where nothing else changes its steps."""
-    if isinstance(state, kind):
-        return state
-    if not isinstance(state, tuple) or (its_steps and _changes_steps(state)):
-        return None
-    found = (_first(part, kind, its_steps=its_steps) for part in state)
-    return next((rule for rule in found if rule is not None), None)
+def edge_dynamics(state: Any) -> EdgeDynamics:
+    """What an optimizer state tells of the steps that its rule makes.
+
+    Args:
+      state: of any optax transformation, ours or not.
+
+    Returns:
+      What is known. Of a rule within another that changes its steps, as ``optax.MultiSteps`` does,
+      it is κ and the hyperparameters alone, as whatever else it tells may not be true of a step.
+      So it is in a chain with others, such as ``optax.scale``: their states do not tell what they
+      do.
+
+    Raises:
+      ValueError: a method ``edge_dynamics`` that returns something else.
+    """
+    if isinstance(state, EdgeRule):
+        dynamics = state.edge_dynamics()
+        if not isinstance(dynamics, EdgeDynamics):
+            raise ValueError(
+                f"{type(state).__name__}.edge_dynamics must return a "
+                f"sharpflow.simulator.EdgeDynamics, got {shown(dynamics)}"
+            )
+        return dynamics
+    if all(hasattr(state, name) for name in _FORMER_METHODS):
+        return _former_dynamics(state)
+    parts = [edge_dynamics(part) for part in state] if isinstance(state, tuple) else []
+    # a chain has a plain tuple, and what holds one rule beside numbers of its own a named one
+    changed = isinstance(state, _NOT_ITS_STEPS) or (type(state) is tuple and len(state) > 1)
+    told = [part for part in parts if part.of_step and not changed]
+    return dataclasses.replace(
+        told[0] if told else EdgeDynamics(),
+        kappa=math.prod(1.0 + part.kappa for part in parts) - 1.0,
+        hyperparameters=dict(ChainMap(*(dict(part.hyperparameters) for part in parts))),
+    )
 
 
-def _changes_steps(state: tuple) -> bool:
-    """Whether a rule within may make other steps than it tells. A chain has a plain tuple."""
-    return isinstance(state, _NOT_ITS_STEPS) or (type(state) is tuple and len(state) > 1)
+_FORMER_METHODS = (
+    "effective_learning_rate", "step_size", "intrinsic_rate", "response", "stays_on_sphere",
+)  # fmt: skip
+_FORMER_NUMBERS = ("learning_rate", "weight_decay", "b", "beta", "decay", "epsilon", "rho")
 
 
-@runtime_checkable
-class TangentRule(Protocol):
-    """What the state of a rule tells that changes the motion along Γ of the one within it."""
-
-    def tangent_kappa(self) -> Array:
-        """κ: motion along Γ is 1 + κ times as fast; NaN where it is not known; shape ()."""
-
-
-def find_tangent_kappa(state: Any) -> Array:
-    """κ of the first state within an optimizer state that tells of one; 0 where none does."""
-    if isinstance(state, TangentRule):
-        return state.tangent_kappa()
-    if isinstance(state, tuple):
-        return sum(map(find_tangent_kappa, state), start=jnp.zeros(()))
-    return jnp.zeros(())
+def _former_dynamics(state: Any) -> EdgeDynamics:
+    """What a state tells that has the five methods in place of one."""
+    warnings.warn(
+        f"{type(state).__name__} tells of its rule by {', '.join(_FORMER_METHODS)}; give it the "
+        "one method edge_dynamics, which returns a sharpflow.simulator.EdgeDynamics: from "
+        "sharpflow 0.2 on nothing else is asked",
+        FutureWarning,
+        stacklevel=2,
+    )
+    return EdgeDynamics(
+        effective_learning_rate=state.effective_learning_rate,
+        step_size=state.step_size(),
+        stability_line=state.stability_line() if hasattr(state, "stability_line") else None,
+        intrinsic_rate=state.intrinsic_rate(),
+        response=state.response(),
+        oscillation_share=getattr(state, "oscillation_share", lambda: 1.0)(),
+        on_sphere=state.stays_on_sphere(),
+        hyperparameters={n: getattr(state, n) for n in _FORMER_NUMBERS if hasattr(state, n)},
+    )
 
 
 def norm_squared(tree: Params) -> Array:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from sharpflow.models import Params
 from sharpflow.models.arguments import require_within
-from sharpflow.simulator.rules.edge_rule import euclidean_step_size, norm_squared
+from sharpflow.simulator.rules.edge_rule import EdgeDynamics, euclidean_step_size, norm_squared
 from sharpflow.theory import effective_learning_rate
 from sharpflow.theory.arguments import validate_rates
 
@@ -52,25 +52,19 @@ class GDWDState(NamedTuple):
         """η̃ = η / ((1 − ηλ) ‖w‖²)."""
         return effective_learning_rate(norm_squared(params), self.learning_rate, self.weight_decay)
 
-    def step_size(self) -> Array:
-        """η/(1 − ηλ/2), so that 2/η̃ = 2/η − λ: there −1 is an eigenvalue of a step."""
-        return euclidean_step_size(self.learning_rate, self.weight_decay)
-
-    def stability_line(self) -> Array:
-        """2/η."""
-        return 2.0 / self.learning_rate
-
-    def intrinsic_rate(self) -> Array:
-        """ηλ."""
-        return self.learning_rate * self.weight_decay
-
-    def response(self) -> Array:
-        """2."""
-        return jnp.full_like(self.learning_rate, 2.0)
-
-    def stays_on_sphere(self) -> Array:
-        """True: w moves freely, its direction on the sphere."""
-        return jnp.ones((), bool)
+    def edge_dynamics(self) -> EdgeDynamics:
+        """The rule that the flow is derived for."""
+        eta, decay = self.learning_rate, self.weight_decay
+        return EdgeDynamics(
+            effective_learning_rate=self.effective_learning_rate,
+            step_size=euclidean_step_size(eta, decay),
+            # of the gradient alone, as the usual picture has it: the edge at w is 2/η − λ
+            stability_line=2.0 / eta,
+            intrinsic_rate=eta * decay,
+            response=2.0,
+            oscillation_share=1.0,
+            hyperparameters=self._asdict(),
+        )
 
 
 # Module-level, so that transformations with other numbers share compiled code.

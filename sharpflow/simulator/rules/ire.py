@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from sharpflow.models import Params
 from sharpflow.models.arguments import NOT_NEGATIVE, Kind, checked, require_within
-from sharpflow.simulator.rules.edge_rule import OPTIMIZER, find_tangent_kappa
+from sharpflow.simulator.rules.edge_rule import OPTIMIZER, EdgeDynamics, edge_dynamics
 from sharpflow.simulator.rules.flat_directions import FlatProjection
 from sharpflow.simulator.rules.wrapped import update_with_extras
 
@@ -67,10 +67,15 @@ class IREState(NamedTuple):
     projection: Any
     along_manifold: Bool[Array, ""]
 
-    def tangent_kappa(self) -> Array:
-        """κ of the flow; NaN where P is not known to be the projection along Γ."""
-        factor = (1.0 + self.kappa) * (1.0 + find_tangent_kappa(self.base))
-        return jnp.where(self.along_manifold, factor - 1.0, jnp.nan)
+    def edge_dynamics(self) -> EdgeDynamics:
+        """That of the base with 1 + κ; no flow where P is not known to be the one along Γ."""
+        base = edge_dynamics(self.base)
+        factor = (1.0 + self.kappa) * (1.0 + base.kappa)
+        return dataclasses.replace(
+            base,
+            kappa=jnp.where(self.along_manifold, factor - 1.0, jnp.nan),
+            hyperparameters={**base.hyperparameters, "kappa": self.kappa},
+        )
 
 
 # Compared by its fields, so that transformations with other numbers share compiled code; and a

@@ -9,7 +9,12 @@ from jaxtyping import Array, Float
 
 from sharpflow.models import Params
 from sharpflow.models.arguments import require_within
-from sharpflow.simulator.rules.edge_rule import euclidean_step_size, norm_squared, require_share
+from sharpflow.simulator.rules.edge_rule import (
+    EdgeDynamics,
+    euclidean_step_size,
+    norm_squared,
+    require_share,
+)
 from sharpflow.theory import effective_learning_rate
 from sharpflow.theory.arguments import validate_rates
 
@@ -61,6 +66,7 @@ class MomentumState(NamedTuple):
     weight_decay: Float[Array, ""]
     average: Params
 
+    @property
     def oscillation_share(self) -> Array:
         """(1 − β)/(1 + β), what an oscillation of period two feels of η, and its size with it."""
         return (1.0 - self.beta) / (1.0 + self.beta)
@@ -68,28 +74,21 @@ class MomentumState(NamedTuple):
     def effective_learning_rate(self, params: Params) -> Array:
         """(1 − β)/(1 + β) · η / ((1 − ηλ) ‖w‖²)."""
         plain = effective_learning_rate(norm_squared(params), self.learning_rate, self.weight_decay)
-        return self.oscillation_share() * plain
+        return self.oscillation_share * plain
 
-    def step_size(self) -> Array:
-        """(1 − β)/(1 + β) · η/(1 − ηλ/2)."""
-        plain = euclidean_step_size(self.learning_rate, self.weight_decay)
-        return self.oscillation_share() * plain
-
-    def stability_line(self) -> Array:
-        """2(1 + β)/((1 − β) η)."""
-        return 2.0 / (self.oscillation_share() * self.learning_rate)
-
-    def intrinsic_rate(self) -> Array:
-        """ηλ: the average delays a slow motion, and does not change its speed."""
-        return self.learning_rate * self.weight_decay
-
-    def response(self) -> Array:
-        """2."""
-        return jnp.full_like(self.learning_rate, 2.0)
-
-    def stays_on_sphere(self) -> Array:
-        """True: w moves freely, its direction on the sphere."""
-        return jnp.ones((), bool)
+    def edge_dynamics(self) -> EdgeDynamics:
+        """The flow of GD+WD, at another threshold and with a smaller oscillation."""
+        eta, decay, share = self.learning_rate, self.weight_decay, self.oscillation_share
+        return EdgeDynamics(
+            effective_learning_rate=self.effective_learning_rate,
+            step_size=share * euclidean_step_size(eta, decay),
+            stability_line=2.0 / (share * eta),
+            # without the share: the average delays a slow motion, and does not change its speed
+            intrinsic_rate=eta * decay,
+            response=2.0,
+            oscillation_share=share,
+            hyperparameters={"learning_rate": eta, "weight_decay": decay, "beta": self.beta},
+        )
 
 
 # Module-level, so that transformations with other numbers share compiled code.

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from sharpflow.models import Params
 from sharpflow.models.arguments import POSITIVE, checked, require_within
-from sharpflow.simulator.rules.edge_rule import norm_squared
+from sharpflow.simulator.rules.edge_rule import EdgeDynamics, norm_squared
 
 
 @checked(effective_learning_rate=POSITIVE)
@@ -44,30 +44,17 @@ class ProjectedGDState(NamedTuple):
 
     learning_rate: Float[Array, ""]
 
-    def effective_learning_rate(self, params: Params) -> Array:
-        """η̃."""
-        del params
-        return self.learning_rate
-
-    def step_size(self) -> Array:
-        """η̃."""
-        return self.learning_rate
-
-    def stability_line(self) -> Array:
-        """2/η̃."""
-        return 2.0 / self.learning_rate
-
-    def intrinsic_rate(self) -> Array:
-        """0: nothing lowers the threshold, so nothing drives a flow."""
-        return jnp.zeros_like(self.learning_rate)
-
-    def response(self) -> Array:
-        """0."""
-        return jnp.zeros_like(self.learning_rate)
-
-    def stays_on_sphere(self) -> Array:
-        """True."""
-        return jnp.ones((), bool)
+    def edge_dynamics(self) -> EdgeDynamics:
+        """η̃ is held: nothing lowers the threshold, so nothing drives a flow."""
+        return EdgeDynamics(
+            effective_learning_rate=lambda params: self.learning_rate,
+            step_size=self.learning_rate,
+            stability_line=2.0 / self.learning_rate,
+            intrinsic_rate=0.0,
+            response=0.0,
+            oscillation_share=1.0,
+            hyperparameters=self._asdict(),
+        )
 
 
 # Module-level, so that transformations with other numbers share compiled code.

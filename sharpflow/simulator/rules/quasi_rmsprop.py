@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from sharpflow.models import Params
 from sharpflow.models.arguments import FLAG, POSITIVE, checked, optional, require_within
 from sharpflow.models.problem import is_concrete
-from sharpflow.simulator.rules.edge_rule import norm_squared
+from sharpflow.simulator.rules.edge_rule import EdgeDynamics, norm_squared
 
 
 @checked(learning_rate=POSITIVE, b=POSITIVE, v0=optional(POSITIVE), on_sphere=FLAG)
@@ -60,30 +60,23 @@ class QuasiRMSpropState(NamedTuple):
     v: Float[Array, ""]
     on_sphere: Bool[Array, ""]
 
-    def effective_learning_rate(self, params: Params) -> Array:
-        """η̃ = η/√v."""
-        del params
-        return self.step_size()
-
     def step_size(self) -> Array:
         """η/√v."""
         return self.learning_rate / jnp.sqrt(self.v)
 
-    def stability_line(self) -> Array:
-        """2√v/η."""
-        return 2.0 / self.step_size()
-
-    def intrinsic_rate(self) -> Array:
-        """η²/2."""
-        return 0.5 * jnp.square(self.learning_rate)
-
-    def response(self) -> Array:
-        """b."""
-        return self.b
-
-    def stays_on_sphere(self) -> Array:
-        """As asked for."""
-        return self.on_sphere
+    def edge_dynamics(self) -> EdgeDynamics:
+        """The flow of GD+WD with another b: √v has the part of ‖w‖²."""
+        step = self.step_size()
+        return EdgeDynamics(
+            effective_learning_rate=lambda params: step,
+            step_size=step,
+            stability_line=2.0 / step,
+            intrinsic_rate=0.5 * jnp.square(self.learning_rate),
+            response=self.b,
+            oscillation_share=1.0,
+            on_sphere=self.on_sphere,
+            hyperparameters={"learning_rate": self.learning_rate, "b": self.b},
+        )
 
 
 # Module-level, so that transformations with other numbers share compiled code.
@@ -92,7 +85,7 @@ def _quasi_rmsprop_update(
 ) -> tuple[Params, QuasiRMSpropState]:
     if params is None:
         raise ValueError("quasi_rmsprop needs params: call update(gradients, state, params)")
-    rate = state.effective_learning_rate(params)
+    rate = state.step_size()
     stepped = jax.tree.map(lambda w, g: w - rate * g, params, updates)
     shrink = jnp.where(state.on_sphere, jax.lax.rsqrt(norm_squared(stepped)), 1.0)
     moved = jax.tree.map(lambda new, old: shrink.astype(new.dtype) * new - old, stepped, params)

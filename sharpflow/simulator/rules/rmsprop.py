@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from sharpflow.models import Params
 from sharpflow.models.arguments import NOT_NEGATIVE, POSITIVE, SHARE, checked, require_within
+from sharpflow.simulator.rules.edge_rule import EdgeDynamics
 
 
 @checked(learning_rate=POSITIVE, decay=SHARE, epsilon=POSITIVE, initial_scale=NOT_NEGATIVE)
@@ -73,9 +74,17 @@ class RMSpropState(NamedTuple):
         nu = optax.tree.update_moment(gradient, self.nu, self.decay, 2)
         return jax.tree.map(lambda mean: jnp.sqrt(mean) + self.epsilon, nu)
 
-    def stability_line(self) -> Array:
-        """2/η."""
-        return 2.0 / self.learning_rate
+    def edge_dynamics(self) -> EdgeDynamics:
+        """Its edge, in the coordinates that P scales; no flow is known."""
+        return EdgeDynamics(
+            stability_line=2.0 / self.learning_rate,
+            preconditioner=self.preconditioner,
+            hyperparameters={
+                "learning_rate": self.learning_rate,
+                "decay": self.decay,
+                "epsilon": self.epsilon,
+            },
+        )
 
 
 # Module-level, so that transformations with other numbers share compiled code.

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from sharpflow.models import Params
 from sharpflow.models.arguments import POSITIVE, checked, require_within
-from sharpflow.simulator.rules.edge_rule import euclidean_step_size, norm_squared
+from sharpflow.simulator.rules.edge_rule import EdgeDynamics, euclidean_step_size, norm_squared
 from sharpflow.theory import effective_learning_rate
 from sharpflow.theory.arguments import validate_rates
 
@@ -63,25 +63,13 @@ class SAMState(NamedTuple):
         """η̃ = η / ((1 − ηλ) ‖w‖²), as without the reach."""
         return effective_learning_rate(norm_squared(params), self.learning_rate, self.weight_decay)
 
-    def step_size(self) -> Array:
-        """η/(1 − ηλ/2), as without the reach."""
-        return euclidean_step_size(self.learning_rate, self.weight_decay)
-
-    def intrinsic_rate(self) -> Array:
-        """NaN: ηλ is not its only clock, and the flow of GD+WD does not hold."""
-        return jnp.full_like(self.learning_rate, jnp.nan)
-
-    def response(self) -> Array:
-        """NaN."""
-        return jnp.full_like(self.learning_rate, jnp.nan)
-
-    def oscillation_share(self) -> Array:
-        """NaN."""
-        return jnp.full_like(self.learning_rate, jnp.nan)
-
-    def stays_on_sphere(self) -> Array:
-        """True: w moves freely, its direction on the sphere."""
-        return jnp.ones((), bool)
+    def edge_dynamics(self) -> EdgeDynamics:
+        """The steps of GD+WD; ηλ is not their only clock, and its flow does not hold."""
+        return EdgeDynamics(
+            effective_learning_rate=self.effective_learning_rate,
+            step_size=euclidean_step_size(self.learning_rate, self.weight_decay),
+            hyperparameters=self._asdict(),
+        )
 
 
 # Module-level, so that transformations with other numbers share compiled code.

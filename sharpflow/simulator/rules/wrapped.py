@@ -8,23 +8,7 @@ import jax
 from jaxtyping import Array
 
 from sharpflow.models import Params
-from sharpflow.simulator.rules.edge_rule import find_rule_within
-from sharpflow.simulator.rules.gdwd import GDWDState
-from sharpflow.simulator.rules.momentum import MomentumState
-from sharpflow.simulator.rules.projected_gd import ProjectedGDState
-from sharpflow.simulator.rules.quasi_rmsprop import QuasiRMSpropState
-from sharpflow.simulator.rules.rmsprop import RMSpropState
-from sharpflow.simulator.rules.sam import SAMState
-
-# States of rules that read their numbers from their state, where no schedule of others reaches.
-_FIXED_NUMBERS = (
-    GDWDState,
-    MomentumState,
-    ProjectedGDState,
-    QuasiRMSpropState,
-    RMSpropState,
-    SAMState,
-)
+from sharpflow.simulator.rules.edge_rule import edge_dynamics
 
 
 def update_with_extras(
@@ -109,7 +93,7 @@ def with_step_hyperparameters(before: Any, found: list[dict[str, Array]]) -> Any
 
 
 def require_followed_schedules(state: Any) -> None:
-    """Refuse a schedule around a rule of ours, which would never see it.
+    """Refuse a schedule around a rule that tells fixed numbers, and would never see it.
 
     Args:
       state: an optimizer state at the start.
@@ -121,12 +105,12 @@ def require_followed_schedules(state: Any) -> None:
     for part in jax.tree.leaves(state, is_leaf=_is_injected):
         if not _is_injected(part):
             continue
-        rule = find_rule_within(part.inner_state)
-        if getattr(part, "hyperparams_states", None) and isinstance(rule, _FIXED_NUMBERS):
+        fixed = edge_dynamics(part.inner_state).hyperparameters
+        if fixed and getattr(part, "hyperparams_states", None):
             raise ValueError(
-                f"optimizer schedules {sorted(part.hyperparams_states)} of a rule of sharpflow by "
-                "optax.inject_hyperparams, but that rule keeps its numbers in its own state and "
-                "would not follow: make it of optax's own rules, as optax.chain("
+                f"optimizer schedules {sorted(part.hyperparams_states)} of a rule by "
+                f"optax.inject_hyperparams, but that rule keeps {sorted(fixed)} in its own state "
+                "and would not follow: make it of optax's own rules, as optax.chain("
                 "optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate)), and give "
                 "effective_learning_rate="
             )

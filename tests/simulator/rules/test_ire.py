@@ -17,7 +17,7 @@ from sharpflow.simulator import (
     tangent_at_manifold,
 )
 from sharpflow.simulator.loop import run_chunk
-from sharpflow.simulator.rules import find_rule, find_tangent_kappa
+from sharpflow.simulator.rules import edge_dynamics
 from sharpflow.theory import exact
 
 ETA, RATE = 0.5, 2e-4
@@ -196,9 +196,9 @@ def test_nested_rules_multiply_and_a_diagonal_estimate_has_no_flow(regression) -
     problem, base = regression.problem, sf.gdwd(ETA, RATE / ETA)
     along, coordinates = tangent_at_manifold(problem), flattest_coordinates(problem)
     twice = optax.chain(ire(ire(base, 1.0, along), 2.0, along)).init(regression.theta)
-    assert float(find_tangent_kappa(twice)) == 5.0
-    assert float(find_tangent_kappa(base.init(regression.theta))) == 0.0
-    np.testing.assert_allclose(find_rule(twice).intrinsic_rate(), RATE, rtol=1e-14)
+    assert float(edge_dynamics(twice).kappa) == 5.0
+    np.testing.assert_allclose(edge_dynamics(twice).intrinsic_rate, RATE, rtol=1e-14)
+    assert edge_dynamics(base.init(regression.theta)).kappa == 0.0
     trajectory = _at_edge(regression, ire(base, 1.0, coordinates), 401)
     assert np.isnan(trajectory.kappa)
     with pytest.raises(ValueError, match="no flow is known"):

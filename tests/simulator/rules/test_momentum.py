@@ -58,14 +58,15 @@ def _largest_multiplier(curvature, weight_decay, beta):
 @pytest.mark.parametrize("beta", [0.0, 0.5, 0.9])
 def test_a_step_on_a_quadratic_is_stable_up_to_the_threshold_and_not_beyond(beta, weight_decay):
     state = momentum(ETA, weight_decay, beta=beta).init(jnp.ones(1))
-    edge = 2.0 / float(state.step_size())
+    told = state.edge_dynamics()
+    edge = 2.0 / float(told.step_size)
     expected = (2.0 / ETA - weight_decay) * (1 + beta) / (1 - beta)
     np.testing.assert_allclose(edge, expected, rtol=1e-13)
     np.testing.assert_allclose(_largest_multiplier(edge, weight_decay, beta), 1.0, rtol=1e-12)
     assert _largest_multiplier(0.999 * edge, weight_decay, beta) < 1 - 1e-4
     assert _largest_multiplier(1.001 * edge, weight_decay, beta) > 1 + 1e-4
     if weight_decay == 0.0:
-        np.testing.assert_allclose(state.stability_line(), edge, rtol=1e-13)
+        np.testing.assert_allclose(told.stability_line, edge, rtol=1e-13)
 
 
 def test_the_sharpness_is_recorded_beside_the_threshold_of_momentum():

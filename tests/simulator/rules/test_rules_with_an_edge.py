@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import sharpflow as sf
-from sharpflow.simulator.rules import find_rule
+from sharpflow.simulator.rules import edge_dynamics
 
 
 def _quadratic_gradient(w):
@@ -54,14 +54,14 @@ def test_quasi_rmsprop_follows_its_recursion(on_sphere):
         v = (1 - b * eta**2) * v + b * eta**2 * (g @ g)
     np.testing.assert_allclose(found, w, rtol=1e-13)
     np.testing.assert_allclose(state.v, v, rtol=1e-13)
-    np.testing.assert_allclose(state.intrinsic_rate(), eta**2 / 2, rtol=1e-14)
+    np.testing.assert_allclose(state.edge_dynamics().intrinsic_rate, eta**2 / 2, rtol=1e-14)
 
 
 def test_a_rule_tells_of_its_steps_where_nothing_may_change_them():
     rule, params = sf.gdwd(0.1, 0.2), jnp.ones(3)
     for alone in (rule, optax.chain(rule), optax.apply_if_finite(rule, 1)):
-        found = find_rule(alone.init(params))
-        np.testing.assert_allclose(found.intrinsic_rate(), 0.02, rtol=1e-14)
+        found = edge_dynamics(alone.init(params))
+        np.testing.assert_allclose(found.intrinsic_rate, 0.02, rtol=1e-14)
     for others in (
         optax.chain(rule, optax.scale(0.5)),
         optax.chain(optax.clip_by_global_norm(1.0), rule),
@@ -71,7 +71,7 @@ def test_a_rule_tells_of_its_steps_where_nothing_may_change_them():
         optax.conditionally_transform(rule, lambda step: step < 2),
         optax.sgd(0.1),
     ):
-        assert find_rule(others.init(params)) is None
+        assert not edge_dynamics(others.init(params)).of_step
 
 
 def test_half_the_step_of_a_rule_has_no_threshold_of_that_rule():

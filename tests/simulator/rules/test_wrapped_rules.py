@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import sharpflow as sf
-from sharpflow.simulator.rules import find_rule
+from sharpflow.simulator.rules import edge_dynamics
 
 W = (1.0, 2.0, -1.0)
 NUM_STEPS = 5
@@ -95,9 +95,9 @@ def test_the_mistake_of_an_update_is_not_taken_for_an_extra_argument():
 
 def test_a_rule_that_is_called_every_second_step_tells_no_clock():
     rule = sf.gdwd(0.1, 0.01)
-    assert find_rule(rule.init(jnp.array(W))) is not None
+    assert edge_dynamics(rule.init(jnp.array(W))).of_step
     for wrapped in (optax.MultiSteps(rule, 2), optax.contrib.sam(rule, rule)):
-        assert find_rule(wrapped.init(jnp.array(W))) is None
+        assert not edge_dynamics(wrapped.init(jnp.array(W))).of_step
 
 
 def _scheduled(learning_rate, weight_decay=0.05):
