@@ -87,13 +87,13 @@ def test_a_number_that_single_precision_does_not_hold_is_refused(value):
         with pytest.raises(ValueError, match=rf"^{name} must .*within float32"):
             call()
     grid = {"seeds": 0, "weight_decays": 0.0, "num_steps": 2, "start": lambda key, *rates: SINGLE}
-    with pytest.raises(ValueError, match="learning_rate must lie within float32"):
+    with pytest.raises(ValueError, match="learning_rate must be within float32"):
         sf.simulate_grid(made, learning_rates=value, **grid)
 
 
 def test_data_that_single_precision_does_not_hold_are_refused():
     x = np.array([[1e300, 1.0], [1.0, 2.0], [3.0, 1.0]])
-    with pytest.raises(ValueError, match="x must lie within float32"):
+    with pytest.raises(ValueError, match="x must be within float32"):
         sf.models.linear_regression(x, [1.0, 2.0, 3.0], dtype=np.float32)
     with pytest.raises(ValueError, match="y must have entries whose squares are finite"):
         sf.models.standardized_targets(np.array([1e200, 2e200]), np.dtype(np.float64))

@@ -14,7 +14,7 @@ from sharpflow.simulator.observables import BUILT_IN, RUNNING
 
 OBSERVABLES = (*BUILT_IN, *RUNNING)
 DTYPES = ("float32", "float64")
-MOST_STEPS = 2**31 - 1  # steps are counted in int32
+MOST = 2**31 - 1  # steps are counted in int32
 _DEEPEST = 8
 
 
@@ -77,7 +77,7 @@ def _optimizer(value: Any) -> str | None:
 
 
 _POSITIVE = Kind("a finite number above 0", _number_where(lambda value: value > 0))
-_COUNT = Kind(f"an integer from 1 to {MOST_STEPS}", _integer(1, MOST_STEPS))
+_COUNT = Kind(f"an integer from 1 to {MOST}", _integer(1, MOST))
 _REFERENCE = Kind('"module:function"', _reference)
 
 KINDS: dict[str, Kind] = {
@@ -90,7 +90,7 @@ KINDS: dict[str, Kind] = {
     "num_steps": _COUNT,
     "tau": _POSITIVE,
     "record_every": _COUNT,
-    "record_at": Kind(f"an integer from 0 to {MOST_STEPS}", _integer(0, MOST_STEPS), many=True),
+    "record_at": Kind(f"an integer from 0 to {MOST}", _integer(0, MOST), many=True),
     "num_records": _COUNT,
     "observables": Kind(
         f"names of observables ({', '.join(OBSERVABLES)})",

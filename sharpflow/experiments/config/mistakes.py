@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 from sharpflow.experiments.config.toml import toml_key, toml_scalar
+from sharpflow.models.arguments import ArgumentError
 
 _MOST_LISTED = 20
 _LONGEST = 60
@@ -31,6 +32,16 @@ class ConfigError(ValueError):
 def mistake(key: str, value: object, allowed: str) -> str:
     """The line of a key with a value that is not allowed."""
     return f"{key}: got {shown(value)}; allowed {allowed}"
+
+
+def refused(error: ArgumentError, key: str | None = None) -> str:
+    """The line of what the library refuses.
+
+    Args:
+      error: of its own check.
+      key: that gave the value, where it is not called as the argument is.
+    """
+    return f"{key or error.name}: got {error.got}; allowed {error.allowed}"
 
 
 def shown(value: object, depth: int = 2) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,8 +16,8 @@ from sharpflow.models.arguments import require_within, shown
 from sharpflow.models.precision import compiled
 from sharpflow.simulator.grid.axes import BASE, Axes, keywords_of
 from sharpflow.simulator.program import Hyperparameters, LoopState, Program, initial_state
-from sharpflow.simulator.rules import find_rule
 from sharpflow.simulator.rules.wrapped import require_followed_schedules
+from sharpflow.simulator.schedule import flow_time_per_step
 
 _MOST_DRAWN = 32  # starts kept for the next point of the same seed
 
@@ -168,8 +167,7 @@ class Points:
             raise ValueError(f"at {self.axes.describe(point)}: {error}") from error
         state = optimizer.init(self.example)
         require_followed_schedules(state)
-        rule = find_rule(state)
-        return math.nan if rule is None else float(rule.intrinsic_rate())
+        return flow_time_per_step(state)
 
     def loss_at_start(self) -> float:
         """L where the first point starts."""
