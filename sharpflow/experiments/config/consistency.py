@@ -3,15 +3,16 @@
 import inspect
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
-from sharpflow.experiments.config.mistakes import mistake, refused, shortened
+from sharpflow.experiments.config.mistakes import mistake, refusals
 from sharpflow.experiments.config.optimizers import OPTIMIZERS
-from sharpflow.models.arguments import FINITE, MOST, ArgumentError, require_within
+from sharpflow.models.arguments import FINITE, MOST, require_within
 from sharpflow.simulator.schedule import flow_time_per_step, schedule
 
 # A bound of configs alone: who writes a program knows how many points it asks for, and in a file
@@ -39,13 +40,8 @@ def inconsistent(values: Values) -> list[str]:
     refused = _refused_by_rule(corners, values)
     clock = "tau" in values and not (precision or refused)
     rates = [_flow_time(corner, values) for corner in corners] if clock else []
-    return [
-        *_given_twice(values),
-        *_size(values),
-        *precision,
-        *refused,
-        *_refused_by_schedule(values, rates),
-    ]
+    schedule_refused = _refused_by_schedule(values, rates)
+    return [*_given_twice(values), *_size(values), *precision, *refused, *schedule_refused]
 
 
 def _given_twice(values: Values) -> list[str]:
@@ -67,24 +63,15 @@ def _size(values: Values) -> list[str]:
 
 
 def _precision(values: Values) -> list[str]:
-    """Rates that the dtype of the config turns into infinity, or into zero."""
-    if "dtype" not in values:
-        return []
-    given = {key: values[key] for key in _RATES if key in values}
-    try:
-        require_within(values["dtype"], **given)  # all at once, as there may be a million
-    except ArgumentError:
-        pass
-    else:
-        return []
+    """The least and the greatest rate, where the dtype of the config cannot hold them."""
     lines = []
-    for key, rates in given.items():
-        for index, rate in enumerate(rates):
-            try:
-                require_within(values["dtype"], **{key: rate})
-            except ArgumentError as error:
-                lines.append(refused(error, f"{key}[{index}]"))
-    return shortened(lines, len(lines), ", ".join(_RATES))
+    for key in _RATES if "dtype" in values else ():
+        rates = values.get(key, ())
+        positive = [rate for rate in rates if rate]
+        for rate in {min(positive), max(positive)} if positive else ():
+            check = partial(require_within, values["dtype"], **{key: rate})
+            lines += refusals(check, {key: f"{key}[{rates.index(rate)}]"})
+    return sorted(lines)
 
 
 def _corners(values: Values) -> list[Corner]:
@@ -108,14 +95,9 @@ def _corners(values: Values) -> list[Corner]:
 
 def _refused_by_rule(corners: Sequence[Corner], values: Values) -> list[str]:
     """A line for each bound of the rule that a point of the grid breaks."""
-    lines = {}
-    for corner in corners:
-        try:
-            OPTIMIZERS[values["optimizer"]](**corner)
-        except ArgumentError as error:
-            key = f"axes.{error.name}" if error.name in values.get("axes", {}) else error.name
-            lines[key] = refused(error, key)
-    return list(lines.values())
+    keys = {name: f"axes.{name}" for name in values.get("axes", {})}
+    checks = (partial(OPTIMIZERS[values["optimizer"]], **corner) for corner in corners)
+    return _one_of_each(line for check in checks for line in refusals(check, keys))
 
 
 def _flow_time(corner: Corner, values: Values) -> float:
@@ -133,14 +115,14 @@ def _refused_by_schedule(values: Values, rates: Sequence[float]) -> list[str]:
       rates: flow time per step at the corners; none where tau is not given, or not known to mean
         a number of steps. Then steps to record are looked at by themselves.
     """
-    length = {"num_steps": None, "tau": values["tau"]} if rates else {"tau": None}
-    length = {"num_steps": values.get("num_steps", MOST)} | length
-    none = dict.fromkeys(_WAYS_TO_RECORD)
-    lines = {}
-    for way in [way for way in _WAYS_TO_RECORD if way in values] or ["record_every"]:
-        recorded = none | {way: values.get(way)}
-        try:
-            schedule(**length, rates=np.array(rates or [math.nan]), **recorded)
-        except ArgumentError as error:
-            lines[error.name] = refused(error)
-    return list(lines.values())
+    tau, num_steps = (values["tau"], None) if rates else (None, values.get("num_steps", MOST))
+    # one at a time: a file that gives two is told so elsewhere, and each may be wrong by itself
+    ways = [dict.fromkeys(_WAYS_TO_RECORD) | {way: values.get(way)} for way in _WAYS_TO_RECORD]
+    check = partial(schedule, num_steps, tau, np.array(rates or [math.nan]))
+    checks = (partial(check, **way) for way in ways)
+    return _one_of_each(line for check in checks for line in refusals(check))
+
+
+def _one_of_each(lines: Iterable[str]) -> list[str]:
+    """The last line of each key, of which several points of a grid may break one bound."""
+    return list({line.partition(": ")[0]: line for line in lines}.values())

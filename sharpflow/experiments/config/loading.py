@@ -100,7 +100,7 @@ def _missing(table: Table) -> list[str]:
     if default_decay(table.get("optimizer", Config.optimizer)) is None:
         required.append("weight_decay")
     mistakes = [
-        f"{key}: got nothing; allowed {keys.KINDS[key].allowed}"
+        f"{key}: got nothing; allowed {keys.SCHEMA[key].kind.allowed}"
         + (', or preset = "name"' if key == "problem" else "")
         for key in required
         if key not in table

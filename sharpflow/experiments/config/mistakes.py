@@ -2,7 +2,7 @@
 
 import difflib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from sharpflow.experiments.config.toml import toml_key, toml_scalar
 from sharpflow.models.arguments import ArgumentError
@@ -34,14 +34,19 @@ def mistake(key: str, value: object, allowed: str) -> str:
     return f"{key}: got {shown(value)}; allowed {allowed}"
 
 
-def refused(error: ArgumentError, key: str | None = None) -> str:
-    """The line of what the library refuses.
+def refusals(check: Callable[[], object], keys: Mapping[str, str] | None = None) -> list[str]:
+    """The line of what a check of the library refuses, or none.
 
     Args:
-      error: of its own check.
-      key: that gave the value, where it is not called as the argument is.
+      check: that raises ``ArgumentError``.
+      keys: what a config calls the arguments, where it calls them otherwise.
     """
-    return f"{key or error.name}: got {error.got}; allowed {error.allowed}"
+    try:
+        check()
+    except ArgumentError as error:
+        key = (keys or {}).get(error.name, error.name)
+        return [f"{key}: got {error.got}; allowed {error.allowed}"]
+    return []
 
 
 def shown(value: object, depth: int = 2) -> str:

@@ -25,9 +25,6 @@ def quasi_rmsprop_of_grid(
       learning_rate: η, whose square sets the clock: τ = η²/2 · step.
       weight_decay: 0, the one value on this axis of the grid.
       b, v0: as in ``quasi_rmsprop``; axes, where a config names them.
-
-    Raises:
-      ValueError: another weight decay, or what ``quasi_rmsprop`` refuses.
     """
     del weight_decay
     return quasi_rmsprop(learning_rate, b, v0=v0)
@@ -42,9 +39,6 @@ def rmsprop_of_grid(
     Args:
       learning_rate, decay, epsilon: as in ``rmsprop``; the last two are axes.
       weight_decay: 0, as in ``quasi_rmsprop_of_grid``.
-
-    Raises:
-      ValueError: another weight decay, or what ``rmsprop`` refuses.
     """
     del weight_decay
     return rmsprop(learning_rate, decay, epsilon=epsilon)
@@ -59,9 +53,6 @@ def projected_gd_of_grid(
     Args:
       learning_rate: η̃, the effective learning rate.
       weight_decay: 0, as in ``quasi_rmsprop_of_grid``.
-
-    Raises:
-      ValueError: another weight decay, or what ``projected_gd`` refuses.
     """
     del weight_decay
     return projected_gd(learning_rate)
