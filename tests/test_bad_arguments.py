@@ -1,6 +1,7 @@
 """Every public function refuses what its arguments cannot mean, and says which one it was."""
 
 import inspect
+import pickle
 import re
 
 import jax
@@ -11,7 +12,7 @@ from bad_arguments import CALLS, START
 from test_public_names import FUNCTIONS
 
 import sharpflow as sf
-from sharpflow.models.arguments import POSITIVE, checked, require_within
+from sharpflow.models.arguments import POSITIVE, ArgumentError, checked, require_within
 from sharpflow.theory import Status, settled_excess
 
 COUNT = sum(len(bad.values) for call in CALLS.values() for bad in call.bad.values())
@@ -61,6 +62,15 @@ def _in_single_precision():
     made = sf.models.linear_regression(x, x[:, 0])
     theta = np.asarray(sf.theory.retract(made, SINGLE))
     return made, theta
+
+
+def test_a_refused_argument_keeps_its_parts_apart_from_its_sentence():
+    with pytest.raises(ArgumentError) as caught:
+        sf.gdwd(0.5, 4.0)
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+        parts = (error.name, error.allowed, error.got)
+        assert parts == ("learning_rate * weight_decay", "below 1", "0.5 * 4.0 = 2")
+        assert str(error) == "learning_rate * weight_decay must be below 1, got 0.5 * 4.0 = 2"
 
 
 @pytest.mark.parametrize("value", [1e300, 1e-300])
