@@ -1,6 +1,7 @@
 """Every public function refuses what its arguments cannot mean, and says which one it was."""
 
 import inspect
+import pickle
 import re
 
 import jax
@@ -11,7 +12,7 @@ from bad_arguments import CALLS, START
 from test_public_names import FUNCTIONS
 
 import sharpflow as sf
-from sharpflow.models.arguments import POSITIVE, checked, require_within
+from sharpflow.models.arguments import POSITIVE, ArgumentError, checked, require_within
 from sharpflow.theory import Status, settled_excess
 
 COUNT = sum(len(bad.values) for call in CALLS.values() for bad in call.bad.values())
@@ -63,6 +64,15 @@ def _in_single_precision():
     return made, theta
 
 
+def test_a_refused_argument_keeps_its_parts_apart_from_its_sentence():
+    with pytest.raises(ArgumentError) as caught:
+        sf.gdwd(0.5, 4.0)
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+        parts = (error.name, error.allowed, error.got)
+        assert parts == ("learning_rate * weight_decay", "below 1", "0.5 * 4.0 = 2")
+        assert str(error) == "learning_rate * weight_decay must be below 1, got 0.5 * 4.0 = 2"
+
+
 @pytest.mark.parametrize("value", [1e300, 1e-300])
 def test_a_number_that_single_precision_does_not_hold_is_refused(value):
     made, theta = _in_single_precision()
@@ -87,13 +97,13 @@ def test_a_number_that_single_precision_does_not_hold_is_refused(value):
         with pytest.raises(ValueError, match=rf"^{name} must .*within float32"):
             call()
     grid = {"seeds": 0, "weight_decays": 0.0, "num_steps": 2, "start": lambda key, *rates: SINGLE}
-    with pytest.raises(ValueError, match="learning_rate must lie within float32"):
+    with pytest.raises(ValueError, match="learning_rate must be within float32"):
         sf.simulate_grid(made, learning_rates=value, **grid)
 
 
 def test_data_that_single_precision_does_not_hold_are_refused():
     x = np.array([[1e300, 1.0], [1.0, 2.0], [3.0, 1.0]])
-    with pytest.raises(ValueError, match="x must lie within float32"):
+    with pytest.raises(ValueError, match="x must be within float32"):
         sf.models.linear_regression(x, [1.0, 2.0, 3.0], dtype=np.float32)
     with pytest.raises(ValueError, match="y must have entries whose squares are finite"):
         sf.models.standardized_targets(np.array([1e200, 2e200]), np.dtype(np.float64))

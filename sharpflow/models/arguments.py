@@ -20,6 +20,26 @@ _LONGEST = 80  # characters of a value in an error
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
+class ArgumentError(ValueError):
+    """An argument that is not what it must be.
+
+    Its parts are kept apart from its sentence, because a config tells the same mistake by the key
+    of a file, and together with all others.
+
+    Attributes:
+      name: of the argument, or a product of several, as ``"learning_rate * weight_decay"``.
+      allowed: in words, after "must be".
+      got: what was given, in one line.
+    """
+
+    def __init__(self, name: str, allowed: str, got: str) -> None:
+        super().__init__(name, allowed, got)
+        self.name, self.allowed, self.got = name, allowed, got
+
+    def __str__(self) -> str:
+        return f"{self.name} must be {self.allowed}, got {self.got}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Kind:
     """What an argument must be.
@@ -41,10 +61,10 @@ class Kind:
           value: what was given.
 
         Raises:
-          ValueError: names the argument, the value and what is allowed.
+          ArgumentError: a ValueError that names the argument, the value and what is allowed.
         """
         if not isinstance(value, jax.core.Tracer) and not self.fits(value):
-            raise ValueError(f"{name} must be {self.allowed}, got {shown(value)}")
+            raise ArgumentError(name, self.allowed, shown(value))
 
 
 def checked(**kinds: Kind) -> Callable[[_Function], _Function]:
@@ -339,7 +359,7 @@ def require_within(dtype: DTypeLike, *, zero: bool = False, **given: Any) -> Non
       **given: numbers or arrays by their names; None and traced ones pass.
 
     Raises:
-      ValueError: names the first that does not fit.
+      ArgumentError: a ValueError that names the first that does not fit.
     """
     limits = jnp.finfo(dtype)
     for name, value in given.items():
@@ -350,10 +370,9 @@ def require_within(dtype: DTypeLike, *, zero: bool = False, **given: Any) -> Non
         if sizes.size and not (
             (zero or float(limits.tiny) <= sizes.min()) and sizes.max() <= float(limits.max)
         ):
-            raise ValueError(
-                f"{name} must lie within {np.dtype(dtype).name}, from {float(limits.tiny):.2g} to "
-                f"{float(limits.max):.2g} in size, got {shown(value)}"
-            )
+            low, high = float(limits.tiny), float(limits.max)
+            held = f"within {np.dtype(dtype).name}, from {low:.2g} to {high:.2g} in size"
+            raise ArgumentError(name, held, shown(value))
 
 
 def require_alike(name: str, tree: Any, like_name: str, like: Any) -> None:

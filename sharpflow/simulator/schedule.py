@@ -1,14 +1,14 @@
 """How far each point of a grid runs, and when it records."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from sharpflow.models.arguments import MOST, count
-
-_LARGEST = MOST
+from sharpflow.models.arguments import MOST, POSITIVE, ArgumentError, count, shown
+from sharpflow.simulator.rules.edge_rule import edge_dynamics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +79,9 @@ def schedule(
       The schedule of every point.
 
     Raises:
-      ValueError: not exactly one of ``num_steps`` and ``tau``, more than one way to
-        record, or numbers out of range.
+      ValueError: not exactly one of ``num_steps`` and ``tau``, or more than one way to
+        record.
+      ArgumentError: a ValueError: a number out of range.
     """
     if (num_steps is None) == (tau is None):
         raise ValueError(f"give num_steps or tau, one of them; got {num_steps!r} and {tau!r}")
@@ -95,15 +96,26 @@ def schedule(
     if num_records is not None:
         records = require_count("num_records", num_records)
         if records > steps.min():
-            raise ValueError(
-                f"num_records must be at most the steps of every point, {steps.min()}; "
-                f"got {records}"
-            )
+            allowed = f"at most {steps.min()}, the steps of the point that makes fewest"
+            raise ArgumentError("num_records", allowed, shown(records))
         return Schedule(steps, count=records)
     if record_at is not None:
         return Schedule(steps, at=_validated_steps(record_at, int(steps.max())))
     every = 1 if record_every is None else require_count("record_every", record_every)
     return Schedule(steps, every=every)
+
+
+def flow_time_per_step(state: Any) -> float:
+    """The clock of an update rule.
+
+    Args:
+      state: of the optimizer, at the start.
+
+    Returns:
+      τ that one step takes; NaN where no rule within the state tells it.
+    """
+    rate = edge_dynamics(state).intrinsic_rate
+    return math.nan if rate is None else float(rate)
 
 
 def require_count(name: str, value: Any, *, least: int = 1) -> int:
@@ -140,17 +152,20 @@ def plain(value: Any) -> Any:
 
 
 def _steps_of(tau: Any, rates: np.ndarray) -> np.ndarray:
-    if not isinstance(tau, (int, float)) or not 0 < tau < np.inf:
-        raise ValueError(f"tau must be positive and finite, got {tau!r}")
+    POSITIVE.require("tau", tau)
     if not np.all(rates > 0):
-        raise ValueError(
-            "tau needs a flow time per step that is positive at every point: learning_rate times "
-            "weight_decay for gdwd, and a rule that tells it otherwise; the least is "
-            f"{np.min(rates):g}. Give num_steps instead"
+        slowest = (
+            "the update rule tells no flow time per step"
+            if np.isnan(rates).any()
+            else f"the least flow time per step is {np.min(rates):g} "
+            "(for gdwd it is learning_rate * weight_decay)"
         )
+        allowed = f"a flow time that every point reaches, but {slowest}: give num_steps instead"
+        raise ArgumentError("tau", allowed, shown(tau))
     steps = np.maximum(np.rint(tau / rates), 1.0)
-    if steps.max() > _LARGEST:
-        raise ValueError(f"tau={tau:g} takes {steps.max():.3g} steps, more than {_LARGEST}")
+    if steps.max() > MOST:
+        allowed = f"a flow time of at most {MOST} steps; the slowest point takes {steps.max():.3g}"
+        raise ArgumentError("tau", allowed, shown(tau))
     return steps.astype(np.int64)
 
 
@@ -161,9 +176,11 @@ def _validated_steps(record_at: Any, most: int) -> tuple[int, ...]:
             "record_at must be a vector of integer steps, at least one, "
             f"got shape {steps.shape} of dtype {steps.dtype}"
         )
-    if np.any(np.diff(steps) <= 0) or steps[0] < 0 or steps[-1] >= most:
-        raise ValueError(
-            f"record_at must increase strictly within [0, {most}), got {steps.size} steps from "
-            f"{steps[0]} to {steps[-1]}"
-        )
+    before = np.append(-1, steps[:-1])
+    wrong = np.flatnonzero((steps <= before) | (steps >= most))
+    if wrong.size:
+        index = int(wrong[0])
+        least = f"above {before[index]}, the step before" if index else "at least 0"
+        allowed = f"{least}, and at most {most - 1}"
+        raise ArgumentError(f"record_at[{index}]", allowed, shown(int(steps[index])))
     return tuple(int(step) for step in (steps if steps[0] == 0 else [0, *steps]))

@@ -2,7 +2,16 @@
 
 from typing import Any
 
-from sharpflow.models.arguments import INTEGER, NOT_NEGATIVE, POSITIVE, Kind, array, number, shown
+from sharpflow.models.arguments import (
+    INTEGER,
+    NOT_NEGATIVE,
+    POSITIVE,
+    ArgumentError,
+    Kind,
+    array,
+    number,
+    shown,
+)
 from sharpflow.models.problem import is_concrete
 
 TIMES = Kind(
@@ -19,17 +28,16 @@ def validate_rates(learning_rate: float, weight_decay: float) -> None:
       learning_rate, weight_decay: η and λ.
 
     Raises:
-      ValueError: η ≤ 0, λ < 0, ηλ ≥ 1, or either is not finite.
+      ArgumentError: a ValueError: η ≤ 0, λ < 0, ηλ ≥ 1, or either is not finite.
     """
     POSITIVE.require("learning_rate", learning_rate)
     NOT_NEGATIVE.require("weight_decay", weight_decay)
     if not is_concrete(learning_rate, weight_decay):
         return
-    if not learning_rate * weight_decay < 1:
-        raise ValueError(
-            "learning_rate * weight_decay must be below 1, got "
-            f"{shown(learning_rate)} * {shown(weight_decay)} = {learning_rate * weight_decay:g}"
-        )
+    product = learning_rate * weight_decay
+    if not product < 1:
+        got = f"{shown(learning_rate)} * {shown(weight_decay)} = {product:g}"
+        raise ArgumentError("learning_rate * weight_decay", "below 1", got)
 
 
 def require_positive(**numbers: Any) -> None:

@@ -231,16 +231,52 @@ def test_quasi_rmsprop_runs_without_weight_decay(write, b):
     ("axes", "rate", "expected"),
     [
         ({"b": "[1.0, 9.0]"}, "0.4", "b * learning_rate**2: got 9.0 * 0.4**2 = 1.44; allowed"),
-        ({}, "0.8", "b * learning_rate**2: got 2.0 * 0.8**2 = 1.28; allowed products below 1"),
-        ({"b": "[0.0]"}, "0.1", "axes.b: got [0.0]; allowed numbers above 0"),
-        ({"v0": "[1, -2]"}, "0.1", "axes.v0: got [1, -2]; allowed numbers above 0"),
+        ({}, "0.8", "b * learning_rate**2: got 2.0 * 0.8**2 = 1.28; allowed below 1"),
+        ({}, "1e200", "b * learning_rate**2: got 2.0 * 1e+200**2 = inf; allowed below 1"),
+        ({"b": "[0.0]"}, "0.1", "axes.b: got 0.0; allowed positive and finite"),
+        ({"v0": "[1, -2]"}, "0.1", "axes.v0: got -2; allowed positive and finite"),
     ],
 )
 def test_quasi_rmsprop_keeps_its_average_positive(write, axes, rate, expected):
     top = without("weight_decay") | {"optimizer": '"quasi_rmsprop"', "learning_rate": rate}
     tables = TABLES | {"axes": TABLES["axes"] | axes}
+    top["dtype"] = '"float64"'
     (line,) = error_of(write(rendered(top, tables))).mistakes
     assert line.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "axes", "expected"),
+    [
+        ("momentum", {"beta": "[0.9, 1.0]"}, "axes.beta: got 1.0; allowed at least 0 and below 1"),
+        ("sam", {"rho": "[0.0, 0.1]"}, "axes.rho: got 0.0; allowed positive and finite"),
+        ("rmsprop", {"decay": "[1.5]"}, "axes.decay: got 1.5; allowed at least 0 and below 1"),
+        ("rmsprop", {"epsilon": "[-1]"}, "axes.epsilon: got -1; allowed positive and finite"),
+    ],
+)
+def test_what_a_rule_refuses_is_told_by_the_axis_that_gives_it(write, optimizer, axes, expected):
+    top = without("weight_decay") | {"optimizer": f'"{optimizer}"'}
+    tables = TABLES | {"axes": TABLES["axes"] | axes}
+    (line,) = error_of(write(rendered(top, tables))).mistakes
+    assert line == expected
+
+
+@pytest.mark.parametrize("name", ["quasi_rmsprop", "rmsprop", "projected_gd"])
+def test_a_rule_without_weight_decay_refuses_one_in_a_grid_too(write, module, name):
+    top = own(module(), optimizer=f'"{name}"', weight_decay="[0.0, 0.1]")
+    told = "got 0.1; allowed 0, since this rule has no weight decay"
+    assert error_of(write(rendered(top, {}))).mistakes == (f"weight_decay: {told}",)
+    arguments = load(write(rendered(top | {"weight_decay": "0"}, {}))).build()
+    with pytest.raises(ValueError, match="weight_decay must be 0, since this rule has no"):
+        sf.simulate_grid(**(arguments | {"weight_decays": (0.0, 0.1)}))
+
+
+@pytest.mark.parametrize("name", ["momentum", "sam", "rmsprop"])
+def test_weight_decay_may_be_left_out_where_the_rule_has_a_default(write, module, name):
+    top = {key: value for key, value in own(module()).items() if key != "weight_decay"}
+    assert load(write(rendered(top | {"optimizer": f'"{name}"'}, {}))).weight_decay == (0.0,)
+    (line,) = error_of(write(rendered(top, {}))).mistakes
+    assert line.startswith("weight_decay: got nothing; allowed a finite number of at least 0")
 
 
 @pytest.mark.parametrize(
@@ -267,8 +303,7 @@ def test_other_rules_are_named_in_a_config(write, name, axes, ours):
 @pytest.mark.parametrize("name", ["rmsprop", "projected_gd", "sam"])
 def test_a_rule_without_a_clock_refuses_a_flow_time(write, name):
     top = without("num_steps", "record_every") | {"optimizer": f'"{name}"', "tau": "1.0"}
+    top |= {"weight_decay": "0.0"} if name != "sam" else {}
     (line,) = error_of(write(rendered(top, TABLES))).mistakes
-    assert (
-        line
-        == f'tau: got 1.0; allowed num_steps instead, since optimizer "{name}" has no flow time'
-    )
+    assert line.startswith("tau: got 1.0; allowed a flow time that every point reaches, but the ")
+    assert line.endswith(": give num_steps instead")

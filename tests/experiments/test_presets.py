@@ -2,14 +2,21 @@
 
 import dataclasses
 import itertools
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import sharpflow as sf
 from sharpflow.experiments import problems
+from sharpflow.experiments.cli import app
 from sharpflow.experiments.config import load, presets
 from sharpflow.theory.exact import angle_to_span
 
@@ -41,6 +48,50 @@ def test_every_preset_has_a_small_version_of_the_same_problem():
         assert {key for key, _ in changed} <= (smaller if "cifar10" in name else set())
         assert small.num_steps is None or small.num_steps < large.num_steps
         assert len(small.seed) < len(large.seed) or "cifar10" in name
+
+
+OWN = """
+description = "Matrix completion, two points."
+problem = "sharpflow.models:matrix_completion"
+seed = [0, 1]
+learning_rate = 0.3
+weight_decay = 0.01
+tau = 0.03
+dtype = "float64"
+
+[problem_options]
+shape = [6, 5]
+rank = 1
+"""
+
+
+def test_a_config_from_outside_the_package_is_one_file_and_runs_as_a_preset_does(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text(OWN)
+    result = CliRunner().invoke(app, ["run", str(path), "--dry-run"])
+    assert result.exit_code == 0, result.output + result.stderr
+    assert "2 points: 2 seed × 1 learning_rate × 1 weight_decay" in result.output
+    assert "updates: 20 in all, tau = 0.03 each" in result.output
+
+
+def test_a_preset_of_the_package_is_one_file_in_its_folder(tmp_path):
+    copy = tmp_path / "sharpflow"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(sf.__file__).parent, copy, ignore=ignored)
+    (copy / "experiments" / "presets" / "own.toml").write_text(OWN)
+    (tmp_path / "over.toml").write_text('preset = "own"\nseed = 7\n')
+    program = (
+        "from sharpflow.experiments.config import load, presets\n"
+        "print(presets()['own'], load('own').tau, load('over.toml').seed)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout.strip() == "Matrix completion, two points. 0.03 (7,)", run.stderr
 
 
 def test_a_changed_preset_loses_its_description():

@@ -1,51 +1,59 @@
 """What must hold between the keys of a config that are each as they should be."""
 
+import inspect
 import itertools
 import math
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
 
-from sharpflow.experiments.config.keys import MOST_STEPS, number
-from sharpflow.experiments.config.mistakes import mistake, shortened
-from sharpflow.experiments.config.optimizers import OPTIMIZERS, WITHOUT_CLOCK, WITHOUT_DECAY
+from sharpflow.experiments.config.mistakes import mistake, refusals
+from sharpflow.experiments.config.optimizers import OPTIMIZERS
+from sharpflow.models.arguments import FINITE, MOST, require_within
+from sharpflow.simulator.schedule import flow_time_per_step, schedule
 
+# A bound of configs alone: who writes a program knows how many points it asks for, and in a file
+# two ranges that are longer than was meant multiply. The host looks at each point before the
+# first step, so that ten times as many would keep it busy for many minutes before anything shows.
 _MOST_POINTS = 10_000_000
+_RATES = ("learning_rate", "weight_decay")
+_WAYS_TO_RECORD = ("record_every", "record_at", "num_records")
 
 Values = dict[str, Any]
+Corner = dict[str, float]
 
 
 def inconsistent(values: Values) -> list[str]:
     """What is wrong between the values of a config.
 
+    Every bound of a rule or of a schedule is the library's: its own checks are called here, and
+    what they refuse is told by the key that gave it.
+
     Args:
-      values: by key, those alone that are as they should be.
+      values: by key, those alone that are as they should be, and defaults where none is given.
     """
-    mistakes = []
-    for name in values.get("axes", {}):
-        if name in values.get("problem_options", {}):
-            allowed = f"once: problem_options.{name} is the same keyword"
-            mistakes.append(mistake(f"axes.{name}", values["axes"][name], allowed))
-    return mistakes + _records(values) + _size(values) + _precision(values) + _rates(values)
+    precision = _precision(values)
+    corners = _corners(values)
+    refused = _refused_by_rule(corners, values)
+    clock = "tau" in values and not (precision or refused)
+    rates = [_flow_time(corner, values) for corner in corners] if clock else []
+    schedule_refused = _refused_by_schedule(values, rates)
+    return [*_given_twice(values), *_size(values), *precision, *refused, *schedule_refused]
 
 
-def _records(values: Values) -> list[str]:
-    recorded = values.get("record_at", ())
-    if any(after <= before for before, after in itertools.pairwise(recorded)):
-        return [mistake("record_at", recorded, "steps that increase")]
-    if "num_steps" not in values:
-        return []
-    num_steps = values["num_steps"]
-    if recorded and recorded[-1] >= num_steps:
-        allowed = f"steps below num_steps = {num_steps}"
-        return [mistake(f"record_at[{len(recorded) - 1}]", recorded[-1], allowed)]
-    if values.get("num_records", 1) > num_steps:
-        return [mistake("num_records", values["num_records"], f"at most num_steps = {num_steps}")]
-    return []
+def _given_twice(values: Values) -> list[str]:
+    return [
+        mistake(f"axes.{name}", entries, f"once: problem_options.{name} is the same keyword")
+        for name, entries in values.get("axes", {}).items()
+        if name in values.get("problem_options", {})
+    ]
 
 
 def _size(values: Values) -> list[str]:
-    lists = {key: values[key] for key in ("seed", "learning_rate", "weight_decay") if key in values}
+    lists = {key: values[key] for key in ("seed", *_RATES) if key in values}
     lists |= values.get("axes", {})
     points = math.prod(len(entries) for entries in lists.values())
     if points <= _MOST_POINTS:
@@ -55,79 +63,66 @@ def _size(values: Values) -> list[str]:
 
 
 def _precision(values: Values) -> list[str]:
-    """Numbers that are infinite, or 0 where they should not be, in the config's dtype."""
-    limits = np.finfo(values.get("dtype", "float32"))
-    low, high = float(limits.tiny), float(limits.max)
-    lines = [
-        mistake(
-            f"{key}[{index}]", value, f"numbers that {limits.dtype} holds, {low:.2g} to {high:.2g}"
-        )
-        for key in ("learning_rate", "weight_decay")
-        for index, value in enumerate(values.get(key, ()))
-        if value and not low <= value <= high
-    ]
-    return shortened(lines, len(lines), "learning_rate, weight_decay")
+    """The least and the greatest rate, where the dtype of the config cannot hold them."""
+    lines = []
+    for key in _RATES if "dtype" in values else ():
+        rates = values.get(key, ())
+        positive = [rate for rate in rates if rate]
+        for rate in {min(positive), max(positive)} if positive else ():
+            check = partial(require_within, values["dtype"], **{key: rate})
+            lines += refusals(check, {key: f"{key}[{rates.index(rate)}]"})
+    return sorted(lines)
 
 
-def _rates(values: Values) -> list[str]:
-    """What is wrong with the rates of our rules; of others nothing is known here."""
-    rule, rates = values.get("optimizer", "gdwd"), values.get("learning_rate")
-    decays = values.get("weight_decay")
-    if rule in WITHOUT_CLOCK and "tau" in values:
-        allowed = f'num_steps instead, since optimizer "{rule}" has no flow time'
-        return [mistake("tau", values["tau"], allowed)]
-    if rule in WITHOUT_DECAY:
-        mistakes = []
-        if any(decays or ()):
-            allowed = f'0, or nothing, since optimizer "{rule}" has no weight decay'
-            mistakes.append(mistake("weight_decay", decays, allowed))
-        if rates and rule == "quasi_rmsprop":
-            squares = [0.5 * rate * rate for rate in rates]
-            mistakes += _averaging(max(rates), values.get("axes", {}))
-            mistakes += _clock(values, "learning_rate**2 / 2", min(squares), max(squares))
-        return mistakes
-    if rule not in OPTIMIZERS or not rates or not decays:
+def _corners(values: Values) -> list[Corner]:
+    """The numbers that a rule of ours is made from, where each is at one end of its values.
+
+    The bounds and the clock of all of them rise or fall with each number, so that what holds at
+    the corners holds at every point of the grid, of which there may be millions. Of the rules of
+    others nothing is known before they run.
+    """
+    make = OPTIMIZERS.get(values.get("optimizer", ""))
+    if make is None:
         return []
-    slowest, fastest = min(rates) * min(decays), max(rates) * max(decays)
-    name, mistakes = "learning_rate * weight_decay", []
-    if fastest >= 1:
-        pair = f"{max(rates)!r} * {max(decays)!r} = {fastest:g}"
-        mistakes.append(f"{name}: got {pair}; allowed products below 1")
-    return mistakes + _clock(values, name, slowest, fastest)
+    axes = values.get("axes", {})
+    taken = {name: axes[name] for name in inspect.signature(make).parameters if name in axes}
+    lists = {key: values.get(key, ()) for key in _RATES} | taken
+    if not all(entries and all(map(FINITE.fits, entries)) for entries in lists.values()):
+        return []  # it is told elsewhere what is wrong with them
+    ends = [dict.fromkeys((min(entries), max(entries))) for entries in lists.values()]
+    return [dict(zip(lists, corner, strict=True)) for corner in itertools.product(*ends)]
 
 
-def _clock(values: Values, name: str, slowest: float, fastest: float) -> list[str]:
-    """What is wrong with tau at the slowest and the fastest point, given what a step takes."""
-    if "tau" not in values:
-        return []
-    tau = values["tau"]
-    if not slowest > 0:
-        allowed = f"only where {name} is above 0 at every point; give num_steps instead"
-        return [mistake("tau", tau, allowed)]
-    most, fewest = tau / slowest, tau / fastest
-    if most > MOST_STEPS:
-        allowed = f"at most {MOST_STEPS} steps, tau / ({name})"
-        return [f"{mistake('tau', tau, allowed)}; at {name} = {slowest:g} it takes {most:.3g}"]
-    recorded = values.get("record_at", (0,))[-1]
-    if recorded >= max(round(most), 1):
-        allowed = f"steps below the {round(most)} that the slowest point makes until tau"
-        return [mistake("record_at", recorded, allowed)]
-    if values.get("num_records", 1) > max(round(fewest), 1):
-        allowed = f"at most the {round(fewest)} steps that the fastest point makes until tau"
-        return [mistake("num_records", values["num_records"], allowed)]
-    return []
+def _refused_by_rule(corners: Sequence[Corner], values: Values) -> list[str]:
+    """A line for each bound of the rule that a point of the grid breaks."""
+    keys = {name: f"axes.{name}" for name in values.get("axes", {})}
+    checks = (partial(OPTIMIZERS[values["optimizer"]], **corner) for corner in corners)
+    return _one_of_each(line for check in checks for line in refusals(check, keys))
 
 
-def _averaging(learning_rate: float, axes: dict[str, tuple]) -> list[str]:
-    """What is wrong with the axes b and v0 of quasi-RMSprop; without one b is 2."""
-    mistakes = []
-    for name in ("b", "v0"):
-        if any((number(value) or 0.0) <= 0 for value in axes.get(name, ())):
-            mistakes.append(mistake(f"axes.{name}", axes[name], "numbers above 0"))
-    if not mistakes:
-        largest = float(max(axes.get("b", (2.0,))))
-        product = largest * learning_rate * learning_rate  # ** would raise where it overflows
-        if product >= 1:
-            pair = f"{largest!r} * {learning_rate!r}**2 = {product:g}"
-            mistakes.append(f"b * learning_rate**2: got {pair}; allowed products below 1")
-    return mistakes
+def _flow_time(corner: Corner, values: Values) -> float:
+    """Flow time per step at a point, as the grid will ask for it; NaN where nothing tells it."""
+    with jax.enable_x64(True):  # or float64 would be made float32 here, with a warning
+        state = OPTIMIZERS[values["optimizer"]](**corner).init(np.zeros(1, values["dtype"]))
+        return flow_time_per_step(state)
+
+
+def _refused_by_schedule(values: Values, rates: Sequence[float]) -> list[str]:
+    """What is wrong with how long the grid runs and when it records.
+
+    Args:
+      values: of the config.
+      rates: flow time per step at the corners; none where tau is not given, or not known to mean
+        a number of steps. Then steps to record are looked at by themselves.
+    """
+    tau, num_steps = (values["tau"], None) if rates else (None, values.get("num_steps", MOST))
+    # one at a time: a file that gives two is told so elsewhere, and each may be wrong by itself
+    ways = [dict.fromkeys(_WAYS_TO_RECORD) | {way: values.get(way)} for way in _WAYS_TO_RECORD]
+    check = partial(schedule, num_steps, tau, np.array(rates or [math.nan]))
+    checks = (partial(check, **way) for way in ways)
+    return _one_of_each(line for check in checks for line in refusals(check))
+
+
+def _one_of_each(lines: Iterable[str]) -> list[str]:
+    """The last line of each key, of which several points of a grid may break one bound."""
+    return list({line.partition(": ")[0]: line for line in lines}.values())

@@ -1,122 +1,102 @@
 """The keys of a config, each by itself: of what kind its value is, and within what range."""
 
 import keyword
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from sharpflow.experiments.config.mistakes import mistake, nearest, shortened, shown_key
 from sharpflow.experiments.config.optimizers import OPTIMIZERS
+from sharpflow.models import arguments
+from sharpflow.models.arguments import COUNT, FINITE, SEED, TEXT, Kind, choice, count
 from sharpflow.models.precision import MATMUL_PRECISIONS
 from sharpflow.simulator.columns import is_free
 from sharpflow.simulator.grid.layout import LANES
 from sharpflow.simulator.observables import BUILT_IN, RUNNING
 
 OBSERVABLES = (*BUILT_IN, *RUNNING)
-DTYPES = ("float32", "float64")
-MOST_STEPS = 2**31 - 1  # steps are counted in int32
-_DEEPEST = 8
+_DEEPEST = 8  # levels of an option; Python's own stack ends at some hundred
 
 
-class Kind(NamedTuple):
-    """What one value of a key may be.
+class Key(NamedTuple):
+    """What a key of a config takes.
 
     Attributes:
-      allowed: in words.
-      read: the value as a run uses it, or None where it is not allowed.
-      many: whether a list of them is allowed too.
+      kind: of a value, as the library checks it.
+      many: whether a list of such values is allowed too.
       choices: names among which a misspelt one is looked for.
+      read: makes of a value what a run uses.
     """
 
-    allowed: str
-    read: Callable[[Any], Any]
+    kind: Kind
     many: bool = False
     choices: Sequence[str] = ()
+    read: Callable[[Any], Any] = lambda value: value
 
 
-def number(value: Any) -> float | None:
-    """A finite float, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
+def _is_reference(value: Any) -> bool:
+    module, colon, attribute = value.partition(":") if isinstance(value, str) else ("", "", "")
+    return bool(colon) and all(
+        name.isidentifier() for name in (*module.split("."), *attribute.split("."))
+    )
 
 
-def _number_where(fits: Callable[[float], bool]) -> Callable[[Any], float | None]:
-    def read(value: Any) -> float | None:
-        found = number(value)
-        return found if found is not None and fits(found) else None
-
-    return read
+def _one_of(*names: str) -> Key:
+    *first, last = (f'"{name}"' for name in names)
+    return Key(Kind(f"{', '.join(first)} or {last}", choice(names).fits), choices=names)
 
 
-def _integer(low: int, high: int) -> Callable[[Any], int | None]:
-    def read(value: Any) -> int | None:
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        return value if whole and low <= value <= high else None
+# In the words of a list that may stand after "got VALUE; allowed", with the checks of the library.
+_POSITIVE = Kind("a finite number above 0", arguments.POSITIVE.fits)
+_NOT_NEGATIVE = Kind("a finite number of at least 0", arguments.NOT_NEGATIVE.fits)
+_REFERENCE = Kind('"module:function"', _is_reference)
+_OPTIMIZER = Kind(
+    ", ".join(f'"{name}"' for name in OPTIMIZERS) + ' or "module:function"',
+    arguments.any_of(choice(OPTIMIZERS), _REFERENCE).fits,
+)
+_OBSERVABLE = Kind(f"names of observables ({', '.join(OBSERVABLES)})", choice(OBSERVABLES).fits)
 
-    return read
-
-
-def _one_of(names: Sequence[str]) -> Callable[[Any], str | None]:
-    return lambda value: value if isinstance(value, str) and value in names else None
-
-
-def _reference(value: Any) -> str | None:
-    if not isinstance(value, str):
-        return None
-    module, colon, attribute = value.partition(":")
-    names = [*module.split("."), *attribute.split(".")]
-    return value if colon and all(name.isidentifier() for name in names) else None
-
-
-def _optimizer(value: Any) -> str | None:
-    return value if _one_of(tuple(OPTIMIZERS))(value) else _reference(value)
-
-
-_POSITIVE = Kind("a finite number above 0", _number_where(lambda value: value > 0))
-_COUNT = Kind(f"an integer from 1 to {MOST_STEPS}", _integer(1, MOST_STEPS))
-_REFERENCE = Kind('"module:function"', _reference)
-
-KINDS: dict[str, Kind] = {
-    "problem": _REFERENCE,
-    "seed": Kind("an integer from 0 to 4294967295", _integer(0, 2**32 - 1), many=True),
-    "learning_rate": _POSITIVE._replace(many=True),
-    "weight_decay": Kind(
-        "a finite number of at least 0", _number_where(lambda value: value >= 0), many=True
-    ),
-    "num_steps": _COUNT,
-    "tau": _POSITIVE,
-    "record_every": _COUNT,
-    "record_at": Kind(f"an integer from 0 to {MOST_STEPS}", _integer(0, MOST_STEPS), many=True),
-    "num_records": _COUNT,
-    "observables": Kind(
-        f"names of observables ({', '.join(OBSERVABLES)})",
-        _one_of(OBSERVABLES),
-        many=True,
-        choices=OBSERVABLES,
-    ),
-    "snapshot_every": _COUNT,
-    "optimizer": Kind(
-        ", ".join(f'"{name}"' for name in OPTIMIZERS) + ' or "module:function"',
-        _optimizer,
-        choices=tuple(OPTIMIZERS),
-    ),
-    "start": _REFERENCE,
-    "dtype": Kind('"float32" or "float64"', _one_of(DTYPES), choices=DTYPES),
-    "group_width": _COUNT,
-    "lanes": Kind('"side_by_side" or "in_turn"', _one_of(LANES), choices=LANES),
-    "matmul_precision": Kind(
-        '"highest", "high" or "default"', _one_of(MATMUL_PRECISIONS), choices=MATMUL_PRECISIONS
-    ),
-    "description": Kind("a text", lambda value: value if isinstance(value, str) else None),
+# Not models of pydantic, which could check the same: loading and building them adds more than 0.1 s
+# to every start, a list of a million wrong entries takes it ten seconds, an entry that may be of
+# several kinds gets a mistake for each, and its sentences tell neither our keys nor near names.
+SCHEMA: dict[str, Key] = {
+    "problem": Key(_REFERENCE),
+    "seed": Key(SEED, many=True),
+    "learning_rate": Key(_POSITIVE, many=True, read=float),
+    "weight_decay": Key(_NOT_NEGATIVE, many=True, read=float),
+    "num_steps": Key(COUNT),
+    "tau": Key(_POSITIVE, read=float),
+    "record_every": Key(COUNT),
+    "record_at": Key(count(0), many=True),
+    "num_records": Key(COUNT),
+    "observables": Key(_OBSERVABLE, many=True, choices=OBSERVABLES),
+    "snapshot_every": Key(COUNT),
+    "optimizer": Key(_OPTIMIZER, choices=tuple(OPTIMIZERS)),
+    "start": Key(_REFERENCE),
+    "dtype": _one_of("float32", "float64"),
+    "group_width": Key(COUNT),
+    "lanes": _one_of(*LANES),
+    "matmul_precision": _one_of(*MATMUL_PRECISIONS),
+    "description": Key(TEXT),
 }
-KEYS = ("preset", *KINDS, "problem_options", "axes")
+KEYS = ("preset", *SCHEMA, "problem_options", "axes")
 
-# An axis is a keyword of the functions beside the keys of a config, which name what each is for.
-RESERVED = {*KEYS, *OBSERVABLES, "params"}
+_WHOLE = count(-(2**63), 2**63 - 1)
+_PLAIN = Kind(
+    "numbers other than nan, integers of 64 bits, texts, booleans, lists and tables",
+    lambda value: (
+        _WHOLE.fits(value)
+        or isinstance(value, bool | str)
+        or (isinstance(value, float) and value == value)
+    ),
+)
+# Of what an axis may consist, each with what a run makes of an entry. In this order, because a
+# whole number is a finite one too and stays whole where all are.
+_ENTRIES: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any]], ...] = (
+    (_WHOLE.fits, int),
+    (lambda entry: isinstance(entry, str) and bool(entry) and entry.isprintable(), str),
+    (lambda entry: isinstance(entry, list) and bool(entry) and all(map(_WHOLE.fits, entry)), tuple),
+    (FINITE.fits, float),
+)
 
 
 def read_key(key: str, value: Any) -> tuple[Any, list[str]]:
@@ -128,34 +108,32 @@ def read_key(key: str, value: Any) -> tuple[Any, list[str]]:
         return _read_options(value)
     if key == "axes":
         return _read_axes(value)
-    kind = KINDS[key]
-    if kind.many and isinstance(value, list):
-        return _read_list(key, value, kind)
-    found = kind.read(value)
-    if found is None:
-        return None, [_unfit(key, value, kind, ", or a list of those" if kind.many else "")]
-    return ((found,) if kind.many else found), []
-
-
-def _read_list(key: str, value: list, kind: Kind) -> tuple[tuple | None, list[str]]:
-    if not value:
+    kind, many, choices, read = SCHEMA[key]
+    listed = many and isinstance(value, list)
+    entries = value if listed else [value]
+    if not entries:
         return None, [mistake(key, value, f"at least one: {kind.allowed}")]
-    entries = [kind.read(item) for item in value]
-    unfit = [index for index, entry in enumerate(entries) if entry is None]
-    lines = (_unfit(f"{key}[{index}]", value[index], kind) for index in unfit)
-    mistakes = shortened(lines, len(unfit), key) or _repeated(key, entries)
-    return (None if mistakes else tuple(entries)), mistakes
+    allowed = f"{kind.allowed}, or a list of those" if many and not listed else kind.allowed
+    unfit = [index for index, entry in enumerate(entries) if not kind.fits(entry)]
+    lines = (
+        mistake(f"{key}[{index}]" if listed else key, entries[index], allowed)
+        + nearest(entries[index], choices)
+        for index in unfit
+    )
+    if unfit:
+        return None, shortened(lines, len(unfit), key)
+    found = tuple(map(read, entries))
+    return _distinct(key, found) if many else (found[0], [])
 
 
 def _read_options(value: Any) -> tuple[dict[str, Any] | None, list[str]]:
     if not isinstance(value, dict):
         return None, [mistake("problem_options", value, "a table, [problem_options]")]
-    options, mistakes = {}, _unfit_names("problem_options", value)
+    mistakes = _unfit_names("problem_options", value)
     if "dtype" in value:
         mistakes.append(mistake("problem_options.dtype", value["dtype"], "as the key dtype alone"))
-    for name, item in value.items():
-        options[name], wrong = _plain(f"problem_options.{shown_key(name)}", item, _DEEPEST)
-        mistakes += wrong
+    options, wrong = _plain("problem_options", value, _DEEPEST + 1)
+    mistakes += wrong
     return options, shortened(mistakes, len(mistakes), "problem_options")
 
 
@@ -165,7 +143,8 @@ def _read_axes(value: Any) -> tuple[dict[str, tuple] | None, list[str]]:
     axes, mistakes = {}, _unfit_names("axes", value)
     for name, values in value.items():
         path = f"axes.{shown_key(name)}"
-        if name in RESERVED or not is_free(name):
+        # the keys of a config name what each value is for, and an axis is a keyword beside them
+        if name in KEYS or not is_free(name):
             mistakes.append(f"{path}: got a name that is taken; allowed any other name")
         entries, wrong = _axis(path, values)
         mistakes += wrong
@@ -186,57 +165,38 @@ def _axis(path: str, values: Any) -> tuple[tuple | None, list[str]]:
     allowed = "a list of finite numbers, of texts, or of lists of integers, all of one kind"
     if not isinstance(values, list) or not values:
         return None, [mistake(path, values, f"at least one value in {allowed}")]
-    integer = _integer(-(2**63), 2**63 - 1)
-    entries: list[Any]
-    whole = all(integer(item) is not None for item in values)
-    if whole or all(isinstance(item, str) and item and item.isprintable() for item in values):
-        entries = list(values)
-    elif all(
-        isinstance(item, list) and item and all(integer(part) is not None for part in item)
-        for item in values
-    ):
-        entries = [tuple(item) for item in values]
-    else:
-        entries = [number(item) for item in values]
-    if None in entries:
-        return None, [mistake(path, values, allowed)]
-    repeated = _repeated(path, entries)
-    return (None if repeated else tuple(entries)), repeated
+    for fits, read in _ENTRIES:
+        if all(map(fits, values)):
+            return _distinct(path, tuple(map(read, values)))
+    return None, [mistake(path, values, allowed)]
 
 
 def _plain(path: str, value: Any, depth: int) -> tuple[Any, list[str]]:
     """A value of TOML as it is passed on, lists as tuples."""
-    if depth == 0:
-        return None, [mistake(path, value, f"at most {_DEEPEST} levels of nesting")]
-    if isinstance(value, list):
-        items, mistakes = [], []
-        for index, item in enumerate(value):
-            plain, wrong = _plain(f"{path}[{index}]", item, depth - 1)
-            items.append(plain)
-            mistakes += wrong
-        return tuple(items), shortened(mistakes, len(mistakes), path)
-    if isinstance(value, Mapping):
-        table, mistakes = {}, []
-        for name, item in value.items():
-            table[name], wrong = _plain(f"{path}.{shown_key(name)}", item, depth - 1)
-            mistakes += wrong
-        return table, shortened(mistakes, len(mistakes), path)
-    small = not isinstance(value, int) or -(2**63) <= value < 2**63
-    if isinstance(value, bool | int | float | str) and small and value == value:
+    table, several = isinstance(value, dict), isinstance(value, dict | list)
+    if depth == 0 or not (several or _PLAIN.fits(value)):
+        deep = f"at most {_DEEPEST} levels of nesting"
+        return None, [mistake(path, value, _PLAIN.allowed if depth else deep)]
+    if not several:
         return value, []
-    allowed = "numbers other than nan, integers of 64 bits, texts, booleans, lists and tables"
-    return None, [mistake(path, value, allowed)]
+    items = (
+        [(f"{path}.{shown_key(name)}", item) for name, item in value.items()]
+        if table
+        else [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+    )
+    read = [_plain(inner, item, depth - 1) for inner, item in items]
+    found = [item for item, _ in read]
+    mistakes = [line for _, lines in read for line in lines]
+    plain = dict(zip(value, found, strict=True)) if table else tuple(found)
+    return plain, shortened(mistakes, len(mistakes), path)
 
 
-def _unfit(key: str, value: Any, kind: Kind, more: str = "") -> str:
-    return mistake(key, value, f"{kind.allowed}{more}") + nearest(value, kind.choices)
-
-
-def _repeated(key: str, entries: Sequence[Any]) -> list[str]:
+def _distinct(key: str, entries: tuple) -> tuple[tuple | None, list[str]]:
+    """The entries, or None and a line for each that is there a second time."""
     seen: set[Any] = set()
     lines = []
     for index, entry in enumerate(entries):
         if entry in seen:
             lines.append(mistake(f"{key}[{index}]", entry, "every value once; it is repeated"))
         seen.add(entry)
-    return shortened(lines, len(lines), key)
+    return (None if lines else entries), shortened(lines, len(lines), key)

@@ -3,10 +3,9 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from sharpflow.experiments.config import functions, keys
-from sharpflow.experiments.config.consistency import inconsistent
+from sharpflow.experiments.config.consistency import Values, inconsistent
 from sharpflow.experiments.config.mistakes import (
     ConfigError,
     nearest,
@@ -14,7 +13,7 @@ from sharpflow.experiments.config.mistakes import (
     shown,
     shown_key,
 )
-from sharpflow.experiments.config.optimizers import WITHOUT_DECAY
+from sharpflow.experiments.config.optimizers import default_decay
 from sharpflow.experiments.config.resolved import Config
 from sharpflow.experiments.config.sources import (
     ALTERNATIVES,
@@ -36,9 +35,10 @@ def load(
 ) -> Config:
     """The config of a TOML file or a preset, with everything about it checked.
 
-    A preset lies under the file that names it, the file under the overrides. Nothing is
-    computed, but the modules that the config names are imported, from beside the file,
-    the working directory or where Python finds them: load only what you would run.
+    A preset lies under the file that names it, the file under the overrides. No problem is
+    made, but the modules that the config names are imported, from beside the file, the
+    working directory or where Python finds them: load only what you would run. Where ``tau``
+    is given, the update rule is asked for its clock, in arrays of jax.
 
     Args:
       source: path of a TOML file, or the name of a preset; ``./name`` is always a file.
@@ -64,6 +64,7 @@ def load(
     table, wrong = under_preset(table)
     mistakes += wrong
     values, wrong = _read(table)
+    values |= _defaults(table)
     mistakes += wrong
     if "preset" not in table:
         mistakes += _missing(table)
@@ -72,8 +73,6 @@ def load(
         mistakes += _unusable(values, table, folder)
     if mistakes:
         raise ConfigError(name, mistakes)
-    values.setdefault("weight_decay", (0.0,))
-    values.setdefault("observables", DEFAULT)
     return Config(**values, source=name, folder=folder)
 
 
@@ -86,13 +85,22 @@ def _misgiven(table: Table) -> list[str]:
     ]
 
 
+def _defaults(table: Table) -> Values:
+    """Values of keys that are not given, where another key or the checks want to know them."""
+    values: Values = {"optimizer": Config.optimizer, "dtype": Config.dtype, "observables": DEFAULT}
+    decay = default_decay(table.get("optimizer", Config.optimizer))
+    if decay is not None:
+        values["weight_decay"] = (decay,)
+    return {key: value for key, value in values.items() if key not in table}
+
+
 def _missing(table: Table) -> list[str]:
     """Keys that the table and its preset do not give but a run needs."""
     required = ["problem", "seed", "learning_rate"]
-    if table.get("optimizer") not in WITHOUT_DECAY:
+    if default_decay(table.get("optimizer", Config.optimizer)) is None:
         required.append("weight_decay")
     mistakes = [
-        f"{key}: got nothing; allowed {keys.KINDS[key].allowed}"
+        f"{key}: got nothing; allowed {keys.SCHEMA[key].kind.allowed}"
         + (', or preset = "name"' if key == "problem" else "")
         for key in required
         if key not in table
@@ -102,7 +110,7 @@ def _missing(table: Table) -> list[str]:
     return mistakes
 
 
-def _read(table: Table) -> tuple[dict[str, Any], list[str]]:
+def _read(table: Table) -> tuple[Values, list[str]]:
     """Every value that is as it should be, and what is wrong with the others."""
     unknown = [key for key in table if key not in keys.KEYS]
     lines = (
@@ -120,7 +128,7 @@ def _read(table: Table) -> tuple[dict[str, Any], list[str]]:
     return values, mistakes
 
 
-def _unusable(values: dict[str, Any], table: Table, folder: Path | None) -> list[str]:
+def _unusable(values: Values, table: Table, folder: Path | None) -> list[str]:
     """What is wrong with the functions that are named."""
     found, mistakes = {}, []
     named = {"optimizer": "gdwd"} | {key: values.get(key) for key in table}

@@ -2,9 +2,10 @@
 
 import difflib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from sharpflow.experiments.config.toml import toml_key, toml_scalar
+from sharpflow.models.arguments import ArgumentError
 
 _MOST_LISTED = 20
 _LONGEST = 60
@@ -31,6 +32,21 @@ class ConfigError(ValueError):
 def mistake(key: str, value: object, allowed: str) -> str:
     """The line of a key with a value that is not allowed."""
     return f"{key}: got {shown(value)}; allowed {allowed}"
+
+
+def refusals(check: Callable[[], object], keys: Mapping[str, str] | None = None) -> list[str]:
+    """The line of what a check of the library refuses, or none.
+
+    Args:
+      check: that raises ``ArgumentError``.
+      keys: what a config calls the arguments, where it calls them otherwise.
+    """
+    try:
+        check()
+    except ArgumentError as error:
+        key = (keys or {}).get(error.name, error.name)
+        return [f"{key}: got {error.got}; allowed {error.allowed}"]
+    return []
 
 
 def shown(value: object, depth: int = 2) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,9 +16,9 @@ from sharpflow.models.arguments import require_within, shown
 from sharpflow.models.precision import compiled
 from sharpflow.simulator.grid.axes import BASE, Axes, keywords_of
 from sharpflow.simulator.program import Hyperparameters, LoopState, Program, initial_state
-from sharpflow.simulator.rules import edge_dynamics
 from sharpflow.simulator.rules.edge_rule import OPTIMIZER
 from sharpflow.simulator.rules.wrapped import require_followed_schedules
+from sharpflow.simulator.schedule import flow_time_per_step
 
 _MOST_DRAWN = 32  # starts kept for the next point of the same seed
 
@@ -171,8 +170,7 @@ class Points:
             raise ValueError(f"at {self.axes.describe(point)}: {error}") from error
         state = optimizer.init(self.example)
         require_followed_schedules(state)
-        rate = edge_dynamics(state).intrinsic_rate
-        return math.nan if rate is None else float(rate)
+        return flow_time_per_step(state)
 
     def loss_at_start(self) -> float:
         """L where the first point starts."""

@@ -8,7 +8,15 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from sharpflow.models import Params
-from sharpflow.models.arguments import FLAG, POSITIVE, checked, optional, require_within
+from sharpflow.models.arguments import (
+    FLAG,
+    POSITIVE,
+    ArgumentError,
+    checked,
+    optional,
+    require_within,
+    shown,
+)
 from sharpflow.models.problem import is_concrete
 from sharpflow.simulator.rules.edge_rule import EdgeDynamics, norm_squared
 
@@ -36,8 +44,10 @@ def quasi_rmsprop(
 
     Source: Lyu, Li and Arora 2022, section 4; docs/theory.md, section 7.
     """
-    if is_concrete(learning_rate, b) and not b * learning_rate * learning_rate < 1:
-        raise ValueError(f"b * learning_rate**2 must be below 1, got {b:g} * {learning_rate:g}**2")
+    # a number of Python overflows in ** with an exception, and becomes infinite in a product
+    if is_concrete(learning_rate, b) and not (share := b * learning_rate * learning_rate) < 1:
+        got = f"{shown(b)} * {shown(learning_rate)}**2 = {share:g}"
+        raise ArgumentError("b * learning_rate**2", "below 1", got)
 
     def init(params: Params) -> QuasiRMSpropState:
         dtype = jax.tree.leaves(params)[0].dtype
