@@ -10,15 +10,14 @@ import numpy as np
 
 import sharpflow as sf
 from sharpflow.models import Problem
-from sharpflow.simulator.grid.engine import build_engine
-from sharpflow.simulator.grid.layout import Lanes, Layout
-from sharpflow.simulator.grid.prepare import Grid, prepare
-from sharpflow.simulator.grid.run import BatchRun
-from sharpflow.simulator.grid.sink import Sink, summary
+from sharpflow.simulator.grid.engine import Placement, build_engine
+from sharpflow.simulator.grid.spec import Grid, prepare
+from sharpflow.simulator.host import Host, Lanes, Layout
 from sharpflow.simulator.interrupt import Stop
 from sharpflow.simulator.store.arrays import in_memory
 from sharpflow.simulator.store.checkpoint import Checkpoint
 from sharpflow.simulator.store.folder import RunFolder
+from sharpflow.simulator.store.sink import Sink, summary
 
 NETWORK = "64-64-64-10, 128 digits"
 NUM_IMAGES, WIDTHS = 128, (64, 64)
@@ -65,8 +64,7 @@ class Task:
         observables: list = ["loss"]
         if self.tolerance is not None:
             observables.append(sf.simulator.hessian_sharpness(tolerance=self.tolerance))
-        unused = ("axes", "tau", "record_at", "num_records", "snapshot_every", "start")
-        return prepare(
+        spec = sf.simulator.GridSpec(
             network(),
             seeds=range(self.num_seeds),
             learning_rates=LEARNING_RATES,
@@ -74,12 +72,9 @@ class Task:
             num_steps=self.num_steps,
             record_every=RECORD_EVERY,
             observables=observables,
-            final_params=False,
-            optimizer=sf.gdwd,
-            effective_learning_rate=None,
             matmul_precision=self.matmul_precision,
-            **dict.fromkeys(unused),
         )
+        return prepare(spec)
 
 
 class CompiledGrid:
@@ -94,16 +89,8 @@ class CompiledGrid:
         self.grid = task.prepared()
         (self.points,) = self.grid.batches
         self._pending = self.points.batch.points
-        self._engine = build_engine(
-            self.points.batch.program,
-            self.points,
-            self._pending,
-            self.grid.schedule,
-            jax.local_devices(),
-            snapshot_every=None,
-            width=width,
-            lanes=lanes,
-        )
+        placement = Placement(tuple(jax.local_devices()), width, lanes)
+        self._engine = build_engine(self.grid, self.points, self._pending, placement)
 
     @property
     def layout(self) -> Layout:
@@ -129,16 +116,15 @@ class CompiledGrid:
             folder.create(self.grid.description, self.grid.variables, {})
             arrays = folder.open_arrays()
         sink = Sink(self.grid.axes, arrays, folder)
-        BatchRun(
-            0,
+        host = Host(
             self._engine.chunk,
             self._engine.layout,
             self.points,
             self.grid.schedule,
             sink,
             snapshot_every=None,
-            final_params=False,
-        ).run(self._pending, Checkpoint({}, {}), Stop(), lambda count, note="": None)
+        )
+        host.run(self._pending, Checkpoint({}, {}), Stop(), lambda count, note="": None)
         if folder is not None:
             folder.finish()
         seconds = time.perf_counter() - began

@@ -26,7 +26,7 @@ from benchmarks.grid import FEW_SEEDS, REPETITIONS
 from sharpflow.experiments.checks import Check
 from sharpflow.experiments.environment import configure_jax
 from sharpflow.models import Params, Problem
-from sharpflow.simulator.grid.compiled import stacked
+from sharpflow.simulator.chunk import stacked
 from sharpflow.simulator.loop import padded_rows, run_rows
 
 PART = f"arithmetic of a step of a grid, {NETWORK}, float32, cores: {CORES}"

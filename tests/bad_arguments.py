@@ -723,14 +723,7 @@ CALLS: dict[str, Call] = {
             "progress": FLAG.or_none,
         },
     ),
-    "sharpflow.simulator.plan_grid": Call(
-        _grid,
-        {
-            name: _GRID[name]
-            for name in ("problem", "devices", "group_width", "lanes", "observables", "optimizer")
-        },
-        free=("arguments",),
-    ),
+    "sharpflow.simulator.plan_grid": Call(_grid, _GRID),
     "sharpflow.simulator.grid_point": Call(
         lambda: {"grid": dataset(), "problem": problem(), "learning_rate": 0.1},
         {"grid": _RECORD, "problem": PROBLEM, "optimizer": FUNCTION},

@@ -8,7 +8,7 @@ import xarray
 
 import sharpflow as sf
 from benchmarks.accelerator.sections import FULL
-from sharpflow.simulator.grid import layout
+from sharpflow.simulator.grid import engine
 
 TOLERANCE = 1e-3  # of λ₁
 # As long as a kill takes, so that one in the middle of the run finds a part of it done: with the
@@ -18,7 +18,7 @@ CHUNK_SECONDS = 0.25
 
 def simulated(size: str, folder: Path | None) -> xarray.Dataset:
     """The run, in memory or in a folder where it may have begun."""
-    layout._CHUNK_SECONDS = CHUNK_SECONDS
+    engine._CHUNK_SECONDS = CHUNK_SECONDS
     full = size == FULL
     images, widths = (128, (64, 64)) if full else (20, (8,))
     problem = sf.models.mlp(*sf.models.digits(images), widths=widths, dtype=np.float32)

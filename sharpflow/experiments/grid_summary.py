@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sharpflow.simulator.grid.variables import PENDING
+from sharpflow.simulator.store.arrays import PENDING
 from sharpflow.theory.status import Status
 
 if TYPE_CHECKING:

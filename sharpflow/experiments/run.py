@@ -10,9 +10,9 @@ import numpy as np
 
 from sharpflow.experiments.config import Config, ConfigError, differences, load
 from sharpflow.simulator import GridPlan, Processes, RunError, plan_grid, simulate_grid
-from sharpflow.simulator.grid.axes import BASE
-from sharpflow.simulator.grid.sink import summary
+from sharpflow.simulator.axes import BASE
 from sharpflow.simulator.store.folder import CONFIG_FILE, RunFolder
+from sharpflow.simulator.store.sink import summary
 
 _ASKED = ("num_steps", "tau", "record_every", "record_at", "num_records", "snapshot_every")
 

@@ -1,7 +1,7 @@
 """What happens, and how it compares with what is predicted."""
 
 from sharpflow.simulator.comparison import compare
-from sharpflow.simulator.grid import GridPlan, grid_point, plan_grid, simulate_grid
+from sharpflow.simulator.grid import GridPlan, GridSpec, grid_point, plan_grid, simulate_grid
 from sharpflow.simulator.interrupt import Interrupted
 from sharpflow.simulator.moment import Moment, Observable
 from sharpflow.simulator.oscillation import measure_oscillation
@@ -36,6 +36,7 @@ __all__ = [
     "EdgeRule",
     "FlatProjection",
     "GridPlan",
+    "GridSpec",
     "Interrupted",
     "Moment",
     "Observable",

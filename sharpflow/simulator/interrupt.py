@@ -31,11 +31,6 @@ class Stop:
     def __init__(self) -> None:
         self.signal_number: int | None = None
 
-    @property
-    def asked(self) -> bool:
-        """Whether a signal came."""
-        return self.signal_number is not None
-
 
 @contextlib.contextmanager
 def stop_between_chunks() -> Iterator[Stop]:

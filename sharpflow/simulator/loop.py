@@ -183,7 +183,7 @@ def _one_step(
     with products_at(program.matmul_precision):
         loss, gradient = jax.value_and_grad(problem.loss_value)(state.params)
         changes, optimizer_state = update_with_extras(
-            program.rule(hyperparameters).update,
+            program.rule.update(hyperparameters),
             gradient,
             state.optimizer_state,
             state.params,

@@ -1,23 +1,89 @@
 """What the inner loop does, and what it carries from step to step."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params, Problem
-from sharpflow.models.bound_function import BoundFunction
+from sharpflow.models.bound_function import is_pytree_of_arrays
 from sharpflow.models.precision import FULL, MatmulPrecision
 from sharpflow.models.static_function import StaticFunction, static_part
 from sharpflow.simulator.moment import Observable
+from sharpflow.simulator.rules.edge_rule import OPTIMIZER
 
 EffectiveRate = Callable[[Any, Params], Array]
 Hyperparameters = dict[str, Array]
+MakeOptimizer = Callable[..., optax.GradientTransformation]
+
+
+def rule_at(
+    optimizer: MakeOptimizer, hyperparameters: Mapping[str, Any]
+) -> optax.GradientTransformation:
+    """The update rule of a point of a grid.
+
+    Args:
+      optimizer: (learning_rate, weight_decay, **further axes) -> transformation. What its first
+        two arguments are called is left to it.
+      hyperparameters: by name; traced values inside compiled code.
+
+    Raises:
+      ValueError: the function returns something else.
+    """
+    others = dict(hyperparameters)
+    learning_rate, weight_decay = others.pop("learning_rate"), others.pop("weight_decay")
+    rule = optimizer(learning_rate, weight_decay, **others)
+    OPTIMIZER.require("what optimizer returns", rule)
+    return rule
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """The update of one rule, or what makes the rule of each lane from its hyperparameters.
+
+    As a pytree its leaves are the arrays of an update that is a pytree of arrays itself.
+
+    Attributes:
+      function: the update of an optax transformation, or what makes the transformation.
+      makes: whether it is the second.
+      static: the function, where it is no pytree of arrays; what is compared.
+    """
+
+    function: Callable[..., Any]
+    makes: bool
+    static: StaticFunction | None
+
+    @classmethod
+    def of_update(cls, update: Callable[..., Any]) -> "Rule":
+        """The same rule in every lane."""
+        return cls(update, False, None if is_pytree_of_arrays(update) else StaticFunction(update))
+
+    @classmethod
+    def made_by(cls, optimizer: MakeOptimizer) -> "Rule":
+        """A rule for each lane; the argument is as of ``rule_at``."""
+        return cls(optimizer, True, StaticFunction(optimizer))
+
+    def update(self, hyperparameters: Hyperparameters) -> Callable[..., Any]:
+        """The update of a lane."""
+        return rule_at(self.function, hyperparameters).update if self.makes else self.function
+
+    def tree_flatten(self) -> tuple[tuple[Any], tuple]:
+        """The function's own arrays; all else is static."""
+        arrays = self.function if self.static is None else None
+        return (arrays,), (static_part(self.static), self.makes)
+
+    @classmethod
+    def tree_unflatten(cls, constants: tuple, children: tuple[Any]) -> "Rule":
+        """The same rule with other arrays."""
+        static, makes = constants
+        return cls(children[0] if static is None else static.function, makes, static)
 
 
 @chex.dataclass(frozen=True)
@@ -57,8 +123,7 @@ class Program:
 
     Attributes:
       problem: what is trained.
-      rule: a dictionary of hyperparameters -> the update rule; called with traced values. The
-        rule's ``init`` is not called.
+      rule: the update of each lane.
       observables: what is recorded.
       rate: (optimizer state, params) -> η̃ for rules that do not tell it.
       num_snapshots: most snapshots of the params in a chunk.
@@ -71,7 +136,7 @@ class Program:
     """
 
     problem: Problem
-    rule: BoundFunction
+    rule: Rule
     observables: tuple[Observable, ...]
     rate: EffectiveRate | None = None
     num_snapshots: int = 0
@@ -79,7 +144,7 @@ class Program:
     own_data: bool = False
     matmul_precision: MatmulPrecision = FULL
 
-    def tree_flatten(self) -> tuple[tuple[Problem, BoundFunction], tuple]:
+    def tree_flatten(self) -> tuple[tuple[Problem, Rule], tuple]:
         """The problem and the rule; all else is static."""
         flags = self.num_snapshots, self.in_turn, self.own_data, self.matmul_precision
         return (self.problem, self.rule), (static_part(self._functions), flags)
@@ -90,7 +155,7 @@ class Program:
         return StaticFunction((self.observables, self.rate))
 
     @classmethod
-    def tree_unflatten(cls, static: tuple, children: tuple[Problem, BoundFunction]) -> "Program":
+    def tree_unflatten(cls, static: tuple, children: tuple[Problem, Rule]) -> "Program":
         """The same program with other arrays."""
         functions, flags = static
         return cls(*children, *functions.function, *flags)

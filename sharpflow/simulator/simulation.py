@@ -2,8 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import jax
@@ -13,19 +12,19 @@ import optax
 
 from sharpflow.models import Params, Problem, validate_params
 from sharpflow.models.arguments import COUNT, FLAG, FUNCTION, checked, optional
-from sharpflow.models.bound_function import BoundFunction
 from sharpflow.models.compiled_function import special_values_allowed
-from sharpflow.models.precision import FULL, MatmulPrecision, compiled, validated_precision
+from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
 from sharpflow.models.problem import PROBLEM
-from sharpflow.models.static_function import StaticFunction
 from sharpflow.simulator import observables as recorded
-from sharpflow.simulator.loop import padded_rows, run_chunk
+from sharpflow.simulator.chunk import Chunk
+from sharpflow.simulator.host import Host, Lane, Layout
+from sharpflow.simulator.interrupt import Stop
 from sharpflow.simulator.observables import OBSERVABLES
 from sharpflow.simulator.program import (
     EffectiveRate,
-    Hyperparameters,
     LoopState,
     Program,
+    Rule,
     initial_memories,
     initial_state,
 )
@@ -35,6 +34,7 @@ from sharpflow.simulator.rules import edge_dynamics
 from sharpflow.simulator.rules.edge_rule import OPTIMIZER
 from sharpflow.simulator.rules.wrapped import require_followed_schedules
 from sharpflow.simulator.schedule import schedule
+from sharpflow.simulator.store.checkpoint import Checkpoint
 from sharpflow.simulator.trajectory import Trajectory, rule_fields
 from sharpflow.theory import Status
 
@@ -104,58 +104,46 @@ def simulate(
         or a trajectory that another rule made.
     """
     requested, running = recorded.resolve(observables)
-    gaps = schedule(
+    times = schedule(
         num_steps,
         None,
         np.full(1, np.nan),
         record_every=None if record_at is not None else record_every,
         record_at=record_at,
         num_records=None,
-    ).gaps(0, pieces=1)
+    )
     keep_previous = any(observable.needs_previous for observable in requested)
     state = _starting_state(problem, params, optimizer, requested, keep_previous)
     start = int(state.step)
     began = time.perf_counter()
-    rows_per_chunk = _rows_per_chunk(len(gaps))
+    num_rows = _rows_per_chunk(times.num_records)
     program = Program(
         problem=problem,
-        rule=BoundFunction.of(_GivenRule(optimizer.update), None, None, static=StaticFunction),
+        rule=Rule.of_update(optimizer.update),
         observables=requested,
         rate=effective_learning_rate,
-        num_snapshots=0 if snapshot_every is None else -(-rows_per_chunk // snapshot_every),
+        num_snapshots=0 if snapshot_every is None else -(-num_rows // snapshot_every),
         matmul_precision=validated_precision(matmul_precision),
     )
-    lane = _as_lane(state)
-    pieces, snapshots = [], []
+    records = _Records({*recorded.RUNNING, "step"} - {*running})
+    host = Host(
+        Chunk(program, num_rows),
+        Layout(width=1, groups=1, devices=1, rows=num_rows, capacity=num_rows, pieces=1),
+        _Start(problem, state),
+        times,
+        records,
+        snapshot_every=snapshot_every,
+        first_step=start,
+    )
     with progress_bar(num_steps, progress) as advance:
-        for first in range(0, len(gaps), rows_per_chunk):
-            part = gaps[first : first + rows_per_chunk]
-            kept = (first + np.arange(len(part))) % (snapshot_every or 1) == 0
-            rows = padded_rows(part[:, None], True, kept[:, None], rows_per_chunk)
-            lane, columns, taken = run_chunk(program, lane, {}, rows)
-            pieces.append({name: np.asarray(v)[: len(part), 0] for name, v in columns.items()})
-            if taken is not None:
-                count = int(kept.sum())
-                snapshots.append(jax.tree.map(lambda v, n=count: np.asarray(v)[:n, 0], taken))
-            advance(int(part.sum()))
-            if int(lane.status[0]) != Status.SUCCESS:
-                break
-    state = _of_lane(lane)
+        host.run([0], Checkpoint({}, {}), Stop(), lambda count, note="": advance(count))
+    state, num_records = records.last_state, records.num_records
     seconds = time.perf_counter() - began
-
-    flat = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-    num_records = len(flat["step"])
-    steps = start + np.concatenate([[0], np.cumsum(gaps[:-1])])[:num_records]
-    # a trajectory that ended within a chunk rests for the rest of it, and has no records there
-    reached = flat["step"] == steps
-    wanted = [name for name in flat if name in running or name not in (*recorded.RUNNING, "step")]
     snapshot_row = np.arange(0, num_records, snapshot_every) if snapshot_every else np.zeros(0, int)
     return Trajectory(
-        step=steps,
-        columns={name: _nan_unless(reached, flat[name]) for name in wanted},
-        params=jax.tree.map(
-            lambda *leaves: _nan_unless(reached[snapshot_row], np.concatenate(leaves)), *snapshots
-        )
+        step=start + times.steps(0)[:num_records],
+        columns={name: _joined(parts, num_records) for name, parts in records.columns.items()},
+        params=jax.tree.map(lambda *parts: _joined(parts, len(snapshot_row)), *records.snapshots)
         if snapshot_every
         else None,
         snapshot_row=snapshot_row,
@@ -170,16 +158,68 @@ def simulate(
     )
 
 
-def _nan_unless(reached: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The rows that were reached, and NaN in place of the others."""
-    if np.all(reached):
+@dataclasses.dataclass(frozen=True)
+class _Start:
+    """The one trajectory, as the host looks for it; its rule holds its own hyperparameters."""
+
+    trained: Problem
+    begun: LoopState
+
+    def state(self, point: int) -> LoopState:
+        return self.begun
+
+    def hyperparameters(self, point: int) -> dict[str, np.ndarray]:
+        return {}
+
+    def problem(self, point: int) -> Problem:
+        return self.trained
+
+
+class _Records:
+    """Records of the one trajectory, part by part.
+
+    Args:
+      unwanted: columns that the loop makes and nobody asked for.
+
+    Attributes:
+      columns, snapshots: parts in their order.
+      num_records: that were due in the chunks that ran. A trajectory that ended within a chunk
+        rests for the rest of it, and has no records there.
+      last_state: where it ended.
+    """
+
+    def __init__(self, unwanted: Set[str]) -> None:
+        self._unwanted = unwanted
+        self.columns: dict[str, list[np.ndarray]] = {}
+        self.snapshots: list[Params] = []
+        self.num_records = 0
+        self.last_state: LoopState
+
+    def keeps(self, name: str) -> bool:
+        return name not in self._unwanted
+
+    def write(self, name: str, point: int, first: int, values: np.ndarray) -> None:
+        self.columns.setdefault(name, []).append(values)
+
+    def write_snapshots(self, point: int, first: int, params: Params) -> None:
+        self.snapshots.append(params)
+
+    def finish(self, lane: Lane, state: Callable[[], LoopState]) -> None:
+        self.num_records, self.last_state = lane.position, state()
+
+    def checkpoint(self, *arguments: Any) -> None:
+        """None is kept: who wants to go on does so from the trajectory."""
+
+
+def _joined(parts: Sequence[np.ndarray], num_rows: int) -> np.ndarray:
+    """Parts one after the other, and NaN for rows that were not reached."""
+    values = np.concatenate(parts)[:num_rows]
+    missing = num_rows - len(values)
+    if not missing:
         return values
-    rows = reached.reshape(-1, *(1 for _ in values.shape[1:]))
-    return np.where(rows, values, np.asarray(np.nan, values.dtype if _is_float(values) else float))
-
-
-def _is_float(values: np.ndarray) -> bool:
-    return bool(jnp.issubdtype(values.dtype, jnp.inexact))
+    floating = jnp.issubdtype(values.dtype, jnp.inexact)
+    nothing = np.full((missing, *values.shape[1:]), np.nan, values.dtype if floating else float)
+    return np.concatenate([values, nothing])
 
 
 @checked(num_steps=COUNT, count=COUNT)
@@ -202,17 +242,6 @@ def log_spaced(num_steps: int, count: int) -> np.ndarray:
 def _rows_per_chunk(num_rows: int) -> int:
     """About ``_CHUNKS`` chunks; powers of two, so that few lengths are compiled."""
     return 1 << (max(num_rows // _CHUNKS, min(num_rows, 16)) - 1).bit_length()
-
-
-@compiled
-def _as_lane(state: LoopState) -> LoopState:
-    """A copy with an axis for lanes, which the loop may overwrite."""
-    return jax.tree.map(lambda leaf: leaf[None], state)
-
-
-@compiled
-def _of_lane(lane: LoopState) -> LoopState:
-    return jax.tree.map(lambda leaf: leaf[0], lane)
 
 
 def _starting_state(
@@ -256,18 +285,3 @@ def _hyperparameters(optimizer_state: Any) -> dict[str, float]:
     """The numbers that a rule tells, by name."""
     told = edge_dynamics(optimizer_state).hyperparameters
     return {name: float(value) for name, value in told.items()}
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=("update",), meta_fields=())
-@dataclasses.dataclass(frozen=True)
-class _GivenRule:
-    """The same rule whatever the hyperparameters; a pytree of arrays if its update is one."""
-
-    update: Callable[..., Any]
-
-    def __call__(self, hyperparameters: Hyperparameters) -> optax.GradientTransformation:
-        return optax.GradientTransformation(_no_init, self.update)
-
-
-def _no_init(params: Params) -> Any:
-    raise AssertionError("the loop never initialises an optimizer")

@@ -14,7 +14,7 @@ import xarray
 
 import sharpflow as sf
 from sharpflow.simulator.grid import engine
-from sharpflow.simulator.grid.run import BatchRun
+from sharpflow.simulator.host import Host, watched
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -134,18 +134,15 @@ class Updates(list):
 
 
 @pytest.fixture
-def updates_made(monkeypatch: pytest.MonkeyPatch) -> Updates:
+def updates_made() -> Iterator[Updates]:
     """Updates that each chunk makes from now on."""
-    made, run = Updates(), BatchRun.run
+    made = Updates()
 
-    def counted(self: BatchRun, pending: Any, resumed: Any, stop: Any, advance: Any) -> None:
-        def tell(count: int, note: str = "") -> None:
-            made.append(count)
+    def count(event: str, host: Host) -> None:
+        if event == "written":
+            made.append(host.made)
             if len(made) == made.stop_after:
                 signal.raise_signal(signal.SIGINT)
-            advance(count, note)
 
-        run(self, pending, resumed, stop, tell)
-
-    monkeypatch.setattr(BatchRun, "run", counted)
-    return made
+    with watched(count):
+        yield made

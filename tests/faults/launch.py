@@ -12,11 +12,10 @@ PHASES = {
     "RunFolder.create": "creating",
     "CompiledChunk.__init__": "compiling",
     "engine.time_chunk": "timing",
-    "BatchRun._run_chunk": "computing",
-    "BatchRun._harvest": "writing records",
     "RunFolder.save_checkpoint": "writing a checkpoint",
     "RunFolder.finish": "ending",
 }
+EVENTS = {"chunk": "computing", "computed": "writing records", "written": "between"}
 
 
 def main(
@@ -58,9 +57,12 @@ def main(
     processes = None if join is None else sf.simulator.join_processes(*join)
     note("preparing")
     cut_short(setattr, rows=rows, pieces=pieces)
-    _slow_down(slow, None if gate is None else Path(gate), gate_at)
     _tell_phases(note)
-    sf.simulate_grid(**SCENARIOS[scenario](), out=out, resume=resume, processes=processes)
+    from sharpflow.simulator.host import watched
+
+    delays = _delays(slow, None if gate is None else Path(gate), gate_at)
+    with watched(delays), watched(lambda event, host: note(EVENTS.get(event, "between"))):
+        sf.simulate_grid(**SCENARIOS[scenario](), out=out, resume=resume, processes=processes)
     note("over")
 
 
@@ -72,12 +74,11 @@ def _noter(path: str | None) -> Any:
 
 
 def _tell_phases(note: Any) -> None:
+    from sharpflow.simulator.chunk import CompiledChunk
     from sharpflow.simulator.grid import engine
-    from sharpflow.simulator.grid.compiled import CompiledChunk
-    from sharpflow.simulator.grid.run import BatchRun
     from sharpflow.simulator.store.folder import RunFolder
 
-    owners = {owner.__name__: owner for owner in (CompiledChunk, BatchRun, RunFolder)}
+    owners = {owner.__name__: owner for owner in (CompiledChunk, RunFolder)}
     owners["engine"] = engine
     entered = ["between"]
     for path, phase in PHASES.items():
@@ -100,19 +101,16 @@ def _wrap(owner: Any, name: str, phase: str, entered: list[str], note: Any) -> N
     setattr(owner, name, noted)
 
 
-def _slow_down(seconds: float, gate: Path | None, gate_at: int) -> None:
-    from sharpflow.simulator.grid.run import BatchRun
-
-    run_chunk, save = BatchRun._run_chunk, BatchRun._checkpoint
+def _delays(seconds: float, gate: Path | None, gate_at: int) -> Any:
+    """What makes each chunk slower, and waits at the gate."""
     chunks, handler = 0, signal.getsignal(signal.SIGINT)
 
-    def slowly(self: BatchRun, *arguments: Any) -> None:
-        run_chunk(self, *arguments)
-        time.sleep(seconds)
-
-    def checkpoint(self: BatchRun) -> None:
+    def wait(event: str, host: Any) -> None:
         nonlocal chunks
-        save(self)
+        if event == "computed":
+            time.sleep(seconds)
+        if event != "saved":
+            return
         if gate is not None and chunks == gate_at:
             gate.touch()
             while not gate.with_suffix(".open").exists():
@@ -121,8 +119,7 @@ def _slow_down(seconds: float, gate: Path | None, gate_at: int) -> None:
                 time.sleep(0.01)
         chunks += 1
 
-    BatchRun._run_chunk = slowly  # type: ignore[method-assign]
-    BatchRun._checkpoint = checkpoint  # type: ignore[method-assign]
+    return wait
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import xarray
 import sharpflow as sf
 from sharpflow.models.problem import Params, Problem
 from sharpflow.simulator import Moment, Observable
-from sharpflow.simulator.grid import layout
+from sharpflow.simulator.grid import engine
 
 Arguments = dict[str, Any]
 
@@ -104,8 +104,8 @@ def cut_short(
     set_attribute: Callable[[Any, str, Any], object], *, pieces: int = 2, rows: int = 4
 ) -> None:
     """Make chunks of few rows and split records, as a long run would, whatever the machine."""
-    set_attribute(layout, "num_pieces", lambda largest_gap, seconds: min(pieces, largest_gap))
-    set_attribute(layout, "chunk_rows", lambda num_rows, seconds, aligned: min(rows, num_rows))
+    set_attribute(engine, "num_pieces", lambda largest_gap, seconds: min(pieces, largest_gap))
+    set_attribute(engine, "chunk_rows", lambda num_rows, seconds, aligned: min(rows, num_rows))
 
 
 def differences(found: xarray.Dataset, expected: xarray.Dataset) -> list[str]:

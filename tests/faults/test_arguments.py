@@ -115,12 +115,9 @@ class _Rule:
 
 
 def _description(scenario, **changes):
-    from sharpflow.simulator.grid.prepare import prepare
+    from sharpflow.simulator.grid.spec import prepare
 
-    names = ("axes", "tau", "record_at", "num_records", "snapshot_every", "start")
-    others = dict.fromkeys((*names, "effective_learning_rate"))
-    others |= {"final_params": False, "optimizer": sf.gdwd}
-    return prepare(**(others | scenario.arguments | changes)).description
+    return prepare(sf.simulator.GridSpec(**(scenario.arguments | changes))).description
 
 
 def test_a_start_where_the_loss_is_not_finite_can_be_resumed(short, tmp_path):

@@ -8,7 +8,7 @@ from launches import launched, wait_for
 from scenarios import differences
 
 import sharpflow as sf
-from sharpflow.simulator.grid.compiled import CompiledChunk
+from sharpflow.simulator.chunk import CompiledChunk
 from sharpflow.simulator.store.folder import RunFolder
 
 

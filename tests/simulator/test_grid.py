@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import sharpflow as sf
-from sharpflow.simulator.grid import layout
+from sharpflow.simulator.grid import engine
 
 OBSERVED = ("loss", "norm_squared", "threshold", "loss_mean", "loss_rises", "metrics")
 SEEDS, RATES, DECAYS = (0, 3), (0.3, 0.6), (0.0, 0.01, 0.02)
@@ -168,13 +168,13 @@ def test_updates_spread_over_several_rows_give_the_same_records(problem, monkeyp
     }
     whole = sf.simulate_grid(problem, **keywords)
     seen = []
-    spread = layout.num_pieces
+    spread = engine.num_pieces
 
     def several(*arguments):
         seen.append(spread(*arguments))
         return 7
 
-    monkeypatch.setattr(layout, "num_pieces", several)
+    monkeypatch.setattr(engine, "num_pieces", several)
     pieces = sf.simulate_grid(problem, **keywords)
     assert seen == [1]
     assert whole.drop_attrs().identical(pieces.drop_attrs())

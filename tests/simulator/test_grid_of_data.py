@@ -14,6 +14,7 @@ from jax.experimental import sparse
 import sharpflow as sf
 from sharpflow.models.precision import products_at
 from sharpflow.simulator.grid import engine, execute
+from sharpflow.simulator.host import watched
 from sharpflow.simulator.interrupt import Interrupted
 from sharpflow.simulator.store.folder import RunFolder
 
@@ -81,32 +82,30 @@ def test_problems_of_another_shape_have_a_program_of_their_own(compiled):
     assert np.all(np.isfinite(found.loss))
 
 
-def _interrupted_after(calls, monkeypatch):
-    from sharpflow.simulator.grid.run import BatchRun
+def _interrupted_after(calls):
+    chunks = []
 
-    run, made = BatchRun._run_chunk, []
+    def stop(event, host):
+        if event == "chunk":
+            chunks.append(host)
+            if len(chunks) > calls:
+                raise Interrupted("as if by a signal", 15)
 
-    def limited(self, *arguments):
-        made.append(arguments)
-        if len(made) > calls:
-            raise Interrupted("as if by a signal", 15)
-        run(self, *arguments)
-
-    monkeypatch.setattr(BatchRun, "_run_chunk", limited)
+    return watched(stop)
 
 
 def _as_an_earlier_version(patch):
     """A batch for every problem, and layouts that do not say the lanes."""
     prepare, settle = execute.run_in_folder, RunFolder.settle_layout
 
-    def by_problem(grid, *others):
-        prepare(dataclasses.replace(grid, batches=grid.by_problem), *others)
+    def by_problem(grid, *others, **keywords):
+        prepare(dataclasses.replace(grid, batches=grid.by_problem), *others, **keywords)
 
     def without_lanes(run, batch, layout, *before):
         kept = {name: layout[name] for name in layout if name != "lanes"}
         return settle(run, batch, kept, *before)
 
-    patch.setattr("sharpflow.simulator.grid.simulate.run_in_folder", by_problem)
+    patch.setattr("sharpflow.simulator.grid.run.run_in_folder", by_problem)
     patch.setattr(RunFolder, "settle_layout", without_lanes)
 
 
@@ -122,9 +121,8 @@ def test_a_run_goes_on_where_it_was(begun_by, width, chunks, begun, tmp_path, mo
         if begun_by == "an earlier one":
             _as_an_earlier_version(patch)
         whole = _grid(**keywords, out=tmp_path / "whole").load()
-    monkeypatch.setattr(engine.laid, "chunk_rows", lambda *_: 3)  # many chunks
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        _interrupted_after(chunks, patch)
+    monkeypatch.setattr(engine, "chunk_rows", lambda *_: 3)  # many chunks
+    with monkeypatch.context() as patch, pytest.raises(Interrupted), _interrupted_after(chunks):
         if begun_by == "an earlier one":
             _as_an_earlier_version(patch)
         _grid(**keywords, out=tmp_path / "run")

@@ -7,8 +7,8 @@ import pytest
 
 import sharpflow as sf
 from sharpflow.simulator import hessian_sharpness, sharpness
-from sharpflow.simulator.grid import layout as laid
-from sharpflow.simulator.grid.run import BatchRun
+from sharpflow.simulator.grid import engine
+from sharpflow.simulator.host import watched
 from sharpflow.simulator.interrupt import Interrupted
 from sharpflow.simulator.store.folder import RunFolder
 
@@ -97,9 +97,8 @@ def test_a_run_goes_on_with_the_lanes_that_it_was_begun_with(network, tmp_path, 
     keywords = {"num_steps": 400, "record_every": 10, "observables": ("loss", "sharpness_iterate")}
     keywords["group_width"] = 4
     whole = _grid(network, "side_by_side", **keywords)
-    monkeypatch.setattr(laid, "_CHUNK_SECONDS", 1e-3)  # many chunks
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        stop_after(5, patch)
+    monkeypatch.setattr(engine, "_CHUNK_SECONDS", 1e-3)  # many chunks
+    with stop_after(5), pytest.raises(Interrupted):
         _grid(network, "side_by_side", **keywords, out=tmp_path / "run")
     assert RunFolder(tmp_path / "run").layout(0)["lanes"] == "side_by_side"
     resumed = _grid(network, None, **keywords, out=tmp_path / "run", resume=True)
@@ -113,10 +112,9 @@ def test_a_run_goes_on_with_other_lanes_where_they_are_asked_for(network, tmp_pa
     keywords = {"num_steps": 40, "record_every": 10, "observables": ("loss",), "seeds": (0, 1)}
     whole = _grid(network, "in_turn", **keywords, group_width=1)
     run, stopped = tmp_path / "run", RunFolder(tmp_path / "run")
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(laid, "num_pieces", lambda *_: 3)
-        patch.setattr(laid, "chunk_rows", lambda *_: 4)
-        stop_after(2, patch)
+    with monkeypatch.context() as patch, stop_after(2), pytest.raises(Interrupted):
+        patch.setattr(engine, "num_pieces", lambda *_: 3)
+        patch.setattr(engine, "chunk_rows", lambda *_: 4)
         _grid(network, "side_by_side", **keywords, group_width=2, out=run)
     assert stopped.read_checkpoints(0)[0].positions
     with pytest.warns(UserWarning, match="side_by_side before, and go on in_turn from here"):
@@ -132,17 +130,17 @@ def test_a_run_goes_on_with_other_lanes_where_they_are_asked_for(network, tmp_pa
     assert stopped.layout(0) == layout and "lanes_before" not in stopped.launches()[2]
 
 
-def stop_after(calls, patch):
-    """The run is stopped after so many chunks, as if by a signal."""
-    run_chunk, made = BatchRun._run_chunk, []
+def stop_after(calls):
+    """Runs are stopped after so many chunks, as if by a signal."""
+    chunks = []
 
-    def interrupted(self, *arguments):
-        made.append(arguments)
-        if len(made) > calls:
-            raise Interrupted("as if by a signal", 15)
-        run_chunk(self, *arguments)
+    def stop(event, host):
+        if event == "chunk":
+            chunks.append(host)
+            if len(chunks) > calls:
+                raise Interrupted("as if by a signal", 15)
 
-    patch.setattr(BatchRun, "_run_chunk", interrupted)
+    return watched(stop)
 
 
 def test_lanes_that_are_no_way_are_refused(network):

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 import sharpflow as sf
-from sharpflow.simulator.grid import layout as laid
-from sharpflow.simulator.grid import memory
-from sharpflow.simulator.grid.compiled import CompiledChunk
-from sharpflow.simulator.grid.run import BatchRun
+from sharpflow.simulator.chunk import CompiledChunk
+from sharpflow.simulator.grid import engine, execute
+from sharpflow.simulator.host import watched
 from sharpflow.simulator.interrupt import Interrupted
 from sharpflow.simulator.store.folder import RunFolder
 
@@ -60,7 +59,7 @@ def test_the_width_is_halved_until_it_fits_before_a_run_begins(problem, expected
 def test_a_run_that_runs_out_in_the_middle_goes_on(
     problem, expected, monkeypatch, tmp_path, in_folder
 ):
-    monkeypatch.setattr(laid, "chunk_rows", lambda *_: 4)  # many chunks
+    monkeypatch.setattr(engine, "chunk_rows", lambda *_: 4)  # many chunks
     first = 12  # after the calls that time the chunk
     widths = _limited(monkeypatch, widest=4, first=first)
     out = {"out": tmp_path / "run"} if in_folder else {}
@@ -92,7 +91,7 @@ def test_other_errors_of_a_device_stay_what_they_are(problem, monkeypatch):
 
 def test_a_plan_tells_what_a_device_held_where_it_can(problem, monkeypatch):
     assert sf.simulator.plan_grid(problem, **GRID).peak_bytes is None  # a CPU
-    monkeypatch.setattr("sharpflow.simulator.grid.plan.peak_memory", lambda devices: 12345)
+    monkeypatch.setattr("sharpflow.simulator.grid.run.peak_memory", lambda devices: 12345)
     found = sf.simulator.plan_grid(problem, **GRID)
     assert found.peak_bytes == 12345 and found.memory_bytes > 0
 
@@ -117,7 +116,7 @@ SHORT = GRID | {"seeds": range(2), "num_steps": 4, "observables": ("loss",)}
 
 
 def test_a_run_in_a_folder_notes_what_was_predicted_and_measured(monkeypatch, tmp_path):
-    monkeypatch.setattr(memory, "peak_memory", lambda devices: 12345)  # a CPU tells nothing
+    monkeypatch.setattr(execute, "peak_memory", lambda devices: 12345)  # a CPU tells nothing
     predicted = sf.simulator.plan_grid(_linear(), **SHORT).memory_bytes
     noted = {"predicted_memory_bytes": predicted, "peak_memory_bytes": 12345}
     run = tmp_path / "run"
@@ -132,14 +131,14 @@ def test_a_run_in_a_folder_notes_what_was_predicted_and_measured(monkeypatch, tm
 
 
 def test_a_launch_that_is_cut_short_leaves_its_memory(monkeypatch, tmp_path):
-    def stopped(*arguments):
-        raise Interrupted("as if by a signal", 15)
+    def stop(event, host):
+        if event == "chunk":
+            raise Interrupted("as if by a signal", 15)
 
     peaks = iter((1000, 2000))  # as the batch is compiled, and as the launch ends
-    monkeypatch.setattr(memory, "peak_memory", lambda devices: next(peaks))
-    monkeypatch.setattr(BatchRun, "_run_chunk", stopped)
+    monkeypatch.setattr(execute, "peak_memory", lambda devices: next(peaks))
     run = tmp_path / "run"
-    with pytest.raises(Interrupted):
+    with watched(stop), pytest.raises(Interrupted):
         sf.simulate_grid(_linear(), **SHORT, out=run)
     assert sf.open_run(run).attrs["peak_memory_bytes"] == 2000
     # what no launch can have written is left out, and what is damaged hides no number

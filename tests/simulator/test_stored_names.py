@@ -15,10 +15,12 @@ import sharpflow as sf
 from sharpflow.experiments.plots import folder as plots_folder
 from sharpflow.experiments.plots import quantities
 from sharpflow.experiments.report import write_report
-from sharpflow.simulator.grid.axes import grid_axes
-from sharpflow.simulator.grid.sink import Sink
+from sharpflow.simulator.axes import grid_axes
+from sharpflow.simulator.host import Lane
 from sharpflow.simulator.labels import parameter_dimensions, parameter_names
+from sharpflow.simulator.program import initial_state
 from sharpflow.simulator.store.names import stored_names
+from sharpflow.simulator.store.sink import Sink
 
 TEXTS = [
     *(
@@ -267,13 +269,16 @@ def test_a_name_is_drawn_as_text():
 
 def test_a_sink_never_skips_what_it_does_not_know():
     arrays = {"loss": np.zeros((1, 1, 1, 3))}
-    sink = Sink(grid_axes(0, 0.1, 0.0, None), arrays)
+    axes = grid_axes(0, 0.1, 0.0, None)
+    sink = Sink(axes, arrays, final_params=True)
+    state = initial_state({"a": np.ones(2)}, (), keep_previous=False)
+    lane = Lane(0, np.ones(3, int), np.arange(3), position=3, step=3)
     sink.write("loss", 0, 1, np.ones(2))
     assert arrays["loss"].ravel().tolist() == [0.0, 1.0, 1.0]
     for put in (
         lambda: sink.write("other", 0, 0, np.ones(1)),
-        lambda: sink.write_params("final_params", 0, {"a": np.ones(2)}),
-        lambda: sink.finish(0, 0, 3),
+        lambda: sink.finish(lane, lambda: state),
+        lambda: Sink(axes, arrays).finish(lane, lambda: state),
     ):
         with pytest.raises(ValueError, match=r"there is no array for '(other|final_.*)'; there"):
             put()

@@ -10,7 +10,7 @@ from sharpflow.models import arguments
 from sharpflow.models.arguments import COUNT, FINITE, SEED, TEXT, Kind, choice, count
 from sharpflow.models.precision import MATMUL_PRECISIONS
 from sharpflow.simulator.columns import is_free
-from sharpflow.simulator.grid.layout import LANES
+from sharpflow.simulator.grid.engine import LANES
 from sharpflow.simulator.observables import BUILT_IN, RUNNING
 
 OBSERVABLES = (*BUILT_IN, *RUNNING)

@@ -14,7 +14,7 @@ from sharpflow.experiments.config.trust import beyond_presets
 from sharpflow.experiments.run import own_config
 from sharpflow.models.problem import Params, Problem
 from sharpflow.simulator import Trajectory, compare, grid_point, predict
-from sharpflow.simulator.grid.axes import Axes, keywords_of
+from sharpflow.simulator.axes import Axes, keywords_of
 from sharpflow.simulator.rules import gdwd
 from sharpflow.simulator.store.folder import CONFIG_FILE, RunFolder
 from sharpflow.theory.flow import FlowSolution

@@ -1,18 +1,51 @@
-"""Chooses how a batch of points is laid out over devices, and compiles it."""
+"""How a batch of points is laid out over devices, and its compiled chunk."""
 
 import dataclasses
 import heapq
-from collections.abc import Sequence
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
-from sharpflow.simulator.grid import layout as laid
-from sharpflow.simulator.grid.compiled import CompiledChunk, stacked
-from sharpflow.simulator.grid.layout import Lanes, Layout
+from sharpflow.models.arguments import Kind, shown
+from sharpflow.simulator.chunk import CompiledChunk, stacked
 from sharpflow.simulator.grid.points import Points
+from sharpflow.simulator.grid.spec import Grid
+from sharpflow.simulator.host import Lanes, Layout
 from sharpflow.simulator.program import Program
 from sharpflow.simulator.schedule import Schedule
+
+LANES: tuple[Lanes, ...] = ("side_by_side", "in_turn")
+
+DEVICES = Kind(
+    "a sequence of jax devices, at least one, or None",
+    lambda value: (
+        value is None
+        or (
+            isinstance(value, Sequence)
+            and len(value) > 0
+            and all(isinstance(device, jax.Device) for device in value)
+        )
+    ),
+)
+
+_WORTH_TRYING = 60.0  # seconds: a shorter run ends before other widths are compiled and timed
+_SHARE_OF_MEMORY = 0.8
+_MOST_ROWS = 64  # of a chunk
+_RELIABLE = 0.02  # seconds that a timed call should take
+_MOST_TIMED = 4096  # updates of a timed call
+
+_SERIAL_LANES = 8  # of a CPU device: enough that a chunk outweighs what the host does after it
+_SERIAL_WIDTHS = (1, 8)
+# Points side by side on a core: what more of them hold does not fit into its cache. Beside points
+# in turn they take 1.2 times as long in groups of 8, 1.6 in a group of 64 and 2 in one of 256, as
+# benchmarks/lanes.py measures it.
+_WIDEST_OF_A_CORE = 8
+_CHUNK_SECONDS = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,16 +87,41 @@ class Engine:
     timing: Timing | None
 
 
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where a grid is computed and how, as far as the caller says it.
+
+    Attributes:
+      devices: of this process.
+      width: points side by side, or None to choose.
+      lanes: whether points go on side by side or in turn, or None for what suits the devices.
+    """
+
+    devices: tuple[jax.Device, ...]
+    width: int | None = None
+    lanes: Lanes | None = None
+
+    @classmethod
+    def of(
+        cls, devices: Sequence[jax.Device] | None, width: int | None, lanes: Lanes | None
+    ) -> "Placement":
+        """From the arguments of ``simulate_grid``.
+
+        Raises:
+          ValueError: lanes that are neither way.
+        """
+        if lanes is not None and not (isinstance(lanes, str) and lanes in LANES):
+            raise ValueError(f"lanes must be None or one of {LANES}, got {shown(lanes)}")
+        used = jax.local_devices() if devices is None else devices
+        return cls(tuple(used), None if width is None else int(width), lanes)
+
+
 def build_engine(
-    program: Program,
+    grid: Grid,
     points: Points,
     pending: Sequence[int],
-    schedule: Schedule,
-    devices: Sequence[jax.Device],
+    placement: Placement,
     *,
-    snapshot_every: int | None,
-    width: int | None = None,
-    lanes: Lanes | None = None,
     stored: Layout | None = None,
     pieces: int | None = None,
 ) -> Engine:
@@ -74,29 +132,27 @@ def build_engine(
     enough to be worth it, other widths are timed.
 
     Args:
-      program: what the points do.
-      points: how they start.
-      pending: points to run, the longest first.
-      schedule: how far they run.
-      devices: of this process.
-      snapshot_every: records from a snapshot to the next, or None.
-      width: points side by side, or None to choose.
-      lanes: whether they go on side by side or in turn, or None for what suits the devices.
-      stored: the layout that the run was begun with, or None; it decides both.
+      grid: whose batch it is.
+      points: of the batch.
+      pending: those to run, the longest first.
+      placement: devices, and what the caller says of the layout.
+      stored: the layout that the run was begun with, or None; it decides instead.
       pieces: of the layout, where checkpoints count rows of so many; or None to choose.
     """
-    devices = tuple(devices)
-    kept_lanes = None if stored is None else stored.lanes
-    lanes = kept_lanes or (lanes if stored is None else None) or laid.usual_lanes(devices)
+    devices, schedule = placement.devices, grid.schedule
+    if stored is None:
+        lanes = placement.lanes or usual_lanes(devices)
+    else:
+        lanes = stored.lanes or usual_lanes(devices)
     in_turn = lanes == "in_turn"
-    num_rows = min(schedule.num_records, laid.MOST_ROWS)
+    num_rows = min(schedule.num_records, _MOST_ROWS)
 
     def compiled(width: int, num_rows: int) -> CompiledChunk:
-        kept = 0 if snapshot_every is None else -(-num_rows // snapshot_every)
+        every = grid.snapshot_every
         return CompiledChunk(
             dataclasses.replace(
-                program,
-                num_snapshots=kept,
+                points.batch.program,
+                num_snapshots=0 if every is None else -(-num_rows // every),
                 in_turn=in_turn,
                 own_data=width > 1 and len(points.batch.problems) > 1,
             ),
@@ -111,7 +167,7 @@ def build_engine(
         return Engine(chunk, dataclasses.replace(stored, devices=len(devices)), None)
 
     def attempt(width: int) -> tuple[CompiledChunk, Timing]:
-        room = laid.SHARE_OF_MEMORY * laid.device_memory(devices[0], len(devices))
+        room = _SHARE_OF_MEMORY * device_memory(devices[0], len(devices))
         try:
             chunk = compiled(width, num_rows)
             while chunk.memory_bytes > room and chunk.width > 1:
@@ -119,9 +175,9 @@ def build_engine(
             return chunk, time_chunk(chunk, points, pending)
         except jax.errors.JaxRuntimeError as error:
             # what the compiler foresees is not all: others may use the device too
-            if width == 1 or not laid.is_out_of_memory(error):
+            if width == 1 or not is_out_of_memory(error):
                 raise
-        laid.warn_of_narrowing(width, width // 2)
+        warn_of_narrowing(width, width // 2)
         return attempt(width // 2)
 
     updates, records = lengths(schedule, pending)
@@ -129,24 +185,24 @@ def build_engine(
     def cost(found: tuple[CompiledChunk, Timing]) -> float:
         return found[1].seconds(updates, records)
 
-    if width is not None:
-        best = attempt(width)
+    if placement.width is not None:
+        best = attempt(placement.width)
     else:
-        first, *others = laid.candidate_widths(len(pending), devices, in_turn=in_turn)
+        first, *others = candidate_widths(len(pending), devices, in_turn=in_turn)
         best = attempt(first)
-        if cost(best) > laid.WORTH_TRYING:
+        if cost(best) > _WORTH_TRYING:
             best = min([best, *(attempt(other) for other in others)], key=cost)
     chunk, timing = best
-    groups = laid.num_groups(len(pending), len(devices), chunk.width, in_turn=in_turn)
+    groups = num_groups(len(pending), len(devices), chunk.width, in_turn=in_turn)
     gap = int(schedule.gaps(pending[0], 1).max())
     if pieces is None:
-        pieces = laid.num_pieces(gap, groups * timing.update)
+        pieces = num_pieces(gap, groups * timing.update)
     row = groups * (timing.record + timing.update * gap) / pieces
     layout = Layout(
         width=chunk.width,
         groups=groups,
         devices=len(devices),
-        rows=laid.chunk_rows(num_rows, row, pieces),
+        rows=chunk_rows(num_rows, row, pieces),
         capacity=num_rows,
         pieces=pieces,
         lanes=lanes,
@@ -208,12 +264,93 @@ def time_chunk(chunk: CompiledChunk, points: Points, pending: Sequence[int]) -> 
         def work(trial: _Trial, device: int) -> None:
             trial.run(device, gap, observe)
 
-        return laid.best_seconds(lambda: chunk.spread(trials, work), 2)
+        return best_seconds(lambda: chunk.spread(trials, work), 2)
 
     seconds(1, True)  # the first record starts from nothing
     with_record = seconds(1, True)
     gap = 2
-    while (taken := seconds(gap, False)) < laid.RELIABLE and gap < laid.MOST_TIMED:
+    while (taken := seconds(gap, False)) < _RELIABLE and gap < _MOST_TIMED:
         gap *= 4
     update = taken / gap
     return Timing(update=update, record=max(with_record - update, 0.0), points=count)
+
+
+def usual_lanes(devices: Sequence[jax.Device]) -> Lanes:
+    """How points go on where nobody says: in turn on a CPU, side by side on an accelerator.
+
+    A core gains little from points side by side, and a point then waits for the slowest
+    record; an accelerator is filled by nothing else.
+    """
+    return "in_turn" if devices[0].platform == "cpu" else "side_by_side"
+
+
+def num_groups(num_points: int, devices: int, width: int, *, in_turn: bool) -> int:
+    """Groups of ``width`` points on each device."""
+    most = max(_SERIAL_LANES // width, 1) if in_turn else 1
+    return max(min(-(-num_points // (devices * width)), most), 1)
+
+
+def candidate_widths(num_points: int, devices: Sequence[jax.Device], *, in_turn: bool) -> list[int]:
+    """Widths worth timing, first of them the one to take where time does not matter."""
+    share = max(-(-num_points // len(devices)), 1)
+    if in_turn:
+        return [width for width in _SERIAL_WIDTHS if width <= share]
+    if devices[0].platform == "cpu":
+        share = min(share, _WIDEST_OF_A_CORE)
+    return sorted({share, *(max(share // part, 1) for part in (4, 16))}, reverse=True)
+
+
+def device_memory(device: jax.Device, devices: int) -> float:
+    """Bytes of memory that one of ``devices`` devices can use."""
+    statistics = device.memory_stats() if device.platform != "cpu" else None
+    if statistics and "bytes_limit" in statistics:
+        return float(statistics["bytes_limit"])
+    return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) / devices
+
+
+def peak_memory(devices: Sequence[jax.Device]) -> int | None:
+    """Most bytes that one of these devices has held in this process; None where it does not tell.
+
+    A CPU does not: its memory is that of the process.
+    """
+    known = [device.memory_stats() or {} for device in devices if device.platform != "cpu"]
+    peaks = [
+        statistics["peak_bytes_in_use"] for statistics in known if "peak_bytes_in_use" in statistics
+    ]
+    return max(peaks, default=None)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device had no room for what it was asked for."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+
+
+def warn_of_narrowing(width: int, narrower: int) -> None:
+    """Say that a device ran out of memory, and what is done about it."""
+    warnings.warn(
+        f"a device ran out of memory with {width} points side by side: going on with {narrower}; "
+        f"group_width={narrower} begins with them",
+        stacklevel=2,
+    )
+
+
+def chunk_rows(num_rows: int, seconds_per_row: float, aligned: int) -> int:
+    """Rows of a chunk that takes about two seconds, a multiple of ``aligned`` if it can."""
+    rows = int(max(min(_CHUNK_SECONDS / max(seconds_per_row, 1e-9), num_rows), 1))
+    return rows - rows % aligned if rows >= aligned else rows
+
+
+def num_pieces(largest_gap: int, seconds_per_update: float) -> int:
+    """Rows for the updates from a record to the next, so that a row ends in a few seconds."""
+    wanted = math.ceil(largest_gap * seconds_per_update / _CHUNK_SECONDS)
+    return max(min(wanted, largest_gap), 1)
+
+
+def best_seconds(call: Callable[[], None], repetitions: int = 3) -> float:
+    """Least seconds of a few calls."""
+    found = []
+    for _ in range(repetitions):
+        began = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - began)
+    return min(found)

@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from sharpflow.simulator.grid.engine import Engine, build_engine
-from sharpflow.simulator.grid.layout import (
-    Lanes,
-    Layout,
+from sharpflow.simulator.chunk import CompiledChunk
+from sharpflow.simulator.grid.engine import (
+    Engine,
+    Placement,
+    build_engine,
     is_out_of_memory,
+    peak_memory,
     warn_of_narrowing,
 )
-from sharpflow.simulator.grid.memory import Memory
 from sharpflow.simulator.grid.points import Points
-from sharpflow.simulator.grid.prepare import Grid
-from sharpflow.simulator.grid.run import BatchRun
-from sharpflow.simulator.grid.sink import Sink
-from sharpflow.simulator.grid.variables import seeds_per_chunk
+from sharpflow.simulator.grid.spec import Grid
+from sharpflow.simulator.host import Host, Lanes, Layout
 from sharpflow.simulator.interrupt import Stop, stop_between_chunks
 from sharpflow.simulator.processes import Processes
 from sharpflow.simulator.progress import Advance, progress_bar
@@ -31,27 +30,24 @@ from sharpflow.simulator.store.errors import storage_errors
 from sharpflow.simulator.store.folder import RunFolder
 from sharpflow.simulator.store.lock import announce, announced, launch_lock
 from sharpflow.simulator.store.reading import require_values, verified_digest
+from sharpflow.simulator.store.sink import Sink
+from sharpflow.simulator.store.variables import seeds_per_chunk
 
 if TYPE_CHECKING:
     import xarray
 
 
-def run_in_memory(
-    grid: Grid,
-    devices: Sequence[jax.Device],
-    width: int | None,
-    lanes: Lanes | None,
-    progress: bool | None,
-) -> "xarray.Dataset":
+def run_in_memory(grid: Grid, placement: Placement, progress: bool | None) -> "xarray.Dataset":
     """Run a grid and keep its result in memory only; arguments as of ``simulate_grid``."""
     arrays = in_memory(grid.variables)
-    sink, memory = Sink(grid.axes, arrays), Memory(devices)
+    sink = Sink(grid.axes, arrays, final_params=grid.final_params)
+    memory = Memory(placement.devices)
     with progress_bar(int(grid.schedule.num_steps.sum()), progress, grid.title) as advance:
         for number, points in enumerate(grid.batches):
             pending = grid.longest_first(points.batch.points)
-            engine = engine_of(grid, points, pending, devices, width, lanes, None)
+            engine = build_engine(grid, points, pending, placement)
             memory.predict(engine.chunk)
-            _run_batch(grid, number, points, engine, sink, devices, pending, Stop(), advance)
+            _run_batch(grid, number, engine, sink, placement, pending, Stop(), advance)
     attributes = _launch(grid) | memory.facts
     return dataset(arrays, grid.variables, attributes)
 
@@ -60,9 +56,8 @@ def run_in_folder(
     grid: Grid,
     run: RunFolder,
     processes: Processes,
-    devices: Sequence[jax.Device],
-    width: int | None,
-    lanes: Lanes | None,
+    placement: Placement,
+    *,
     resume: bool,
     progress: bool | None,
 ) -> None:
@@ -72,7 +67,8 @@ def run_in_folder(
       grid: all of it.
       run: the folder.
       processes: that share the grid.
-      devices, width, lanes, resume, progress: as of ``simulate_grid``.
+      placement: devices, and what the caller says of the layout.
+      resume, progress: as of ``simulate_grid``.
 
     Raises:
       RunError, RunLockedError, StorageError, Interrupted: as of ``simulate_grid``.
@@ -85,36 +81,31 @@ def run_in_folder(
             run.path.mkdir(parents=True, exist_ok=True)
     with launch_lock(run.path, processes.index, processes.token), stop_between_chunks() as stop:
         if first:
-            _open(grid, run, processes, resume, lanes)
+            _open(grid, run, processes, resume, placement.lanes)
         if _begun_by_problem(run, grid):
             grid = dataclasses.replace(grid, batches=grid.by_problem)
         unfinished = announced(run.path, processes.token)
-        sink = Sink(grid.axes, run.open_arrays(), run, processes.index, unfinished)
+        sink = Sink(
+            grid.axes,
+            run.open_arrays(),
+            run,
+            processes.index,
+            unfinished,
+            final_params=grid.final_params,
+        )
         mine = [_shared(grid, points, unfinished, processes) for points in grid.batches]
         layouts = [_stored_layout(run, number) for number in range(len(grid.batches))]
         begun = [_begun(run, number, layout) for number, layout in enumerate(layouts)]
         total, done = _updates(grid, unfinished, mine, layouts, begun)
-        memory = Memory(devices, run if first else None)
+        memory = Memory(placement.devices, run if first else None)
         with memory, progress_bar(total, progress, grid.title, done=done) as advance:
-            for number, (points, pending) in enumerate(zip(grid.batches, mine, strict=True)):
-                if not pending:
-                    continue
-                engine = _settled_engine(
-                    grid, run, number, points, pending, devices, width, lanes, layouts[number]
-                )
-                memory.predict(engine.chunk)
-                _run_batch(
-                    grid,
-                    number,
-                    points,
-                    engine,
-                    sink,
-                    devices,
-                    pending,
-                    stop,
-                    advance,
-                    begun[number],
-                )
+            for number, pending in enumerate(mine):
+                if pending:
+                    engine = _settled_engine(grid, run, number, pending, placement, layouts[number])
+                    memory.predict(engine.chunk)
+                    _run_batch(
+                        grid, number, engine, sink, placement, pending, stop, advance, begun[number]
+                    )
         if PENDING not in sink.statuses():
             run.finish()
 
@@ -170,11 +161,8 @@ def _settled_engine(
     grid: Grid,
     run: RunFolder,
     number: int,
-    points: Points,
     pending: Sequence[int],
-    devices: Sequence[jax.Device],
-    width: int | None,
-    lanes: Lanes | None,
+    placement: Placement,
     stored: Layout | None,
 ) -> Engine:
     """The engine of a batch with the layout that counts for all processes.
@@ -182,50 +170,25 @@ def _settled_engine(
     A batch that was begun keeps its layout, unless other lanes are asked for: then it is laid out
     anew but for its pieces, of which the checkpoints count rows.
     """
-    if stored is not None and not stored.relaid(lanes):
-        return engine_of(grid, points, pending, devices, width, lanes, stored)
+    points = grid.batches[number]
+    if stored is not None and not stored.relaid(placement.lanes):
+        return build_engine(grid, points, pending, placement, stored=stored)
     pieces = None if stored is None else stored.pieces
-    engine = engine_of(grid, points, pending, devices, width, lanes, None, pieces)
+    engine = build_engine(grid, points, pending, placement, pieces=pieces)
     before = None if stored is None else dataclasses.asdict(stored)
     mine = dataclasses.asdict(engine.layout)
     layout = Layout(**run.settle_layout(number, mine, before))
     if layout.rounds_as(engine.layout):
         return engine
-    return engine_of(grid, points, pending, devices, width, lanes, layout)
-
-
-def engine_of(
-    grid: Grid,
-    points: Points,
-    pending: Sequence[int],
-    devices: Sequence[jax.Device],
-    width: int | None,
-    lanes: Lanes | None,
-    stored: Layout | None,
-    pieces: int | None = None,
-) -> Engine:
-    """The compiled engine of a batch; arguments as of ``build_engine``."""
-    return build_engine(
-        points.batch.program,
-        points,
-        pending,
-        grid.schedule,
-        devices,
-        snapshot_every=grid.snapshot_every,
-        width=width,
-        lanes=lanes,
-        stored=stored,
-        pieces=pieces,
-    )
+    return build_engine(grid, points, pending, placement, stored=layout)
 
 
 def _run_batch(
     grid: Grid,
     number: int,
-    points: Points,
     engine: Engine,
     sink: Sink,
-    devices: Sequence[jax.Device],
+    placement: Placement,
     pending: Sequence[int],
     stop: Stop,
     advance: Advance,
@@ -234,18 +197,18 @@ def _run_batch(
     """Run the points of a batch to their ends; fewer side by side where memory runs out."""
     begun = Checkpoint({}, {}) if begun is None else begun
     while True:
-        run = BatchRun(
-            number,
+        points = grid.batches[number]
+        host = Host(
             engine.chunk,
             engine.layout,
             points,
             grid.schedule,
             sink,
             snapshot_every=grid.snapshot_every,
-            final_params=grid.final_params,
+            batch=number,
         )
         try:
-            return run.run(pending, begun, stop, advance)
+            return host.run(pending, begun, stop, advance)
         except jax.errors.JaxRuntimeError as error:
             if engine.layout.width == 1 or not is_out_of_memory(error):
                 raise
@@ -258,8 +221,8 @@ def _run_batch(
         if sink.run is not None:
             sink.run.replace_layout(number, dataclasses.asdict(narrower))
             begun = _begun(sink.run, number, narrower)
-        del run
-        engine = engine_of(grid, points, pending, devices, None, None, narrower)
+        del host  # and with it what its groups hold on the devices
+        engine = build_engine(grid, points, pending, placement, stored=narrower)
 
 
 def _launch(grid: Grid) -> dict[str, Any]:
@@ -314,3 +277,45 @@ def _updates(
             rows = grid.schedule.gaps(point, layout.pieces)
             done += int(rows[: checkpoint.positions[point]].sum())
     return total, done
+
+
+class Memory:
+    """What the compiler foresees that a device holds, and the most that one has held.
+
+    In a folder both are noted beside how the launch was made: once a batch is compiled, so that a
+    launch that is killed leaves what was predicted, and when the launch ends, in whatever way.
+
+    Args:
+      devices: of this process.
+      run: where it is noted; None keeps it here.
+
+    Attributes:
+      predicted: bytes of the largest batch, as of ``CompiledChunk.memory_bytes``.
+    """
+
+    def __init__(self, devices: Sequence[jax.Device], run: RunFolder | None = None) -> None:
+        self.predicted = 0
+        self._devices, self._run = devices, run
+
+    def predict(self, chunk: CompiledChunk) -> None:
+        """Count a batch that is about to run."""
+        self.predicted = max(self.predicted, chunk.memory_bytes)
+        self._note()
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """Both by their names; nothing measured where the devices do not tell it, as a CPU."""
+        peak = peak_memory(self._devices)
+        measured = {} if peak is None else {"peak_memory_bytes": peak}
+        return {"predicted_memory_bytes": self.predicted} | measured
+
+    def __enter__(self) -> None:
+        """Nothing is known before a batch is compiled."""
+
+    def __exit__(self, *error: object) -> None:
+        if self.predicted:  # a launch that found nothing to do measured nothing
+            self._note()
+
+    def _note(self) -> None:
+        if self._run is not None:
+            self._run.add_to_launch(self.facts)

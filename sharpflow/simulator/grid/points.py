@@ -8,15 +8,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params, Problem, validate_params
 from sharpflow.models.arguments import require_within, shown
 from sharpflow.models.precision import compiled
-from sharpflow.simulator.grid.axes import BASE, Axes, keywords_of
-from sharpflow.simulator.program import Hyperparameters, LoopState, Program, initial_state
-from sharpflow.simulator.rules.edge_rule import OPTIMIZER
+from sharpflow.simulator.axes import BASE, Axes, keywords_of
+from sharpflow.simulator.program import (
+    Hyperparameters,
+    LoopState,
+    MakeOptimizer,
+    Program,
+    initial_state,
+    rule_at,
+)
 from sharpflow.simulator.rules.wrapped import require_followed_schedules
 from sharpflow.simulator.schedule import flow_time_per_step
 
@@ -24,26 +29,6 @@ _MOST_DRAWN = 32  # starts kept for the next point of the same seed
 
 MakeProblem = Callable[..., Problem]
 Start = Callable[..., Params]
-MakeOptimizer = Callable[..., optax.GradientTransformation]
-
-
-@dataclasses.dataclass(frozen=True)
-class GridRule:
-    """The update rule of a point, from its learning rate, weight decay and further axes.
-
-    Attributes:
-      optimizer: (learning_rate, weight_decay, **further axes) -> transformation.
-    """
-
-    optimizer: MakeOptimizer
-
-    def __call__(self, hyperparameters: Mapping[str, Any]) -> optax.GradientTransformation:
-        """The transformation; with traced values inside compiled code."""
-        others = dict(hyperparameters)
-        learning_rate, weight_decay = others.pop("learning_rate"), others.pop("weight_decay")
-        rule = self.optimizer(learning_rate, weight_decay, **others)
-        OPTIMIZER.require("what optimizer returns", rule)
-        return rule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +81,7 @@ class Points:
       batch: whose points they are.
       start: (key, learning_rate, weight_decay, **further axes) -> params, or None for
         ``problem.init``.
-      optimizer: as in ``GridRule``.
+      optimizer: as of ``rule_at``.
       keep_previous: whether something looks at w_{t−1}.
     """
 
@@ -113,7 +98,7 @@ class Points:
         self.axes, self.batch = axes, batch
         self._start = start
         self._start_takes = keywords_of(start, others) if start is not None else ()
-        self._rule = GridRule(optimizer)
+        self._optimizer = optimizer
         self._rule_takes = keywords_of(optimizer, others)
         self._drawn: dict[tuple[int, int], Params] = {}
         first = batch.points[0]
@@ -121,7 +106,7 @@ class Points:
         self.dtype = jax.tree.leaves(self.example)[0].dtype
 
         def begin(params: Params, hyperparameters: Hyperparameters) -> LoopState:
-            state = self._rule(hyperparameters).init(params)
+            state = rule_at(optimizer, hyperparameters).init(params)
             observables = batch.program.observables
             return initial_state(params, state, observables, keep_previous=keep_previous)
 
@@ -132,7 +117,7 @@ class Points:
         return self.batch.problems[self.batch.problem_of[point]]
 
     def state(self, point: int) -> LoopState:
-        """A point before its first update.
+        """A point before its first update, as numpy arrays.
 
         Raises:
           ValueError: its start differs in shape from that of the first point, or is not
@@ -147,7 +132,8 @@ class Points:
             )
         if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(params)):
             raise ValueError(f"the start at {self.axes.describe(point)} is not finite")
-        return self._begin(params, self.hyperparameters(point))
+        begun = self._begin(params, self.hyperparameters(point))
+        return jax.tree.map(np.asarray, begun)
 
     def hyperparameters(self, point: int) -> dict[str, np.ndarray]:
         """Of a point's rule, scalars of the dtype of its params."""
@@ -165,7 +151,7 @@ class Points:
         at = self.axes.at(point)
         names = (*BASE[1:], *self._rule_takes)
         try:
-            optimizer = self._rule({name: at[name] for name in names})
+            optimizer = rule_at(self._optimizer, {name: at[name] for name in names})
         except ValueError as error:
             raise ValueError(f"at {self.axes.describe(point)}: {error}") from error
         state = optimizer.init(self.example)

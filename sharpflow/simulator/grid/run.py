@@ -1,262 +1,303 @@
-"""The host's side of a grid: points enter lanes, run chunk by chunk, and leave when done."""
+"""Simulate a grid of trajectories, plan it, and take a point of it."""
 
-import math
-import time
+import dataclasses
+import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import jax
 import numpy as np
 
-from sharpflow.simulator.grid.compiled import CompiledChunk, stacked
-from sharpflow.simulator.grid.lanes import Group, Lane
-from sharpflow.simulator.grid.layout import Layout
-from sharpflow.simulator.grid.points import Points
-from sharpflow.simulator.grid.sink import Sink
-from sharpflow.simulator.interrupt import Interrupted, Stop
-from sharpflow.simulator.observables import RUNNING
-from sharpflow.simulator.progress import Advance
-from sharpflow.simulator.schedule import Schedule
-from sharpflow.simulator.store.checkpoint import Checkpoint
+from sharpflow.models import Params, Problem
+from sharpflow.models.arguments import (
+    COUNT,
+    FLAG,
+    FUNCTION,
+    PATH,
+    Kind,
+    checked,
+    optional,
+    real,
+    shown,
+)
+from sharpflow.models.compiled_function import special_values_allowed
+from sharpflow.models.problem import PROBLEM
+from sharpflow.simulator.axes import BASE, keywords_of
+from sharpflow.simulator.grid.engine import (
+    DEVICES,
+    Placement,
+    build_engine,
+    lengths,
+    peak_memory,
+)
+from sharpflow.simulator.grid.execute import run_in_folder, run_in_memory
+from sharpflow.simulator.grid.points import MakeProblem
+from sharpflow.simulator.grid.spec import GridArguments, GridSpec, prepare, with_signature
+from sharpflow.simulator.host import Lanes, Layout
+from sharpflow.simulator.labels import parameter_names
+from sharpflow.simulator.processes import PROCESSES, Processes
+from sharpflow.simulator.program import MakeOptimizer
+from sharpflow.simulator.rules import gdwd
+from sharpflow.simulator.store.arrays import PENDING
+from sharpflow.simulator.store.folder import RunFolder
+from sharpflow.simulator.store.reading import open_run
+from sharpflow.simulator.trajectory import Trajectory, rule_fields
 from sharpflow.theory import Status
 
-_QUICK_CHECKPOINT = 0.1  # seconds: shorter ones are made after every chunk, which takes two
-_CHECKPOINT_SHARE = 0.02  # of the time, at most, for longer ones
+if TYPE_CHECKING:
+    import xarray
 
 
-class BatchRun:
-    """Runs the points of a batch to their ends.
+@special_values_allowed()
+@with_signature
+@checked(
+    devices=DEVICES,
+    group_width=optional(COUNT),
+    out=optional(PATH),
+    resume=FLAG,
+    processes=PROCESSES,
+    progress=optional(FLAG),
+)
+def simulate_grid(
+    problem: Problem | MakeProblem | GridSpec,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    group_width: int | None = None,
+    lanes: Lanes | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    processes: Processes | None = None,
+    progress: bool | None = None,
+    **arguments: Unpack[GridArguments],
+) -> "xarray.Dataset":
+    """Simulate every point of a grid of seeds, learning rates and weight decays.
+
+    The points are compiled together, with their hyperparameters as arguments, spread over
+    all devices and run chunk by chunk. One that diverges is frozen and changes no bit of the
+    others; one that is done makes room for the next.
 
     Args:
-      number: of the batch.
-      chunk: compiled for ``layout``.
-      layout: how many points are in flight, and how far a chunk goes.
-      points: how they start.
-      schedule: how far they run.
-      sink: where records go.
-      snapshot_every: records from a snapshot to the next, or None.
-      final_params: whether the last params are kept.
+      problem: what to train; or a function of some of ``axes`` that makes it; or a whole
+        ``GridSpec``, beside which nothing of it is given.
+      **arguments: what is simulated: the fields of ``GridSpec`` but for the problem.
+      devices: all of this process by default.
+      group_width: points that an update takes together by ``vmap``; chosen from memory and
+        a short timing by default.
+      lanes: ``"side_by_side"`` fills an accelerator with points that go on together,
+        ``"in_turn"`` is how a core runs them one after the other; by default as suits the
+        devices. Both give the same numbers up to rounding. A run that is resumed keeps those
+        that it was begun with unless others are given here, which it warns of and notes.
+      out: folder for the run; by default the result is kept in memory only.
+      resume: go on with the run in ``out``; begin it where there is none.
+      processes: what ``join_processes`` returned, where several share the grid.
+      progress: a bar on a terminal, lines elsewhere; by default on a terminal only.
+
+    Returns:
+      A dataset with dimensions (seed, learning_rate, weight_decay, any others, step), NaN
+      after a point has ended. ``status`` says how each ended, ``final_step`` when, ``tau`` is
+      the flow time. With ``out``, values are read from the folder when they are used.
+
+    Raises:
+      ValueError: an argument that cannot be used.
+      RunError: a ValueError: the folder holds another run, or cannot be used.
+      RunLockedError: another process is writing to ``out``.
+      StorageError: the disk did not take what had to be written; resume later.
+      Interrupted: a signal asked to stop a run with a folder; it can be resumed.
+    """
+    placement = Placement.of(devices, group_width, lanes)
+    run = None if out is None else RunFolder.at(out)
+    grid = prepare(GridSpec.of(problem, arguments))
+    if run is None:
+        if resume or processes is not None:
+            raise ValueError("resume and processes need a folder: give out as well")
+        return run_in_memory(grid, placement, progress)
+    together = Processes() if processes is None else processes
+    run_in_folder(grid, run, together, placement, resume=resume, progress=progress)
+    return open_run(run)
+
+
+@dataclasses.dataclass(frozen=True)
+class GridPlan:
+    """What a grid will take.
+
+    Attributes:
+      shape: points along each axis.
+      updates: of all points.
+      layouts: of each batch of points that share a problem.
+      memory_bytes: that a device holds while it runs, as the compiler foresees it.
+      peak_bytes: the most that a device held while the plan was timed; None where it does not
+        tell, as a CPU.
+      stored_bytes: of the result, before compression.
+      seconds: of all updates and records, compiling and writing aside.
     """
 
-    def __init__(
-        self,
-        number: int,
-        chunk: CompiledChunk,
-        layout: Layout,
-        points: Points,
-        schedule: Schedule,
-        sink: Sink,
-        *,
-        snapshot_every: int | None,
-        final_params: bool,
-    ) -> None:
-        self.number, self.chunk, self.layout = number, chunk, layout
-        self.points, self.schedule, self.sink = points, schedule, sink
-        self.snapshot_every, self.final_params = snapshot_every, final_params
-        self.groups: list[Group] = []
-        self.waiting: list[int] = []
-        self.resumed = Checkpoint({}, {})
-        self.made = 0
-        self._saved_at, self._saving = -math.inf, 0.0  # the last checkpoint's end, and its seconds
+    shape: dict[str, int]
+    updates: int
+    layouts: tuple[Layout, ...]
+    memory_bytes: int
+    peak_bytes: int | None
+    stored_bytes: int
+    seconds: float
 
-    def run(
-        self, pending: Sequence[int], resumed: Checkpoint, stop: Stop, advance: Advance
-    ) -> None:
-        """Run points until all have ended.
 
-        Args:
-          pending: points, in the order in which they enter.
-          resumed: where those are that had begun.
-          stop: asked between chunks.
-          advance: told of updates made.
+@with_signature
+@checked(devices=DEVICES, group_width=optional(COUNT))
+def plan_grid(
+    problem: Problem | MakeProblem | GridSpec,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    group_width: int | None = None,
+    lanes: Lanes | None = None,
+    **arguments: Unpack[GridArguments],
+) -> GridPlan:
+    """What ``simulate_grid`` with these arguments will take, from compiling and timing it.
 
-        Raises:
-          Interrupted: somebody asked to stop; a checkpoint has been written.
-          StorageError: the disk did not take what had to be written.
-        """
-        begun = [point for point in pending if point in resumed.positions]
-        self.waiting = begun + [point for point in pending if point not in resumed.positions]
-        self.resumed = resumed
-        width, first = self.layout.width, pending[0]
-        state, keywords = self.points.state(first), self.points.hyperparameters(first)
-        self.groups = [
-            Group([None] * width, stacked([state] * width), stacked([keywords] * width))
-            for _ in range(self.layout.groups * self.chunk.num_devices)
-        ]
-        while True:
-            for group in self.groups:
-                self._fill(group)
-            active = [group for group in self.groups if group.occupied]
-            if not active or stop.signal_number is not None or self._checkpoint_is_due():
-                self._checkpoint()
-            if not active:
-                return
-            if stop.signal_number is not None:
-                raise Interrupted("stopped between two chunks", stop.signal_number)
-            self.made = 0
-            self.chunk.spread(active, self._run_chunk)
-            for group in active:
-                self._harvest(group)
-            advance(self.made, self._note())
+    Args:
+      problem: as of ``simulate_grid``.
+      **arguments: what is simulated: the fields of ``GridSpec`` but for the problem.
+      devices, group_width, lanes: as of ``simulate_grid``.
 
-    def _fill(self, group: Group) -> None:
-        """Put waiting points into empty lanes; those of a group are at the same piece."""
-        for index, lane in enumerate(group.lanes):
-            if lane is not None or not self.waiting:
-                continue
-            phases = [other.position % self.layout.pieces for _, other in group.occupied]
-            position = self.resumed.positions.get
-            fitting = (
-                place
-                for place, point in enumerate(self.waiting)
-                if not phases or position(point, 0) % self.layout.pieces == phases[0]
-            )
-            place = next(fitting, None)
-            if place is None:
-                return
-            point = self.waiting.pop(place)
-            gaps = self.schedule.gaps(point, self.layout.pieces)
-            group.lanes[index] = Lane(point, gaps, np.cumsum(gaps) - gaps, position(point, 0))
-            leaves = self.resumed.states.get(point) or jax.tree.leaves(self.points.state(point))
-            for kept, leaf in zip(jax.tree.leaves(group.fetch()), leaves, strict=True):
-                kept[index] = leaf
-            for name, value in self.points.hyperparameters(point).items():
-                group.keywords[name][index] = value
-            group.device = group.placed = group.fetched = group.program = None
+    Returns:
+      The plan.
 
-    def _run_chunk(self, group: Group, device: int) -> None:
-        """One chunk of a group, on a device; called by a thread of its own."""
-        occupied = group.occupied
-        count = min(self.layout.rows, max(lane.rows_left for _, lane in occupied))
-        pieces = self.layout.pieces
-        phase = occupied[0][1].position % pieces
-        gaps = np.zeros((count, len(group.lanes)), np.int32)
-        group.observe = (phase + np.arange(count)) % pieces == 0
-        group.snapshot = np.zeros(gaps.shape, bool)
-        for index, lane in occupied:
-            own = lane.gaps[lane.position : lane.position + count]
-            gaps[: len(own), index] = own
-            if self.snapshot_every is not None:
-                records = (lane.position + np.arange(count)) // pieces
-                due = group.observe & (records % self.snapshot_every == 0)
-                group.snapshot[:, index] = due & (gaps[:, index] > 0)
-        rows = self.chunk.rows(gaps, group.observe, group.snapshot)
-        if group.device != device or group.placed is None:
-            group.placed = self.chunk.place((group.fetch(), group.keywords), device)
-            group.program = None
-        if group.program is None:
-            # a lane that is empty rests, and may as well have the data of another
-            some = occupied[0][1].point
-            points = [some if lane is None else lane.point for lane in group.lanes]
-            problems = [self.points.problem(point) for point in points]
-            group.program = self.chunk.program(device, problems)
-        placed, keywords = group.placed
-        state, columns, snapshots = self.chunk.run(device, group.program, placed, keywords, rows)
-        group.columns, group.snapshots = jax.tree.map(np.asarray, (columns, snapshots))
-        group.step, group.status = np.array(state.step), np.array(state.status)
-        group.device, group.placed = device, (state, keywords)
+    Raises:
+      ValueError: as ``simulate_grid``.
+    """
+    placement = Placement.of(devices, group_width, lanes)
+    grid = prepare(GridSpec.of(problem, arguments))
+    seconds, memory, layouts = 0.0, 0, []
+    for points in grid.batches:
+        pending = grid.longest_first(points.batch.points)
+        engine = build_engine(grid, points, pending, placement)
+        assert engine.timing is not None
+        seconds += engine.timing.seconds(*lengths(grid.schedule, pending))
+        memory = max(memory, engine.chunk.memory_bytes)
+        layouts.append(engine.layout)
+    return GridPlan(
+        shape=dict(zip(grid.axes.names, grid.axes.shape, strict=True)),
+        updates=int(grid.schedule.num_steps.sum()),
+        layouts=tuple(layouts),
+        memory_bytes=memory,
+        peak_bytes=peak_memory(placement.devices),
+        stored_bytes=sum(
+            int(np.prod(variable.shape)) * variable.dtype.itemsize
+            for variable in grid.variables.values()
+        ),
+        seconds=seconds,
+    )
 
-    def _harvest(self, group: Group) -> None:
-        """Write what a chunk recorded; points that are done leave."""
-        count = len(group.observe)
-        for index, lane in group.occupied:
-            columns = {name: values[:count, index] for name, values in group.columns.items()}
-            valid = lane.valid_rows(columns["step"])
-            self._write(lane, columns, group.observe[:valid])
-            if group.snapshots is not None:
-                taken = jax.tree.map(lambda leaf, i=index: leaf[:, i], group.snapshots)
-                self._write_snapshots(lane, taken, group.snapshot[:valid, index])
-            self.made += int(group.step[index]) - int(columns["step"][0])
-            lane.position += min(count, lane.rows_left)
-            status = int(group.status[index])
-            if status != Status.SUCCESS:
-                self._write_nothing(lane, group, index)
-            if status != Status.SUCCESS or not lane.rows_left:
-                if self.final_params:
-                    last = jax.tree.map(lambda leaf, i=index: leaf[i], group.fetch().params)
-                    self.sink.write_params("final_params", lane.point, last)
-                self.sink.finish(lane.point, status, int(group.step[index]))
-                group.lanes[index] = None
 
-    def _write(self, lane: Lane, columns: dict[str, np.ndarray], observe: np.ndarray) -> None:
-        """Write rows, of which ``observe`` says whether they recorded."""
-        if not observe.size:
-            return
-        rows = np.flatnonzero(observe)
-        records = (lane.position + np.arange(observe.size)) // self.layout.pieces
-        for name, values in columns.items():
-            if not self._is_kept(name):
-                continue
-            if name in RUNNING:
-                # of each record the last row: means over all updates since it
-                last = np.append(np.flatnonzero(np.diff(records)), observe.size - 1)
-                self.sink.write(name, lane.point, int(records[0]), values[last])
-            elif rows.size:
-                self.sink.write(name, lane.point, int(records[rows[0]]), values[rows])
+_NOT_COLUMNS = ("status", "final_step", "num_steps", "intrinsic_rate", "step", "tau")
 
-    def _is_kept(self, name: str) -> bool:
-        """Whether a column of the loop has an array: those it keeps unasked may have none."""
-        return name != "step" and (name not in RUNNING or name in self.sink.arrays)
 
-    def _write_snapshots(self, lane: Lane, taken: Any, snapshot: np.ndarray) -> None:
-        assert self.snapshot_every is not None
-        rows = np.flatnonzero(snapshot)
-        if rows.size:
-            record = (lane.position + int(rows[0])) // self.layout.pieces
-            kept = jax.tree.map(lambda leaf: leaf[: rows.size], taken)
-            self.sink.write_snapshots(lane.point, record // self.snapshot_every, kept)
+GRID = Kind(
+    "a dataset of a grid, as simulate_grid and open_run return it",
+    lambda value: all(
+        name in getattr(value, "variables", ()) for name in ("status", "step", "final_step")
+    ),
+)
 
-    def _write_nothing(self, lane: Lane, group: Group, index: int) -> None:
-        """NaN for the record that was due where a point was found lost between two chunks.
 
-        The arrays hold it already. But so the folder of a run holds a record of every step that a
-        point reached, and one that is missing was lost.
-        """
-        record = -(-lane.position // self.layout.pieces)
-        row = record * self.layout.pieces
-        if row >= len(lane.starts) or lane.starts[row] != group.step[index]:
-            return
-        for name, values in group.columns.items():
-            if self._is_kept(name):
-                one = np.full((1, *values.shape[2:]), np.nan)
-                self.sink.write(name, lane.point, record, one)
-        if self.snapshot_every is not None and record % self.snapshot_every == 0:
-            params = jax.tree.map(lambda leaf: leaf[index], group.fetch().params)
-            lost = jax.tree.map(lambda leaf: np.full((1, *leaf.shape), np.nan), params)
-            self.sink.write_snapshots(lane.point, record // self.snapshot_every, lost)
+@checked(grid=GRID, problem=PROBLEM, optimizer=FUNCTION)
+def grid_point(
+    grid: "xarray.Dataset", problem: Problem, *, optimizer: MakeOptimizer = gdwd, **point: Any
+) -> Trajectory:
+    """One point of a grid, for ``predict``, ``compare`` and ``measure_oscillation``.
 
-    def _checkpoint_is_due(self) -> bool:
-        """Whether the last checkpoint was quick, or is long enough ago.
+    Args:
+      grid: what ``simulate_grid`` or ``open_run`` returned.
+      problem: what was trained at this point.
+      optimizer: of the grid.
+      **point: the label of every axis with more than one value, as ``seed=0``; rates to six
+        digits.
 
-        The device waits while a large state is written: 0.2 to 0.4 s for that of VGG-11 after
-        each chunk of 2 s. A kill may then cost the work of a quarter of a minute, which is made
-        again.
-        """
-        if self._saving < _QUICK_CHECKPOINT:
-            return True
-        return time.monotonic() - self._saved_at >= self._saving / _CHECKPOINT_SHARE
+    Returns:
+      The trajectory as far as the grid recorded it; it cannot be gone on with.
 
-    def _checkpoint(self) -> None:
-        """Keep where the points are that have begun, in a lane or before one is free."""
-        if not self.sink.keeps_checkpoints:
-            return
-        began = time.monotonic()
-        positions: dict[int, int] = {}
-        states: list[list[np.ndarray]] = []
-        for group in (group for group in self.groups if group.occupied):
-            leaves = jax.tree.leaves(group.fetch())
-            for index, lane in group.occupied:
-                positions[lane.point] = lane.position
-                states.append([leaf[index] for leaf in leaves])
-        for point in self.waiting:
-            if point in self.resumed.states:
-                positions[point] = self.resumed.positions[point]
-                states.append(self.resumed.states[point])
-        columns = [np.stack(column) for column in zip(*states, strict=True)]
-        self.sink.checkpoint(self.number, positions, columns)
-        self._saved_at = time.monotonic()
-        self._saving = self._saved_at - began
+    Raises:
+      ValueError: an unknown or missing axis, a label that is not there, or a point that has
+        not run.
+    """
+    axes = [str(name) for name in grid["status"].dims]
+    at = grid.isel({name: _place(grid, name, point) for name in axes})
+    unknown = sorted(set(point) - set(axes))
+    if unknown:
+        raise ValueError(f"point names {unknown}; the axes of this grid are {axes}")
+    if int(at["status"]) == PENDING:
+        raise ValueError(f"the point {point} has not run yet")
+    labels = {name: at[name].item() for name in axes}
+    final_step = int(at["final_step"])
+    step = np.atleast_1d(at["step"].values)
+    diverged = int(at["status"]) == Status.DIVERGED
+    rows = np.flatnonzero(step <= final_step if diverged else step < final_step)
+    time = at["step"].dims[0]
+    example = jax.eval_shape(problem.init, jax.random.key(0))
+    columns = {
+        str(name): at[name].values[rows]
+        for name in at.data_vars
+        if name not in _NOT_COLUMNS and at[name].dims[:1] == (time,)
+    }
+    params, snapshot_row = None, np.zeros(0, int)
+    if "snapshot" in at.dims:
+        # labelled by steps or by records
+        kept = at["snapshot"].values
+        snapshot_row = np.searchsorted(step, kept) if time == "step" else kept
+        existing = np.isin(snapshot_row, rows)
+        snapshot_row = snapshot_row[existing]
+        params = _params(at, example, "params", existing)
+    has_last = all(name in at for name in parameter_names(example, "final_params"))
+    taken = (*BASE[1:], *keywords_of(optimizer, [name for name in axes if name not in BASE]))
+    rates = {name: labels[name] for name in taken}
+    state = optimizer(**rates).init(jax.tree.map(_ones, example))
+    return Trajectory(
+        step=step[rows],
+        columns=columns,
+        params=params,
+        snapshot_row=snapshot_row,
+        final_step=final_step,
+        final_params=_params(at, example, "final_params", ...) if has_last else None,
+        final_state=None,
+        status=Status(int(at["status"])),
+        **rule_fields(problem, state),
+        attributes=dict(grid.attrs) | labels,
+    )
 
-    def _note(self) -> str:
-        flying = sum(len(group.occupied) for group in self.groups)
-        return f", {flying} points in flight, {len(self.waiting)} waiting"
+
+def _place(grid: "xarray.Dataset", axis: str, point: dict[str, Any]) -> int:
+    """Index of the label of an axis."""
+    labels = grid[axis].values
+    if axis not in point:
+        if len(labels) > 1:
+            raise ValueError(f"point must say which {axis}: one of {labels.tolist()}")
+        return 0
+    wanted = point[axis]
+    if not np.issubdtype(labels.dtype, np.number):
+        found = np.flatnonzero(labels == str(wanted))
+    else:
+        found = _same_number(labels, real(wanted))
+    if not found.size:
+        raise ValueError(f"{axis} must be one of {labels.tolist()}, got {shown(wanted)}")
+    return int(found[0])
+
+
+def _same_number(labels: np.ndarray, wanted: float | None) -> np.ndarray:
+    """Where a label is a number: the very same or, of floats, the one that rounds to it.
+
+    A rate of a grid in float32 may be asked for as 0.1, and one that was computed as it prints.
+    """
+    if wanted is None:
+        return np.zeros(0, int)
+    same = np.flatnonzero(labels == wanted)
+    if same.size or not np.issubdtype(labels.dtype, np.floating):
+        return same
+    close = np.flatnonzero(np.isclose(labels.astype(float), wanted, rtol=1e-6, atol=0.0))
+    return close if close.size == 1 else np.zeros(0, int)
+
+
+def _params(at: "xarray.Dataset", example: Params, prefix: str, kept: Any) -> Params:
+    leaves = [at[name].values[kept] for name in parameter_names(example, prefix)]
+    return jax.tree.unflatten(jax.tree.structure(example), leaves)
+
+
+def _ones(like: jax.ShapeDtypeStruct) -> np.ndarray:
+    return np.ones(like.shape, like.dtype)

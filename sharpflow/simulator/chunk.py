@@ -1,4 +1,4 @@
-"""A chunk of lanes, compiled for each device and run on all of them at once."""
+"""Chunks of lanes: by jit for a single trajectory, and compiled for every device of a grid."""
 
 import collections
 import dataclasses
@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSha
 
 from sharpflow.models import Problem
 from sharpflow.models.precision import compiled
-from sharpflow.simulator.loop import Rows, padded_rows, run_rows
+from sharpflow.simulator.loop import Rows, padded_rows, run_chunk, run_rows
 from sharpflow.simulator.program import Program
 
 
@@ -29,7 +29,68 @@ class Job(Protocol):
     device: int | None
 
 
-class CompiledChunk:
+class Chunk:
+    """``run_rows`` over one lane, compiled by jit where its arrays lie.
+
+    Jit keeps what it compiled, so that another trajectory of an equal program compiles nothing.
+
+    Args:
+      program: what the loop does, with the data of one problem.
+      num_rows: R, most rows of a chunk.
+
+    Attributes:
+      num_devices: that groups may be on.
+    """
+
+    num_devices = 1
+
+    def __init__(self, program: Program, num_rows: int) -> None:
+        self._program, self.num_rows = program, num_rows
+
+    def rows(
+        self,
+        gaps: np.ndarray,
+        observe: np.ndarray | bool = True,
+        snapshot: np.ndarray | bool = False,
+    ) -> Rows:
+        """Rows of a group, padded to R.
+
+        Args:
+          gaps: shape (r, width).
+          observe, snapshot: shapes (r,) and (r, width), or one flag for all.
+        """
+        return padded_rows(gaps, observe, snapshot, self.num_rows)
+
+    def place(self, tree: Any, device: int) -> Any:
+        """Arrays of a group on a device; here as they are."""
+        return tree
+
+    def program(self, device: int, problems: Sequence[Problem]) -> Program:
+        """The program with the problems of a group's lanes, on a device.
+
+        Args:
+          device: index of the device.
+          problems: of the lanes; all are the same unless lanes have data of their own.
+        """
+        return self._program
+
+    def run(
+        self, device: int, program: Program, state: Any, hyperparameters: Any, rows: Rows
+    ) -> tuple:
+        """Run a chunk on the device where ``program`` and ``state`` are; the state is reused.
+
+        Returns:
+          As ``run_rows``.
+        """
+        return run_chunk(program, state, hyperparameters, rows)
+
+    def spread(self, jobs: Sequence[Job], work: Callable[[Any, int], None]) -> None:
+        """Call ``work(job, device)`` for all jobs, each device taking one after the other."""
+        for job in jobs:
+            work(job, 0)
+
+
+class CompiledChunk(Chunk):
     """``run_rows`` over a group of lanes, compiled for every device by itself.
 
     One program for several devices would be compiled by other rules than one for a single
@@ -55,15 +116,15 @@ class CompiledChunk:
         state: Any,
         hyperparameters: Any,
     ) -> None:
-        self.num_rows = num_rows
+        super().__init__(program, num_rows)
         self.width = int(state.step.shape[0])
-        self._program = program
         self._spread = _spread_over(program)
         self._shardings: list[Sharding] = (
             [SingleDeviceSharding(device) for device in devices]
             if self._spread is None
             else [self._spread]
         )
+        self.num_devices = len(self._shardings)
         # programs on devices: kept as long as a group uses them
         self._placed: weakref.WeakValueDictionary[tuple, Program] = weakref.WeakValueDictionary()
         self._placing = threading.Lock()
@@ -81,8 +142,8 @@ class CompiledChunk:
         programs = [lowered(sharding) for sharding in self._shardings]
         with ThreadPoolExecutor(len(self._shardings)) as pool:
             self._compiled = list(pool.map(lambda program: program.compile(), programs))
-        found = self._compiled[0].memory_analysis()
-        self.memory_bytes = 0 if found is None else found.peak_memory_in_bytes
+        analysis = self._compiled[0].memory_analysis()
+        self.memory_bytes = 0 if analysis is None else analysis.peak_memory_in_bytes
 
     def _abstract(self, abstract: Callable[[Any], jax.ShapeDtypeStruct]) -> Program:
         """Shapes and places of the program's arrays."""
@@ -102,12 +163,7 @@ class CompiledChunk:
         return leaf.sharding if len(leaf.sharding.device_set) > 1 else self._spread
 
     def program(self, device: int, problems: Sequence[Problem]) -> Program:
-        """The program with the problems of a group's lanes, on a device.
-
-        Args:
-          device: index of the device.
-          problems: of the lanes; all are the same unless lanes have data of their own.
-        """
+        """As of ``Chunk``; one copy of the data for all groups on the device."""
         if self._program.own_data:
             placed = [jax.device_put(one, self._shardings[device]) for one in problems]
             stacked_problem = jax.tree.map(lambda *leaves: jnp.stack(leaves), *placed)
@@ -125,25 +181,6 @@ class CompiledChunk:
                 self._placed[key] = placed_program
         return placed_program
 
-    @property
-    def num_devices(self) -> int:
-        """How many it was compiled for."""
-        return len(self._shardings)
-
-    def rows(
-        self,
-        gaps: np.ndarray,
-        observe: np.ndarray | bool = True,
-        snapshot: np.ndarray | bool = False,
-    ) -> Rows:
-        """Rows of a group, padded to R.
-
-        Args:
-          gaps: shape (r, width).
-          observe, snapshot: shapes (r,) and (r, width), or one flag for all.
-        """
-        return padded_rows(gaps, observe, snapshot, self.num_rows)
-
     def place(self, tree: Any, device: int) -> Any:
         """Arrays of a group on a device."""
         return jax.device_put(tree, self._shardings[device])
@@ -151,11 +188,7 @@ class CompiledChunk:
     def run(
         self, device: int, program: Program, state: Any, hyperparameters: Any, rows: Rows
     ) -> tuple:
-        """Run a chunk on the device where ``program`` and ``state`` are; the state is reused.
-
-        Returns:
-          As ``run_rows``.
-        """
+        """As of ``Chunk``."""
         return self._compiled[device](program, state, hyperparameters, self.place(rows, device))
 
     def spread(self, jobs: Sequence[Job], work: Callable[[Any, int], None]) -> None:

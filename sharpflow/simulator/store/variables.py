@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from sharpflow.models import Params
+from sharpflow.simulator.axes import BASE, Axes
 from sharpflow.simulator.columns import dimensions
-from sharpflow.simulator.grid.axes import BASE, Axes
 from sharpflow.simulator.labels import parameter_dimensions, parameter_names
 from sharpflow.simulator.schedule import Schedule
 from sharpflow.simulator.store.arrays import PENDING, Variable, known

@@ -1,15 +1,18 @@
 """Where the records of a grid go: arrays in memory, or a run's folder."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from sharpflow.models import Params
-from sharpflow.simulator.grid.axes import Axes
+from sharpflow.simulator.axes import Axes
+from sharpflow.simulator.host import Lane
 from sharpflow.simulator.labels import parameter_names
+from sharpflow.simulator.observables import RUNNING
+from sharpflow.simulator.program import LoopState
 from sharpflow.simulator.store.arrays import PENDING
 from sharpflow.simulator.store.errors import RunError, storage_errors
 from sharpflow.simulator.store.folder import RunFolder
@@ -25,6 +28,7 @@ class Sink:
       run: the folder they are in, if they are in one.
       process: index of this process, whose checkpoints these are.
       unfinished: the points that had not ended before; all by default.
+      final_params: whether the last params of a point are kept.
     """
 
     def __init__(
@@ -34,37 +38,42 @@ class Sink:
         run: RunFolder | None = None,
         process: int = 0,
         unfinished: Sequence[int] | None = None,
+        *,
+        final_params: bool = False,
     ) -> None:
         self.axes, self.arrays, self.run, self.process = axes, arrays, run, process
+        self.final_params = final_params
         self._ended = np.full(axes.num_points, unfinished is not None)
         self._ended[list(unfinished or ())] = False
         self._noted = 0
 
-    @property
-    def keeps_checkpoints(self) -> bool:
-        """Whether there is a folder for them."""
-        return self.run is not None
+    def keeps(self, name: str) -> bool:
+        """Whether a column of the loop has an array: those it makes unasked may have none."""
+        return name != "step" and (name not in RUNNING or name in self.arrays)
 
     def write(self, name: str, point: int, first: int, values: np.ndarray) -> None:
         """Some records of a column, or snapshots, from the ``first`` on."""
         self._put(name, (*self.axes.index(point), slice(first, first + len(values))), values)
-
-    def write_params(self, prefix: str, point: int, params: Params) -> None:
-        """All leaves of the params of a point."""
-        for name, leaf in self._named(prefix, params):
-            self._put(name, self.axes.index(point), leaf)
 
     def write_snapshots(self, point: int, first: int, params: Params) -> None:
         """Snapshots of a point, leaves with leading axis (snapshots,)."""
         for name, leaf in self._named("params", params):
             self.write(name, point, first, leaf)
 
-    def finish(self, point: int, status: int, step: int) -> None:
-        """A point that ended: its records have been written before."""
-        place = self.axes.index(point)
-        self._put("final_step", place, step)
-        self._put("status", place, status)
-        self._ended[point] = True
+    def finish(self, lane: Lane, state: Callable[[], LoopState]) -> None:
+        """A point that ended: its records have been written before.
+
+        Args:
+          lane: where it is.
+          state: fetches its last state.
+        """
+        if self.final_params:
+            for name, leaf in self._named("final_params", state().params):
+                self._put(name, self.axes.index(lane.point), leaf)
+        place = self.axes.index(lane.point)
+        self._put("final_step", place, lane.step)
+        self._put("status", place, int(lane.status))
+        self._ended[lane.point] = True
 
     def _note_ended(self) -> None:
         """Keep which points have ended, where that is more than was noted before."""
@@ -74,14 +83,21 @@ class Sink:
             self._noted = count
 
     def checkpoint(
-        self, batch: int, positions: Mapping[int, int], leaves: Sequence[np.ndarray]
+        self, batch: int, positions: Mapping[int, int], states: Callable[[], list[list]]
     ) -> None:
-        """Keep where the points in flight are, if there is a folder."""
+        """Keep where the points in flight are, if there is a folder.
+
+        Args:
+          batch: their number.
+          positions: rows that each of them has done.
+          states: fetches the leaves of each, in the same order.
+        """
         if self.run is None:
             return
         # first: once a point is in no checkpoint, nothing else says that it ever ran
         self._note_ended()
         if positions:
+            leaves = [np.stack(leaf) for leaf in zip(*states(), strict=True)]
             self.run.save_checkpoint(batch, self.process, positions, leaves)
         else:
             self.run.remove_checkpoints(batch, self.process)

@@ -1,0 +1,361 @@
+"""A grid before it runs: what the user asked for, checked as far as that is possible."""
+
+import dataclasses
+import inspect
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict, TypeVar
+
+import jax
+import numpy as np
+
+from sharpflow.models import Problem
+from sharpflow.models.arguments import COUNT, FLAG, FUNCTION, POSITIVE, instance, optional
+from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
+from sharpflow.simulator import observables as recorded
+from sharpflow.simulator.axes import BASE, Axes, grid_axes, keywords_of
+from sharpflow.simulator.chunk import stacked
+from sharpflow.simulator.grid.points import (
+    Batch,
+    MakeProblem,
+    Points,
+    Start,
+    batches,
+    joined_batches,
+)
+from sharpflow.simulator.loop import column_shapes
+from sharpflow.simulator.program import EffectiveRate, MakeOptimizer, Program, Rule
+from sharpflow.simulator.rules import gdwd
+from sharpflow.simulator.schedule import Schedule, plain, schedule
+from sharpflow.simulator.store.arrays import Variable
+from sharpflow.simulator.store.variables import grid_variables
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A grid, ready to run.
+
+    Attributes:
+      axes: its points.
+      schedule: how far they run and when they record.
+      batches: points that share a compiled program.
+      by_problem: the same points, those of every problem for themselves: the batches of runs
+        that earlier versions began.
+      variables: the labelled arrays of the result.
+      description: what was asked for, in plain numbers and strings.
+      snapshot_every: records from a snapshot to the next, or None.
+      final_params: whether the last params are kept.
+    """
+
+    axes: Axes
+    schedule: Schedule
+    batches: tuple[Points, ...]
+    by_problem: tuple[Points, ...]
+    variables: dict[str, Variable]
+    description: dict[str, Any]
+    snapshot_every: int | None
+    final_params: bool
+
+    @property
+    def title(self) -> str:
+        """For progress."""
+        return f"grid of {self.axes.num_points}"
+
+    def longest_first(self, points: Sequence[int]) -> list[int]:
+        """Points by their number of updates, those with most first."""
+        return sorted(points, key=lambda point: (-int(self.schedule.num_steps[point]), point))
+
+
+AXES = optional(instance(Mapping, "a dictionary of values by the name of the axis"))
+
+
+class GridArguments(TypedDict, total=False):
+    """The fields of ``GridSpec`` but for the problem, as keywords of a function."""
+
+    seeds: int | Sequence[int]
+    learning_rates: float | Sequence[float]
+    weight_decays: float | Sequence[float]
+    num_steps: int | None
+    tau: float | None
+    record_every: int | None
+    record_at: Sequence[int] | None
+    num_records: int | None
+    observables: str | recorded.Observable | Sequence[str | recorded.Observable]
+    snapshot_every: int | None
+    final_params: bool
+    optimizer: MakeOptimizer
+    start: Start | None
+    axes: Mapping[str, Sequence] | None
+    effective_learning_rate: EffectiveRate | None
+    matmul_precision: MatmulPrecision
+
+
+@dataclasses.dataclass(frozen=True)
+class GridSpec:
+    """What a grid simulates; how and where it is computed is said apart.
+
+    Attributes:
+      problem: what to train; or a function of some of ``axes`` that makes it. Problems that
+        differ in their data alone are compiled together and run side by side. All problems
+        are made before the first is traced: what differs between them goes into their data
+        or into closures of their own, not into one object that the function changes.
+      seeds: integers; a point starts from ``problem.init(jax.random.key(seed))``.
+      learning_rates, weight_decays: η and λ; one value or several, as ``seeds``.
+      num_steps, tau: updates of every point; or their flow time, for which a point makes
+        tau/(ηλ) of them. One of the two.
+      record_every, record_at, num_records: steps from a record to the next, by default 1;
+        or the steps to record; or how many records each point makes, evenly spaced. The
+        last gives a dimension ``record`` in place of ``step``, which is then a coordinate.
+      observables: as in ``simulate``.
+      snapshot_every: records from a snapshot of the params to the next; none by default.
+      final_params: whether the last params are kept.
+      optimizer: (learning_rate, weight_decay, **others) -> optax transformation; called with
+        traced values.
+      start: (key, learning_rate, weight_decay, **others) -> params, in place of
+        ``problem.init``; called with numbers.
+      axes: further axes by name. A value reaches those of ``problem``, ``start`` and
+        ``optimizer`` that take a keyword of this name.
+      effective_learning_rate, matmul_precision: as in ``simulate``.
+
+    Raises:
+      ValueError: an argument of another kind.
+    """
+
+    problem: Problem | MakeProblem
+    _: dataclasses.KW_ONLY
+    seeds: int | Sequence[int]
+    learning_rates: float | Sequence[float]
+    weight_decays: float | Sequence[float]
+    num_steps: int | None = None
+    tau: float | None = None
+    record_every: int | None = None
+    record_at: Sequence[int] | None = None
+    num_records: int | None = None
+    observables: str | recorded.Observable | Sequence[str | recorded.Observable] = recorded.DEFAULT
+    snapshot_every: int | None = None
+    final_params: bool = False
+    optimizer: MakeOptimizer = gdwd
+    start: Start | None = None
+    axes: Mapping[str, Sequence] | None = None
+    effective_learning_rate: EffectiveRate | None = None
+    matmul_precision: MatmulPrecision = FULL
+
+    def __post_init__(self) -> None:
+        for name, kind in _KINDS.items():
+            kind.require(name, getattr(self, name))
+
+    @classmethod
+    def of(
+        cls, problem: "Problem | MakeProblem | GridSpec", arguments: Mapping[str, Any]
+    ) -> "GridSpec":
+        """The specification that a function was given, whole or by its keywords.
+
+        Args:
+          problem: a specification, or the first field of one.
+          arguments: the other fields; none beside a specification.
+
+        Raises:
+          ValueError: a specification and other fields.
+          TypeError: a keyword that is no field, or one that is missing, as of any function.
+        """
+        if not isinstance(problem, GridSpec):
+            return cls(problem, **arguments)
+        if arguments:
+            raise ValueError(
+                f"problem is a whole GridSpec, got {sorted(arguments)} beside it: change the "
+                "specification by dataclasses.replace"
+            )
+        return problem
+
+
+_KINDS = {
+    "axes": AXES,
+    "num_steps": optional(COUNT),
+    "tau": optional(POSITIVE),
+    "record_every": optional(COUNT),
+    "num_records": optional(COUNT),
+    "observables": recorded.OBSERVABLES,
+    "snapshot_every": optional(COUNT),
+    "final_params": FLAG,
+    "optimizer": FUNCTION,
+    "start": optional(FUNCTION),
+    "effective_learning_rate": optional(FUNCTION),
+}
+
+
+def with_signature(function: _Function) -> _Function:
+    """Show the fields of ``GridSpec`` where Python's help looks for the arguments of a function.
+
+    Args:
+      function: takes them as ``**arguments``, and its docstring has an entry of one line for that.
+    """
+    assert GridSpec.__doc__ and function.__doc__
+    fields_text = GridSpec.__doc__[GridSpec.__doc__.index("      seeds:") :].split("\n\n")[0]
+    entry = next(line for line in function.__doc__.splitlines() if "**arguments:" in line)
+    function.__doc__ = function.__doc__.replace(entry, fields_text)
+    own = inspect.signature(function)
+    keywords = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    _, *fields = inspect.signature(GridSpec).parameters.values()
+    parameters = [keywords[0], *fields, *keywords[1:]]
+    function.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return function
+
+
+def prepare(spec: GridSpec) -> Grid:
+    """Work out the points of a grid.
+
+    Raises:
+      ValueError: an argument that cannot be used; nothing has been simulated.
+    """
+    num_steps, tau, record_every, num_records, snapshot_every = map(
+        plain,
+        (spec.num_steps, spec.tau, spec.record_every, spec.num_records, spec.snapshot_every),
+    )
+    axes = grid_axes(spec.seeds, spec.learning_rates, spec.weight_decays, spec.axes)
+    others = [name for name in axes.names if name not in BASE]
+    of_problem = _axes_of_problem(others, spec)
+    observables, running = recorded.resolve(spec.observables)
+    rule = Rule.made_by(spec.optimizer)
+    precision = validated_precision(spec.matmul_precision)
+
+    def program(made: Problem) -> Program:
+        rate = spec.effective_learning_rate
+        return Program(made, rule, observables, rate, matmul_precision=precision)
+
+    keep_previous = any(observable.needs_previous for observable in observables)
+
+    def points_of(batch: Batch) -> Points:
+        return Points(axes, batch, spec.start, spec.optimizer, keep_previous=keep_previous)
+
+    separate = batches(spec.problem, axes, of_problem, program)
+    by_problem = tuple(points_of(batch) for batch in separate)
+    joined = joined_batches(by_problem)
+    points = by_problem if len(joined) == len(separate) else tuple(map(points_of, joined))
+    rates = _rates(axes, by_problem)
+    timetable = schedule(
+        num_steps,
+        tau,
+        rates,
+        record_every=record_every,
+        record_at=spec.record_at,
+        num_records=num_records,
+    )
+    columns = _columns(points, running, axes.names)
+    keeps_params = snapshot_every is not None or spec.final_params
+    example = _one_shape(points) if keeps_params else None
+    variables = grid_variables(
+        axes,
+        timetable,
+        rates,
+        columns,
+        example if snapshot_every is not None else None,
+        snapshot_every,
+        example if spec.final_params else None,
+    )
+    first = points[0]
+    description = {
+        "axes": {name: list(values) for name, values in axes.values.items()},
+        "num_steps": num_steps,
+        "tau": tau,
+        "record_every": record_every,
+        "record_at": None if spec.record_at is None else [int(step) for step in spec.record_at],
+        "num_records": num_records,
+        "snapshot_every": snapshot_every,
+        "final_params": spec.final_params,
+        "observables": [*(_name(observable) for observable in observables), *running],
+        "columns": {name: list(like.shape) for name, like in columns.items()},
+        "optimizer": _name(spec.optimizer),
+        "start": None if spec.start is None else _name(spec.start),
+        "dtype": str(first.dtype),
+        "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(first.example)),
+        "loss_at_start": first.loss_at_start(),
+    }
+    if precision != FULL:  # left out otherwise, so that runs begun before it was kept go on
+        description["matmul_precision"] = precision
+    return Grid(
+        axes=axes,
+        schedule=timetable,
+        batches=points,
+        by_problem=by_problem,
+        variables=variables,
+        description=json.loads(json.dumps(description)),
+        snapshot_every=snapshot_every,
+        final_params=spec.final_params,
+    )
+
+
+def _axes_of_problem(others: Sequence[str], spec: GridSpec) -> tuple[str, ...]:
+    """The axes that the problem takes, once it is known that somebody takes each."""
+    by_problem: tuple[str, ...] = ()
+    if not isinstance(spec.problem, Problem) and callable(spec.problem):
+        by_problem = keywords_of(spec.problem, others)
+    functions = [function for function in (spec.start, spec.optimizer) if function is not None]
+    taken = {*by_problem, *(name for f in functions for name in keywords_of(f, others))}
+    unused = [name for name in others if name not in taken]
+    if unused:
+        raise ValueError(
+            f"axes has {unused}, which neither problem, start nor optimizer takes as a keyword"
+        )
+    return by_problem
+
+
+def _rates(axes: Axes, batches: Sequence[Points]) -> np.ndarray:
+    """Flow time per step of every point; the seed does not enter."""
+    cells = axes.num_points // axes.shape[0]
+    rates = np.full(cells, math.nan)
+    for points in batches:
+        for point in points.batch.points:
+            if point < cells:
+                rates[point] = points.rate(point)
+    return np.tile(rates, axes.shape[0])
+
+
+def _columns(
+    batches: Sequence[Points], running: Sequence[str], axes: Sequence[str]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and dtype of one record of every column."""
+    found: dict[str, jax.ShapeDtypeStruct] = {}
+    for points in batches:
+        point = points.batch.points[0]
+        shapes = column_shapes(points.batch.program, stacked([points.state(point)]), axes)
+        for name, one in sorted(shapes.items()):
+            if name == "step" or (name in recorded.RUNNING and name not in running):
+                continue
+            if np.issubdtype(one.dtype, np.complexfloating):
+                raise ValueError(
+                    f"the column {name!r} is complex, and a grid keeps real numbers: record its "
+                    "real and its imaginary part"
+                )
+            if found.setdefault(name, one).shape != one.shape:
+                raise ValueError(
+                    f"{name} has shape {one.shape} at {points.batch.values}, elsewhere "
+                    f"{found[name].shape}: a grid records one shape"
+                )
+    return found
+
+
+def _one_shape(batches: Sequence[Points]) -> Any:
+    shapes = {
+        (jax.tree.structure(points.example), *map(np.shape, jax.tree.leaves(points.example)))
+        for points in batches
+    }
+    if len(shapes) > 1:
+        raise ValueError(
+            "snapshot_every and final_params need params of one shape at all points, got "
+            f"{sorted(map(str, shapes))}"
+        )
+    return batches[0].example
+
+
+def _name(thing: Callable | recorded.Observable) -> str:
+    """What to call a function or an observable, the same in another process."""
+    if isinstance(thing, recorded.Observable):
+        compute = thing.compute
+        text = f"{thing.name}: {compute!r}" if dataclasses.is_dataclass(compute) else thing.name
+    else:
+        text = f"{thing.__module__}:{getattr(thing, '__qualname__', repr(thing))}"
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
