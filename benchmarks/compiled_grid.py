@@ -119,7 +119,7 @@ class CompiledGrid:
         host = Host(
             self._engine.chunk,
             self._engine.layout,
-            self.points,
+            self.points.starts,
             self.grid.schedule,
             sink,
             snapshot_every=None,

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -94,17 +94,18 @@ def watched(watch: Callable[[str, "Host"], None]) -> Iterator[None]:
         _watches.remove(watch)
 
 
-class Starts(Protocol):
-    """How the trajectories of a batch start, by the number of their point."""
+class Starts(NamedTuple):
+    """How the trajectories of a batch start, each by the number of its point.
 
-    def state(self, point: int) -> LoopState:
-        """Before the first update."""
+    Attributes:
+      state: before the first update.
+      hyperparameters: of the update rule, each of shape ().
+      problem: what is trained.
+    """
 
-    def hyperparameters(self, point: int) -> dict[str, np.ndarray]:
-        """Of the update rule, each of shape ()."""
-
-    def problem(self, point: int) -> Problem:
-        """What is trained."""
+    state: Callable[[int], LoopState]
+    hyperparameters: Callable[[int], dict[str, np.ndarray]]
+    problem: Callable[[int], Problem]
 
 
 class Recorder(Protocol):

@@ -1,6 +1,5 @@
 """Simulate a single trajectory."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence, Set
 from typing import Any
@@ -17,7 +16,7 @@ from sharpflow.models.precision import FULL, MatmulPrecision, validated_precisio
 from sharpflow.models.problem import PROBLEM
 from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.chunk import Chunk
-from sharpflow.simulator.host import Host, Lane, Layout
+from sharpflow.simulator.host import Host, Lane, Layout, Starts
 from sharpflow.simulator.interrupt import Stop
 from sharpflow.simulator.observables import OBSERVABLES
 from sharpflow.simulator.program import (
@@ -129,7 +128,7 @@ def simulate(
     host = Host(
         Chunk(program, num_rows),
         Layout(width=1, groups=1, devices=1, rows=num_rows, capacity=num_rows, pieces=1),
-        _Start(problem, state),
+        Starts(lambda _: state, lambda _: {}, lambda _: problem),
         times,
         records,
         snapshot_every=snapshot_every,
@@ -137,7 +136,7 @@ def simulate(
     )
     with progress_bar(num_steps, progress) as advance:
         host.run([0], Checkpoint({}, {}), Stop(), lambda count, note="": advance(count))
-    state, num_records = records.last_state, records.num_records
+    last, num_records = records.last_state, records.num_records
     seconds = time.perf_counter() - began
     snapshot_row = np.arange(0, num_records, snapshot_every) if snapshot_every else np.zeros(0, int)
     return Trajectory(
@@ -147,32 +146,15 @@ def simulate(
         if snapshot_every
         else None,
         snapshot_row=snapshot_row,
-        final_step=int(state.step),
-        final_params=state.params,
-        final_state=state,
-        status=Status(int(state.status)),
-        **rule_fields(problem, state.optimizer_state),
-        attributes=provenance(state.params)
-        | _hyperparameters(state.optimizer_state)
+        final_step=int(last.step),
+        final_params=last.params,
+        final_state=last,
+        status=Status(int(last.status)),
+        **rule_fields(problem, last.optimizer_state),
+        attributes=provenance(last.params)
+        | _hyperparameters(last.optimizer_state)
         | {"matmul_precision": matmul_precision, "seconds": seconds},
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Start:
-    """The one trajectory, as the host looks for it; its rule holds its own hyperparameters."""
-
-    trained: Problem
-    begun: LoopState
-
-    def state(self, point: int) -> LoopState:
-        return self.begun
-
-    def hyperparameters(self, point: int) -> dict[str, np.ndarray]:
-        return {}
-
-    def problem(self, point: int) -> Problem:
-        return self.trained
 
 
 class _Records:

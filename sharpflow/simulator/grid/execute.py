@@ -201,7 +201,7 @@ def _run_batch(
         host = Host(
             engine.chunk,
             engine.layout,
-            points,
+            points.starts,
             grid.schedule,
             sink,
             snapshot_every=grid.snapshot_every,

@@ -14,6 +14,7 @@ from sharpflow.models import Params, Problem, validate_params
 from sharpflow.models.arguments import require_within, shown
 from sharpflow.models.precision import compiled
 from sharpflow.simulator.axes import BASE, Axes, keywords_of
+from sharpflow.simulator.host import Starts
 from sharpflow.simulator.program import (
     Hyperparameters,
     LoopState,
@@ -157,6 +158,11 @@ class Points:
         state = optimizer.init(self.example)
         require_followed_schedules(state)
         return flow_time_per_step(state)
+
+    @property
+    def starts(self) -> Starts:
+        """How each point starts, as the host looks for it."""
+        return Starts(self.state, self.hyperparameters, self.problem)
 
     def loss_at_start(self) -> float:
         """L where the first point starts."""
