@@ -134,24 +134,24 @@ def number(
       above, least, below, most: exclusive and inclusive bounds, none by default.
     """
     bounds = {"above": above, "at least": least, "below": below, "at most": most}
-    told = [f"{words} {bound:g}" for words, bound in bounds.items() if bound is not None]
+    in_words = [f"{words} {bound:g}" for words, bound in bounds.items() if bound is not None]
     if above == 0 and below is most is None:
-        told = ["positive"]
+        in_words = ["positive"]
 
     def fits(value: Any) -> bool:
-        found = real(value)
-        if found is None or not math.isfinite(found):
+        size = real(value)
+        if size is None or not math.isfinite(size):
             return False
         if isinstance(value, int) and abs(value) > MOST:  # as no array of jax holds it
             return False
         return (
-            (above is None or found > above)
-            and (least is None or found >= least)
-            and (below is None or found < below)
-            and (most is None or found <= most)
+            (above is None or size > above)
+            and (least is None or size >= least)
+            and (below is None or size < below)
+            and (most is None or size <= most)
         )
 
-    return Kind(" and ".join([*told, "finite"]) + ("" if told else ", a number"), fits)
+    return Kind(" and ".join([*in_words, "finite"]) + ("" if in_words else ", a number"), fits)
 
 
 def count(least: int = 1, most: int = MOST) -> Kind:
@@ -177,7 +177,7 @@ def choice(options: Iterable[Any], also: Sequence[Any] = ()) -> Kind:
     """One of some texts.
 
     Args:
-      options: what is allowed and told.
+      options: what is allowed, as the error names it.
       also: what else is allowed.
     """
     known = tuple(options)
@@ -246,7 +246,7 @@ def array(
     """
     shape = "" if rank is None else f" with {rank} dimension" + ("s" if rank != 1 else "")
     bounds = {" above": above, " of at least": least, " below": below}
-    told = "".join(f"{words} {bound:g}" for words, bound in bounds.items() if bound is not None)
+    in_words = "".join(f"{words} {bound:g}" for words, bound in bounds.items() if bound is not None)
     unknown = ", or NaN" if missing else ""
 
     def fits(value: Any) -> bool:
@@ -257,21 +257,21 @@ def array(
         if isinstance(value, np.ma.MaskedArray):  # numpy would read what is under the mask
             return False
         try:
-            found = np.asarray(value)
+            entries = np.asarray(value)
         except (TypeError, ValueError, OverflowError):
             return False
-        if not _is_real(found.dtype) or (rank is not None and found.ndim != rank):
+        if not _is_real(entries.dtype) or (rank is not None and entries.ndim != rank):
             return False
         if missing:
-            found = found[~np.isnan(found)]
+            entries = entries[~np.isnan(entries)]
         return bool(
-            np.all(np.isfinite(found))
-            and (above is None or np.all(found > above))
-            and (least is None or np.all(found >= least))
-            and (below is None or np.all(found < below))
+            np.all(np.isfinite(entries))
+            and (above is None or np.all(entries > above))
+            and (least is None or np.all(entries >= least))
+            and (below is None or np.all(entries < below))
         )
 
-    return Kind(f"an array of finite numbers{told}{unknown}{shape}", fits)
+    return Kind(f"an array of finite numbers{in_words}{unknown}{shape}", fits)
 
 
 def _is_floating_pytree(value: Any) -> bool:

@@ -181,10 +181,10 @@ def require_reachable(y: np.ndarray, label_smoothing: float, logit_scale: float)
     _require_two(classes, "y")
     reason = "otherwise batch-normed logits reach the smoothed targets for no parameters"
     if np.any(counts != counts[0]) or counts[0] < 2:
-        found = dict(zip(classes.tolist(), counts.tolist(), strict=True))
+        counts_by_class = dict(zip(classes.tolist(), counts.tolist(), strict=True))
         raise ValueError(
             f"y must hold equally many examples of each class, at least two; {reason}. "
-            f"Got the counts {found}"
+            f"Got the counts {counts_by_class}"
         )
     smallest = smallest_label_smoothing(classes.size, logit_scale)
     if label_smoothing < smallest:

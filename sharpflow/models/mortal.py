@@ -27,10 +27,10 @@ class Mortal:
         Raises:
           ReferenceError: it has died.
         """
-        found = self._reference()
-        if found is None:
+        referent = self._reference()
+        if referent is None:
             raise ReferenceError("a function of this problem does not exist any more")
-        return found
+        return referent
 
     def _forget(self, reference: Any, caches: "weakref.WeakSet[Any]" = _FORGETTING) -> None:
         # an argument, because the names of a module are gone when Python ends
@@ -49,13 +49,13 @@ class _MortalsByIdentity:
     def __call__(self, thing: Any) -> Mortal:
         with self._lock:
             reference = self._known.get(id(thing))
-            found = None if reference is None else reference()
-            if found is None or found._reference() is not thing:
-                found = Mortal(thing)
+            known = None if reference is None else reference()
+            if known is None or known._reference() is not thing:
+                known = Mortal(thing)
                 self._known[id(thing)] = weakref.ref(
-                    found, functools.partial(self._drop, id(thing))
+                    known, functools.partial(self._drop, id(thing))
                 )
-            return found
+            return known
 
     def _drop(self, identity: int, reference: Any) -> None:
         # an unlocked look: a search for reference cycles may come here while the lock is held

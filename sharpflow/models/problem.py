@@ -112,11 +112,11 @@ class Problem:
         named = _bound_metrics({} if metrics is None else metrics, data)
         if (outputs is None) != (criterion is None):
             raise ValueError("outputs and criterion belong together: give both or neither")
-        found = [name for name in forms if name != "criterion"]
-        if len(found) != 1:
+        given_forms = [name for name in forms if name != "criterion"]
+        if len(given_forms) != 1:
             raise ValueError(
                 "a Problem takes exactly one of residual, outputs with criterion, or loss; "
-                f"got {found or 'none'}"
+                f"got {given_forms or 'none'}"
             )
         self._set(functions, named, data, scale_invariant, FULL)
 
@@ -518,12 +518,12 @@ def _check_shapes(problem: Problem, params: Params) -> None:
     if residual is not None:
         shape = jax.eval_shape(residual, params)
         if not hasattr(shape, "shape") or len(shape.shape) != 1:
-            found = getattr(shape, "shape", type(shape).__name__)
-            raise ValueError(f"residual must return a vector of shape (m,), got {found}")
+            got = getattr(shape, "shape", type(shape).__name__)
+            raise ValueError(f"residual must return a vector of shape (m,), got {got}")
     value = jax.eval_shape(problem.loss_value, params)
     if getattr(value, "shape", None) != ():
-        found = getattr(value, "shape", type(value).__name__)
-        raise ValueError(f"the loss must be a scalar of shape (), got {found}")
+        got = getattr(value, "shape", type(value).__name__)
+        raise ValueError(f"the loss must be a scalar of shape (), got {got}")
     dtype = jax.tree.leaves(params)[0].dtype
     if value.dtype != dtype:
         raise ValueError(

@@ -277,9 +277,9 @@ class _Walk:
             return self.visit(kind), tuple(self.visit(getattr(value, n, None)) for n in names)
         parameters = getattr(kind, "__dataclass_params__", None)
         if parameters is not None and parameters.frozen:
-            found = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)}
-            found |= getattr(value, "__dict__", {})
-            return self.visit(kind), tuple((n, self.visit(one)) for n, one in found.items())
+            fields = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)}
+            fields |= getattr(value, "__dict__", {})
+            return self.visit(kind), tuple((n, self.visit(one)) for n, one in fields.items())
         if (
             _is_known(kind.__module__)
             and kind.__base__ is object
@@ -299,24 +299,24 @@ class _Walk:
     def _of_class(self, kind: type) -> Hashable:
         own = vars(kind)
         fields = getattr(kind, "__dataclass_fields__", {})
-        found = [self.visit(base) for base in kind.__bases__]
+        parts = [self.visit(base) for base in kind.__bases__]
         if type(kind) is not type:
-            found.append(self.visit(type(kind)))
+            parts.append(self.visit(type(kind)))
         for name, value in own.items():
             if _is_of_the_language(name, value) or (name in _FLAX and issubclass(kind, nn.Module)):
                 continue
             if name not in fields:  # instances write to those, each to its own
                 self._bindings.append(Binding.of_attribute(kind, name))
-            found.append((name, self.visit(value)))
-        return self._identity(kind), tuple(found)
+            parts.append((name, self.visit(value)))
+        return self._identity(kind), tuple(parts)
 
     def _of_function(self, function: types.FunctionType) -> Hashable:
         names = _names(function.__code__)
         known = _is_known(function.__globals__.get("__name__"))
-        found: list[Hashable] = [self._identity(function)]
-        found += map(self.visit, function.__defaults__ or ())
-        found += [(n, self.visit(one)) for n, one in (function.__kwdefaults__ or {}).items()]
-        found += [self._of_attributes(function)]
+        parts: list[Hashable] = [self._identity(function)]
+        parts += map(self.visit, function.__defaults__ or ())
+        parts += [(n, self.visit(one)) for n, one in (function.__kwdefaults__ or {}).items()]
+        parts += [self._of_attributes(function)]
         for number, cell in enumerate(function.__closure__ or ()):
             binding = Binding.of_closure(function, number)
             if not known:
@@ -324,16 +324,16 @@ class _Walk:
             if binding.name in names.written_cells:
                 self._written_cells.add(id(cell))
             for attributes in names.cells.get(binding.name, ((),)):
-                found.append(self._of_path(binding.current(), attributes))
+                parts.append(self._of_path(binding.current(), attributes))
         if known:
-            return tuple(found)
+            return tuple(parts)
         self._written_attributes |= names.written_attributes
         self._written_globals |= {(id(function.__globals__), n) for n in names.written_globals}
         if names.modules - _KNOWN or names.written_globals:
             self._unsettled()
         for name, attributes in names.globals:
-            found.append(self._of_global(function, name, attributes))
-        return tuple(found)
+            parts.append(self._of_global(function, name, attributes))
+        return tuple(parts)
 
     def _of_attributes(self, value: Any) -> Hashable:
         """Of a function, without those that Python or a decorator describes it by."""
@@ -404,11 +404,11 @@ def _names(code: types.CodeType) -> _Names:
             elif step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"):
                 of_globals[step.argval, _attributes(instructions, number)] = None
             elif step.opname in ("LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"):
-                found = of_cells.setdefault(step.argval, {})
-                found[_attributes(instructions, number)] = None
+                attributes_of_cell = of_cells.setdefault(step.argval, {})
+                attributes_of_cell[_attributes(instructions, number)] = None
     return _Names(
         globals=tuple(of_globals),
-        cells={name: tuple(found) for name, found in of_cells.items()},
+        cells={name: tuple(attributes_of_cell) for name, attributes_of_cell in of_cells.items()},
         written_globals=frozenset(written["GLOBAL"]),
         written_cells=frozenset(written["DEREF"]),
         written_attributes=frozenset(written["ATTR"]),
@@ -427,12 +427,12 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 def _attributes(instructions: list[dis.Instruction], number: int) -> tuple[str, ...]:
-    found = []
+    names = []
     for step in instructions[number + 1 :]:
         if step.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
             break
-        found.append(step.argval)
-    return tuple(found)
+        names.append(step.argval)
+    return tuple(names)
 
 
 def _is_plain(value: Any) -> bool:

@@ -84,12 +84,12 @@ def grid_axes(
         values[name] = tuple(plain(value) for value in given)
         for value in values[name]:
             _require_label(name, value)
-    for name, found in values.items():
+    for name, labels in values.items():
         argument = f"{name}s" if name in BASE else f"axes[{name!r}]"
-        if not found:
+        if not labels:
             raise ValueError(f"{argument}: the axis {name} is empty; it needs at least one value")
-        if len(set(found)) < len(found):
-            raise ValueError(f"{argument}: the axis {name} holds a value twice: {shown(found)}")
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"{argument}: the axis {name} holds a value twice: {shown(labels)}")
     if any(rate <= 0 for rate in values["learning_rate"]):
         raise ValueError(f"learning_rates must be positive, got {values['learning_rate']}")
     if any(decay < 0 for decay in values["weight_decay"]):
@@ -155,7 +155,7 @@ def _integer(value: Any) -> int:
 
 
 def _number(name: str, value: Any) -> float:
-    found = real(plain(value))
-    if found is None or not math.isfinite(found):
+    number = real(plain(value))
+    if number is None or not math.isfinite(number):
         raise ValueError(f"{name} must be finite numbers, got {shown(value)}")
-    return found
+    return number

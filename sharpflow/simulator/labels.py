@@ -56,12 +56,12 @@ def parameter_dimensions(
     """
     leaves, separator = parameter_names(params, "params"), "_"
     while True:
-        found = [
+        dimensions = [
             tuple(f"{leaf}{separator}{axis}" for axis in range(rank))
             for leaf, rank in zip(leaves, ranks, strict=True)
         ]
-        if not {name for some in found for name in some} & set(names):
-            return found
+        if not {name for some in dimensions for name in some} & set(names):
+            return dimensions
         separator += "_"
 
 

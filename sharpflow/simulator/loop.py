@@ -108,8 +108,8 @@ def run_rows(
     # compiled functions of their own: traced once, though used twice
     one_step = jax.jit(partial(_one_step, program))
     record_moving: _Record = jax.jit(partial(_record, program))
-    recorded = _recorded_shapes(program, record_moving, state)
-    record_lane = partial(_record_if_active, record_moving, recorded)
+    shapes = _recorded_shapes(program, record_moving, state)
+    record_lane = partial(_record_if_active, record_moving, shapes)
     side_by_side = _alone if num_lanes == 1 else _side_by_side
     step = partial(side_by_side, program.own_data, one_step, problem)
     observe = _in_turn if program.in_turn else side_by_side
@@ -129,23 +129,23 @@ def run_rows(
         gap, observed = rows.gaps[index], rows.observe[index]
         before = _forget_running(state, observed & (gap > 0))
         state, made = step(before, gap > 0, hyperparameters)
-        found, memories = jax.lax.cond(
+        row_columns, memories = jax.lax.cond(
             observed,
             lambda: record(gap > 0, before, made, state.params),
-            lambda: (_zeros(recorded, num_lanes), before.memories),
+            lambda: (_zeros(shapes, num_lanes), before.memories),
         )
         state = state.replace(memories=memories)
         state = jax.lax.fori_loop(
             1, jnp.max(gap), lambda i, now: step(now, i < gap, hyperparameters)[0], state
         )
         # names that ``joined_columns`` keeps for these
-        found = found | _running(state) | {"step": before.step}
-        columns = jax.tree.map(lambda kept, now: kept.at[index].set(now), columns, found)
+        row_columns = row_columns | _running(state) | {"step": before.step}
+        columns = jax.tree.map(lambda kept, now: kept.at[index].set(now), columns, row_columns)
         return state, columns, snapshots, taken
 
     carry = (
         state,
-        _zeros(recorded | _further_shapes(state), num_rows, num_lanes),
+        _zeros(shapes | _further_shapes(state), num_rows, num_lanes),
         _zeros(state.params, program.num_snapshots) if program.num_snapshots else None,
         jnp.zeros(lanes.shape, jnp.int32),
     )
@@ -267,8 +267,8 @@ def _record(
     memories = []
     for observable, memory in zip(program.observables, state.memories, strict=True):
         if not (observable.needs_rule and effective is None):
-            found, memory = observable.observe(moment, memory)
-            parts.append((observable, found))
+            columns, memory = observable.observe(moment, memory)
+            parts.append((observable, columns))
         memories.append(memory)
     return joined_columns(parts, axes), tuple(memories)
 

@@ -100,26 +100,26 @@ def resolve(
     Raises:
       ValueError: an unknown or repeated name.
     """
-    found: list[Observable] = []
+    observables: list[Observable] = []
     running: list[str] = []
     for item in (requested,) if isinstance(requested, (str, Observable)) else requested:
         if isinstance(item, Observable):
-            found.append(item)
+            observables.append(item)
         elif isinstance(item, str) and item in RUNNING:
             running.append(item)
         elif isinstance(item, str) and item in BUILT_IN:
-            found.append(BUILT_IN[item])
+            observables.append(BUILT_IN[item])
         else:
             raise ValueError(
                 f"observables names {shown(item)}; known are {sorted([*BUILT_IN, *RUNNING])}, or "
                 "pass a sharpflow.simulator.Observable"
             )
     # two of somebody else's may share a name that no column has
-    names = [seen.name for seen in found if makes_standard_columns(seen)] + running
+    names = [seen.name for seen in observables if makes_standard_columns(seen)] + running
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
         raise ValueError(f"observables names {sorted(repeated)} more than once")
-    return tuple(found), tuple(running)
+    return tuple(observables), tuple(running)
 
 
 def makes_standard_columns(observable: Observable) -> bool:

@@ -119,7 +119,7 @@ def measure_oscillation(
         "predicted_covariance_eigenvalues": ("window", "eigenvalue"),
     }
     variables = {
-        name: (dims.get(name, ("window",)), np.stack([found[name] for found in columns]))
+        name: (dims.get(name, ("window",)), np.stack([window[name] for window in columns]))
         for name in columns[0]
     }
     bounds = np.asarray(windows, float)
@@ -169,7 +169,7 @@ def _window(
         period_two = np.sum(np.square(d - c)) / (2.0 * np.sum(np.square(c) + np.square(d)))
         in_edge = 0.5 * np.einsum("jsa,jab,jsb->", c, eigenvalues, c)
         share = in_edge / np.sum(losses[near])
-    found = {
+    statistics = {
         "covariance": covariance,
         "predicted_covariance": predicted,
         "covariance_eigenvalues": np.linalg.eigvalsh(covariance)[::-1],
@@ -178,8 +178,8 @@ def _window(
         "loss_share": share,
     }
     if not near.any():
-        found = {name: np.full_like(values, np.nan) for name, values in found.items()}
-    return found | {"num_samples": near.sum()}
+        statistics = {name: np.full_like(values, np.nan) for name, values in statistics.items()}
+    return statistics | {"num_samples": near.sum()}
 
 
 @compiled(static_argnames=("k", "on_sphere"))

@@ -201,13 +201,13 @@ def _arrival(
     problem: Problem, trajectory: Trajectory, step: int | None, largest_distance: float
 ) -> int:
     if step is not None:
-        found = np.flatnonzero(trajectory.snapshot_step == step)
-        if not found.size:
+        snapshots = np.flatnonzero(trajectory.snapshot_step == step)
+        if not snapshots.size:
             raise ValueError(
                 f"arrival_step = {step} is not the step of a snapshot; those are "
                 f"{trajectory.snapshot_step[:5]} ... {trajectory.snapshot_step[-1]}"
             )
-        return int(found[0])
+        return int(snapshots[0])
     closest = np.inf
     for index in range(len(trajectory.snapshot_row)):
         one = jax.tree.map(lambda leaf: leaf[index : index + 1], trajectory.params)  # noqa: B023

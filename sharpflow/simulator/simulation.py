@@ -14,11 +14,11 @@ from sharpflow.models.arguments import COUNT, FLAG, FUNCTION, checked, optional
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
 from sharpflow.models.problem import PROBLEM
-from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.chunk import Chunk
 from sharpflow.simulator.host import Host, Lane, Layout, Starts
 from sharpflow.simulator.interrupt import Stop
-from sharpflow.simulator.observables import OBSERVABLES
+from sharpflow.simulator.moment import Observable
+from sharpflow.simulator.observables import DEFAULT, OBSERVABLES, RUNNING, resolve
 from sharpflow.simulator.program import (
     EffectiveRate,
     LoopState,
@@ -59,7 +59,7 @@ def simulate(
     *,
     record_every: int = 1,
     record_at: Sequence[int] | np.ndarray | None = None,
-    observables: str | recorded.Observable | Sequence[str | recorded.Observable] = recorded.DEFAULT,
+    observables: str | Observable | Sequence[str | Observable] = DEFAULT,
     snapshot_every: int | None = None,
     effective_learning_rate: EffectiveRate | None = None,
     matmul_precision: MatmulPrecision = FULL,
@@ -102,7 +102,7 @@ def simulate(
       ValueError: unusable params, numbers out of range, an unknown observable or precision,
         or a trajectory that another rule made.
     """
-    requested, running = recorded.resolve(observables)
+    requested, running = resolve(observables)
     times = schedule(
         num_steps,
         None,
@@ -124,7 +124,7 @@ def simulate(
         num_snapshots=0 if snapshot_every is None else -(-num_rows // snapshot_every),
         matmul_precision=validated_precision(matmul_precision),
     )
-    records = _Records({*recorded.RUNNING, "step"} - {*running})
+    records = _Records({*RUNNING, "step"} - {*running})
     host = Host(
         Chunk(program, num_rows),
         Layout(width=1, groups=1, devices=1, rows=num_rows, capacity=num_rows, pieces=1),
@@ -230,7 +230,7 @@ def _starting_state(
     problem: Problem,
     params: "Params | Trajectory",
     optimizer: optax.GradientTransformation,
-    observables: tuple[recorded.Observable, ...],
+    observables: tuple[Observable, ...],
     keep_previous: bool,
 ) -> LoopState:
     if not isinstance(params, Trajectory):
@@ -265,5 +265,5 @@ def _shapes(tree: Any) -> tuple:
 
 def _hyperparameters(optimizer_state: Any) -> dict[str, float]:
     """The numbers that a rule tells, by name."""
-    told = edge_dynamics(optimizer_state).hyperparameters
-    return {name: float(value) for name, value in told.items()}
+    numbers = edge_dynamics(optimizer_state).hyperparameters
+    return {name: float(value) for name, value in numbers.items()}

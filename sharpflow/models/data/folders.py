@@ -28,14 +28,14 @@ def data_folder(
     candidates = (root, *(root / folder for folder in folders))
     if fetch is not None and _first_with(candidates, files) is None:
         fetch(candidates[1])
-    found = _first_with(candidates, files)
-    if found is None:
+    folder = _first_with(candidates, files)
+    if folder is None:
         places = ", ".join(str(candidate) for candidate in candidates)
         raise FileNotFoundError(
             f"none of {', '.join(files)} is in any of {places}; "
             f"download=True fetches them from {url}"
         )
-    return found
+    return folder
 
 
 def _first_with(candidates: Sequence[Path], files: Sequence[str]) -> Path | None:
@@ -52,9 +52,9 @@ def require_complete(folder: Path, origins: Sequence[Origin]) -> None:
       FileExistsError: saying what was found.
     """
     if any(origin.found != origin.official for origin in origins):
-        found = "; ".join(origin.sentence() for origin in origins)
+        sentences = "; ".join(origin.sentence() for origin in origins)
         raise FileExistsError(
             f"download=True wants the complete data, but {folder} holds a part of it "
-            f"({found}); move that folder away to fetch all, or read what is there "
+            f"({sentences}); move that folder away to fetch all, or read what is there "
             "with download=False"
         )

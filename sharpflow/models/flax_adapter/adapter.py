@@ -183,13 +183,15 @@ def from_flax(
         scores["train_accuracy"] = score(scored=labels)["accuracy"]
     if test is not None:
         test_inputs, test_labels = validated_test(test, labels, inputs.dtype)
-        found = score(scored=test_labels)
-        scores |= {f"test_{name}": one for name, one in found.items()}
+        test_scores = score(scored=test_labels)
+        scores |= {f"test_{name}": one for name, one in test_scores.items()}
         data = dataclasses.replace(data, scores=scores)
         data = with_test_inputs(network, data, test_inputs, micro_batch)
     if scale_invariant is None:
-        told = getattr(module, "scale_invariant", True) if isinstance(module, nn.Module) else True
-        scale_invariant = bool(told)
+        declared = (
+            getattr(module, "scale_invariant", True) if isinstance(module, nn.Module) else True
+        )
+        scale_invariant = bool(declared)
     problem = partial(
         Problem,
         network.init,

@@ -75,8 +75,8 @@ def training_rows(num_training: int, inputs: Array) -> Array:
 
 def in_dtype(leaf: Any, dtype: np.dtype) -> Any:
     """A floating-point array in a dtype; what counts, chooses or draws stays what it is."""
-    found = getattr(leaf, "dtype", None)
-    floating = found is not None and jnp.issubdtype(found, jnp.floating)
+    dtype_of_leaf = getattr(leaf, "dtype", None)
+    floating = dtype_of_leaf is not None and jnp.issubdtype(dtype_of_leaf, jnp.floating)
     return jnp.asarray(leaf, dtype) if floating else leaf
 
 

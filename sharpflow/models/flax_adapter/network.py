@@ -77,13 +77,13 @@ class NetworkData:
         Raises:
           ValueError: inputs, targets and scores of different numbers of rows.
         """
-        found = {"inputs": self._num_rows(self.inputs, self.num_training)}
+        num_rows = {"inputs": self._num_rows(self.inputs, self.num_training)}
         if self.test_inputs is not None:
-            found["test_inputs"] = self._num_rows(self.test_inputs, self.num_test)
-        found |= {f"scores[{name!r}]": score.num_rows for name, score in self.scores.items()}
+            num_rows["test_inputs"] = self._num_rows(self.test_inputs, self.num_test)
+        num_rows |= {f"scores[{name!r}]": score.num_rows for name, score in self.scores.items()}
         wrong = [
             f"{name} has {rows} rows instead of {expected}"
-            for name, rows in found.items()
+            for name, rows in num_rows.items()
             if rows != (expected := self.num_test if "test_" in name else self.num_training)
         ]
         if wrong:
@@ -393,8 +393,8 @@ def _splitting(
     return _relative_change(network.outputs(params, halves), network.outputs(params, whole))
 
 
-def _relative_change(found: Array, expected: Array) -> Float[Array, ""]:
-    return jnp.max(jnp.abs(found - expected)) / jnp.max(jnp.abs(expected))
+def _relative_change(computed: Array, expected: Array) -> Float[Array, ""]:
+    return jnp.max(jnp.abs(computed - expected)) / jnp.max(jnp.abs(expected))
 
 
 def _placed(
@@ -421,10 +421,10 @@ def _fixed(flat: Mapping[str, Array], fixed: Sequence[str]) -> dict[str, Array]:
     for name in fixed:
         if not any(_matches(path, name) for path in flat):
             raise ValueError(f"fixed names {name!r}, but the parameters are {sorted(flat)}")
-    found = {p: v for p, v in flat.items() if any(_matches(p, name) for name in fixed)}
-    if len(found) == len(flat):
+    chosen = {p: v for p, v in flat.items() if any(_matches(p, name) for name in fixed)}
+    if len(chosen) == len(flat):
         raise ValueError("fixed leaves nothing to train")
-    return found
+    return chosen
 
 
 def _matches(path: str, name: str) -> bool:

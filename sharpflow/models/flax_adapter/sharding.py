@@ -60,12 +60,12 @@ def example_sharding(devices: Sequence[jax.Device] | None) -> ExampleSharding:
     """
     if devices is None:
         return ExampleSharding()
-    found = list(devices) if isinstance(devices, Sequence) else []
-    if not found or not all(isinstance(device, jax.Device) for device in found):
+    several = list(devices) if isinstance(devices, Sequence) else []
+    if not several or not all(isinstance(device, jax.Device) for device in several):
         raise ValueError(f"devices must be a sequence of jax devices, got {devices!r}")
-    if len(set(found)) != len(found):
+    if len(set(several)) != len(several):
         raise ValueError(f"devices must be distinct, got {devices!r}")
-    return ExampleSharding(Mesh(np.array(found), (AXIS,), axis_types=(AxisType.Auto,)))
+    return ExampleSharding(Mesh(np.array(several), (AXIS,), axis_types=(AxisType.Auto,)))
 
 
 def padded(rows: np.ndarray, length: int) -> np.ndarray:

@@ -182,8 +182,8 @@ def build_engine(
 
     updates, records = lengths(schedule, pending)
 
-    def cost(found: tuple[CompiledChunk, Timing]) -> float:
-        return found[1].seconds(updates, records)
+    def cost(attempted: tuple[CompiledChunk, Timing]) -> float:
+        return attempted[1].seconds(updates, records)
 
     if placement.width is not None:
         best = attempt(placement.width)
@@ -348,9 +348,9 @@ def num_pieces(largest_gap: int, seconds_per_update: float) -> int:
 
 def best_seconds(call: Callable[[], None], repetitions: int = 3) -> float:
     """Least seconds of a few calls."""
-    found = []
+    seconds = []
     for _ in range(repetitions):
         began = time.perf_counter()
         call()
-        found.append(time.perf_counter() - began)
-    return min(found)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)

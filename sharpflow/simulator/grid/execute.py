@@ -149,12 +149,12 @@ def _begun_by_problem(run: RunFolder, grid: Grid) -> bool:
 
 def _other_lanes(grid: Grid, run: RunFolder, lanes: Lanes | None, unfinished: Sequence[int]) -> str:
     """How points went on before, where this launch asks for another way; nothing otherwise."""
-    left, found = set(unfinished), set()
+    left, before = set(unfinished), set()
     for number, points in enumerate(grid.batches):
         layout = _stored_layout(run, number)
         if layout is not None and layout.relaid(lanes) and not left.isdisjoint(points.batch.points):
-            found.add(str(layout.lanes))
-    return ", ".join(sorted(found))
+            before.add(str(layout.lanes))
+    return ", ".join(sorted(before))
 
 
 def _settled_engine(

@@ -125,10 +125,10 @@ class Points:
             finite.
         """
         params = self._params(point)
-        expected, found = _kinds(self.example)[:2], _kinds(params)[:2]
-        if expected != found:
+        expected, arrays = _kinds(self.example)[:2], _kinds(params)[:2]
+        if expected != arrays:
             raise ValueError(
-                f"the start at {self.axes.describe(point)} has arrays {found}, others have "
+                f"the start at {self.axes.describe(point)} has arrays {arrays}, others have "
                 f"{expected}: points that share a problem must have params of one shape"
             )
         if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(params)):
@@ -219,12 +219,12 @@ def batches(
             f"problem must be a Problem or a function that takes the axes {list(used)} and needs "
             f"nothing else, got {shown(problem)}: {error}"
         ) from error
-    found: dict[tuple, list[int]] = {}
+    points_of: dict[tuple, list[int]] = {}
     for point in range(axes.num_points):
         at = axes.at(point)
-        found.setdefault(tuple(at[name] for name in used), []).append(point)
+        points_of.setdefault(tuple(at[name] for name in used), []).append(point)
     result = []
-    for values, points in found.items():
+    for values, points in points_of.items():
         keywords = dict(zip(used, values, strict=True))
         made = problem(**keywords)
         if not isinstance(made, Problem):
@@ -238,11 +238,11 @@ def joined_batches(points: Sequence[Points]) -> list[Batch]:
 
     Their starts have arrays of the same shapes, which ``start`` may choose by an axis.
     """
-    found: dict[Any, Batch] = {}
+    joined: dict[Any, Batch] = {}
     for one in points:
         key = one.batch.structure, _kinds(one.example)
-        found[key] = found[key].joined(one.batch) if key in found else one.batch
-    return list(found.values())
+        joined[key] = joined[key].joined(one.batch) if key in joined else one.batch
+    return list(joined.values())
 
 
 def _batch(program: Program, points: tuple[int, ...], values: dict[str, Any]) -> Batch:

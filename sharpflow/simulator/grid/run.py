@@ -272,12 +272,12 @@ def _place(grid: "xarray.Dataset", axis: str, point: dict[str, Any]) -> int:
         return 0
     wanted = point[axis]
     if not np.issubdtype(labels.dtype, np.number):
-        found = np.flatnonzero(labels == str(wanted))
+        places = np.flatnonzero(labels == str(wanted))
     else:
-        found = _same_number(labels, real(wanted))
-    if not found.size:
+        places = _same_number(labels, real(wanted))
+    if not places.size:
         raise ValueError(f"{axis} must be one of {labels.tolist()}, got {shown(wanted)}")
-    return int(found[0])
+    return int(places[0])
 
 
 def _same_number(labels: np.ndarray, wanted: float | None) -> np.ndarray:

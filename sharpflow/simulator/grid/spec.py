@@ -14,7 +14,6 @@ import numpy as np
 from sharpflow.models import Problem
 from sharpflow.models.arguments import COUNT, FLAG, FUNCTION, POSITIVE, instance, optional
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
-from sharpflow.simulator import observables as recorded
 from sharpflow.simulator.axes import BASE, Axes, grid_axes, keywords_of
 from sharpflow.simulator.chunk import stacked
 from sharpflow.simulator.grid.points import (
@@ -26,6 +25,8 @@ from sharpflow.simulator.grid.points import (
     joined_batches,
 )
 from sharpflow.simulator.loop import column_shapes
+from sharpflow.simulator.moment import Observable
+from sharpflow.simulator.observables import DEFAULT, OBSERVABLES, RUNNING, resolve
 from sharpflow.simulator.program import EffectiveRate, MakeOptimizer, Program, Rule
 from sharpflow.simulator.rules import gdwd
 from sharpflow.simulator.schedule import Schedule, plain, schedule
@@ -84,7 +85,7 @@ class GridArguments(TypedDict, total=False):
     record_every: int | None
     record_at: Sequence[int] | None
     num_records: int | None
-    observables: str | recorded.Observable | Sequence[str | recorded.Observable]
+    observables: str | Observable | Sequence[str | Observable]
     snapshot_every: int | None
     final_params: bool
     optimizer: MakeOptimizer
@@ -135,7 +136,7 @@ class GridSpec:
     record_every: int | None = None
     record_at: Sequence[int] | None = None
     num_records: int | None = None
-    observables: str | recorded.Observable | Sequence[str | recorded.Observable] = recorded.DEFAULT
+    observables: str | Observable | Sequence[str | Observable] = DEFAULT
     snapshot_every: int | None = None
     final_params: bool = False
     optimizer: MakeOptimizer = gdwd
@@ -178,7 +179,7 @@ _KINDS = {
     "tau": optional(POSITIVE),
     "record_every": optional(COUNT),
     "num_records": optional(COUNT),
-    "observables": recorded.OBSERVABLES,
+    "observables": OBSERVABLES,
     "snapshot_every": optional(COUNT),
     "final_params": FLAG,
     "optimizer": FUNCTION,
@@ -218,7 +219,7 @@ def prepare(spec: GridSpec) -> Grid:
     axes = grid_axes(spec.seeds, spec.learning_rates, spec.weight_decays, spec.axes)
     others = [name for name in axes.names if name not in BASE]
     of_problem = _axes_of_problem(others, spec)
-    observables, running = recorded.resolve(spec.observables)
+    observables, running = resolve(spec.observables)
     rule = Rule.made_by(spec.optimizer)
     precision = validated_precision(spec.matmul_precision)
 
@@ -318,24 +319,24 @@ def _columns(
     batches: Sequence[Points], running: Sequence[str], axes: Sequence[str]
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and dtype of one record of every column."""
-    found: dict[str, jax.ShapeDtypeStruct] = {}
+    columns: dict[str, jax.ShapeDtypeStruct] = {}
     for points in batches:
         point = points.batch.points[0]
         shapes = column_shapes(points.batch.program, stacked([points.state(point)]), axes)
         for name, one in sorted(shapes.items()):
-            if name == "step" or (name in recorded.RUNNING and name not in running):
+            if name == "step" or (name in RUNNING and name not in running):
                 continue
             if np.issubdtype(one.dtype, np.complexfloating):
                 raise ValueError(
                     f"the column {name!r} is complex, and a grid keeps real numbers: record its "
                     "real and its imaginary part"
                 )
-            if found.setdefault(name, one).shape != one.shape:
+            if columns.setdefault(name, one).shape != one.shape:
                 raise ValueError(
                     f"{name} has shape {one.shape} at {points.batch.values}, elsewhere "
-                    f"{found[name].shape}: a grid records one shape"
+                    f"{columns[name].shape}: a grid records one shape"
                 )
-    return found
+    return columns
 
 
 def _one_shape(batches: Sequence[Points]) -> Any:
@@ -351,9 +352,9 @@ def _one_shape(batches: Sequence[Points]) -> Any:
     return batches[0].example
 
 
-def _name(thing: Callable | recorded.Observable) -> str:
+def _name(thing: Callable | Observable) -> str:
     """What to call a function or an observable, the same in another process."""
-    if isinstance(thing, recorded.Observable):
+    if isinstance(thing, Observable):
         compute = thing.compute
         text = f"{thing.name}: {compute!r}" if dataclasses.is_dataclass(compute) else thing.name
     else:

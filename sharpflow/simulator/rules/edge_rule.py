@@ -134,9 +134,9 @@ def edge_dynamics(state: Any) -> EdgeDynamics:
     parts = [edge_dynamics(part) for part in state] if isinstance(state, tuple) else []
     # a chain has a plain tuple, and what holds one rule beside numbers of its own a named one
     changed = isinstance(state, _NOT_ITS_STEPS) or (type(state) is tuple and len(state) > 1)
-    told = [part for part in parts if part.of_step and not changed]
+    of_step = [part for part in parts if part.of_step and not changed]
     return dataclasses.replace(
-        told[0] if told else EdgeDynamics(),
+        of_step[0] if of_step else EdgeDynamics(),
         kappa=math.prod(1.0 + part.kappa for part in parts) - 1.0,
         hyperparameters=dict(ChainMap(*(dict(part.hyperparameters) for part in parts))),
     )

@@ -57,14 +57,14 @@ def step_hyperparameters(after: Any) -> list[dict[str, Array]]:
       Those of each ``optax.inject_hyperparams`` within the state, which keeps the ones that it
       last used; an empty list for other rules.
     """
-    found = []
+    hyperparameters = []
     for part in jax.tree.leaves(after, is_leaf=_is_injected):
         if _is_injected(part):
-            found += [part.hyperparams, *step_hyperparameters(part.inner_state)]
-    return found
+            hyperparameters += [part.hyperparams, *step_hyperparameters(part.inner_state)]
+    return hyperparameters
 
 
-def with_step_hyperparameters(before: Any, found: list[dict[str, Array]]) -> Any:
+def with_step_hyperparameters(before: Any, hyperparameters_of_step: list[dict[str, Array]]) -> Any:
     """An optimizer state before a step that tells the hyperparameters of this step.
 
     ``optax.inject_hyperparams`` evaluates its schedules within the step, so that its state
@@ -73,12 +73,12 @@ def with_step_hyperparameters(before: Any, found: list[dict[str, Array]]) -> Any
 
     Args:
       before: the optimizer state before the step.
-      found: ``step_hyperparameters`` of the state after it.
+      hyperparameters_of_step: ``step_hyperparameters`` of the state after it.
 
     Returns:
       The state.
     """
-    waiting = iter(found)
+    waiting = iter(hyperparameters_of_step)
 
     def told(part: Any) -> Any:
         if not _is_injected(part):
@@ -89,7 +89,7 @@ def with_step_hyperparameters(before: Any, found: list[dict[str, Array]]) -> Any
     def walked(tree: Any) -> Any:
         return jax.tree.map(told, tree, is_leaf=_is_injected)
 
-    return walked(before) if found else before
+    return walked(before) if hyperparameters_of_step else before
 
 
 def require_followed_schedules(state: Any) -> None:

@@ -128,18 +128,18 @@ def zarr_dataset(
 
     from sharpflow.simulator.store.checked_store import CheckedStore
 
-    found = xarray.open_zarr(
+    opened = xarray.open_zarr(
         CheckedStore(folder, arrays=arrays, promised=promised, read_only=True),
         chunks=None,
         decode_times=False,
         zarr_format=3,
         consolidated=is_consolidated(read_metadata(folder / "zarr.json")),
     )
-    own = {stored: str(a.attrs[NAME]) for stored, a in found.items() if NAME in a.attrs}
-    found = found.rename_vars(own)
+    own = {stored: str(a.attrs[NAME]) for stored, a in opened.items() if NAME in a.attrs}
+    opened = opened.rename_vars(own)
     for name in own.values():
-        del found[name].attrs[NAME]
-    return found
+        del opened[name].attrs[NAME]
+    return opened
 
 
 def dataset(
@@ -150,12 +150,12 @@ def dataset(
     """Arrays in memory as a dataset."""
     import xarray
 
-    found = {
+    labelled = {
         name: (variable.dims, arrays[name], dict(variable.attributes))
         for name, variable in variables.items()
     }
     coordinates = [name for name, variable in variables.items() if variable.values is not None]
-    return xarray.Dataset(found, attrs=dict(attributes)).set_coords(coordinates)
+    return xarray.Dataset(labelled, attrs=dict(attributes)).set_coords(coordinates)
 
 
 @contextmanager

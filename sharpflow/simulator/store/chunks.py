@@ -95,10 +95,12 @@ def read_arrays(folder: Path) -> dict[str, ArrayFiles]:
         if root["node_type"] != "group":
             raise ValueError(f"it is no group but {root['node_type']!r}")
         if is_consolidated(root):
-            found = root["consolidated_metadata"]["metadata"]
+            metadata_by_name = root["consolidated_metadata"]["metadata"]
         else:
-            found = {each.parent.name: read_metadata(each) for each in folder.glob("*/zarr.json")}
-        return {name: _array(name, metadata) for name, metadata in found.items()}
+            metadata_by_name = {
+                each.parent.name: read_metadata(each) for each in folder.glob("*/zarr.json")
+            }
+        return {name: _array(name, metadata) for name, metadata in metadata_by_name.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         said = f"zarr.json says no {error}" if isinstance(error, KeyError) else str(error)
         raise RunError(f"{folder} cannot be read: {said}") from error
@@ -116,10 +118,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
       ValueError: of another format, or damaged.
       OSError: it cannot be read.
     """
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or found.get("zarr_format") != 3:
+    metadata = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(metadata, dict) or metadata.get("zarr_format") != 3:
         raise ValueError("only the third format of Zarr is read")
-    return found
+    return metadata
 
 
 def _array(name: str, metadata: Mapping[str, Any]) -> ArrayFiles:

@@ -286,11 +286,11 @@ class RunFolder:
         with storage_errors(self.path):
             self._layout(batch).parent.mkdir(exist_ok=True)
             with alone(self.path):
-                found = self.layout(batch)
-                if found is None or found == before:
-                    found = dict(layout)
-                    write_sealed(self._layout(batch), found)
-        return found
+                settled = self.layout(batch)
+                if settled is None or settled == before:
+                    settled = dict(layout)
+                    write_sealed(self._layout(batch), settled)
+        return settled
 
     def replace_layout(self, batch: int, layout: Mapping[str, Any]) -> None:
         """Change how a batch is laid out, since a device ran out of memory."""
@@ -310,11 +310,11 @@ class RunFolder:
         states: dict[int, list[np.ndarray]] = {}
         damaged: list[str] = []
         for folder in sorted(self._checkpoints(batch).glob("*")):
-            found, wrong = read_newest(folder)
+            checkpoint, wrong = read_newest(folder)
             damaged += wrong
-            for point, rows in found.positions.items() if found else ():
+            for point, rows in checkpoint.positions.items() if checkpoint else ():
                 if rows > positions.get(point, -1):
-                    positions[point], states[point] = rows, found.states[point]  # type: ignore[union-attr]
+                    positions[point], states[point] = rows, checkpoint.states[point]  # type: ignore[union-attr]
         return Checkpoint(positions, states), damaged
 
     def remove_checkpoints(self, batch: int, process: int) -> None:

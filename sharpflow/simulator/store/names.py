@@ -26,15 +26,15 @@ def stored_names(names: Iterable[str]) -> dict[str, str]:
     Returns:
       The folder of each, different from all others.
     """
-    found: dict[str, str] = {}
+    stored_as: dict[str, str] = {}
     used: set[str] = {"zarr.json"}  # which describes the group
     for name in names:
         stored = _as_file(name)
         if stored.lower() in used:
             stored = _with_digest(stored, name)
         used.add(stored.lower())
-        found[name] = stored
-    return found
+        stored_as[name] = stored
+    return stored_as
 
 
 def _as_file(name: str) -> str:

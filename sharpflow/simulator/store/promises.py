@@ -77,10 +77,10 @@ def promised(
         versions, those alone that hold something.
     """
     points = arrays["status"].dims
-    found = {}
+    chunks = {}
     for name, array in arrays.items():
         if array.dims[: len(points)] != points or name == "num_steps":
-            found[name] = np.full(array.grid, every_chunk)
+            chunks[name] = np.full(array.grid, every_chunk)
             continue
         parts = array.chunks[: len(points)]
         ended = _blocks(progress.ended, parts)
@@ -95,14 +95,14 @@ def promised(
         else:
             here = ended
         further = (1,) * (len(array.grid) - here.ndim)
-        found[name] = np.broadcast_to(here.reshape(*here.shape, *further), array.grid)
-    return found
+        chunks[name] = np.broadcast_to(here.reshape(*here.shape, *further), array.grid)
+    return chunks
 
 
 def absent(folder: Path, arrays: Mapping[str, ArrayFiles]) -> dict[str, list[tuple[int, ...]]]:
     """The chunks that are not there, by array, of those alone that lack some."""
-    found = {name: list(_absent(folder, array)) for name, array in arrays.items()}
-    return {name: indices for name, indices in found.items() if indices}
+    missing = {name: list(_absent(folder, array)) for name, array in arrays.items()}
+    return {name: indices for name, indices in missing.items() if indices}
 
 
 def _absent(folder: Path, array: ArrayFiles) -> Iterator[tuple[int, ...]]:

@@ -50,20 +50,20 @@ def open_run(folder: str | os.PathLike[str], *, verify: bool = False) -> "xarray
     if verify:
         verified_digest(run)
     try:
-        found = zarr_dataset(run.data, run.arrays(), chunks)
+        run_dataset = zarr_dataset(run.data, run.arrays(), chunks)
     except RunError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise RunError(f"{run.data} cannot be read: {error}") from error
     axes = run.description.get("axes")
     for name, labels in axes.items() if isinstance(axes, dict) else ():
-        if name in found.coords and not _same_labels(found[name].values, labels):
+        if name in run_dataset.coords and not _same_labels(run_dataset[name].values, labels):
             raise RunError(
                 f"the axis {name} in {run.data} and {run.path / 'run.json'} do not agree: one is "
                 f"damaged; "
                 f"{REMEDY}"
             )
-    return found.assign_attrs(noted_memory(run))
+    return run_dataset.assign_attrs(noted_memory(run))
 
 
 def noted_memory(run: RunFolder) -> dict[str, int]:
@@ -73,12 +73,12 @@ def noted_memory(run: RunFolder) -> dict[str, int]:
       ``predicted_memory_bytes`` and ``peak_memory_bytes``, in bytes, those that are known. None
       where the launches cannot be read: the numbers of the run do not depend on them.
     """
-    found: dict[str, int] = {}
+    memory: dict[str, int] = {}
     with contextlib.suppress(RunError):
         for launch in run.launches():
             noted = {name: launch[name] for name in _MEMORY if _is_size(launch.get(name))}
-            found = noted or found
-    return found
+            memory = noted or memory
+    return memory
 
 
 def _is_size(value: Any) -> bool:
@@ -95,7 +95,7 @@ def verified_digest(run: RunFolder) -> str:
       RunError: naming the first file that is missing or damaged.
     """
     promised_chunks(run)
-    found = hashlib.sha256()
+    digest_of_values = hashlib.sha256()
     for array in run.arrays().values():
         for index in array.indices():
             path = run.data / array.key(index)
@@ -106,9 +106,9 @@ def verified_digest(run: RunFolder) -> str:
             except OSError as error:
                 raise RunError(f"{path} cannot be read: {error}; {REMEDY}") from error
             array.require_whole(path, content)
-            found.update(f"{array.key(index)} {len(content)} ".encode())
-            found.update(hashlib.sha256(content).digest())
-    return found.hexdigest()
+            digest_of_values.update(f"{array.key(index)} {len(content)} ".encode())
+            digest_of_values.update(hashlib.sha256(content).digest())
+    return digest_of_values.hexdigest()
 
 
 def promised_chunks(run: RunFolder) -> Chunks:

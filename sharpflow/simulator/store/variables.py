@@ -62,38 +62,38 @@ def grid_variables(
             chunks=(*chunk, *(part for *_, part in trailing)),
         )
 
-    found = {
+    variables = {
         name: known((name,), [str(v) for v in values] if _labels(values) else np.array(values))
         for name, values in axes.values.items()
     }
-    found |= _times(axes, schedule, rates)
+    variables |= _times(axes, schedule, rates)
     meanings = ["PENDING", *(status.name for status in Status)]
-    found["status"] = of_points(
+    variables["status"] = of_points(
         np.int8,
         PENDING,
         flag_values=[PENDING, *(int(status) for status in Status)],
         flag_meanings=" ".join(meanings),
     )
-    found["final_step"] = of_points(np.int64, 0, long_name="updates made")
-    found["num_steps"] = known(
+    variables["final_step"] = of_points(np.int64, 0, long_name="updates made")
+    variables["num_steps"] = known(
         points, schedule.num_steps.reshape(axes.shape), long_name="updates to make"
     )
     for name, like in columns.items():
         dtype = like.dtype if np.issubdtype(like.dtype, np.floating) else np.float64
         own = tuple(zip(dimensions(name, len(like.shape)), like.shape, like.shape, strict=True))
         rows = (time, records, min(records, _MOST_ROWS))
-        found[name] = of_points(dtype, np.nan, (rows, *own))
+        variables[name] = of_points(dtype, np.nan, (rows, *own))
     of_params = [] if snapshots is None else parameter_names(snapshots, "params")
     if snapshots is not None:
         assert snapshot_every is not None
         kept = np.arange(0, records, snapshot_every)
         steps = schedule.steps(int(np.argmax(schedule.num_steps)))[kept]
-        found["snapshot"] = known(("snapshot",), steps if time == "step" else kept)
+        variables["snapshot"] = known(("snapshot",), steps if time == "step" else kept)
         leading = (("snapshot", len(kept), 1),)
-        found |= _parameters(snapshots, "params", of_params, of_points, leading)
+        variables |= _parameters(snapshots, "params", of_params, of_points, leading)
     if final_params is not None:
-        found |= _parameters(final_params, "final_params", of_params, of_points, ())
-    return found
+        variables |= _parameters(final_params, "final_params", of_params, of_points, ())
+    return variables
 
 
 def _parameters(
@@ -120,20 +120,20 @@ def _times(axes: Axes, schedule: Schedule, rates: np.ndarray) -> dict[str, Varia
     steps = np.zeros((len(first), records), np.int64)
     if schedule.count is None:
         steps[:] = schedule.steps(int(np.argmax(schedule.num_steps)))
-        found = {"step": known(("step",), steps[0])}
+        times = {"step": known(("step",), steps[0])}
     else:
         for point in first:
             steps[point] = schedule.steps(point)
-        found = {
+        times = {
             "record": known(("record",), np.arange(records)),
             "step": known((*cells, "record"), steps.reshape(*shape, records)),
         }
     rate = rates[: len(first)]
     if np.any(np.isfinite(rate)):
-        found["intrinsic_rate"] = known(cells, rate.reshape(shape), long_name="flow time per step")
+        times["intrinsic_rate"] = known(cells, rate.reshape(shape), long_name="flow time per step")
         tau = (rate[:, None] * steps).reshape(*shape, records)
-        found["tau"] = known((*cells, time), tau, long_name="flow time")
-    return found
+        times["tau"] = known((*cells, time), tau, long_name="flow time")
+    return times
 
 
 def _labels(values: tuple) -> bool:
