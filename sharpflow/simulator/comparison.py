@@ -1,5 +1,6 @@
 """A trajectory set against the flow that predicts it, in numbers."""
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import jax
@@ -10,13 +11,218 @@ from sharpflow.models.arguments import NOT_NEGATIVE, checked
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.problem import PROBLEM, parameter_rows
 from sharpflow.simulator.crossing import entry_step
+from sharpflow.simulator.observables import COLUMNS
 from sharpflow.simulator.prediction import Projection, project_snapshots
+from sharpflow.simulator.quantities import RESULT, described
+from sharpflow.simulator.quantity import Quantity, by_name
 from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory, recorded_snapshots
 from sharpflow.theory import FlowSolution, predicted_loss
 from sharpflow.theory.flow import FLOW
 
 if TYPE_CHECKING:
     import xarray
+
+_PER_EIGENVALUE = ("tau", "eigenvalue")
+COMPARISON = by_name(
+    RESULT["tau"],
+    RESULT["step"],
+    Quantity(
+        "tracking_error",
+        "tracking error ‖Φ(θₜ) − ζ(τ)‖",
+        "The distance between the trajectory, retracted to Γ, and the flow at the same flow time, "
+        "‖Φ(θₜ) − ζ(τ)‖.",
+        unit="1",
+        dims=("tau",),
+        scale="log",
+    ),
+    Quantity(
+        "distance_moved",
+        "distance moved ‖ζ(τ) − ζ(τ₀)‖",
+        "The distance of the flow from where it began, ‖ζ(τ) − ζ(τ₀)‖.",
+        unit="1",
+        dims=("tau",),
+        scale="linear",
+    ),
+    Quantity(
+        "relative_error",
+        "tracking error / distance moved",
+        "The tracking error over the distance moved, ‖Φ(θₜ) − ζ(τ)‖/‖ζ(τ) − ζ(τ₀)‖; NaN where the "
+        "flow has not moved.",
+        unit="1",
+        dims=("tau",),
+        scale="log",
+    ),
+    Quantity(
+        "distance_to_manifold",
+        "distance from Γ ‖θₜ − Φ(θₜ)‖",
+        "The distance of the trajectory from the minimizer manifold, ‖θₜ − Φ(θₜ)‖; NaN where the "
+        "retraction fails.",
+        unit="1",
+        dims=("tau",),
+        scale="log",
+    ),
+    Quantity(
+        "sharpness",
+        "sharpness λ₁ at Φ(θₜ)",
+        "The largest eigenvalue of the Hessian ∇²L at Φ(θₜ).",
+        unit="1",
+        dims=("tau",),
+        symbol="λ₁",
+        reference="threshold",
+        scale="log",
+    ),
+    Quantity(
+        "predicted_sharpness",
+        "predicted sharpness λ₁ at ζ(τ)",
+        "The largest eigenvalue of the Hessian ∇²L at the flow, ζ(τ).",
+        unit="1",
+        dims=("tau",),
+        symbol="predicted λ₁",
+        reference="predicted_threshold",
+        scale="log",
+    ),
+    dataclasses.replace(COLUMNS["threshold"], dims=("tau",)),
+    Quantity(
+        "predicted_threshold",
+        "predicted threshold λ*",
+        "The threshold λ* of the flow, which starts at the measured one and follows the predicted "
+        "oscillation, d log λ*/dτ = b(2 tr M − 1).",
+        unit="1",
+        dims=("tau",),
+        symbol="predicted λ*",
+        scale="log",
+    ),
+    Quantity(
+        "threshold_ratio",
+        "threshold λ*, measured / predicted",
+        "The measured threshold over the predicted one.",
+        unit="1",
+        dims=("tau",),
+        reference=1.0,
+        scale="linear",
+    ),
+    Quantity(
+        "edge_ratio",
+        "edge ratio λ₁/λ* at Φ(θₜ)",
+        "The largest eigenvalue of the Hessian at Φ(θₜ) over the threshold at the same step, "
+        "λ₁(Φ(θₜ))/λ*ₜ, which is 1 at the Edge of Stability.",
+        unit="1",
+        dims=("tau",),
+        symbol="λ₁/λ*",
+        reference=1.0,
+        scale="linear",
+    ),
+    Quantity(
+        "loss_mean",
+        "mean loss L̄",
+        "The mean of the training loss above its infimum over a window that ends here and starts "
+        "at an output at least 100 steps before; NaN before the oscillation has settled.",
+        unit="1",
+        dims=("tau",),
+        symbol="L̄",
+        reference="predicted_loss",
+        scale="linear",
+    ),
+    Quantity(
+        "predicted_loss",
+        "predicted mean loss ½ηλλ* tr M",
+        "The mean of ½ηλλ* tr M over the same window, times the share of the oscillation that the "
+        "rule has.",
+        unit="1",
+        dims=("tau",),
+        symbol="½ηλλ* tr M",
+        scale="linear",
+    ),
+    Quantity(
+        "loss_ratio",
+        "mean loss L̄, measured / predicted",
+        "The measured mean loss over the predicted one.",
+        unit="1",
+        dims=("tau",),
+        reference=1.0,
+        scale="linear",
+    ),
+    Quantity(
+        "eigenvalues",
+        "eigenvalues λᵢ at Φ(θₜ)",
+        "The k largest eigenvalues of the Hessian ∇²L at Φ(θₜ).",
+        unit="1",
+        dims=_PER_EIGENVALUE,
+        reference="threshold",
+        scale="log",
+    ),
+    Quantity(
+        "predicted_eigenvalues",
+        "predicted eigenvalues λᵢ at ζ(τ)",
+        "The k largest eigenvalues of the Hessian ∇²L at the flow, ζ(τ).",
+        unit="1",
+        dims=_PER_EIGENVALUE,
+        reference="predicted_threshold",
+        scale="log",
+    ),
+)
+
+# What the attributes of the whole dataset hold: one number for the trajectory.
+COMPARISON_NUMBERS = by_name(
+    Quantity(
+        "entry_step",
+        "entry step",
+        "The step at which the edge ratio first rises through 1, interpolated between records; NaN "
+        "where it does not.",
+        unit="step",
+        reference="predicted_entry_step",
+    ),
+    Quantity(
+        "predicted_entry_step",
+        "predicted entry step",
+        "The step at which the threshold, falling as at rest from the first output of the flow, "
+        "meets λ₁ there.",
+        unit="step",
+    ),
+    Quantity(
+        "final_relative_error",
+        "tracking error / distance moved",
+        "The tracking error over the distance moved at the last output.",
+        unit="1",
+        reference=0.0,
+    ),
+    Quantity(
+        "mean_edge_ratio",
+        "mean edge ratio on Γ after the entry",
+        "The mean of the edge ratio over the outputs after the oscillation has settled.",
+        unit="1",
+        reference=1.0,
+    ),
+    Quantity(
+        "mean_loss_ratio",
+        "mean loss after the entry, measured / predicted",
+        "The mean of the measured loss over that of the predicted one, over all steps after the "
+        "oscillation has settled.",
+        unit="1",
+        reference=1.0,
+    ),
+    Quantity(
+        "loss_rises_before",
+        "share of rising losses before the entry",
+        "The share of the steps before the entry that raise the loss.",
+        unit="1",
+        reference=0.0,
+    ),
+    Quantity(
+        "loss_rises_after",
+        "share of rising losses after the entry",
+        "The share of the steps after the entry that raise the loss.",
+        unit="1",
+        reference=0.5,
+    ),
+    RESULT["intrinsic_rate"],
+    Quantity(
+        "settle_tau",
+        "flow time left out",
+        "The flow time after the answer of the oscillation to the entry that averages leave out.",
+        unit="1",
+    ),
+)
 
 _SMALLEST_WINDOW = 100
 _RESTING = 1e-6  # a prediction that moved less is at rest, and errors are rounding
@@ -108,6 +314,8 @@ def compare(
         "loss_mean": loss,
         "predicted_loss": expected_loss,
         "loss_ratio": loss / expected_loss,
+        "eigenvalues": projection.eigenvalues,
+        "predicted_eigenvalues": np.asarray(flow.eigenvalues)[times],
     }
     before, after = _rises(trajectory, entry)
     attributes = trajectory.attributes | {
@@ -121,18 +329,12 @@ def compare(
         "loss_rises_before": before,
         "loss_rises_after": after,
     }
-    return xarray.Dataset(
-        {name: ("tau", values) for name, values in columns.items()}
-        | {
-            "eigenvalues": (("tau", "eigenvalue"), projection.eigenvalues),
-            "predicted_eigenvalues": (
-                ("tau", "eigenvalue"),
-                np.asarray(flow.eigenvalues)[times],
-            ),
-        },
+    found = xarray.Dataset(
+        {name: (COMPARISON[name].dims, values) for name, values in columns.items()},
         {"tau": tau, "step": ("tau", steps)},
         attributes,
     )
+    return described(found, COMPARISON)
 
 
 def _matched(trajectory: Trajectory, flow: FlowSolution) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from sharpflow.models.problem import PROBLEM
 from sharpflow.simulator.grid.axes import BASE, keywords_of
 from sharpflow.simulator.grid.points import MakeOptimizer
 from sharpflow.simulator.labels import parameter_names
+from sharpflow.simulator.quantities import quantity_of
 from sharpflow.simulator.rules import gdwd
 from sharpflow.simulator.store.arrays import PENDING
 from sharpflow.simulator.trajectory import Trajectory, rule_fields
@@ -92,6 +93,7 @@ def grid_point(
         status=Status(int(at["status"])),
         **rule_fields(problem, state),
         attributes=dict(grid.attrs) | labels,
+        quantities={name: quantity_of(name, grid[name].attrs) for name in columns},
     )
 
 

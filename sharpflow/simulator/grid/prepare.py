@@ -31,6 +31,7 @@ from sharpflow.simulator.grid.points import (
 from sharpflow.simulator.grid.variables import grid_variables
 from sharpflow.simulator.loop import column_shapes
 from sharpflow.simulator.program import EffectiveRate, Program
+from sharpflow.simulator.quantities import recorded_quantities
 from sharpflow.simulator.schedule import Schedule, plain, schedule
 from sharpflow.simulator.store.arrays import Variable
 
@@ -153,6 +154,7 @@ def prepare(
         kept if snapshot_every is not None else None,
         snapshot_every,
         kept if final_params else None,
+        recorded_quantities(columns, requested),
     )
     first = points[0]
     description = {
