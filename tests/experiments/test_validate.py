@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import xarray
+from described import undescribed
 from matplotlib import pyplot
 from typer.testing import CliRunner
 
@@ -136,6 +137,7 @@ def test_the_ladder_of_linear_regression_has_errors_of_first_order(small_case):
     flows = small_case.flows()
     rates = (4e-3, 2e-3, 1e-3)
     found = ladder.climb(small_case, flows, rates, progress=False)
+    assert undescribed(found) == []
     for name in ("tracking_error", "threshold_error", "edge_error", "period_two_error"):
         fit = statements.fit_error(found[name])
         assert 0.8 < fit.exponent < 1.3, (name, fit)
@@ -146,6 +148,7 @@ def test_the_ladder_of_linear_regression_has_errors_of_first_order(small_case):
 
 def test_the_entry_of_linear_regression_is_as_predicted(small_case):
     entries = measure_entries(small_case, small_case.flows(), (1e-3, 2e-4), progress=False)
+    assert undescribed(entries) == []
     late = entries["entry_step"] - entries["predicted_entry_step"]
     np.testing.assert_allclose(late, 0.0, atol=1e-3)  # the norm decays alone: rounding
     for name in ("delay", "overshoot"):  # known to leading order in √(ηλ)
@@ -237,6 +240,7 @@ def test_the_command_keeps_what_it_finds_and_fails_with_a_statement(
     assert r"| made up | \|a number\| | " in (out / "checks.md").read_text()
     with xarray.open_dataset(out / "made-up.nc") as numbers:
         assert float(numbers["number"]) == measured and numbers.attrs["part"] == "made-up"
+        assert undescribed(numbers) == []
 
 
 def test_an_unknown_part_is_refused_with_those_there_are(tmp_path):
