@@ -39,6 +39,7 @@ class Trajectory:
         in which the trajectory was frozen, at ``final_step``.
       intrinsic_rate: flow time per step, ηλ or η²/2; NaN for other rules.
       response: b of the rule; NaN for other rules.
+      decay_at_rest: by how much log λ* falls in a step at rest; NaN where the rule tells none.
       kappa: κ of IRE around the rule, 0 without it; NaN where no flow is known.
       on_sphere: whether the flow of this rule and problem lives on the unit sphere.
       oscillation_share: covariance of the oscillation over intrinsic rate × M of the flow: 1
@@ -61,6 +62,7 @@ class Trajectory:
     attributes: dict[str, Any]
     kappa: float = 0.0
     oscillation_share: float = 1.0
+    decay_at_rest: float = math.nan
     quantities: dict[str, Quantity] = dataclasses.field(default_factory=dict)
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -192,6 +194,7 @@ def rule_fields(problem: Problem, optimizer_state: Any) -> dict[str, Any]:
     numbers = {
         "intrinsic_rate": rule.intrinsic_rate,
         "response": rule.response,
+        "decay_at_rest": rule.decay_at_rest,
         "oscillation_share": rule.oscillation_share,
         "kappa": rule.kappa,
     }

@@ -26,7 +26,7 @@ from sharpflow.experiments.starts import point_at_angle
 from sharpflow.experiments.validate import cases, ladder, limits, parts, statements
 from sharpflow.experiments.validate.entry import measure_entries
 from sharpflow.experiments.validate.findings import Findings
-from sharpflow.simulator.crossing import first_crossing
+from sharpflow.simulator.crossing import SETTLE_TAU, first_crossing, settled_step
 
 RATES = np.array([2e-3, 6e-4, 2e-4, 6e-5, 2e-5])
 
@@ -264,3 +264,16 @@ def test_the_list_names_every_part():
 
 def test_keys_of_a_grid_are_read_back_as_seeds():
     assert [cases.seed_of(jax.random.key(seed)) for seed in (0, 7)] == [0, 7]
+
+
+def test_means_after_the_entry_begin_when_the_oscillation_has_answered_and_rung():
+    step, level = np.arange(0.0, 1000.0, 10.0), np.full(100, 2.0)
+    loss = np.where(step < 300, 1e-9, 1.5)  # below the level, but of its size
+    rate, rung = 1e-3, SETTLE_TAU / 1e-3
+    assert settled_step(step, 100.0, rate, loss, level) == 300 + rung
+    assert settled_step(step, 100.0, rate, loss, level, settle_tau=0.02) == 320
+    assert settled_step(step, 400.0, rate, loss, level) == 400 + rung
+    assert settled_step(step, 100.0, rate, loss, None) == 100 + rung  # nothing to compare with
+    assert settled_step(step, 100.0, rate, 0.1 * loss, level) == math.inf  # no answer
+    assert settled_step(step, 100.0, rate, loss, -level) == math.inf  # none is predicted
+    assert settled_step(step, math.nan, rate, loss, level) == math.inf

@@ -36,7 +36,9 @@ LEARNING_RATES = np.geomspace(0.1, 30.0, 13)
 WEIGHT_DECAYS = np.geomspace(1e-5, 3e-2, 13)
 NUM_STEPS, NUM_RECORDS = 6000, 160
 TRAINED = 0.05  # loss: a tenth of that of predicting the mean
-SETTLE, WATCHED = 0.2, 2.0  # flow time after the entry, from where and until when
+# Flow time after the entry, from where and until when a trajectory is watched. The oscillation's
+# answer is not waited for, as in the means of ``compare``: where theory ends there may be none.
+SETTLE, WATCHED = 0.2, 2.0
 NEAR = 0.05  # of the edge ratio to 1
 
 
