@@ -1,4 +1,4 @@
-"""``python -m docs.pages``: draw the pictures of the pages, and make the notebook.
+"""``python -m docs.pages``: draw pictures, make the notebook and tables.
 
 A page is run as a reader would run it: its Python blocks from top to bottom, in one
 namespace. What a block prints may stand below it as a ``text`` block; the figures
@@ -24,6 +24,7 @@ DOCS = Path(__file__).resolve().parent
 DRAWN = ("tutorial", "gallery")  # pages whose pictures their own code draws
 NOTEBOOK = "tutorial"
 NOTEBOOK_DPI = 100
+QUANTITIES = "quantities"  # the page whose tables the package itself holds
 
 FENCED = re.compile(
     r"^```(\w*)[^\n]*\n(.*?)^```[^\S\n]*$", re.MULTILINE | re.DOTALL
@@ -142,6 +143,47 @@ def notebook(
     )
 
 
+TABLE = re.compile(r"(<!-- quantities: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+HEADS = (
+    "name",
+    "label",
+    "definition",
+    "unit",
+    "further dimensions",
+    "compared with",
+    "axis",
+)
+
+
+def with_quantities(text: str) -> str:
+    """A page whose tables of quantities hold what the package says of them."""
+    from sharpflow.simulator import comparison, observables, oscillation, quantities
+
+    tables = {
+        "result": quantities.RESULT,
+        "recorded": observables.COLUMNS,
+        "metrics": observables.METRICS,
+        "comparison": comparison.COMPARISON,
+        "numbers": comparison.COMPARISON_NUMBERS,
+        "oscillation": oscillation.OSCILLATION,
+    }
+
+    def renewed(found: re.Match) -> str:
+        rows = [HEADS, ["---"] * len(HEADS)]
+        for each in tables[found[2]].values():
+            beside, dims = each.reference, ", ".join(each.dims)
+            if isinstance(beside, str):
+                beside = f"`{beside}`"
+            words = (each.label, each.definition, each.unit, dims)
+            line = "" if beside is None else beside
+            rows.append([f"`{each.name}`", *words, line, each.scale or ""])
+        cells = [[str(cell).replace("|", r"\|") for cell in row] for row in rows]
+        table = "".join(f"| {' | '.join(row)} |\n" for row in cells)
+        return f"{found[1]}\n{table}\n{found[3]}"
+
+    return TABLE.sub(renewed, text)
+
+
 def _for_notebook(words: str, *, after_code: bool) -> str:
     """Markdown as Jupyter reads it, without what the outputs show."""
     if after_code:
@@ -202,6 +244,8 @@ def main() -> None:
     )
     for name in parser.parse_args().pages:
         make(name)
+    told = DOCS / f"{QUANTITIES}.md"
+    told.write_text(with_quantities(told.read_text()))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from sharpflow.simulator.moment import Moment, Observable
 from sharpflow.simulator.oscillation import measure_oscillation
 from sharpflow.simulator.prediction import Projection, predict, project_snapshots
 from sharpflow.simulator.processes import Processes, join_processes
+from sharpflow.simulator.quantity import Quantity
 from sharpflow.simulator.rules import (
     EdgeDynamics,
     EdgeRule,
@@ -42,6 +43,7 @@ __all__ = [
     "Observable",
     "Processes",
     "Projection",
+    "Quantity",
     "RunError",
     "RunLockedError",
     "StorageError",

@@ -8,13 +8,11 @@ from jaxtyping import Array
 
 from sharpflow.simulator.moment import Observable
 from sharpflow.simulator.observables import STANDARD, makes_standard_columns
+from sharpflow.simulator.quantities import RESULT
 
 # Coordinates, dimensions and arrays that results have whatever is recorded, and the keyword of a
 # start beside its rates.
-RESERVED = (
-    *("seed", "learning_rate", "weight_decay", "key", "step", "record", "snapshot", "tau"),
-    *("status", "final_step", "num_steps", "intrinsic_rate"),
-)
+RESERVED = (*RESULT, "key")
 
 # what ``grid_point`` takes beside the labels of the axes
 KEYWORDS = ("grid", "problem", "optimizer")

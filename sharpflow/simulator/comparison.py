@@ -1,5 +1,6 @@
 """A trajectory set against the flow that predicts it, in numbers."""
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import jax
@@ -9,14 +10,220 @@ from sharpflow.models import Problem
 from sharpflow.models.arguments import NOT_NEGATIVE, checked
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.problem import PROBLEM, parameter_rows
-from sharpflow.simulator.crossing import entry_step
+from sharpflow.simulator.crossing import SETTLE_TAU, entry_step, known_mean, settled_step
+from sharpflow.simulator.observables import COLUMNS
 from sharpflow.simulator.prediction import Projection, project_snapshots
+from sharpflow.simulator.quantities import RESULT, described
+from sharpflow.simulator.quantity import Quantity, by_name
 from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory, recorded_snapshots
 from sharpflow.theory import FlowSolution, predicted_loss
 from sharpflow.theory.flow import FLOW
+from sharpflow.theory.stability import edge_loss_integral, steps_to_edge
 
 if TYPE_CHECKING:
     import xarray
+
+_PER_EIGENVALUE = ("tau", "eigenvalue")
+COMPARISON = by_name(
+    RESULT["tau"],
+    RESULT["step"],
+    Quantity(
+        "tracking_error",
+        "tracking error ‖Φ(θₜ) − ζ(τ)‖",
+        "The distance between the trajectory, retracted to Γ, and the flow at the same flow time, "
+        "‖Φ(θₜ) − ζ(τ)‖.",
+        unit="1",
+        dims=("tau",),
+        scale="log",
+    ),
+    Quantity(
+        "distance_moved",
+        "distance moved ‖ζ(τ) − ζ(τ₀)‖",
+        "The distance of the flow from where it began, ‖ζ(τ) − ζ(τ₀)‖.",
+        unit="1",
+        dims=("tau",),
+        scale="linear",
+    ),
+    Quantity(
+        "relative_error",
+        "tracking error / distance moved",
+        "The tracking error over the distance moved, ‖Φ(θₜ) − ζ(τ)‖/‖ζ(τ) − ζ(τ₀)‖; NaN where the "
+        "flow has not moved.",
+        unit="1",
+        dims=("tau",),
+        scale="log",
+    ),
+    Quantity(
+        "distance_to_manifold",
+        "distance from Γ ‖θₜ − Φ(θₜ)‖",
+        "The distance of the trajectory from the minimizer manifold, ‖θₜ − Φ(θₜ)‖; NaN where the "
+        "retraction fails.",
+        unit="1",
+        dims=("tau",),
+        scale="log",
+    ),
+    Quantity(
+        "sharpness",
+        "sharpness λ₁ at Φ(θₜ)",
+        "The largest eigenvalue of the Hessian ∇²L at Φ(θₜ).",
+        unit="1",
+        dims=("tau",),
+        symbol="λ₁",
+        reference="threshold",
+        scale="log",
+    ),
+    Quantity(
+        "predicted_sharpness",
+        "predicted sharpness λ₁ at ζ(τ)",
+        "The largest eigenvalue of the Hessian ∇²L at the flow, ζ(τ).",
+        unit="1",
+        dims=("tau",),
+        symbol="predicted λ₁",
+        reference="predicted_threshold",
+        scale="log",
+    ),
+    dataclasses.replace(COLUMNS["threshold"], dims=("tau",)),
+    Quantity(
+        "predicted_threshold",
+        "predicted threshold λ*",
+        "The threshold λ* of the flow, which starts at the measured one and follows the predicted "
+        "oscillation, d log λ*/dτ = b(2 tr M − 1).",
+        unit="1",
+        dims=("tau",),
+        symbol="predicted λ*",
+        scale="log",
+    ),
+    Quantity(
+        "threshold_ratio",
+        "threshold λ*, measured / predicted",
+        "The measured threshold over the predicted one.",
+        unit="1",
+        dims=("tau",),
+        reference=1.0,
+        scale="linear",
+    ),
+    Quantity(
+        "edge_ratio",
+        "edge ratio λ₁/λ* at Φ(θₜ)",
+        "The largest eigenvalue of the Hessian at Φ(θₜ) over the threshold at the same step, "
+        "λ₁(Φ(θₜ))/λ*ₜ, which is 1 at the Edge of Stability.",
+        unit="1",
+        dims=("tau",),
+        symbol="λ₁/λ*",
+        reference=1.0,
+        scale="linear",
+    ),
+    Quantity(
+        "loss_mean",
+        "mean loss L̄",
+        "The mean of the training loss above its infimum over a window that ends here and starts "
+        "at an output at least 100 steps before; NaN before the oscillation has settled.",
+        unit="1",
+        dims=("tau",),
+        symbol="L̄",
+        reference="predicted_loss",
+        scale="linear",
+    ),
+    Quantity(
+        "predicted_loss",
+        "predicted mean loss ½ηλλ* tr M",
+        "The mean of ½ηλλ* tr M over the same window, times the share of the oscillation that the "
+        "rule has.",
+        unit="1",
+        dims=("tau",),
+        symbol="½ηλλ* tr M",
+        scale="linear",
+    ),
+    Quantity(
+        "loss_ratio",
+        "mean loss L̄, measured / predicted",
+        "The measured mean loss over the predicted one.",
+        unit="1",
+        dims=("tau",),
+        reference=1.0,
+        scale="linear",
+    ),
+    Quantity(
+        "eigenvalues",
+        "eigenvalues λᵢ at Φ(θₜ)",
+        "The k largest eigenvalues of the Hessian ∇²L at Φ(θₜ).",
+        unit="1",
+        dims=_PER_EIGENVALUE,
+        reference="threshold",
+        scale="log",
+    ),
+    Quantity(
+        "predicted_eigenvalues",
+        "predicted eigenvalues λᵢ at ζ(τ)",
+        "The k largest eigenvalues of the Hessian ∇²L at the flow, ζ(τ).",
+        unit="1",
+        dims=_PER_EIGENVALUE,
+        reference="predicted_threshold",
+        scale="log",
+    ),
+)
+
+# What the attributes of the whole dataset hold: one number for the trajectory.
+COMPARISON_NUMBERS = by_name(
+    Quantity(
+        "entry_step",
+        "entry step",
+        "The step at which the edge ratio first rises through 1, interpolated between records; NaN "
+        "where it does not.",
+        unit="step",
+        reference="predicted_entry_step",
+    ),
+    Quantity(
+        "predicted_entry_step",
+        "predicted entry step",
+        "The step at which the threshold, falling as at rest from the first output of the flow, "
+        "meets λ₁ there.",
+        unit="step",
+    ),
+    Quantity(
+        "final_relative_error",
+        "tracking error / distance moved",
+        "The tracking error over the distance moved at the last output.",
+        unit="1",
+        reference=0.0,
+    ),
+    Quantity(
+        "mean_edge_ratio",
+        "mean edge ratio on Γ after the entry",
+        "The mean of the edge ratio over the outputs after the oscillation has settled.",
+        unit="1",
+        reference=1.0,
+    ),
+    Quantity(
+        "mean_loss_ratio",
+        "mean loss after the entry, measured / predicted",
+        "The mean of the measured loss over that of the predicted one, over all steps after the "
+        "oscillation has settled.",
+        unit="1",
+        reference=1.0,
+    ),
+    Quantity(
+        "loss_rises_before",
+        "share of rising losses before the entry",
+        "The share of the steps before the entry that raise the loss.",
+        unit="1",
+        reference=0.0,
+    ),
+    Quantity(
+        "loss_rises_after",
+        "share of rising losses after the entry",
+        "The share of the steps that raise the loss, after the oscillation has settled.",
+        unit="1",
+        reference=0.5,
+    ),
+    RESULT["intrinsic_rate"],
+    Quantity(
+        "settle_tau",
+        "flow time left out",
+        "The flow time after the answer of the oscillation to the entry that averages leave out.",
+        unit="1",
+    ),
+)
 
 _SMALLEST_WINDOW = 100
 _RESTING = 1e-6  # a prediction that moved less is at rest, and errors are rounding
@@ -29,7 +236,7 @@ def compare(
     flow: FlowSolution,
     problem: Problem,
     *,
-    settle_tau: float = 0.1,
+    settle_tau: float = SETTLE_TAU,
 ) -> "xarray.Dataset":
     """Set the snapshots of a trajectory against the flow at the same τ.
 
@@ -57,8 +264,9 @@ def compare(
       and attributes ``entry_step``, ``predicted_entry_step`` (crossings of edge ratio 1,
       measured and predicted from the norm at tau[0]; NaN where there is none),
       ``final_relative_error``, ``mean_edge_ratio``, ``mean_loss_ratio`` (mean measured
-      over mean predicted loss since the entry), ``loss_rises_before`` and
-      ``loss_rises_after`` the entry.
+      over mean predicted loss since then), ``loss_rises_before`` the entry and
+      ``loss_rises_after`` it. What is said to be after the entry begins once the oscillation has
+      settled: ``settle_tau`` after its loss first reaches half of the predicted one.
 
     Raises:
       ValueError: ``settle_tau`` negative, no snapshots, no column ``threshold``, or no snapshot
@@ -89,7 +297,15 @@ def compare(
     excess = None
     if "loss_mean" in trajectory:
         excess = trajectory["loss_mean"] - problem.loss_infimum
-    settled = steps >= _settled_step(trajectory, flow, excess, entry, settle_tau)
+    begin = settled_step(
+        trajectory.step,
+        entry,
+        trajectory.intrinsic_rate,
+        excess,
+        _equilibrium(trajectory, flow),
+        settle_tau=settle_tau,
+    )
+    settled = steps >= begin
     first = int(np.argmax(settled)) if settled.any() else len(steps)
     loss, expected_loss, loss_ratio = _window_losses(trajectory, flow, excess, rows, times, first)
     edge_ratio = projection.sharpness / threshold
@@ -108,31 +324,27 @@ def compare(
         "loss_mean": loss,
         "predicted_loss": expected_loss,
         "loss_ratio": loss / expected_loss,
+        "eigenvalues": projection.eigenvalues,
+        "predicted_eigenvalues": np.asarray(flow.eigenvalues)[times],
     }
-    before, after = _rises(trajectory, entry)
+    before, after = _rises(trajectory, entry, begin)
     attributes = trajectory.attributes | {
         "intrinsic_rate": trajectory.intrinsic_rate,
         "settle_tau": settle_tau,
         "entry_step": entry,
         "predicted_entry_step": predicted_entry,
         "final_relative_error": float(relative[-1]),
-        "mean_edge_ratio": _mean(edge_ratio[settled]),
+        "mean_edge_ratio": known_mean(edge_ratio[settled]),
         "mean_loss_ratio": loss_ratio,
         "loss_rises_before": before,
         "loss_rises_after": after,
     }
-    return xarray.Dataset(
-        {name: ("tau", values) for name, values in columns.items()}
-        | {
-            "eigenvalues": (("tau", "eigenvalue"), projection.eigenvalues),
-            "predicted_eigenvalues": (
-                ("tau", "eigenvalue"),
-                np.asarray(flow.eigenvalues)[times],
-            ),
-        },
+    found = xarray.Dataset(
+        {name: (COMPARISON[name].dims, values) for name, values in columns.items()},
         {"tau": tau, "step": ("tau", steps)},
         attributes,
     )
+    return described(found, COMPARISON)
 
 
 def _matched(trajectory: Trajectory, flow: FlowSolution) -> tuple[np.ndarray, np.ndarray]:
@@ -164,31 +376,18 @@ def _entry_step(trajectory: Trajectory, steps: np.ndarray, projection: Projectio
 
 
 def _predicted_entry_step(trajectory: Trajectory, flow: FlowSolution) -> float:
-    """Where λ* falling at rate b from tau[0] meets λ_1 there."""
+    """Where λ*, falling as at rest from tau[0], meets λ_1 there."""
     excess = np.log(float(flow.threshold[0]) / float(flow.eigenvalues[0, 0]))
-    rate = trajectory.intrinsic_rate
-    per_step = -2.0 * np.log1p(-rate) if float(flow.b) == 2.0 else float(flow.b) * rate
-    return float(float(flow.tau[0]) / rate + max(excess, 0.0) / per_step)
+    rate, decay = trajectory.intrinsic_rate, trajectory.decay_at_rest
+    decay = decay if np.isfinite(decay) else float(flow.b) * rate
+    return float(flow.tau[0]) / rate + steps_to_edge(max(float(excess), 0.0), decay)
 
 
-def _settled_step(
-    trajectory: Trajectory,
-    flow: FlowSolution,
-    excess: np.ndarray | None,
-    entry: float,
-    settle_tau: float,
-) -> float:
-    """When averages begin: the oscillation answers the entry late, then rings for a while."""
-    if not np.isfinite(entry):
-        return np.inf
-    answered = entry
-    if excess is not None:
-        equilibrium = np.asarray(predicted_loss(flow, trajectory.intrinsic_rate))
-        equilibrium = trajectory.oscillation_share * equilibrium
-        level = np.interp(trajectory.tau, np.asarray(flow.tau), equilibrium)
-        grown = (trajectory.step >= entry) & (excess >= level) & (level > 0)
-        answered = float(trajectory.step[np.argmax(grown)]) if grown.any() else np.inf
-    return answered + settle_tau / trajectory.intrinsic_rate
+def _equilibrium(trajectory: Trajectory, flow: FlowSolution) -> np.ndarray:
+    """The mean loss that the flow predicts at each record, shape (T,)."""
+    predicted = np.asarray(predicted_loss(flow, trajectory.intrinsic_rate))
+    predicted = trajectory.oscillation_share * predicted
+    return np.interp(trajectory.tau, np.asarray(flow.tau), predicted)
 
 
 def _window_losses(
@@ -213,11 +412,10 @@ def _window_losses(
     sums = np.cumsum(excess * (ends - trajectory.step))
     sums = np.concatenate([[0.0], sums])[trajectory.snapshot_row[rows]]
     thresholds, tau = np.asarray(flow.threshold)[times], np.asarray(flow.tau)[times]
-    # ds/dτ = b (2 tr M − 1) gives the integral of tr M from output to output exactly
-    traces = 0.5 * (np.diff(np.log(thresholds)) / float(flow.b) + np.diff(tau))
-    pieces = 0.25 * trajectory.intrinsic_rate * traces * (thresholds[1:] + thresholds[:-1])
+    rate = trajectory.intrinsic_rate
+    pieces = edge_loss_integral(rate, tau, thresholds, float(flow.b))
     pieces = trajectory.oscillation_share * pieces
-    predicted_sums = np.concatenate([[0.0], np.cumsum(pieces)]) / trajectory.intrinsic_rate
+    predicted_sums = np.concatenate([[0.0], np.cumsum(pieces)]) / rate
     for index in range(first + 1, len(steps)):
         fitting = np.flatnonzero(steps <= steps[index] - _SMALLEST_WINDOW)
         if fitting.size and fitting[-1] >= first:
@@ -231,14 +429,9 @@ def _window_losses(
     return measured, predicted, float(ratio)
 
 
-def _rises(trajectory: Trajectory, entry: float) -> tuple[float, float]:
+def _rises(trajectory: Trajectory, entry: float, settled: float) -> tuple[float, float]:
+    """The share of rising losses before the entry, and once the oscillation has settled."""
     if "loss_rises" not in trajectory.columns:
         return float("nan"), float("nan")
-    rises = trajectory["loss_rises"]
-    entered = trajectory.step >= entry
-    return _mean(rises[~entered]), _mean(rises[entered])
-
-
-def _mean(values: np.ndarray) -> float:
-    values = values[np.isfinite(values)]
-    return float(np.mean(values)) if values.size else float("nan")
+    rises, step = trajectory["loss_rises"], trajectory.step
+    return known_mean(rises[~(step >= entry)]), known_mean(rises[step >= settled])

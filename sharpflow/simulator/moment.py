@@ -1,13 +1,14 @@
 """What an observable sees of a trajectory, and what it is."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtyping import Array
 
 from sharpflow.models import Params, Problem
-from sharpflow.models.arguments import shown
+from sharpflow.models.arguments import ArgumentError, shown
+from sharpflow.simulator.quantity import Quantity
 from sharpflow.simulator.rules import EdgeDynamics
 
 
@@ -49,9 +50,13 @@ class Observable:
       needs_previous: whether it looks at w_{t−1}, which is otherwise not kept.
       needs_rule: whether it needs η̃ and is left out where nobody tells it.
       memory: params -> what it remembers from record to record, a pytree of arrays.
+      quantities: what its columns hold, a ``Quantity`` for each, which has the column's name.
+        Datasets, figures and reports take label, definition and unit from it. A column without
+        one has its name for a label and an unknown unit.
 
     Raises:
-      ValueError: a name that is no text, or something to compute that is no function.
+      ValueError: a name that is no text, something to compute that is no function, or quantities
+        that are none.
     """
 
     name: str
@@ -59,12 +64,19 @@ class Observable:
     needs_previous: bool = False
     needs_rule: bool = False
     memory: Callable[[Params], Any] | None = None
+    quantities: Sequence[Quantity] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
             raise ValueError(f"name must be a text, got {shown(self.name)}")
         if not callable(self.compute):
             raise ValueError(f"compute must be a function, got {shown(self.compute)}")
+        several = isinstance(self.quantities, (tuple, list))
+        if not several or not all(isinstance(each, Quantity) for each in self.quantities):
+            allowed = "a tuple of sharpflow.simulator.Quantity"
+            raise ArgumentError("quantities", allowed, shown(self.quantities))
+        # compiled programs are found again by their observables: these need a hash
+        object.__setattr__(self, "quantities", tuple(self.quantities))
 
     def observe(self, moment: Moment, memory: Any) -> tuple[Mapping[str, Array], Any]:
         """The columns of one record, and the memory after it.

@@ -8,8 +8,8 @@ from jaxtyping import Array
 
 from sharpflow.models.arguments import Kind, shown
 from sharpflow.simulator.moment import Moment, Observable
+from sharpflow.simulator.quantity import Quantity, by_name
 from sharpflow.simulator.sharpness import (
-    PLACES,
     hessian_sharpness,
     preconditioned_sharpness,
     sharpness,
@@ -44,13 +44,80 @@ def _metrics(moment: Moment) -> dict[str, Array]:
 
 
 BUILT_IN: dict[str, Observable] = {
-    "loss": Observable("loss", _loss),
-    "norm_squared": Observable("norm_squared", _norm_squared),
-    "gradient_norm": Observable("gradient_norm", _gradient_norm),
-    "effective_learning_rate": Observable(
-        "effective_learning_rate", _effective_learning_rate, needs_rule=True
+    "loss": Observable(
+        "loss",
+        _loss,
+        quantities=[
+            Quantity(
+                "loss",
+                "training loss L",
+                "The training loss of the full batch before update t, L(wₜ).",
+                unit="1",
+                symbol="L",
+                scale="log",
+            )
+        ],
     ),
-    "threshold": Observable("threshold", _threshold, needs_rule=True),
+    "norm_squared": Observable(
+        "norm_squared",
+        _norm_squared,
+        quantities=[
+            Quantity(
+                "norm_squared",
+                "squared norm ‖w‖²",
+                "The squared Euclidean norm of all parameters, ‖wₜ‖².",
+                unit="1",
+                symbol="‖w‖²",
+                scale="log",
+            )
+        ],
+    ),
+    "gradient_norm": Observable(
+        "gradient_norm",
+        _gradient_norm,
+        quantities=[
+            Quantity(
+                "gradient_norm",
+                "gradient norm ‖∇L(w)‖",
+                "The Euclidean norm of the gradient of the training loss, ‖∇L(wₜ)‖.",
+                unit="1",
+                symbol="‖∇L(w)‖",
+                scale="log",
+            )
+        ],
+    ),
+    "effective_learning_rate": Observable(
+        "effective_learning_rate",
+        _effective_learning_rate,
+        needs_rule=True,
+        quantities=[
+            Quantity(
+                "effective_learning_rate",
+                "effective learning rate η̃",
+                "The step size that the direction w/‖w‖ feels, for gradient descent with weight "
+                "decay η̃ₜ = η/((1 − ηλ)‖wₜ‖²); of a loss that is not scale-invariant the one that "
+                "w itself feels, η/(1 − ηλ/2).",
+                unit="1",
+                symbol="η̃",
+                scale="log",
+            )
+        ],
+    ),
+    "threshold": Observable(
+        "threshold",
+        _threshold,
+        needs_rule=True,
+        quantities=[
+            Quantity(
+                "threshold",
+                "threshold λ*",
+                "The sharpness at which gradient descent is marginally stable, λ* = 2/η̃ₜ.",
+                unit="1",
+                symbol="λ*",
+                scale="log",
+            )
+        ],
+    ),
     "metrics": Observable("metrics", _metrics),
     "sharpness_iterate": sharpness(),
     "sharpness_midpoint": sharpness(at="midpoint"),
@@ -60,18 +127,70 @@ BUILT_IN: dict[str, Observable] = {
 }
 
 # Averages over the steps from one record to the next; the loop keeps them.
-RUNNING = ("loss_mean", "loss_rises")
+RUNNING = by_name(
+    Quantity(
+        "loss_mean",
+        "mean training loss L̄",
+        "The mean of the training loss L(wₛ) over the steps s from this record to the next.",
+        unit="1",
+        symbol="L̄",
+        scale="log",
+    ),
+    Quantity(
+        "loss_rises",
+        "share of steps that raise the loss",
+        "The share of the steps s from this record to the next at which L(wₛ) > L(wₛ₋₁), which is "
+        "½ where the oscillation at the edge changes sign with every step.",
+        unit="1",
+        reference=0.5,
+        scale="linear",
+    ),
+)
+
+COLUMNS = {
+    quantity.name: quantity
+    for observable in BUILT_IN.values()
+    for quantity in observable.quantities
+} | RUNNING
 
 # Every column of sharpflow's own. Whoever reads a dataset takes them for what they are called,
 # also where they were not asked for, so that nobody else may use the names. ``edge_ratio`` stands
-# for the one of the three that is nearest to theory.
-STANDARD = frozenset(
-    {
-        *(BUILT_IN.keys() - {"metrics"}),
-        *RUNNING,
-        *(f"edge_ratio_{place}" for place in PLACES),
-        *("edge_ratio", "stability_line"),
-    }
+# for the one of the three that is nearest to theory; ``compare`` has it.
+STANDARD = frozenset({*COLUMNS, "edge_ratio"})
+
+# What the metrics of sharpflow's own problems are called. A problem of the user's own may give
+# these names to others, so that the definitions say no more than the names do.
+METRICS = by_name(
+    Quantity(
+        "train_accuracy",
+        "training accuracy",
+        "The share of training examples whose class is predicted right, as the metric of the "
+        "problem has it.",
+        unit="1",
+        scale="linear",
+    ),
+    Quantity(
+        "test_accuracy",
+        "test accuracy",
+        "The share of test examples whose class is predicted right, as the metric of the problem "
+        "has it.",
+        unit="1",
+        scale="linear",
+    ),
+    Quantity(
+        "test_error",
+        "test error",
+        "The error on test data, in sharpflow's own problems the mean square error, as the metric "
+        "of the problem has it.",
+        unit="1",
+    ),
+    Quantity(
+        "test_loss",
+        "test loss",
+        "The loss on test data, in sharpflow's own problems the smoothed cross-entropy, as the "
+        "metric of the problem has it.",
+        unit="1",
+    ),
 )
 
 _OWN_FUNCTIONS = frozenset(seen.compute for name, seen in BUILT_IN.items() if name != "metrics")

@@ -14,6 +14,8 @@ from sharpflow.models.arguments import Kind, array, checked
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import compiled
 from sharpflow.models.problem import PROBLEM
+from sharpflow.simulator.quantities import described
+from sharpflow.simulator.quantity import Quantity, by_name
 from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory, recorded_snapshots
 from sharpflow.theory import FlowSolution, linearize
 from sharpflow.theory.edge_geometry import (
@@ -29,6 +31,88 @@ from sharpflow.theory.retraction import retract_by_chords, unit
 
 if TYPE_CHECKING:
     import xarray
+
+_PER_EIGENVALUE = ("window", "eigenvalue")
+_PER_PAIR = ("window", "eigenvalue", "other_eigenvalue")
+OSCILLATION = by_name(
+    Quantity(
+        "tau_first",
+        "first flow time τ of the window",
+        "The flow time at which the window begins.",
+        unit="1",
+        dims=("window",),
+    ),
+    Quantity(
+        "tau_last",
+        "last flow time τ of the window",
+        "The flow time at which the window ends.",
+        unit="1",
+        dims=("window",),
+    ),
+    Quantity(
+        "covariance",
+        "covariance of the oscillation",
+        "The mean over the window of ccᵀ, where c = Vᵀ(θₜ − Φ(θₜ)) is the oscillation in a basis V "
+        "of the edge space.",
+        unit="1",
+        dims=_PER_PAIR,
+        reference="predicted_covariance",
+    ),
+    Quantity(
+        "predicted_covariance",
+        "predicted covariance ηλM",
+        "The mean over the window of ηλM in the same basis, times the share of the oscillation "
+        "that the rule has.",
+        unit="1",
+        dims=_PER_PAIR,
+    ),
+    Quantity(
+        "covariance_eigenvalues",
+        "eigenvalues of the covariance",
+        "The eigenvalues of the covariance of the oscillation, descending.",
+        unit="1",
+        dims=_PER_EIGENVALUE,
+        reference="predicted_covariance_eigenvalues",
+        scale="log",
+    ),
+    Quantity(
+        "predicted_covariance_eigenvalues",
+        "predicted eigenvalues, of ηλM",
+        "The eigenvalues of the predicted covariance of the oscillation, descending.",
+        unit="1",
+        dims=_PER_EIGENVALUE,
+        scale="log",
+    ),
+    Quantity(
+        "period_two_share",
+        "share of period two",
+        "The mean of ‖(c₁ − c₀)/2‖² over that of ‖c‖², with c before and after a step of gradient "
+        "descent, which is 1 where the oscillation changes sign with every step; NaN with "
+        "momentum.",
+        unit="1",
+        dims=("window",),
+        reference=1.0,
+        scale="linear",
+    ),
+    Quantity(
+        "loss_share",
+        "share of the loss",
+        "The mean of ½ Σ λₐcₐ², the loss of the oscillation in the edge space, over that of the "
+        "training loss above its infimum.",
+        unit="1",
+        dims=("window",),
+        reference=1.0,
+        scale="linear",
+    ),
+    Quantity(
+        "num_samples",
+        "snapshots",
+        "The number of snapshots near Γ that the window was measured from.",
+        unit="1",
+        dims=("window",),
+        scale="linear",
+    ),
+)
 
 _TOGETHER = 32  # snapshots that share a product with the Jacobian
 _SNAPPING = 1e-3  # relative distance within which eigenvalues count as on the edge
@@ -112,19 +196,14 @@ def measure_oscillation(
         nearest = np.argmin(np.abs(tau[:, None] - outputs[places]), axis=1)
         rows = [np.flatnonzero(inside & (nearest == index)) for index in range(len(places))]
         columns.append(_window(trajectory, params, thresholds, flow, problem, places, rows))
-    dims = {
-        "covariance": ("window", "eigenvalue", "other_eigenvalue"),
-        "predicted_covariance": ("window", "eigenvalue", "other_eigenvalue"),
-        "covariance_eigenvalues": ("window", "eigenvalue"),
-        "predicted_covariance_eigenvalues": ("window", "eigenvalue"),
-    }
     variables = {
-        name: (dims.get(name, ("window",)), np.stack([window[name] for window in columns]))
+        name: (OSCILLATION[name].dims, np.stack([window[name] for window in columns]))
         for name in columns[0]
     }
     bounds = np.asarray(windows, float)
     coords = {"tau_first": ("window", bounds[:, 0]), "tau_last": ("window", bounds[:, 1])}
-    return xarray.Dataset(variables, coords, {"intrinsic_rate": trajectory.intrinsic_rate})
+    found = xarray.Dataset(variables, coords, {"intrinsic_rate": trajectory.intrinsic_rate})
+    return described(found, OSCILLATION)
 
 
 def _window(

@@ -14,6 +14,7 @@ from jaxtyping import Array
 from sharpflow.models import Params, Problem
 from sharpflow.models.arguments import COUNT, POSITIVE, checked, choice, optional
 from sharpflow.simulator.moment import Moment, Observable
+from sharpflow.simulator.quantity import Quantity
 from sharpflow.theory import Status, edge_ratio, linearize, top_eigenpairs
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.retraction import retract_flat
@@ -22,6 +23,28 @@ from sharpflow.theory.retraction import retract_flat
 _Find = Callable[[Params, Array | bool], tuple[Array, Params]]
 Place = Literal["iterate", "midpoint", "manifold"]
 PLACES: tuple[Place, ...] = ("iterate", "midpoint", "manifold")
+
+# Where the Hessian is taken: in a label, and in a definition.
+_WHERE: dict[Place, tuple[str, str]] = {
+    "iterate": ("θₜ", "at the iterate, θₜ = wₜ/‖wₜ‖"),
+    "midpoint": (
+        "the midpoint",
+        "at the unit vector along the midpoint of the oscillation, (wₜ₋₁ + 2wₜ + wₜ₊₁)/4",
+    ),
+    "manifold": (
+        "Φ(θₜ)",
+        "at Φ(θₜ), the point of the minimizer manifold Γ that the retraction reaches from θₜ",
+    ),
+}
+_STABILITY_LINE = Quantity(
+    "stability_line",
+    "stability line 2/η",
+    "The largest eigenvalue of the Hessian at which the gradient part of a step is marginally "
+    "stable, for gradient descent 2/η; with a preconditioner that of P^(−1/2) ∇²L P^(−1/2).",
+    unit="1",
+    symbol="2/η",
+    scale="log",
+)
 
 
 @checked(k=COUNT, at=choice(PLACES), every=COUNT, tolerance=optional(POSITIVE))
@@ -61,6 +84,7 @@ def sharpness(
         compute=tracked,
         needs_previous=at == "midpoint",
         memory=tracked.memory,
+        quantities=_spherical_quantities(at),
     )
 
 
@@ -81,7 +105,22 @@ def hessian_sharpness(k: int = 1, *, every: int = 1, tolerance: float | None = N
       ValueError: k or ``every`` below 1.
     """
     tracked = _HessianSharpness(k, every, tolerance)
-    return Observable(name="hessian_sharpness", compute=tracked, memory=tracked.memory)
+    quantity = Quantity(
+        "hessian_sharpness",
+        "sharpness λ₁(∇²L(wₜ))",
+        "The k largest eigenvalues of the Hessian at the iterate itself, ∇²L(wₜ).",
+        unit="1",
+        dims=("hessian_sharpness_0",),
+        symbol="λ₁(∇²L(wₜ))",
+        reference="stability_line",
+        scale="log",
+    )
+    return Observable(
+        name="hessian_sharpness",
+        compute=tracked,
+        memory=tracked.memory,
+        quantities=(quantity, _STABILITY_LINE),
+    )
 
 
 @checked(k=COUNT, every=COUNT, tolerance=optional(POSITIVE))
@@ -106,7 +145,50 @@ def preconditioned_sharpness(
     Source: Cohen et al. 2022, arXiv 2207.14484; docs/other-dynamics.md, section 2.
     """
     tracked = _PreconditionedSharpness(k, every, tolerance)
-    return Observable(name="preconditioned_sharpness", compute=tracked, memory=tracked.memory)
+    quantity = Quantity(
+        "preconditioned_sharpness",
+        "sharpness λ₁(P⁻¹∇²L(wₜ))",
+        "The k largest eigenvalues of P^(−1/2) ∇²L(wₜ) P^(−1/2), which are those of P⁻¹∇²L(wₜ), "
+        "with the preconditioner P of the step at wₜ.",
+        unit="1",
+        dims=("preconditioned_sharpness_0",),
+        symbol="λ₁(P⁻¹∇²L(wₜ))",
+        reference="stability_line",
+        scale="log",
+    )
+    return Observable(
+        name="preconditioned_sharpness",
+        compute=tracked,
+        memory=tracked.memory,
+        quantities=(quantity, _STABILITY_LINE),
+    )
+
+
+def _spherical_quantities(at: Place) -> tuple[Quantity, Quantity]:
+    """The columns of ``sharpness(at=at)``."""
+    label, where = _WHERE[at]
+    eigenvalues = Quantity(
+        f"sharpness_{at}",
+        f"sharpness λ₁ at {label}",
+        f"The k largest eigenvalues of the Hessian ∇²L {where}; of a loss that is not "
+        "scale-invariant the place is the same without dividing by the norm.",
+        unit="1",
+        dims=(f"sharpness_{at}_0",),
+        symbol=f"λ₁ at {label}",
+        reference="threshold",
+        scale="log",
+    )
+    ratio = Quantity(
+        f"edge_ratio_{at}",
+        f"edge ratio λ₁/λ* at {label}",
+        f"The largest of sharpness_{at} over the threshold, λ₁/λ* = η̃ₜλ₁/2, which is 1 at the Edge "
+        "of Stability.",
+        unit="1",
+        symbol=f"λ₁/λ* at {label}",
+        reference=1.0,
+        scale="linear",
+    )
+    return eigenvalues, ratio
 
 
 class _Memory(NamedTuple):

@@ -29,6 +29,7 @@ from sharpflow.simulator.program import (
 )
 from sharpflow.simulator.progress import progress_bar
 from sharpflow.simulator.provenance import provenance
+from sharpflow.simulator.quantities import recorded_quantities
 from sharpflow.simulator.rules import edge_dynamics
 from sharpflow.simulator.rules.edge_rule import OPTIMIZER
 from sharpflow.simulator.rules.wrapped import require_followed_schedules
@@ -154,6 +155,7 @@ def simulate(
         attributes=provenance(last.params)
         | _hyperparameters(last.optimizer_state)
         | {"matmul_precision": matmul_precision, "seconds": seconds},
+        quantities=recorded_quantities(wanted, requested),
     )
 
 

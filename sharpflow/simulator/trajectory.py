@@ -13,6 +13,8 @@ from sharpflow.models.arguments import checked, instance
 from sharpflow.simulator.columns import dimensions
 from sharpflow.simulator.labels import parameter_dimensions, parameter_names
 from sharpflow.simulator.program import LoopState
+from sharpflow.simulator.quantities import described, quantity_of
+from sharpflow.simulator.quantity import Quantity
 from sharpflow.simulator.rules import edge_dynamics
 from sharpflow.theory import Status
 
@@ -26,9 +28,8 @@ class Trajectory:
 
     Attributes:
       step: recorded steps t, shape (T,).
-      columns: recorded quantities by name, arrays of shape (T, ...). ``loss_mean`` is
-        the mean loss over the steps from a record to the next, ``loss_rises`` the
-        share of those steps whose loss is higher than that of the step before.
+      columns: recorded quantities by name, arrays of shape (T, ...); docs/quantities.md says
+        what each of them is.
       params: snapshots, a pytree with leading axis (S, ...), or None.
       snapshot_row: row of each snapshot, shape (S,).
       final_step: updates made.
@@ -38,11 +39,13 @@ class Trajectory:
         in which the trajectory was frozen, at ``final_step``.
       intrinsic_rate: flow time per step, ηλ or η²/2; NaN for other rules.
       response: b of the rule; NaN for other rules.
+      decay_at_rest: by how much log λ* falls in a step at rest; NaN where the rule tells none.
       kappa: κ of IRE around the rule, 0 without it; NaN where no flow is known.
       on_sphere: whether the flow of this rule and problem lives on the unit sphere.
       oscillation_share: covariance of the oscillation over intrinsic rate × M of the flow: 1
         for GD+WD, (1 − β)/(1 + β) with momentum; NaN for other rules.
       attributes: how it was made.
+      quantities: what the columns are, by name, as their observables say.
     """
 
     step: np.ndarray
@@ -59,6 +62,8 @@ class Trajectory:
     attributes: dict[str, Any]
     kappa: float = 0.0
     oscillation_share: float = 1.0
+    decay_at_rest: float = math.nan
+    quantities: dict[str, Quantity] = dataclasses.field(default_factory=dict)
 
     def __getitem__(self, name: str) -> np.ndarray:
         """The column ``name``, shape (T, ...)."""
@@ -69,6 +74,14 @@ class Trajectory:
     def __contains__(self, name: str) -> bool:
         """Whether the column ``name`` was recorded."""
         return name in self.columns
+
+    def quantity(self, name: str) -> Quantity:
+        """What a column is: its label, definition and unit.
+
+        Args:
+          name: of the column.
+        """
+        return self.quantities.get(name) or quantity_of(name)
 
     @property
     def tau(self) -> np.ndarray:
@@ -83,7 +96,8 @@ class Trajectory:
     def to_dataset(self) -> "xarray.Dataset":
         """The columns with dimension ``step``, coordinate ``tau``, and how they were made.
 
-        Snapshots become variables ``params.<path>`` with dimension ``snapshot``.
+        Snapshots become variables ``params.<path>`` with dimension ``snapshot``. The attributes of
+        every array say what it holds: ``long_name``, ``units`` and ``definition``.
         """
         import xarray
 
@@ -105,7 +119,8 @@ class Trajectory:
             "status": self.status.name,
             "intrinsic_rate": self.intrinsic_rate,
         }
-        return xarray.Dataset(variables, coords, attributes)
+        found = xarray.Dataset(variables, coords, attributes)
+        return described(found, {str(name): self.quantity(str(name)) for name in found.variables})
 
 
 def _storable(values: np.ndarray) -> np.ndarray:
@@ -179,6 +194,7 @@ def rule_fields(problem: Problem, optimizer_state: Any) -> dict[str, Any]:
     numbers = {
         "intrinsic_rate": rule.intrinsic_rate,
         "response": rule.response,
+        "decay_at_rest": rule.decay_at_rest,
         "oscillation_share": rule.oscillation_share,
         "kappa": rule.kappa,
     }

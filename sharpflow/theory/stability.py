@@ -1,7 +1,7 @@
 """Step sizes and stability on the sphere, and the entry into the Edge of Stability."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,9 @@ from sharpflow.theory.arguments import validate_rates
 from sharpflow.theory.curvature import spherical_sharpness
 from sharpflow.theory.flow import FLOW, FlowSolution
 from sharpflow.theory.manifold import require_on_manifold
+
+# of the host or of a device: numpy's stay in double precision, whatever jax is told
+_Numbers = TypeVar("_Numbers", Array, np.ndarray)
 
 
 @checked(
@@ -123,13 +126,25 @@ def edge_entry_step(
     Source: docs/theory.md, section 2; Lyu, Li and Arora 2022, Theorem 1.
     """
     validate_rates(learning_rate, weight_decay)
-    if weight_decay == 0:
-        return math.inf
-    shrinkage = -2.0 * math.log1p(-learning_rate * weight_decay)
     # log of 2 N (1−ηλ)/(η λ_1), of which no product overflows
     excess = math.log(2.0 * (1.0 - learning_rate * weight_decay)) + math.log(norm_squared)
     excess -= math.log(learning_rate) + math.log(sharpness)
-    return step + excess / shrinkage
+    return step + steps_to_edge(excess, -2.0 * math.log1p(-learning_rate * weight_decay))
+
+
+def steps_to_edge(excess: float, decay: float) -> float:
+    """Steps in which a threshold that falls as at rest comes down to the sharpness.
+
+    Args:
+      excess: log λ*/λ_1 at the start; negative above the edge.
+      decay: by how much log λ* falls in a step at rest, −2 log(1 − ηλ) for GD+WD.
+
+    Returns:
+      excess/decay, infinite where the threshold does not fall.
+
+    Source: docs/theory.md, section 2.
+    """
+    return excess / decay if decay > 0 else math.inf
 
 
 class EntryDelay(NamedTuple):
@@ -197,7 +212,57 @@ def predicted_loss(flow: FlowSolution, intrinsic_rate: float) -> Float[Array, " 
 
     Source: docs/theory.md, section 5.
     """
-    return 0.5 * intrinsic_rate * flow.threshold * flow.edge_trace
+    return edge_loss(intrinsic_rate, flow.threshold, flow.edge_trace)
+
+
+def edge_loss(intrinsic_rate: float, threshold: _Numbers, edge_trace: _Numbers | float) -> _Numbers:
+    """The mean training loss of an oscillation of covariance ηλ M at the edge.
+
+    Args:
+      intrinsic_rate: ηλ, or η²/2 for quasi-RMSprop.
+      threshold: λ*, shape (...).
+      edge_trace: tr M, shape (...).
+
+    Returns:
+      ½ ηλ λ* tr M, shape (...).
+
+    Source: docs/theory.md, section 5.
+    """
+    return 0.5 * intrinsic_rate * threshold * edge_trace
+
+
+def edge_trace_integral(tau: np.ndarray, threshold: np.ndarray, b: float) -> np.ndarray:
+    """∫ tr M dτ from each time to the next, which the threshold tells exactly.
+
+    Args:
+      tau: increasing flow times, shape (T,).
+      threshold: λ* at each, shape (T,).
+      b: response of the threshold, 2 for GD+WD.
+
+    Returns:
+      ½ (Δ log λ*/b + Δτ), shape (T − 1,), by d log λ*/dτ = b (2 tr M − 1).
+
+    Source: docs/theory.md, section 4.
+    """
+    return 0.5 * (np.diff(np.log(threshold)) / b + np.diff(tau))
+
+
+def edge_loss_integral(
+    intrinsic_rate: float, tau: np.ndarray, threshold: np.ndarray, b: float
+) -> np.ndarray:
+    """∫ ½ ηλ λ* tr M dτ from each time to the next, with the M that the threshold implies.
+
+    Args:
+      intrinsic_rate: ηλ, or η²/2 for quasi-RMSprop.
+      tau, threshold, b: as of ``edge_trace_integral``.
+
+    Returns:
+      Shape (T − 1,), with the mean of λ* at both ends.
+
+    Source: docs/theory.md, section 5.
+    """
+    between = 0.5 * (threshold[1:] + threshold[:-1])
+    return edge_loss(intrinsic_rate, between, edge_trace_integral(tau, threshold, b))
 
 
 @checked(problem=PROBLEM, perturbation=NOT_NEGATIVE)

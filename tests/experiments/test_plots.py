@@ -22,6 +22,7 @@ from matplotlib import pyplot
 
 import sharpflow as sf
 from sharpflow.experiments import plots
+from sharpflow.experiments.plots import quantities
 
 pytestmark = pytest.mark.usefixtures("settings_stay")
 
@@ -108,7 +109,7 @@ def test_an_entry_outside_of_the_picture_is_not_marked(step):
 
 def test_edge_of_stability_draws_the_largest_eigenvalue_and_the_line():
     ax = plots.edge_of_stability(RECORD, entry_step=500)
-    drawn = _line(ax, r"$\lambda_1(\nabla^2 L(w_t))$")
+    drawn = _line(ax, r"$\lambda_1(\nabla^2L(w_t))$")
     np.testing.assert_array_equal(drawn, [RECORD.step, RECORD.hessian_sharpness[:, 0]])
     np.testing.assert_array_equal(_line(ax, r"$2/\eta$"), [RECORD.step, RECORD.stability_line])
     np.testing.assert_array_equal(ax.lines[-1].get_xdata(), [500, 500])
@@ -241,3 +242,23 @@ def test_panel_shares_the_time_and_draws_on_the_axes_given():
     figure, axes = pyplot.subplots(2)
     assert plots.prediction_panel(*arguments, axes=axes) == tuple(axes)
     assert len(pyplot.get_fignums()) == 2 and len(figure.axes) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("threshold λ*", r"threshold $\lambda^{\ast}$"),
+        ("sharpness λ₁(P⁻¹∇²L(wₜ))", r"sharpness $\lambda_1(P^{-1}\nabla^2L(w_t))$"),
+        ("norm ‖w‖²", r"norm $\|w\|^2$"),
+        ("mean loss L̄", r"mean loss $\bar L$"),
+        ("step η̃ₜL", r"step $\tilde\eta_tL$"),
+        ("ηL of λ₁₂", r"$\eta L$ of $\lambda_{12}$"),
+        ("a $x$ of mine, 2*x and λ₁²₁", r"a \$x\$ of mine, 2*x and λ₁²₁"),  # two indices below
+        ("κ$ \\frac é", r"κ\$ \frac é"),
+    ],
+)
+def test_symbols_are_set_as_formulas_and_all_else_as_it_stands(text, expected):
+    assert quantities.mathtext(text) == expected
+    figure, ax = pyplot.subplots()
+    ax.set_title(quantities.mathtext(text))
+    figure.draw_without_rendering()

@@ -110,17 +110,20 @@ def test_a_page_loads_without_errors_and_its_policy_stops_every_request(browser,
 
 def test_a_click_or_a_key_on_a_head_sorts_numbers_as_numbers_both_ways(browser, paths):
     with Visit(browser, paths["run"]) as visit:
-        head = visit.page.get_by_role("button", name="last mean loss L̄")
-        before = visit.values("last mean loss L̄")
+        head = visit.page.get_by_role("button", name="last mean training loss L̄")
+        before = visit.values("last mean training loss L̄")
         known = sorted(float(value) for value in before if value)
         assert len(known) == 7 and known != [float(value) for value in before if value]
         head.click()
-        rising = visit.values("last mean loss L̄")
+        rising = visit.values("last mean training loss L̄")
         assert [float(value) for value in rising[:-1]] == known and rising[-1] == ""
-        assert visit.page.locator("th[aria-sort=ascending]").inner_text() == "last mean loss L̄"
+        assert (
+            visit.page.locator("th[aria-sort=ascending]").inner_text()
+            == "last mean training loss L̄"
+        )
         head.focus()
         visit.page.keyboard.press("Enter")
-        falling = visit.values("last mean loss L̄")
+        falling = visit.values("last mean training loss L̄")
         assert [float(value) for value in falling[:-1]] == known[::-1] and falling[-1] == ""
         assert visit.page.locator("th[aria-sort=descending]").count() == 1
         # the rows moved as a whole

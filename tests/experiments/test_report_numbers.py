@@ -1,8 +1,10 @@
 """What a report makes of records: entry and means, thinned curves, and the points to predict."""
 
+import jax
 import numpy as np
 import pytest
 
+import sharpflow as sf
 from sharpflow.experiments.report import curves
 from sharpflow.experiments.report.measured import measure
 from sharpflow.experiments.report.predicted import chosen
@@ -40,6 +42,35 @@ def test_the_entry_and_the_means_after_it_are_those_of_a_made_up_trajectory():
     assert all(np.isnan(value) for value in bare.values())
     below = measure({"edge_ratio": np.full(len(step), 0.5)}, step, None, RATE, 4000)
     assert np.isnan(below["entry_step"])
+
+
+def test_the_report_and_compare_have_one_mean_after_the_entry():
+    """The means of the report without the flow, beside those of ``compare`` with it."""
+    problem = sf.models.matrix_completion(shape=(10, 10), rank=1, seed=1)
+    eta, rate = 2.0, 1e-3
+    observables = ("loss", "loss_mean", "loss_rises", "norm_squared", "threshold",
+                   "sharpness_manifold")  # fmt: skip
+    run = sf.simulate(
+        problem,
+        problem.init(jax.random.key(1)),
+        sf.gdwd(eta, rate / eta),
+        900,
+        record_every=5,
+        snapshot_every=2,
+        observables=observables,
+    )
+    flow = sf.predict(problem, run, num_outputs=100)
+    compared = sf.compare(run, flow, problem).attrs
+    columns = run.columns | {"edge_ratio": run["edge_ratio_manifold"]}
+    found = measure(columns, run.step, (eta, rate / eta), rate, 900)
+    for name in ("entry_step", "predicted_entry_step"):
+        # between two records; the arrival is another snapshot
+        assert found[name] == pytest.approx(compared[name], abs=1.0)
+    assert found["edge_ratio"] == pytest.approx(compared["mean_edge_ratio"], rel=1e-3)
+    assert found["rises"] == pytest.approx(compared["loss_rises_after"], abs=1e-12)
+    # with the M of the flow and with that which the threshold implies
+    ratio = found["loss"] / found["predicted_loss"]
+    assert ratio == pytest.approx(compared["mean_loss_ratio"], rel=0.02)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 9, 40, 41, 137, 1000])

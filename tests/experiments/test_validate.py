@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import xarray
+from described import undescribed
 from matplotlib import pyplot
 from typer.testing import CliRunner
 
@@ -25,7 +26,7 @@ from sharpflow.experiments.starts import point_at_angle
 from sharpflow.experiments.validate import cases, ladder, limits, parts, statements
 from sharpflow.experiments.validate.entry import measure_entries
 from sharpflow.experiments.validate.findings import Findings
-from sharpflow.simulator.crossing import first_crossing
+from sharpflow.simulator.crossing import SETTLE_TAU, first_crossing, settled_step
 
 RATES = np.array([2e-3, 6e-4, 2e-4, 6e-5, 2e-5])
 
@@ -136,6 +137,7 @@ def test_the_ladder_of_linear_regression_has_errors_of_first_order(small_case):
     flows = small_case.flows()
     rates = (4e-3, 2e-3, 1e-3)
     found = ladder.climb(small_case, flows, rates, progress=False)
+    assert undescribed(found) == []
     for name in ("tracking_error", "threshold_error", "edge_error", "period_two_error"):
         fit = statements.fit_error(found[name])
         assert 0.8 < fit.exponent < 1.3, (name, fit)
@@ -146,6 +148,7 @@ def test_the_ladder_of_linear_regression_has_errors_of_first_order(small_case):
 
 def test_the_entry_of_linear_regression_is_as_predicted(small_case):
     entries = measure_entries(small_case, small_case.flows(), (1e-3, 2e-4), progress=False)
+    assert undescribed(entries) == []
     late = entries["entry_step"] - entries["predicted_entry_step"]
     np.testing.assert_allclose(late, 0.0, atol=1e-3)  # the norm decays alone: rounding
     for name in ("delay", "overshoot"):  # known to leading order in √(ηλ)
@@ -237,6 +240,7 @@ def test_the_command_keeps_what_it_finds_and_fails_with_a_statement(
     assert r"| made up | \|a number\| | " in (out / "checks.md").read_text()
     with xarray.open_dataset(out / "made-up.nc") as numbers:
         assert float(numbers["number"]) == measured and numbers.attrs["part"] == "made-up"
+        assert undescribed(numbers) == []
 
 
 def test_an_unknown_part_is_refused_with_those_there_are(tmp_path):
@@ -260,3 +264,16 @@ def test_the_list_names_every_part():
 
 def test_keys_of_a_grid_are_read_back_as_seeds():
     assert [cases.seed_of(jax.random.key(seed)) for seed in (0, 7)] == [0, 7]
+
+
+def test_means_after_the_entry_begin_when_the_oscillation_has_answered_and_rung():
+    step, level = np.arange(0.0, 1000.0, 10.0), np.full(100, 2.0)
+    loss = np.where(step < 300, 1e-9, 1.5)  # below the level, but of its size
+    rate, rung = 1e-3, SETTLE_TAU / 1e-3
+    assert settled_step(step, 100.0, rate, loss, level) == 300 + rung
+    assert settled_step(step, 100.0, rate, loss, level, settle_tau=0.02) == 320
+    assert settled_step(step, 400.0, rate, loss, level) == 400 + rung
+    assert settled_step(step, 100.0, rate, loss, None) == 100 + rung  # nothing to compare with
+    assert settled_step(step, 100.0, rate, 0.1 * loss, level) == math.inf  # no answer
+    assert settled_step(step, 100.0, rate, loss, -level) == math.inf  # none is predicted
+    assert settled_step(step, math.nan, rate, loss, level) == math.inf

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from described import undescribed
 
 from sharpflow.experiments.plots.fisher import fisher_panels
 from sharpflow.experiments.validate import fisher
+from sharpflow.simulator.quantities import described
 
 
 def _numbers(exponents):
@@ -24,6 +26,8 @@ def _numbers(exponents):
     }
     numbers = fisher._dataset(found, series)
     numbers["disagreement"] = ("mode", np.full(len(fisher.MODES), 1e-9))
+    numbers = described(numbers, fisher.FISHER)
+    assert undescribed(numbers) == []
     return numbers
 
 

@@ -5,8 +5,10 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from described import undescribed
 
 import sharpflow as sf
+from sharpflow.simulator.comparison import COMPARISON_NUMBERS
 
 ETA, RATE, ANGLE = 0.1, 5e-4, 1.0
 TAU = np.linspace(0.0, 0.8, 17)
@@ -33,6 +35,7 @@ def measured():
         snapshot_every=1,
     )
     found = sf.simulator.measure_oscillation(run, flow, problem, [WINDOW])
+    assert undescribed(found) == []
     return problem, run, flow, found.isel(window=0)
 
 
@@ -94,6 +97,8 @@ def test_with_momentum_covariance_and_loss_are_smaller_by_what_the_rule_tells(me
     )
     assert np.isnan(found["period_two_share"])  # its steps are not those of gradient descent
     comparison = sf.compare(run, flow, problem)
+    assert undescribed(comparison) == []
+    assert set(COMPARISON_NUMBERS) <= comparison.attrs.keys()
     np.testing.assert_allclose(comparison.attrs["mean_loss_ratio"], 1.0, rtol=0.1)
 
 

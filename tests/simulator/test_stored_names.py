@@ -19,6 +19,7 @@ from sharpflow.simulator.axes import grid_axes
 from sharpflow.simulator.host import Lane
 from sharpflow.simulator.labels import parameter_dimensions, parameter_names
 from sharpflow.simulator.program import initial_state
+from sharpflow.simulator.quantities import quantity_of
 from sharpflow.simulator.store.names import stored_names
 from sharpflow.simulator.store.sink import Sink
 
@@ -199,7 +200,8 @@ def test_a_folder_holds_the_variables_that_memory_holds(named):
     first = memory["loss"].isel(step=0)  # metrics are multiples of the first entry, here 1
     for number, name in enumerate(TEXTS):
         np.testing.assert_array_equal(stored[name].isel(step=0), number * np.ones(first.shape))
-        assert not stored[name].attrs
+        assert stored[name].attrs == memory[name].attrs  # its name on the disk is not among them
+        assert "sharpflow_name" not in stored[name].attrs
     again = sf.simulate_grid(problem, **arguments, out=folder, resume=True)
     xarray.testing.assert_identical(again.drop_attrs().load(), memory.drop_attrs())
 
@@ -261,10 +263,10 @@ def test_every_column_has_figures_of_its_own(named, tmp_path, monkeypatch):
 
 
 def test_a_name_is_drawn_as_text():
-    assert quantities.label("test_$error") == r"test \$error"
-    assert len(quantities.label("x" * 300)) < 70
-    assert not quantities.is_edge_ratio("edge_ratio_of_mine")
-    assert quantities.is_edge_ratio("edge_ratio_iterate")
+    assert quantities.label(quantity_of("test_$error")) == r"test \$error"
+    assert len(quantities.label(quantity_of("x" * 300))) < 70
+    assert quantities.line_of(quantity_of("edge_ratio_of_mine")) is None
+    assert quantities.line_of(quantity_of("edge_ratio_iterate")) == 1.0
 
 
 def test_a_sink_never_skips_what_it_does_not_know():

@@ -9,6 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import sharpflow as sf
+from sharpflow.theory import stability
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:
@@ -231,3 +232,16 @@ def test_predicted_loss_is_half_the_trace_of_hessian_and_covariance(tiny_mlp) ->
 def test_start_at_edge_refuses_a_point_off_the_manifold(regression, theta0, message) -> None:
     with pytest.raises(ValueError, match=message):
         sf.theory.start_at_edge(regression.problem, theta0(regression), 0.1, 0.01)
+
+
+def test_the_loss_that_a_threshold_implies_is_the_integral_of_half_lambda_trace() -> None:
+    """For λ* = λ₀ exp(sτ) the trace is ½ (1 + s/b), and the integral is known."""
+    tau, slope, b, rate = np.linspace(0.0, 1.0, 2001), -0.8, 1.5, 1e-3
+    threshold = 20.0 * np.exp(slope * tau)
+    trace = 0.5 * (1.0 + slope / b)
+    np.testing.assert_allclose(
+        stability.edge_trace_integral(tau, threshold, b), trace * np.diff(tau), rtol=1e-9
+    )
+    expected = 0.5 * rate * trace * 20.0 * (np.exp(slope) - 1.0) / slope
+    found = stability.edge_loss_integral(rate, tau, threshold, b).sum()
+    np.testing.assert_allclose(found, expected, rtol=1e-6)  # of the trapezoids, h²s²/12

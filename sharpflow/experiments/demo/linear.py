@@ -8,6 +8,7 @@ import numpy as np
 import sharpflow as sf
 from sharpflow.experiments.checks import Check
 from sharpflow.experiments.starts import point_at_angle
+from sharpflow.simulator.crossing import first_crossing
 from sharpflow.theory import exact
 
 PART = "linear regression"
@@ -96,16 +97,17 @@ def entry_checks(
         progress=False,
     )
     ratio = trajectory["sharpness_manifold"][:, 0] / trajectory["threshold"]
-    crossing = int(np.argmax(ratio >= 1.0))
-    amplitude = float(np.sqrt(2.0 * trajectory["loss"][crossing] / sharpness))
+    step, loss = trajectory.step.astype(float), np.log(trajectory["loss"])
+    crossing = first_crossing(step, np.log(ratio))
+    amplitude = float(np.sqrt(2.0 * np.exp(np.interp(crossing, step, loss)) / sharpness))
     predicted = sf.theory.entry_delay(rate, amplitude, equilibrium)
-    grown = int(np.argmax(trajectory["loss"] >= 0.5 * sharpness * equilibrium**2))
+    grown = first_crossing(step, loss - np.log(0.5 * sharpness * equilibrium**2))
     entry = sf.theory.edge_entry_step(
         float(trajectory["norm_squared"][0]), sharpness, LEARNING_RATE, decay
     )
     return [
         Check(
-            PART, f"entry step at ηλ = {rate:g}, measured − predicted", crossing - entry, 0.0, 1.0
+            PART, f"entry step at ηλ = {rate:g}, measured − predicted", crossing - entry, -1.0, 1.0
         ),
         Check(
             PART,
@@ -113,7 +115,7 @@ def entry_checks(
             (grown - crossing) / predicted.steps,
             0.9,
             1.1,
-            f"{grown - crossing} steps",
+            f"{grown - crossing:.1f} steps",
         ),
         Check(
             PART,

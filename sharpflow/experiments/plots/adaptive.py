@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots.quantities import label, line_of, mathtext, shown_quantity
+from sharpflow.simulator.quantities import RESULT
 
 if TYPE_CHECKING:
     import xarray
@@ -84,16 +86,19 @@ def preconditioned(record: "xarray.Dataset") -> "Figure":
     from matplotlib import pyplot
 
     colors = (style.MEASURED, style.OTHER, style.PREDICTED)
+    quantity = shown_quantity(record, "preconditioned_ratio")
+    line = line_of(quantity)
     with style.in_force():
         figure, ax = pyplot.subplots(figsize=(4.4, 2.9), layout="constrained")
-        ax.axhline(1.0, **style.LINE)
+        if line is not None:
+            ax.axhline(line, **style.LINE)
         for index, name in enumerate(record["setting"].values):
             values = np.asarray(record["preconditioned_ratio"].sel(setting=name))
-            label = str(name).replace("η", r"$\eta$").replace("β₂", r"$\beta_2$")
-            ax.plot(record["step"], values, color=colors[index % 3], linewidth=1.1, label=label)
-        style.time_axis(ax, "step $t$")
+            look = {"color": colors[index % 3], "linewidth": 1.1, "label": mathtext(str(name))}
+            ax.plot(record["step"], values, **look)
+        style.time_axis(ax, label(RESULT["step"]))
         ax.set_ylim(0.0, 1.6)
-        ax.set_ylabel(r"$\frac{\eta}{2}\,\lambda_1(P^{-1/2}\,\nabla^2 L(w_t)\,P^{-1/2})$")
+        ax.set_ylabel(label(quantity))
         ax.legend()
         style.keep_tick_fonts(ax)
     return figure

@@ -8,6 +8,7 @@ from sharpflow.experiments.grid_summary import column, is_diverged, is_pending
 from sharpflow.experiments.plots import cells, quantities, series, style
 from sharpflow.experiments.plots.arguments import AX, DATASET
 from sharpflow.models.arguments import COUNT, TEXT, checked, optional
+from sharpflow.simulator.quantities import RESULT
 
 if TYPE_CHECKING:
     import xarray
@@ -36,7 +37,8 @@ def seed_bands(
     percentile, or from the smallest to the largest of fewer than five seeds. A seed that
     diverges leaves the band at its last record, marked ×. Records without any value, as
     between measurements of the sharpness, are passed over. With a sharpness the median
-    of its edge is drawn, λ* or 2/η; with an edge ratio a line at 1. The axis holds
+    of its edge is drawn, λ* or 2/η; with an edge ratio a line at 1: what the ``Quantity``
+    of a column says that it is to be compared with. The axis holds
     everything but the last tenth of the records of seeds that diverge.
 
     Args:
@@ -163,10 +165,11 @@ def _draw(ax: "Axes", grid: "xarray.Dataset", name: str, clock: str) -> None:
         for row in rows[ended]:
             last = np.flatnonzero(np.isfinite(row))[-1:]
             ax.plot(time[last], row[last], **_MARK, color=colour, clip_on=False, zorder=5.0)
-    style.time_axis(ax, series.CLOCKS[clock])
-    ax.set_ylabel(quantities.label(name))
-    if quantities.is_edge_ratio(name):
-        ax.axhline(1.0, **style.LINE, zorder=0.5)
+    style.time_axis(ax, quantities.label(RESULT[clock]))
+    quantity = quantities.shown_quantity(grid, name)
+    ax.set_ylabel(quantities.label(quantity))
+    if (reference := quantities.line_of(quantity)) is not None:
+        ax.axhline(reference, **style.LINE, zorder=0.5)
     if not np.isfinite(values).any():
         ax.set_xticks([])
         ax.text(0.5, 0.5, "no values", transform=ax.transAxes, ha="center", color=style.THRESHOLD)
@@ -205,7 +208,7 @@ def _legend(grid: "xarray.Dataset", name: str, notes: list[str], width: float) -
         {"color": colour, "linewidth": 1.3} for colour in _colours(len(rates))
     ]
     if (edge := quantities.edge_of(grid, name)) is not None:
-        labels.append(quantities.symbol(edge))
+        labels.append(quantities.symbol(quantities.shown_quantity(grid, edge)))
         looks.append(_EDGE | {"color": style.THRESHOLD})
     if is_diverged(grid).any():
         labels.append("diverges")

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharpflow.experiments.grid_summary import combinations, extra_axes
-from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots import quantities, style
+from sharpflow.simulator.quantities import axis_quantity
 
 if TYPE_CHECKING:
     import xarray
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 MOST_PANELS = 6
 
-_RATE, _DECAY = r"learning rate $\eta$", r"weight decay $\lambda$"
 _TICK = 8.5  # size of the labels in points, and of many labels
 _SMALL_TICK = 7.0
 
@@ -71,11 +71,11 @@ def frame_panels(axes: "list[Axes]", parts: "list[tuple[str, xarray.Dataset]]") 
     for ax, (_, part), at_bottom, at_left in zip(axes, parts, below, left, strict=True):
         _clear(ax, part)
         if at_bottom:
-            ax.set_xlabel(_RATE)
+            ax.set_xlabel(axis_label("learning_rate"))
         else:
             ax.set_xticks([])
         if at_left:
-            ax.set_ylabel(_DECAY)
+            ax.set_ylabel(axis_label("weight_decay"))
         else:
             ax.set_yticks([])
     lay_out(axes[0])
@@ -96,12 +96,17 @@ def _panel_columns(parts: "list[tuple[str, xarray.Dataset]]") -> int:
 def frame(ax: "Axes", dataset: "xarray.Dataset") -> None:
     """Name the cells of axes in which each is a unit square, the first at the lower left."""
     _clear(ax, dataset)
-    ax.set_xlabel(_RATE)
-    ax.set_ylabel(_DECAY)
+    ax.set_xlabel(axis_label("learning_rate"))
+    ax.set_ylabel(axis_label("weight_decay"))
     lay_out(ax)
     width, height = cell_size(ax, dataset)
     _name_columns(ax, dataset, width)
     _name_rows(ax, dataset, height)
+
+
+def axis_label(name: str) -> str:
+    """The label of an axis of a grid."""
+    return quantities.label(axis_quantity(name))
 
 
 def _clear(ax: "Axes", dataset: "xarray.Dataset") -> None:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots.quantities import label, mathtext, shown_quantity
+from sharpflow.simulator.quantities import RESULT
 
 if TYPE_CHECKING:
     import xarray
@@ -42,10 +44,10 @@ def compared(runs: "xarray.Dataset") -> "Figure":
         axes[0, 1].plot(time, runs["flow_sharpness"] / runs["flow_threshold"], **dashed)
         axes[1, 1].plot(time, runs["flow_test_error"], **dashed)
         axes[0, 1].axhline(1.0, **style.LINE, zorder=0.5)
-        axes[0, 0].set_ylabel(r"spherical sharpness $\lambda_1$")
-        axes[0, 1].set_ylabel(r"edge ratio $\lambda_1/\lambda^{\ast}$")
-        axes[1, 0].set_ylabel(r"mean training loss $\bar L$")
-        axes[1, 1].set_ylabel("test error")
+        axes[0, 0].set_ylabel(label(shown_quantity(runs, "sharpness")))
+        axes[0, 1].set_ylabel(mathtext("edge ratio λ₁/λ*"))
+        axes[1, 0].set_ylabel(label(shown_quantity(runs, "loss_mean")))
+        axes[1, 1].set_ylabel(label(shown_quantity(runs, "test_error")))
         axes[0, 1].set_ylim(0.0, 2.0)
         axes[1, 0].set_ylim(1e-15, 10.0)
         for ax in (axes[0, 0], axes[1, 0], axes[1, 1]):
@@ -55,7 +57,7 @@ def compared(runs: "xarray.Dataset") -> "Figure":
             ax.set_xlim(1, step[-1])
             style.keep_tick_fonts(ax)
         for ax in axes[1]:
-            ax.set_xlabel("step $t$")
+            ax.set_xlabel(label(RESULT["step"]))
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=5)
     return figure

@@ -6,7 +6,10 @@ import numpy as np
 
 from sharpflow.experiments.plots import style
 from sharpflow.experiments.plots.arguments import AX, DATASET, RECORD, TWO_VECTORS, require_columns
+from sharpflow.experiments.plots.quantities import label, shown_quantity, symbol
 from sharpflow.models.arguments import FINITE, checked, optional
+from sharpflow.simulator.comparison import COMPARISON
+from sharpflow.simulator.quantities import RESULT
 from sharpflow.simulator.trajectory import Trajectory
 from sharpflow.theory.flow import FLOW, FlowSolution
 
@@ -63,13 +66,13 @@ def sharpness_and_threshold(
             np.asarray(measured.tau),
             np.asarray(measured["threshold"]),
             **style.LINE | {"linewidth": 2.4},
-            label=r"$\lambda^{\ast}$ measured",
+            label=f"{symbol(shown_quantity(comparison, 'threshold'))} measured",
         )
         ax.plot(
             np.asarray(comparison["tau"]),
             np.asarray(comparison["sharpness"]),
             **style.SOLID,
-            label=r"$\lambda_1$ measured",
+            label=f"{symbol(COMPARISON['sharpness'])} measured",
         )
         ax.plot(tau, threshold, **style.DASHED)
         ax.plot(tau, sharpness, **style.DASHED, label="predicted flow")
@@ -128,18 +131,20 @@ def edge_of_stability(
     """
     require_columns("trajectory", trajectory, "hessian_sharpness", "stability_line")
     step = np.asarray(trajectory.step)
+    sharpness = shown_quantity(trajectory, "hessian_sharpness")
     with style.styled(ax) as ax:
         ax.plot(
             step,
             np.asarray(trajectory["hessian_sharpness"])[:, 0],
             **style.FINE,
-            label=r"$\lambda_1(\nabla^2 L(w_t))$",
+            label=symbol(sharpness),
         )
-        ax.plot(step, np.asarray(trajectory["stability_line"]), **style.LINE, label=r"$2/\eta$")
-        style.time_axis(ax, "step $t$")
+        line = shown_quantity(trajectory, "stability_line")
+        ax.plot(step, np.asarray(trajectory[line.name]), **style.LINE, label=symbol(line))
+        style.time_axis(ax, label(RESULT["step"]))
         if entry_step is not None:
             style.mark(ax, entry_step, "entry")
-        ax.set_ylabel(r"sharpness $\lambda_1(\nabla^2 L(w_t))$")
+        ax.set_ylabel(label(sharpness))
         style.log_axis(ax, "y")
         ax.legend()
     return ax

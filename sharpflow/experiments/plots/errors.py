@@ -6,6 +6,7 @@ import numpy as np
 
 from sharpflow.experiments.plots import style
 from sharpflow.experiments.plots.arguments import AX, FIT, VECTOR
+from sharpflow.experiments.plots.cells import axis_label
 from sharpflow.experiments.power_law import PowerLaw
 from sharpflow.models.arguments import FINITE, array, checked, optional, require_alike
 
@@ -63,7 +64,7 @@ def tracking_error(
                 label=rf"$\propto(\eta\lambda)^{{{fit.exponent:.2f}}}$, "
                 rf"exponent in $[{low:.2f},\,{high:.2f}]$",
             )
-        ax.set_xlabel(r"intrinsic rate $\eta\lambda$")
+        ax.set_xlabel(axis_label("intrinsic_rate"))
         ax.set_ylabel("tracking error")
         style.log_axis(ax, "x")
         style.log_axis(ax, "y")

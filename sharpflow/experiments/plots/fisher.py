@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots.quantities import label as label_of
+from sharpflow.experiments.plots.quantities import shown_quantity
 
 if TYPE_CHECKING:
     import xarray
@@ -42,17 +44,17 @@ def fisher_panels(numbers: "xarray.Dataset") -> "Figure":
         )
         few, width = numbers.attrs["few_samples"], numbers.attrs["ratio_width"]
         panels = [
-            ("equal", "width", "width $M$", "$T = M$"),
-            ("few", "width", "width $M$", f"$T = {few}$"),
-            ("ratio", "ratio", "samples per width $T/M$", f"$M = {width}$"),
+            ("equal", "width", "$T = M$"),
+            ("few", "width", f"$T = {few}$"),
+            ("ratio", "ratio", f"$M = {width}$"),
         ]
-        for ax, (name, along, label, title) in zip(axes, panels, strict=True):
+        for ax, (name, along, title) in zip(axes, panels, strict=True):
             largest_eigenvalues(numbers, name, along, ax)
-            ax.set_xlabel(label)
+            ax.set_xlabel(label_of(shown_quantity(numbers, along)))
             ax.set_title(title)
         axes[0].set_ylabel(r"largest eigenvalue $\lambda_{\max}$ of $F$")
         style.log_axis(axes[0], "y")
-        for ax, (_, along, _, _) in zip(axes, panels, strict=True):
+        for ax, (_, along, _) in zip(axes, panels, strict=True):
             _powers_of_two(ax, np.asarray(numbers[along]))
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=3, columnspacing=1.4)

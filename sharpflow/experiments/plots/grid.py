@@ -14,6 +14,7 @@ from sharpflow.experiments.grid_summary import (
 from sharpflow.experiments.plots import cells, quantities, style
 from sharpflow.experiments.plots.arguments import AX, DATASET
 from sharpflow.models.arguments import TEXT, checked
+from sharpflow.simulator.quantity import Quantity
 
 if TYPE_CHECKING:
     import xarray
@@ -49,8 +50,9 @@ def heat_map(dataset: "xarray.Dataset", name: str, ax: "Axes | None" = None) -> 
     Args:
       dataset: what ``sharpflow.simulate_grid`` returns, with one value of any further
         axis.
-      name: of a column. An edge ratio has colours around 1, others a logarithmic scale
-        where they are positive and span a factor of 30.
+      name: of a column. An edge ratio has colours around 1, as any column whose ``Quantity``
+        says that it is to be compared with a number; others have a logarithmic scale where
+        their ``Quantity`` does not say linear, and they are positive and span a factor of 30.
       ax: where to draw; by default on a new figure.
 
     Returns:
@@ -61,15 +63,16 @@ def heat_map(dataset: "xarray.Dataset", name: str, ax: "Axes | None" = None) -> 
     """
     grid, alone = cells.single_grid(dataset), ax is None
     with style.styled(ax, size=cells.panel_size(grid)) as ax:
-        mesh = _draw(ax, grid, name, _norm(name, _median(grid, name)))
-        _colour_bar([mesh], name, [ax])
+        quantity = quantities.shown_quantity(grid, name)
+        mesh = _draw(ax, grid, quantity, _norm(quantity, _median(grid, name)))
+        _colour_bar([mesh], quantity, [ax])
         if alone:
             cells.figure_of(ax).suptitle(_title(grid), **_TITLE)
         else:
             ax.set_title(_title(grid), fontsize=_TITLE["fontsize"], loc="left")
         cells.frame(ax, grid)
         cells.lay_out(ax)
-        _write_numbers(ax, grid, name, mesh)
+        _write_numbers(ax, grid, quantity, mesh)
     return ax
 
 
@@ -92,17 +95,19 @@ def heat_maps(dataset: "xarray.Dataset", name: str) -> "Figure":
     if len(parts) == 1:
         return cells.figure_of(heat_map(dataset, name))
     shown = [(words, cells.sorted_grid(part)) for words, part in parts[: cells.MOST_PANELS]]
-    norm = _norm(name, np.stack([_median(part, name) for _, part in shown]))
+    quantity = quantities.shown_quantity(dataset, name)
+    norm = _norm(quantity, np.stack([_median(part, name) for _, part in shown]))
     with style.in_force():
         figure, axes = cells.panel_figure(shown)
-        meshes = [_draw(ax, part, name, norm) for ax, (_, part) in zip(axes, shown, strict=True)]
-        _colour_bar(meshes, name, axes)
+        drawn = zip(axes, shown, strict=True)
+        meshes = [_draw(ax, part, quantity, norm) for ax, (_, part) in drawn]
+        _colour_bar(meshes, quantity, axes)
         title = _title(dataset, cells.omitted(len(shown), len(parts)))
         figure.suptitle(title, **_TITLE)
         cells.frame_panels(axes, shown)
         cells.lay_out(axes[0])
         for ax, (_, part), mesh in zip(axes, shown, meshes, strict=True):
-            _write_numbers(ax, part, name, mesh)
+            _write_numbers(ax, part, quantity, mesh)
     return figure
 
 
@@ -112,12 +117,13 @@ def _median(grid: "xarray.Dataset", name: str) -> np.ndarray:
     return median.transpose("weight_decay", "learning_rate").values
 
 
-def _draw(ax: "Axes", grid: "xarray.Dataset", name: str, norm: "Normalize") -> "QuadMesh":
+def _draw(ax: "Axes", grid: "xarray.Dataset", quantity: Quantity, norm: "Normalize") -> "QuadMesh":
     import matplotlib
 
-    colours = matplotlib.colormaps[DIVERGING if quantities.is_edge_ratio(name) else SEQUENTIAL]
+    has_middle = quantities.line_of(quantity) is not None
+    colours = matplotlib.colormaps[DIVERGING if has_middle else SEQUENTIAL]
     return ax.pcolormesh(
-        np.ma.masked_invalid(_median(grid, name)),
+        np.ma.masked_invalid(_median(grid, quantity.name)),
         norm=norm,
         cmap=colours.with_extremes(bad=_NO_VALUE),
         edgecolors="white",
@@ -125,26 +131,30 @@ def _draw(ax: "Axes", grid: "xarray.Dataset", name: str, norm: "Normalize") -> "
     )
 
 
-def _norm(name: str, values: np.ndarray) -> "Normalize":
-    """A scale for all finite values; that of an edge ratio is 1 ± 0.1 at least, 1 ± 1 at most."""
+def _norm(quantity: Quantity, values: np.ndarray) -> "Normalize":
+    """A scale for all finite values; that of an edge ratio is 1 ± 0.1 at least, 1 ± 1 at most.
+
+    So it is for whatever is to be compared with another value than 1, in units of that.
+    """
     from matplotlib.colors import LogNorm, Normalize
 
     finite = values[np.isfinite(values)]
-    if quantities.is_edge_ratio(name):
-        reach = np.abs(finite - 1.0).max(initial=0.1)
-        reach = min(np.ceil(10.0 * reach - 1e-6) / 10.0, 1.0)
-        return Normalize(1.0 - reach, 1.0 + reach)
+    if (middle := quantities.line_of(quantity)) is not None:
+        unit = abs(middle) or 1.0
+        reach = np.abs(finite - middle).max(initial=0.1 * unit) / unit
+        reach = unit * min(np.ceil(10.0 * reach - 1e-6) / 10.0, 1.0)
+        return Normalize(middle - reach, middle + reach)
     if not finite.size:
         return Normalize(0.0, 1.0)
     low, high = finite.min(), finite.max()
-    if quantities.is_logarithmic(name, finite):
+    if quantities.is_logarithmic(quantity, finite):
         return LogNorm(low, high)
     if low == high:
         return Normalize(low - 0.1 * abs(low) - 1e-12, low + 0.1 * abs(low) + 1e-12)
     return Normalize(low, high)
 
 
-def _colour_bar(meshes: "list[QuadMesh]", name: str, axes: "list[Axes]") -> None:
+def _colour_bar(meshes: "list[QuadMesh]", quantity: Quantity, axes: "list[Axes]") -> None:
     """The scale that the meshes share, where there is any value on it."""
     from matplotlib.colors import LogNorm
 
@@ -154,7 +164,7 @@ def _colour_bar(meshes: "list[QuadMesh]", name: str, axes: "list[Axes]") -> None
         return
     beyond = "max" if np.any(values > mesh.norm.vmax) else "neither"
     bar = cells.figure_of(axes[0]).colorbar(
-        mesh, ax=axes, label=quantities.label(name), extend=beyond, pad=0.02, aspect=25
+        mesh, ax=axes, label=quantities.label(quantity), extend=beyond, pad=0.02, aspect=25
     )
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=2.0)
@@ -163,11 +173,13 @@ def _colour_bar(meshes: "list[QuadMesh]", name: str, axes: "list[Axes]") -> None
     style.keep_tick_fonts(bar.ax)
 
 
-def _write_numbers(ax: "Axes", grid: "xarray.Dataset", name: str, mesh: "QuadMesh") -> None:
+def _write_numbers(
+    ax: "Axes", grid: "xarray.Dataset", quantity: Quantity, mesh: "QuadMesh"
+) -> None:
     """Values and marks in the cells, in the largest type that fits."""
     width, height = cells.cell_size(ax, grid)
     values = _values(mesh).filled(np.nan)
-    texts = np.vectorize(lambda value: _number(name, value), otypes=[object])(values)
+    texts = np.vectorize(lambda value: _number(quantity, value), otypes=[object])(values)
     widest = max(cells.text_width(text, 1.0) for text in set(texts.flat))
     fitting = [
         size for size in _NUMBER_SIZES if size * widest < width - 5.0 and size + 2.0 < height
@@ -200,8 +212,9 @@ def _values(mesh: "QuadMesh") -> np.ma.MaskedArray:
     return np.ma.asarray(mesh.get_array())
 
 
-def _number(name: str, value: float) -> str:
-    if quantities.is_edge_ratio(name) and 0.1 <= value < 10.0:
+def _number(quantity: Quantity, value: float) -> str:
+    # two decimals on both sides of 1, where two digits would be one decimal above it
+    if quantities.line_of(quantity) == 1.0 and 0.1 <= value < 10.0:
         return f"{value:.2f}"
     return cells.number(value)
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots.cells import axis_label
+from sharpflow.experiments.plots.quantities import label, shown_quantity
 from sharpflow.experiments.power_law import PowerLaw
 
 if TYPE_CHECKING:
     import xarray
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-RATE = r"intrinsic rate $\eta\lambda$"
 
 _DOTS: dict[str, Any] = {
     "linestyle": "none",
@@ -63,7 +63,7 @@ def error_ladder(ladder: "xarray.Dataset", panels: Sequence[ErrorPanel]) -> "Fig
         for ax in axes.flat[len(panels) :]:
             ax.set_visible(False)
         for ax in axes.flat[max(len(panels) - 3, 0) : len(panels)]:
-            ax.set_xlabel(RATE)
+            ax.set_xlabel(axis_label("intrinsic_rate"))
     return figure
 
 
@@ -113,14 +113,13 @@ def entry_ladder(entries: "xarray.Dataset") -> "Figure":
     rates = entries["intrinsic_rate"].values
     with style.in_force():
         figure, axes = pyplot.subplots(1, 2, figsize=style.PAGE, layout="constrained")
-        panels = (("delay", "delay (steps)"), ("overshoot", "overshoot of the edge ratio"))
-        for ax, (name, label) in zip(axes, panels, strict=True):
+        for ax, name in zip(axes, ("delay", "overshoot"), strict=True):
             measured = entries[name].transpose("intrinsic_rate", ...).values
             ax.plot(rates, measured, **_DOTS, label=["measured"] + ["_"] * (len(measured[0]) - 1))
             predicted = entries[f"predicted_{name}"].mean("seed").values
             ax.plot(rates, predicted, **style.DASHED, label="predicted")
-            ax.set_xlabel(RATE)
-            ax.set_ylabel(label)
+            ax.set_xlabel(axis_label("intrinsic_rate"))
+            ax.set_ylabel(label(shown_quantity(entries, name)))
             style.log_axis(ax, "x")
             style.log_axis(ax, "y")
         axes[0].legend()
@@ -159,8 +158,9 @@ def covariance_eigenvalues(oscillation: "xarray.Dataset", ax: "Axes | None" = No
                     color=style.shade(style.MEASURED, index, 4),
                     label=f"eigenvalue {index + 1}",
                 )
-        ax.set_xlabel(r"predicted, of $\eta\lambda M$")
-        ax.set_ylabel("measured")
+        labels = [shown_quantity(oscillation, name) for name in ("predicted", "measured")]
+        ax.set_xlabel(label(labels[0]))
+        ax.set_ylabel(label(labels[1]))
         style.log_axis(ax, "x")
         style.log_axis(ax, "y")
         ax.set_xlim(*ends)

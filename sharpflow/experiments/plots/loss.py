@@ -7,7 +7,9 @@ import numpy as np
 from sharpflow.experiments.plots import style
 from sharpflow.experiments.plots.arguments import AX, DATASET, require_columns
 from sharpflow.experiments.plots.edge import mark_predicted_entry, require_entry
+from sharpflow.experiments.plots.quantities import label, symbol
 from sharpflow.models.arguments import checked
+from sharpflow.simulator.comparison import COMPARISON
 
 if TYPE_CHECKING:
     import xarray
@@ -43,12 +45,12 @@ def mean_loss(comparison: "xarray.Dataset", ax: "Axes | None" = None) -> "Axes":
             tau,
             np.asarray(comparison["predicted_loss"]),
             **style.DASHED,
-            label=r"$\frac{1}{2}\,\eta\lambda\,\lambda^{\ast}\,\mathrm{tr}\,M$",
+            label=symbol(COMPARISON["predicted_loss"]),
         )
         ax.set_xlim(tau[0], tau[-1])
         style.time_axis(ax)
         mark_predicted_entry(ax, comparison)
-        ax.set_ylabel(r"mean loss $\bar L$")
+        ax.set_ylabel(label(COMPARISON["loss_mean"]))
         ax.set_ylim(bottom=0.0)
         ax.ticklabel_format(axis="y", scilimits=(-2, 3), useMathText=True)
         ax.legend()

@@ -76,7 +76,7 @@ def metric(
         if predicted is not None:
             ax.plot(*map(np.asarray, predicted), **style.DASHED, label="predicted flow")
         style.time_axis(ax)
-        ax.set_ylabel(quantities.label(name))
+        ax.set_ylabel(quantities.label(quantities.shown_quantity(trajectory, name)))
         if log:
             style.log_axis(ax, "y")
         if other is not None or predicted is not None:

@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING
 
 from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots.quantities import label as label_of
+from sharpflow.experiments.plots.quantities import shown_quantity
 
 if TYPE_CHECKING:
     import xarray
@@ -46,10 +48,10 @@ def momentum(ramp: "xarray.Dataset", flow: "xarray.Dataset") -> "Figure":
             **style.DASHED,
             label="predicted flow",
         )
-        axes[0].set_ylabel(r"sharpness $\lambda_1(\nabla^2 L(w_t))$")
+        axes[0].set_ylabel(label_of(shown_quantity(ramp, "ramp_sharpness")))
         axes[1].set_ylabel(r"threshold $\lambda^{\ast}/\lambda^{\ast}(0)$")
-        axes[2].set_ylabel("tracking error / distance moved")
-        style.time_axis(axes[0], "share of the steps")
+        axes[2].set_ylabel(label_of(shown_quantity(flow, "flow_relative_error")))
+        style.time_axis(axes[0], label_of(shown_quantity(ramp, "share")))
         for ax in axes[1:]:
             style.time_axis(ax)
             style.log_axis(ax, "y")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots.cells import axis_label
 
 if TYPE_CHECKING:
     import xarray
@@ -51,8 +52,8 @@ def phase_diagram(
             _label(ax, power, x, y)
         ax.set_xlim(*_edges(x)[[0, -1]])
         ax.set_ylim(*_edges(y)[[0, -1]])
-        ax.set_xlabel(r"learning rate $\eta$")
-        ax.set_ylabel(r"weight decay $\lambda$")
+        ax.set_xlabel(axis_label("learning_rate"))
+        ax.set_ylabel(axis_label("weight_decay"))
         present = [kind for kind in kinds if np.any(found == kind)]
         handles = [Patch(facecolor=COLORS[kind], label=kind.label) for kind in present]  # type: ignore[attr-defined]
         ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1.12, 0.5), handlelength=1.2)

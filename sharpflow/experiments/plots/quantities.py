@@ -1,87 +1,152 @@
-"""How the columns of a dataset are called in figures, and on what scale they are drawn."""
+"""How figures show a quantity: its label and symbols as matplotlib sets them, and its scale."""
 
+import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sharpflow.experiments.grid_summary import EDGE_RATIOS
-from sharpflow.simulator.observables import BUILT_IN, RUNNING
+from sharpflow.simulator.columns import RESERVED
+from sharpflow.simulator.observables import STANDARD
+from sharpflow.simulator.quantities import quantity_of
+from sharpflow.simulator.quantity import Quantity
+from sharpflow.simulator.trajectory import Trajectory
 
 if TYPE_CHECKING:
     import xarray
 
-_LABELS = {
-    "loss": r"training loss $L$",
-    "loss_mean": r"mean training loss $\bar L$",
-    "loss_rises": "share of steps that raise the loss",
-    "norm_squared": r"squared norm $\|w\|^2$",
-    "gradient_norm": r"gradient norm $\|\nabla L(w)\|$",
-    "effective_learning_rate": r"effective learning rate $\tilde\eta$",
-    "threshold": r"threshold $\lambda^{\ast}$",
-    "sharpness_iterate": r"sharpness $\lambda_1$ at $\theta_t$",
-    "sharpness_midpoint": r"sharpness $\lambda_1$ at the midpoint",
-    "sharpness_manifold": r"sharpness $\lambda_1$ at $\Phi(\theta_t)$",
-    "edge_ratio_iterate": r"edge ratio $\lambda_1/\lambda^{\ast}$ at $\theta_t$",
-    "edge_ratio_midpoint": r"edge ratio $\lambda_1/\lambda^{\ast}$ at the midpoint",
-    "edge_ratio_manifold": r"edge ratio $\lambda_1/\lambda^{\ast}$ at $\Phi(\theta_t)$",
-    "hessian_sharpness": r"sharpness $\lambda_1(\nabla^2 L(w_t))$",
-    "preconditioned_sharpness": r"sharpness $\lambda_1(P^{-1/2}\,\nabla^2 L(w_t)\,P^{-1/2})$",
-    "stability_line": r"$2/\eta$",
+_LONGEST = 60  # characters of a label: more do not fit along an axis of a page
+
+# Largest over smallest value from which on a scale is logarithmic. At 3, values within a factor of
+# each other would be bent; at 300 the small ones among them would lie on the axis.
+_WIDE = 30.0
+
+# Symbols as formulas have them. A word of a label with one of these in it is set as a formula.
+_FORMULAS = {
+    **{"η": r"\eta", "θ": r"\theta", "κ": r"\kappa", "λ": r"\lambda", "ρ": r"\rho"},
+    **{"τ": r"\tau", "ζ": r"\zeta", "β": r"\beta", "α": r"\alpha", "σ": r"\sigma"},
+    **{"Γ": r"\Gamma", "Φ": r"\Phi", "∇": r"\nabla", "‖": r"\|", "½": r"\frac{1}{2}"},
+    **{"Σ": r"\Sigma", "∞": r"\infty", "·": r"\cdot", "−": "-", "√": r"\surd"},
 }
-
-# Where gradient descent is marginally stable: drawn beside the sharpness.
-_EDGES = {
-    "sharpness_iterate": "threshold",
-    "sharpness_midpoint": "threshold",
-    "sharpness_manifold": "threshold",
-    "hessian_sharpness": "stability_line",
-    "preconditioned_sharpness": "stability_line",
-}
-_SYMBOLS = {"threshold": r"$\lambda^{\ast}$", "stability_line": r"$2/\eta$"}
-
-_LONGEST = 60  # characters of a label
-
-_WIDE = 30.0  # largest over smallest value, from which on a scale is logarithmic
+_BELOW = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋ᵢₐₛₜ", "0123456789+-iast", strict=True))
+_ABOVE = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ᵀ", "0123456789+-T", strict=True)) | {"*": r"\ast"}
+_ACCENTS = {"\u0303": r"\tilde", "\u0304": r"\bar", "\u0302": r"\hat"}
+_LETTERS = frozenset("LMtw")  # which are symbols where they stand alone
+_SYMBOLS = frozenset({*_FORMULAS, *_BELOW, *_ABOVE, *_ACCENTS}) - {"*"}  # as in 2*x
+_ALLOWED = re.compile(f"[A-Za-z0-9()|/=+.,{re.escape(''.join(_SYMBOLS))}*-]+")
 
 
-def label(name: str) -> str:
-    """A column in words and symbols; a name of the user's own as text, however long it is."""
-    if name in _LABELS:
-        return _LABELS[name]
-    words = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}…"
-    words = "".join(c if c.isprintable() else " " for c in words)
-    return words.replace("_", " ").replace("$", r"\$")  # which would begin a formula
+def shown_quantity(record: "Trajectory | xarray.Dataset", name: str) -> Quantity:
+    """What a column is, as the record says that holds it, or else by its name.
+
+    Args:
+      record: a trajectory or a dataset.
+      name: of the column.
+    """
+    if isinstance(record, Trajectory):
+        return record.quantity(name)
+    return quantity_of(name, record[name].attrs if name in record.variables else None)
+
+
+def label(quantity: Quantity) -> str:
+    """The label of an axis, as matplotlib sets it, however long and whosever it is."""
+    return mathtext(quantity.label)
+
+
+def symbol(quantity: Quantity) -> str:
+    """What a legend calls the quantity, as matplotlib sets it."""
+    return mathtext(quantity.symbol or quantity.label)
+
+
+def mathtext(text: str) -> str:
+    """Plain text with its symbols as formulas: ``"threshold λ*"`` as ``r"threshold $\\lambda^…$"``.
+
+    Args:
+      text: any; what would begin a formula of its own is shown as it stands.
+    """
+    text = "".join(c if c.isprintable() else " " for c in text)
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return " ".join(_formula(word) or word.replace("$", r"\$") for word in text.split(" "))
+
+
+def _formula(word: str) -> str | None:
+    """A word as a formula; None where it holds no symbol, or something that no formula can."""
+    from matplotlib.mathtext import MathTextParser
+
+    if word not in _LETTERS and (_SYMBOLS.isdisjoint(word) or not _ALLOWED.fullmatch(word)):
+        return None
+    formula = f"${_tex(word)}$"
+    try:  # two indices in a row, or one of nothing, are no formula
+        MathTextParser("path").parse(formula)
+    except ValueError:
+        return None
+    return formula
+
+
+def _tex(word: str) -> str:
+    """A word of symbols in the language of TeX."""
+
+    def accented(match: re.Match[str]) -> str:
+        return _before(_ACCENTS[match[2]], match[1])
+
+    def below(match: re.Match[str]) -> str:
+        return _index("_", _BELOW, match[0])
+
+    def above(match: re.Match[str]) -> str:
+        return _index("^", _ABOVE, match[0])
+
+    def named(match: re.Match[str]) -> str:
+        return _before(_FORMULAS[match[1]], match[2])
+
+    word = re.sub(f"(.)([{''.join(_ACCENTS)}])", accented, word)
+    word = re.sub(f"[{''.join(_BELOW)}]+", below, word)
+    word = re.sub(f"[{re.escape(''.join(_ABOVE))}]+", above, word)
+    return re.sub(f"([{''.join(_FORMULAS)}])([A-Za-z]?)", named, word)
+
+
+def _before(command: str, letter: str) -> str:
+    """A command of TeX and a letter, which would be taken for a part of its name."""
+    ends_in_letter = command[-1].isalpha() and letter.isascii() and letter.isalpha()
+    return f"{command} {letter}" if ends_in_letter else f"{command}{letter}"
+
+
+def _index(mark: str, table: Mapping[str, str], run: str) -> str:
+    """A run of small letters, which is one index: two in a row would be none."""
+    inside = "".join(table[character] for character in run)
+    return f"{mark}{inside}" if len(inside) == 1 else f"{mark}{{{inside}}}"
 
 
 def edge_of(dataset: "xarray.Dataset", name: str) -> str | None:
-    """The column with the edge of a sharpness, where it was recorded."""
-    edge = _EDGES.get(name)
-    return edge if edge in dataset else None
+    """The column that another is to be compared with, as a sharpness with the threshold.
+
+    Args:
+      dataset: that may hold both.
+      name: of the other.
+    """
+    beside = shown_quantity(dataset, name).reference
+    return beside if isinstance(beside, str) and beside in dataset else None
 
 
-def symbol(edge: str) -> str:
-    """The symbol of the edge of a sharpness."""
-    return _SYMBOLS[edge]
+def line_of(quantity: Quantity) -> float | None:
+    """The value at which figures have a line, as 1 for an edge ratio."""
+    reference = quantity.reference
+    return None if reference is None or isinstance(reference, str) else float(reference)
 
 
-def is_edge_ratio(name: str) -> bool:
-    """Whether 1 is the middle of the scale."""
-    return name in (*EDGE_RATIOS, "edge_ratio")
-
-
-def is_logarithmic(name: str, values: np.ndarray) -> bool:
-    """Whether the finite values are positive and span so much that they need a log scale."""
+def is_logarithmic(quantity: Quantity, values: np.ndarray) -> bool:
+    """Whether values are drawn on a log scale: they may be, and span so much that they need it."""
     finite = np.asarray(values)[np.isfinite(values)]
-    if is_edge_ratio(name) or not finite.size or finite.min() <= 0:
+    if quantity.scale == "linear" or not finite.size or finite.min() <= 0:
         return False
     return bool(finite.max() > _WIDE * finite.min())
 
 
 def metric_names(dataset: "xarray.Dataset", time: str) -> list[str]:
-    """Columns that the problem, not the package, has named: one number per record."""
-    known = {*_LABELS, *BUILT_IN, *RUNNING}
+    """Columns that the problem or the user, not the package, has named: one number per record."""
     return [
         str(name)
         for name, values in dataset.data_vars.items()
-        if name not in known and values.dims[-1:] == (time,) and values.dtype.kind == "f"
+        if name not in (*STANDARD, *RESERVED)
+        and values.dims[-1:] == (time,)
+        and values.dtype.kind == "f"
     ]

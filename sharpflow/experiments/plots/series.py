@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from sharpflow.experiments.grid_summary import column, is_diverged, time_dimension
-from sharpflow.experiments.plots import quantities, style
+from sharpflow.experiments.plots import quantities
 
 if TYPE_CHECKING:
     import xarray
 
 ENOUGH_FOR_PERCENTILES = 5
-CLOCKS = {"step": "step $t$", "tau": style.TAU}
+CLOCKS = ("step", "tau")
 
 
 class Band(NamedTuple):
@@ -68,9 +68,10 @@ def steady(dataset: "xarray.Dataset", name: str) -> "xarray.DataArray":
 def bounds(dataset: "xarray.Dataset", name: str) -> tuple[float, float, bool] | None:
     """Where a scale begins and ends that holds all that is steady, and whether it is a log one.
 
-    It holds the edge of a sharpness, too. That of an edge ratio holds 1, and of the first
-    half of the records no more than 1.5 or 1.2 times the largest of the second: before
-    the edge it may be passed far and shortly.
+    It holds the edge of a sharpness, too. That of a quantity with a value to be compared with, as
+    1 for an edge ratio, holds this value, and of the first half of the records no more than 1.5
+    times it or 1.2 times the largest of the second: before the edge it may be passed far and
+    shortly.
 
     Returns:
       None where there is no value.
@@ -80,12 +81,13 @@ def bounds(dataset: "xarray.Dataset", name: str) -> tuple[float, float, bool] | 
     shown = np.concatenate([part[np.isfinite(part)] for part in parts])
     if not shown.size:
         return None
-    if quantities.is_edge_ratio(name):
+    quantity = quantities.shown_quantity(dataset, name)
+    if (line := quantities.line_of(quantity)) is not None:
         late = parts[0][..., parts[0].shape[-1] // 2 :]
-        most = max(1.5, 1.2 * late[np.isfinite(late)].max(initial=0.0))
-        shown = np.append(np.minimum(shown, most), 1.0)
+        most = max(1.5 * line, 1.2 * late[np.isfinite(late)].max(initial=line))
+        shown = np.append(np.minimum(shown, most), line)
     low, high = float(shown.min()), float(shown.max())
-    if quantities.is_logarithmic(name, shown):
+    if quantities.is_logarithmic(quantity, shown):
         room = (high / low) ** 0.04
         return low / room, high * room, True
     margin = 0.04 * (high - low) or 0.1 * abs(high) or 1.0
@@ -99,7 +101,7 @@ def clock(dataset: "xarray.Dataset", against: str | None) -> str:
       ValueError: an unknown clock, or one that the dataset does not have.
     """
     if against is not None and against not in CLOCKS:
-        raise ValueError(f"against must be one of {tuple(CLOCKS)}, got {against!r}")
+        raise ValueError(f"against must be one of {CLOCKS}, got {against!r}")
     flows = "tau" in dataset.coords
     if flows:
         last = dataset["tau"].max(time_dimension(dataset), skipna=True)

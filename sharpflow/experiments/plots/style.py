@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sharpflow.experiments.plots import quantities
 from sharpflow.experiments.plots.arguments import FIGURE
 from sharpflow.models.arguments import PATH, TEXT, checked, optional
 from sharpflow.models.paths import user_path
+from sharpflow.simulator.quantities import RESULT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,8 +24,6 @@ SINGLE_EDGE = "#cc79a7"
 OTHER = "#0072b2"
 THRESHOLD = "#9a9a9a"
 FAINT = "#d5d5d5"
-
-TAU = r"flow time $\tau$"
 
 COLUMN = (3.5, 2.5)  # inches: a column of a page, and the whole width of it
 PAGE = (7.0, 2.7)
@@ -184,9 +184,14 @@ def _readable(value: float) -> str:
     return f"${power}$" if digits == "1" else rf"${digits}\times{power}$"
 
 
-def time_axis(ax: "Axes", label: str = TAU) -> None:
-    """A time axis without margins, which ends at a tick where one is near."""
-    ax.set_xlabel(label)
+def time_axis(ax: "Axes", label: str | None = None) -> None:
+    """A time axis without margins, which ends at a tick where one is near.
+
+    Args:
+      ax: where it is.
+      label: of the axis; by default that of the flow time.
+    """
+    ax.set_xlabel(quantities.label(RESULT["tau"]) if label is None else label)
     ax.margins(x=0.0)
     low, high = ax.get_xlim()
     ticks = ax.get_xticks()

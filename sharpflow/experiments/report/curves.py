@@ -5,11 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharpflow.experiments.plots.quantities import edge_of, is_edge_ratio, metric_names
+from sharpflow.experiments.grid_summary import EDGE_RATIOS, SHARPNESSES
+from sharpflow.experiments.plots.quantities import edge_of, line_of, metric_names, shown_quantity
 from sharpflow.experiments.report.measured import Measures
 from sharpflow.experiments.report.points import Records
 from sharpflow.experiments.report.predicted import Prediction
 from sharpflow.experiments.report.statements import statement_facts
+from sharpflow.simulator.comparison import COMPARISON
+from sharpflow.simulator.quantities import RESULT
+from sharpflow.simulator.quantity import Quantity
 
 if TYPE_CHECKING:
     import xarray
@@ -18,20 +22,10 @@ MOST_BUCKETS = 240
 FEWEST_BUCKETS = 20
 MOST_VALUES = 300_000  # of all curves of a page, about 9 bytes each
 
-_NAMES = {
-    "loss": "loss L",
-    "loss_mean": "mean loss L̄",
-    "threshold": "threshold λ*",
-    "stability_line": "2/η",
-    "sharpness_iterate": "λ₁ at θₜ",
-    "sharpness_midpoint": "λ₁ at the midpoint",
-    "sharpness_manifold": "λ₁ at Φ(θₜ)",
-    "hessian_sharpness": "λ₁(∇²L(w))",
-    "preconditioned_sharpness": "preconditioned λ₁",
-    "edge_ratio_iterate": "λ₁/λ* at θₜ",
-    "edge_ratio_midpoint": "λ₁/λ* at the midpoint",
-    "edge_ratio_manifold": "λ₁/λ* at Φ(θₜ)",
-    "norm_squared": "‖w‖²",
+_EXPECTED = {
+    "sharpness": "predicted_sharpness",
+    "threshold": "predicted_threshold",
+    "loss_mean": "predicted_loss",
 }
 
 
@@ -70,7 +64,7 @@ def all_curves(
                 "predicted": _predicted_curves(found.get(point)),
             }
         )
-    labels = {name: name_of(name) for name in names}
+    labels = {name: shown_quantity(dataset, name).label for name in names}
     rows = points.step.shape[1]
     note = (
         f"Curves show every one of up to {rows} records."
@@ -80,25 +74,27 @@ def all_curves(
     )
     if len(kept) < points.count:
         note += f" Only the first {len(kept)} points have curves: the page would be too large."
-    return {"panels": drawn, "labels": labels, "points": data}, note
+    shown = {
+        "panels": drawn,
+        "labels": labels,
+        # of what was predicted; the first is that of every spherical sharpness
+        "expected": {name: COMPARISON[of].label for name, of in _EXPECTED.items()},
+        "edges": sorted(filter(None, (edge_of(dataset, name) for name in names))),
+        "times": {name: RESULT[name].label for name in ("tau", "step")},
+        "points": data,
+    }
+    return shown, note
 
 
 def _predicted_curves(prediction: Prediction | None) -> dict[str, Any] | None:
     if prediction is None:
         return None
-    names = {"threshold": "predicted_threshold", "loss_mean": "predicted_loss"}
     compared = prediction.comparison
-    found = {name: packed(compared[column].values) for name, column in names.items()}
-    found["sharpness"] = packed(compared["predicted_sharpness"].values)
+    found = {name: packed(compared[column].values) for name, column in _EXPECTED.items()}
     found["tracking"] = packed(compared["relative_error"].values)
     metrics = {name: packed(values) for name, values in prediction.metrics.items()}
     # apart from each other: metrics have names of the user's own
     return {"tau": packed(compared["tau"].values), "columns": found, "metrics": metrics}
-
-
-def name_of(column: str) -> str:
-    """A column in a word and a symbol."""
-    return _NAMES.get(column, column.replace("_", " "))
 
 
 def panels(dataset: "xarray.Dataset", time: str) -> list[dict[str, Any]]:
@@ -108,25 +104,33 @@ def panels(dataset: "xarray.Dataset", time: str) -> list[dict[str, Any]]:
       dataset: of a run.
       time: its dimension of records.
     """
-    sharpnesses = [name for name in _NAMES if "sharpness" in name and name in dataset]
+    sharpnesses = [name for name in SHARPNESSES if name in dataset]
     edges = dict.fromkeys(edge for name in sharpnesses if (edge := edge_of(dataset, name)))
     if "threshold" in dataset:
         edges["threshold"] = None
-    ratios = [name for name in _NAMES if is_edge_ratio(name) and name in dataset]
-    losses = [name for name in ("loss", "loss_mean") if name in dataset]
+    together = {
+        "training loss": [name for name in ("loss", "loss_mean") if name in dataset],
+        "sharpness and threshold": [*edges, *sharpnesses],
+        "edge ratio": [name for name in EDGE_RATIOS if name in dataset],
+    }
+    # pairs, because two metrics may be called alike in words
+    alone = [(shown_quantity(dataset, n).label, [n]) for n in metric_names(dataset, time)]
     found = [
-        _panel("training loss", losses, log=True),
-        _panel("sharpness and threshold", [*edges, *sharpnesses], log=True),
-        _panel("edge ratio", ratios, line=1.0),
-        *(_panel(name_of(name), [name]) for name in metric_names(dataset, time)),
+        _panel(title, [shown_quantity(dataset, name) for name in names])
+        for title, names in (*together.items(), *alone)
     ]
     return [panel for panel in found if panel["columns"]]
 
 
-def _panel(
-    title: str, columns: Sequence[str], *, log: bool = False, line: float | None = None
-) -> dict[str, Any]:
-    return {"title": title, "columns": list(columns), "log": log, "line": line}
+def _panel(title: str, quantities: Sequence[Quantity]) -> dict[str, Any]:
+    """A panel for quantities of one kind, which share its scale and its line."""
+    lines = [line for each in quantities if (line := line_of(each)) is not None]
+    return {
+        "title": title,
+        "columns": [each.name for each in quantities],
+        "log": any(each.scale == "log" for each in quantities),
+        "line": lines[0] if lines else None,
+    }
 
 
 def num_buckets(num_curves: int) -> int:

@@ -14,11 +14,11 @@ from sharpflow.experiments.grid_summary import (
     outcomes,
     time_dimension,
 )
-from sharpflow.experiments.plots.quantities import metric_names
-from sharpflow.experiments.report.curves import name_of
+from sharpflow.experiments.plots.quantities import metric_names, shown_quantity
 from sharpflow.experiments.report.page import Cell, Table, number, words
-from sharpflow.experiments.report.points import SYMBOLS, Records, label
+from sharpflow.experiments.report.points import Records, label, short_name
 from sharpflow.experiments.report.predicted import Prediction
+from sharpflow.simulator.comparison import COMPARISON_NUMBERS
 
 if TYPE_CHECKING:
     import xarray
@@ -40,10 +40,10 @@ def grid_table(
     time = time_dimension(dataset)
     last = _last_columns(dataset, time)
     ended = _outcomes(dataset)
-    heads = ["point", *(SYMBOLS.get(name, name) for name in points.axes), "status", "steps", "τ"]
-    heads += [f"last {name_of(name)}" for name in last]
+    heads = ["point", *map(short_name, points.axes), "status", "steps", "τ"]
+    heads += [f"last {shown_quantity(dataset, name).label}" for name in last]
     if found:
-        heads.append("tracking error")
+        heads.append(COMPARISON_NUMBERS["final_relative_error"].label)
     rows = []
     for point in range(points.count):
         status = int(points.status[point])

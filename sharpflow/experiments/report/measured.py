@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sharpflow.experiments.grid_summary import LOSS_TOLERANCE, edge_ratio_name
-from sharpflow.simulator.crossing import entry_step
+from sharpflow.simulator.crossing import entry_step, known_mean, settled_step
 from sharpflow.theory import edge_entry_step
+from sharpflow.theory.stability import edge_loss, edge_loss_integral, edge_trace_integral
 
 if TYPE_CHECKING:
     import xarray
 
-SETTLE_TAU = 0.2  # left out after the entry: half of it the delay at ηλ = 1e-3, half the ringing
+_RESPONSE = 2.0  # b of GD+WD, the one rule whose loss is predicted from its threshold here
 
 Measures = dict[str, float]
 
@@ -69,11 +70,16 @@ def measure(
         found["predicted_entry_step"] = _predicted_entry(
             step, excess, threshold, edge_ratio, rates, found["entry_step"]
         )
-    settled = step >= found["entry_step"] + SETTLE_TAU / intrinsic_rate
-    found["edge_ratio"] = _mean(edge_ratio[settled])
-    found["rises"] = _mean(columns["loss_rises"][settled]) if "loss_rises" in columns else np.nan
+    loss = None
     if rates is not None and threshold is not None and "loss_mean" in columns:
         loss = columns["loss_mean"] - loss_infimum
+    expected = _equilibrium(step, threshold, found["entry_step"], intrinsic_rate)
+    begin = settled_step(step, found["entry_step"], intrinsic_rate, loss, expected)
+    settled = step >= begin
+    found["edge_ratio"] = known_mean(edge_ratio[settled])
+    if "loss_rises" in columns:
+        found["rises"] = known_mean(columns["loss_rises"][settled])
+    if loss is not None and threshold is not None:
         found["loss"], found["predicted_loss"] = _losses(
             step, loss, threshold, settled, intrinsic_rate, num_steps
         )
@@ -104,6 +110,23 @@ def _predicted_entry(
     return edge_entry_step(float(norm_squared), float(sharpness), eta, decay, step=int(step[row]))
 
 
+def _equilibrium(
+    step: np.ndarray, threshold: np.ndarray | None, entry: float, intrinsic_rate: float
+) -> np.ndarray | None:
+    """The mean loss at the edge with the tr M that the fall of λ* since the entry implies.
+
+    It is the mean tr M that is taken: its course is not known before the oscillation is there.
+    """
+    if threshold is None:
+        return None
+    rows = np.flatnonzero((step >= entry) & np.isfinite(threshold))
+    if len(rows) < 2:
+        return None
+    tau, ends = intrinsic_rate * step[rows[[0, -1]]], threshold[rows[[0, -1]]]
+    trace = float(edge_trace_integral(tau, ends, _RESPONSE)[0]) / (tau[1] - tau[0])
+    return edge_loss(intrinsic_rate, threshold, trace)
+
+
 def _losses(
     step: np.ndarray,
     loss: np.ndarray,
@@ -119,9 +142,8 @@ def _losses(
     gaps = np.diff(np.append(step, num_steps))[kept]
     step, loss, threshold = step[kept], loss[kept], threshold[kept]
     tau = intrinsic_rate * step
-    # ∫ λ* tr M dτ, with 2 tr M = 1 + d log λ*/(2 dτ)
-    integral = 0.5 * (np.trapezoid(threshold, tau) + 0.5 * (threshold[-1] - threshold[0]))
-    predicted = 0.5 * intrinsic_rate * integral / (tau[-1] - tau[0])
+    integral = edge_loss_integral(intrinsic_rate, tau, threshold, _RESPONSE).sum()
+    predicted = integral / (tau[-1] - tau[0])
     return float(np.sum(loss[:-1] * gaps[:-1]) / np.sum(gaps[:-1])), float(predicted)
 
 
@@ -177,8 +199,3 @@ def remarks(
 def _largest(values: np.ndarray) -> float:
     finite = values[np.isfinite(values)]
     return float(finite.max()) if finite.size else float("nan")
-
-
-def _mean(values: np.ndarray) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else float("nan")

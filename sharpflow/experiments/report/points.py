@@ -8,11 +8,15 @@ import numpy as np
 
 from sharpflow.experiments.grid_summary import POINT, column, edge_ratio_name, extra_axes
 from sharpflow.experiments.report.page import shown
+from sharpflow.simulator.quantities import axis_quantity
 
 if TYPE_CHECKING:
     import xarray
 
-SYMBOLS = {"seed": "seed", "learning_rate": "η", "weight_decay": "λ"}
+
+def short_name(axis: str) -> str:
+    """An axis of the grid by its symbol, or by its name where it has none."""
+    return axis_quantity(axis).symbol or axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Records:
         return ", ".join(
             f"seed {self.values[name][point]}"
             if name == "seed"
-            else f"{SYMBOLS.get(name, name)} = {label(self.values[name][point])}"
+            else f"{short_name(name)} = {label(self.values[name][point])}"
             for name in self.axes
         )
 

@@ -4,13 +4,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sharpflow.experiments.report.measured import SETTLE_TAU, Measures
+from sharpflow.experiments.report.measured import Measures
 from sharpflow.experiments.report.page import Cell, Table, number, shown, words
 from sharpflow.experiments.report.predicted import Prediction
+from sharpflow.simulator.comparison import COMPARISON_NUMBERS
+from sharpflow.simulator.crossing import SETTLE_TAU
 
 SETTLED = (
-    "The entry is the first crossing of edge ratio 1. Means after it leave out the flow time "
-    f"{SETTLE_TAU:g} that follows, in which the oscillation answers late and rings."
+    "The entry is the first crossing of edge ratio 1. Means after it begin once the oscillation "
+    f"has answered it and rung for {SETTLE_TAU:g} of flow time. It answers where the mean loss "
+    "first reaches half of the predicted one, and at the entry itself where that is not known."
 )
 
 _HEADS = ("statement", "predicted", "median", "smallest", "largest", "points")
@@ -44,7 +47,7 @@ def statement_table(measures: Sequence[Measures], found: Mapping[int, Prediction
                 "1",
                 np.where(late, entry / np.maximum(expected, 1), np.nan),
             ),
-            "flow: tracking error / distance moved, at the end": (
+            f"flow: {_words('final_relative_error')}, at the end": (
                 "0",
                 of_flow["final_relative_error"],
             ),
@@ -52,8 +55,8 @@ def statement_table(measures: Sequence[Measures], found: Mapping[int, Prediction
                 "1",
                 [_last(flow["threshold_ratio"].values) for flow in flows],
             ),
-            "flow: mean edge ratio on Γ": ("1", of_flow["mean_edge_ratio"]),
-            "flow: mean loss, measured / predicted": ("1", of_flow["mean_loss_ratio"]),
+            f"flow: {_words('mean_edge_ratio')}": ("1", of_flow["mean_edge_ratio"]),
+            f"flow: {_words('mean_loss_ratio')}": ("1", of_flow["mean_loss_ratio"]),
         }
     rows = [
         _row(statement, predicted, np.asarray(values, float))
@@ -77,7 +80,7 @@ def statement_facts(measures: Measures, prediction: Prediction | None) -> list[l
         ["entry step", _said(measures["entry_step"]), _said(measures["predicted_entry_step"])],
         ["mean edge ratio after the entry", _said(measures["edge_ratio"]), "1"],
         ["mean loss after the entry", _said(measures["loss"]), _said(measures["predicted_loss"])],
-        ["share of rising losses after the entry", _said(measures["rises"]), "½"],
+        [_words("loss_rises_after"), _said(measures["rises"]), "½"],
     ]
     if prediction is not None:
         found = prediction.comparison.attrs
@@ -87,15 +90,20 @@ def statement_facts(measures: Measures, prediction: Prediction | None) -> list[l
                 _said(found["entry_step"]),
                 _said(found["predicted_entry_step"]),
             ],
-            ["tracking error / distance moved", _said(found["final_relative_error"]), "0"],
+            [_words("final_relative_error"), _said(found["final_relative_error"]), "0"],
             [
                 "threshold at the end",
                 _said(_last(prediction.comparison["threshold"].values)),
                 _said(_last(prediction.comparison["predicted_threshold"].values)),
             ],
-            ["mean loss, measured / predicted by the flow", _said(found["mean_loss_ratio"]), "1"],
+            [f"{_words('mean_loss_ratio')} by the flow", _said(found["mean_loss_ratio"]), "1"],
         ]
     return [fact for fact in facts if fact[1] != "–"]
+
+
+def _words(number: str) -> str:
+    """What a comparison says of one of its numbers."""
+    return COMPARISON_NUMBERS[number].label
 
 
 def _row(statement: str, predicted: str, values: np.ndarray) -> list[Cell]:

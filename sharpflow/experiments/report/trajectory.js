@@ -5,7 +5,6 @@
   if (!dialog) return;
   const data = JSON.parse(document.getElementById("curves").textContent);
   const charts = document.getElementById("trajectory-charts");
-  const symbols = { sharpness: "λ₁", threshold: "λ*", loss_mean: "L̄" };
   let shown = null;
 
   function fill(index) {
@@ -38,7 +37,7 @@
   // Curves of a panel: measured columns, then what was predicted for them.
   function panelsOf(point) {
     const time = point.tau || point.step;
-    const axis = point.tau ? "flow time τ" : "step t";
+    const axis = point.tau ? data.times.tau : data.times.step;
     const range = [time[0], time[time.length - 1]];
     const predicted = point.predicted;
     const entry = point.entry === null ? null : at(point.entry, point.step, time);
@@ -55,7 +54,7 @@
         const expected = panel.columns.map((name) => expectedOf(name, predicted));
         for (const [name, y] of new Map(expected.filter(([, y]) => y))) {
           curves.push({
-            name: `predicted ${symbols[name] || data.labels[name]}`,
+            name: data.expected[name] || `predicted ${data.labels[name]}`,
             x: predicted.tau,
             y,
             look: name === "threshold" ? "predicted thick" : "predicted",
@@ -100,7 +99,7 @@
   }
 
   function lookOf(name) {
-    if (name === "threshold" || name === "stability_line") return "edge";
+    if (data.edges.includes(name)) return "edge";
     return name === "loss_mean" || name === "hessian_sharpness" ? "second" : "measured";
   }
 

@@ -12,6 +12,8 @@ from sharpflow.experiments.plots import adaptive as plots
 from sharpflow.experiments.validate import small_networks
 from sharpflow.experiments.validate.findings import Findings
 from sharpflow.experiments.validate.small_networks import OnManifold
+from sharpflow.simulator.quantities import RESULT, described, renamed
+from sharpflow.simulator.quantity import Quantity, by_name
 from sharpflow.theory.period_two import period_two
 
 if TYPE_CHECKING:
@@ -24,6 +26,22 @@ LEARNING_RATE = 0.02
 TAU = np.linspace(0.0, 2.0, 21)
 SETTLED = 0.5  # flow time after which errors count: before, little has moved
 BY_COORDINATE = ((3e-4, 0.99), (1e-3, 0.99), (3e-4, 0.999))  # η and β₂
+
+ADAPTIVE = by_name(
+    RESULT["step"],
+    Quantity("b", "response b", "The response b of quasi-RMSprop on the sphere.", unit="1"),
+    Quantity("run", "run", "A run of scalar RMSprop: problem, seed and learning rate.", unit="1"),
+    Quantity("setting", "setting", "The learning rate η and β₂ of RMSprop.", unit="1"),
+    Quantity(
+        "preconditioned_ratio",
+        "½ηλ₁(P⁻¹∇²L(wₜ))",
+        "The largest eigenvalue of P^(−1/2) ∇²L(wₜ) P^(−1/2) over the stability line 2/η.",
+        unit="1",
+        dims=("setting", "step"),
+        reference=1.0,
+        scale="linear",
+    ),
+)
 
 
 def run(progress: bool | None = None) -> Findings:
@@ -65,7 +83,8 @@ def _on_sphere(progress: bool | None) -> tuple[list[Check], "xarray.Dataset"]:
             Check(part, f"b = {b:g}: mean loss ratio", one.attrs["mean_loss_ratio"], 0.95, 1.05),
         ]
         found.append(_columns(one, "sphere"))
-    return checks, xarray.concat(found, xarray.Variable("b", list(RESPONSES)))
+    joined = xarray.concat(found, xarray.Variable("b", list(RESPONSES)))
+    return checks, described(joined, ADAPTIVE)
 
 
 def _without_invariance(progress: bool | None) -> tuple[list[Check], "xarray.Dataset"]:
@@ -99,7 +118,7 @@ def _without_invariance(progress: bool | None) -> tuple[list[Check], "xarray.Dat
         terms = period_two(start.problem, start.theta)
         rate = float(terms.damping) * 2.0 / (4.0 + float(terms.drift))
         checks.append(Check(part, f"{name}: damping of the ringing in τ, C·M", rate))
-    return checks, xarray.concat(found, xarray.Variable("run", names))
+    return checks, described(xarray.concat(found, xarray.Variable("run", names)), ADAPTIVE)
 
 
 def _at_edge(
@@ -140,8 +159,10 @@ def _at_edge(
 def _columns(comparison: "xarray.Dataset", prefix: str) -> "xarray.Dataset":
     names = ("relative_error", "threshold", "predicted_threshold", "sharpness")
     dataset = comparison[list(names)].drop_vars("step", errors="ignore")
-    dataset = dataset.assign_coords(tau=TAU)  # to half a step the same for all
-    return dataset.rename({name: f"{prefix}_{name}" for name in names}).drop_attrs()
+    # to half a step the same for all
+    dataset = described(dataset.assign_coords(tau=TAU), {"tau": RESULT["tau"]})
+    dataset.attrs = {}  # of one run among several
+    return renamed(dataset, {name: f"{prefix}_{name}" for name in names})
 
 
 def _by_coordinate(progress: bool | None) -> tuple[list[Check], "xarray.Dataset"]:
@@ -171,6 +192,5 @@ def _by_coordinate(progress: bool | None) -> tuple[list[Check], "xarray.Dataset"
         ratios.append(ratio)
         names.append(name)
     coordinates: dict[str, Any] = {"setting": names, "step": trajectory.step}
-    return checks, xarray.Dataset(
-        {"preconditioned_ratio": (("setting", "step"), np.stack(ratios))}, coordinates
-    )
+    values = {"preconditioned_ratio": (("setting", "step"), np.stack(ratios))}
+    return checks, described(xarray.Dataset(values, coordinates), ADAPTIVE)

@@ -12,6 +12,8 @@ from sharpflow.experiments.plots import dynamics as plots
 from sharpflow.experiments.validate.findings import Findings
 from sharpflow.experiments.validate.small_networks import OnManifold, on_manifold
 from sharpflow.models.problem import Params
+from sharpflow.simulator.quantities import RESULT, described
+from sharpflow.simulator.quantity import Quantity, by_name
 from sharpflow.theory.period_two import PeriodTwo, period_two, settled_excess
 
 if TYPE_CHECKING:
@@ -25,6 +27,52 @@ RHO = 0.03
 SEED = 1  # of the first params
 NUM_STEPS = 6000
 GDWD, PROJECTED, NO_DECAY, SAM = "GD+WD", "projected GD", "no weight decay", "SAM"
+
+DYNAMICS = by_name(
+    RESULT["step"],
+    Quantity("rule", "update rule", "The update rule of a run.", unit="1"),
+    Quantity(
+        "flow_step",
+        "step t",
+        "The step of gradient descent with weight decay at a flow time of its flow, τ/(ηλ).",
+        unit="step",
+    ),
+    Quantity(
+        "sharpness",
+        "spherical sharpness λ₁",
+        "The largest eigenvalue of the spherical Hessian at the midpoint of the oscillation.",
+        unit="1",
+        dims=("rule", "step"),
+        reference="threshold",
+        scale="log",
+    ),
+    Quantity(
+        "flow_sharpness",
+        "predicted sharpness λ₁",
+        "The largest eigenvalue of the Hessian along the flow of gradient descent with weight "
+        "decay.",
+        unit="1",
+        dims=("flow_step",),
+        reference="flow_threshold",
+        scale="log",
+    ),
+    Quantity(
+        "flow_threshold",
+        "predicted threshold λ*",
+        "The threshold along the flow of gradient descent with weight decay.",
+        unit="1",
+        dims=("flow_step",),
+        scale="log",
+    ),
+    Quantity(
+        "flow_test_error",
+        "predicted test error",
+        "The test error along the flow of gradient descent with weight decay.",
+        unit="1",
+        dims=("flow_step",),
+        scale="log",
+    ),
+)
 
 
 def run(progress: bool | None = None) -> Findings:
@@ -219,7 +267,7 @@ def _dataset(
     }
     sharpness = np.stack([run["sharpness_midpoint"][:, 0] for run in runs.values()])
     error = jax.vmap(problem.metrics["test_error"])(flow.theta)
-    return xarray.Dataset(
+    numbers = xarray.Dataset(
         columns
         | {
             "sharpness": (("rule", "step"), sharpness),
@@ -233,3 +281,4 @@ def _dataset(
             "flow_step": np.asarray(flow.tau) / first.intrinsic_rate,
         },
     )
+    return described(numbers, {name: first.quantity(name) for name in names} | DYNAMICS)

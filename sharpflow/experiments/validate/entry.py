@@ -8,12 +8,65 @@ import numpy as np
 import sharpflow as sf
 from sharpflow.experiments.validate.cases import Case
 from sharpflow.simulator.crossing import first_crossing
+from sharpflow.simulator.quantities import RESULT, described
+from sharpflow.simulator.quantity import Quantity, by_name
 
 if TYPE_CHECKING:
     import xarray
 
 AMPLITUDE = 2e-8  # of the first displacement along v_1
 NUM_RECORDS = 128  # at least, of a run
+
+_FROM_ZERO = "from the crossing until the loss is that of an oscillation of the equilibrium size"
+ENTRIES = by_name(
+    RESULT["seed"],
+    RESULT["intrinsic_rate"],
+    *(
+        Quantity(
+            name,
+            label,
+            definition,
+            unit=unit,
+            dims=("seed", "intrinsic_rate"),
+            reference=None if name.startswith("predicted") else f"predicted_{name}",
+            scale="log",
+        )
+        for name, label, unit, definition in (
+            (
+                "entry_step",
+                "entry step",
+                "step",
+                "The step at which λ₁ at the crossing meets the threshold, between two records.",
+            ),
+            (
+                "predicted_entry_step",
+                "predicted entry step",
+                "step",
+                "The step at which the norm, decaying as at rest, brings the threshold down to λ₁.",
+            ),
+            ("delay", "delay (steps)", "step", f"The number of steps {_FROM_ZERO}."),
+            (
+                "predicted_delay",
+                "predicted delay (steps)",
+                "step",
+                "The delay to leading order, √(log(a*/a)/(2ηλ)) with the amplitude a at the "
+                "crossing and a* at equilibrium.",
+            ),
+            (
+                "overshoot",
+                "overshoot of the edge ratio",
+                "1",
+                "The largest edge ratio on Γ after the entry, minus 1.",
+            ),
+            (
+                "predicted_overshoot",
+                "predicted overshoot",
+                "1",
+                "The overshoot to leading order, √(2ηλ log(a*/a)).",
+            ),
+        )
+    ),
+)
 
 
 def measure_entries(
@@ -42,10 +95,11 @@ def measure_entries(
     ]
     names = found[0][0]
     columns = {name: [[entry[name] for entry in row] for row in found] for name in names}
-    return xarray.Dataset(
+    dataset = xarray.Dataset(
         {name: (("seed", "intrinsic_rate"), values) for name, values in columns.items()},
         {"seed": list(flows), "intrinsic_rate": list(rates)},
     )
+    return described(dataset, ENTRIES)
 
 
 def _at(

@@ -12,6 +12,8 @@ from sharpflow.experiments.power_law import fit_power_law
 from sharpflow.experiments.validate.findings import Findings
 from sharpflow.models.networks import RandomNetwork
 from sharpflow.simulator.progress import progress_bar
+from sharpflow.simulator.quantities import RESULT, described
+from sharpflow.simulator.quantity import Quantity, by_name
 from sharpflow.theory.fisher import FisherSpectrum, fisher_spectrum
 from sharpflow.theory.mean_field import fisher_prediction
 from sharpflow.theory.status import Status
@@ -40,6 +42,64 @@ _TOLERANCE = 5e-3  # of a residual, in float32; the value itself is nearer
 _NUM_PROBES = 2
 _PART = "Fisher spectrum"
 
+_SERIES = {
+    "equal": ("width", "at as many samples as the layers are wide, T = M"),
+    "few": ("width", f"at {FEW_SAMPLES} samples"),
+    "ratio": ("ratio", f"at the width M = {RATIO_WIDTH}"),
+}
+FISHER = by_name(
+    RESULT["seed"],
+    Quantity("mode", "normalization", "Which layers are normalized, and how.", unit="1"),
+    Quantity("width", "width M", "The width M of the layers.", unit="1", symbol="M", scale="log"),
+    Quantity(
+        "ratio",
+        "samples per width T/M",
+        "The number of samples over the width, T/M.",
+        unit="1",
+        symbol="T/M",
+        scale="log",
+    ),
+    *(
+        Quantity(
+            f"{kind}_{series}",
+            label,
+            f"{definition}, {where}.",
+            unit="1",
+            dims=("mode", along, *(() if kind == "predicted" else ("seed",))),
+            reference=f"predicted_{series}" if kind == "largest" else None,
+            scale="log",
+        )
+        for series, (along, where) in _SERIES.items()
+        for kind, label, definition in (
+            (
+                "largest",
+                "largest eigenvalue of F",
+                "The largest eigenvalue of the Fisher information matrix F",
+            ),
+            (
+                "upper_bound",
+                "upper bound of the largest eigenvalue",
+                "The square root of tr F², NaN where eigenvalues stand out",
+            ),
+            (
+                "predicted",
+                "predicted largest eigenvalue",
+                "The largest eigenvalue of F, or its lower bound, by mean-field theory",
+            ),
+        )
+    ),
+    Quantity(
+        "disagreement",
+        "|Lanczos / dense − 1|",
+        "The relative difference of the largest eigenvalue by Lanczos' method and from the dense "
+        "matrix.",
+        unit="1",
+        dims=("mode",),
+        reference=0.0,
+        scale="log",
+    ),
+)
+
 
 def run(progress: bool | None = None) -> Findings:
     """Measure λ_max of networks of depth 3 with ReLU, in five modes, against M and T.
@@ -65,6 +125,7 @@ def run(progress: bool | None = None) -> Findings:
         found, {"equal": (equal, WIDTHS), "few": (few, WIDTHS), "ratio": (ratios, RATIOS)}
     )
     numbers["disagreement"] = ("mode", disagreement)
+    numbers = described(numbers, FISHER)
     return Findings(
         checks=_checks(numbers),
         figures={"fisher-largest-eigenvalue": fisher_panels(numbers)},

@@ -18,7 +18,10 @@ from sharpflow.experiments.validate.ire_problems import (
     cases,
 )
 from sharpflow.simulator import FlatProjection
+from sharpflow.simulator.comparison import COMPARISON
 from sharpflow.simulator.progress import progress_bar
+from sharpflow.simulator.quantities import RESULT, described
+from sharpflow.simulator.quantity import Quantity, by_name
 
 if TYPE_CHECKING:
     import xarray
@@ -32,6 +35,59 @@ _PERTURBATION = 3e-4
 _OUTPUTS = 41
 _COORDINATES = 0.8  # γ of the diagonal estimate
 _LEVEL = 0.3  # of the sharpness at the start, below what a burst at the start reaches
+_OVER_TIME = ("problem", "kappa", "output")
+IRE = by_name(
+    dataclasses.replace(RESULT["tau"], dims=("problem", "output")),
+    Quantity("problem", "problem", "The problem that was trained.", unit="1"),
+    Quantity("kappa", "κ", "How much faster the flat directions are followed, κ.", unit="1"),
+    Quantity(
+        "kappa_by_coordinates", "κ", "The κ of the runs with the diagonal estimate.", unit="1"
+    ),
+    Quantity(
+        "radial",
+        "weight decay is sped up too",
+        "Whether the weight decay is multiplied by 1 + κ too, 1 or 0.",
+        unit="1",
+    ),
+    dataclasses.replace(COMPARISON["sharpness"], dims=_OVER_TIME, reference="predicted_sharpness"),
+    dataclasses.replace(COMPARISON["predicted_sharpness"], dims=_OVER_TIME, reference=None),
+    dataclasses.replace(COMPARISON["relative_error"], dims=_OVER_TIME),
+    Quantity(
+        "halving_time",
+        "halving time in τ",
+        "The first flow time at which λ₁(Φ(θₜ)) is at most half of that at the start.",
+        unit="1",
+        dims=("problem", "kappa"),
+        reference="predicted_halving_time",
+        scale="log",
+    ),
+    Quantity(
+        "predicted_halving_time",
+        "predicted halving time in τ",
+        "The first flow time at which λ₁(ζ(τ)) is at most half of that at the start.",
+        unit="1",
+        dims=("problem", "kappa"),
+        scale="log",
+    ),
+    Quantity(
+        "mean_descent_squared",
+        "squared slope G²",
+        "The harmonic mean of G² = ‖∇_Γ log λ₁‖² over log λ₁ while the sharpness halves.",
+        unit="1",
+        dims=("problem",),
+        symbol="G²",
+        scale="log",
+    ),
+    Quantity(
+        "sharpness_by_coordinates",
+        "sharpness λ₁ at Φ(θₜ)",
+        "The largest eigenvalue of the Hessian at Φ(θₜ), with the diagonal estimate in place of "
+        "the exact projection.",
+        unit="1",
+        dims=("kappa_by_coordinates", "radial", "output"),
+        scale="log",
+    ),
+)
 _SHARP = (3, 4)  # four eigenvalues of the regression exceed λ*/(1 + κ) at κ = 1
 
 
@@ -238,14 +294,13 @@ def _numbers(
     def over(get: str) -> np.ndarray:
         return np.array([[getattr(run, get) for run in runs[name]] for name in found])
 
-    by_time = ("problem", "kappa", "output")
     estimated = np.array([[diagonal[k, radial] for radial in (True, False)] for k in KAPPAS[1:]])
-    return xarray.Dataset(
+    numbers = xarray.Dataset(
         {
             "tau": (("problem", "output"), over("tau")[:, 0]),
-            "sharpness": (by_time, over("sharpness")),
-            "predicted_sharpness": (by_time, over("predicted")),
-            "relative_error": (by_time, over("relative_error")),
+            "sharpness": (_OVER_TIME, over("sharpness")),
+            "predicted_sharpness": (_OVER_TIME, over("predicted")),
+            "relative_error": (_OVER_TIME, over("relative_error")),
             "halving_time": (("problem", "kappa"), over("halving")),
             "predicted_halving_time": (("problem", "kappa"), over("predicted_halving")),
             "mean_descent_squared": (
@@ -266,3 +321,4 @@ def _numbers(
             "share_of_coordinates": _COORDINATES,
         },
     )
+    return described(numbers, IRE)

@@ -8,6 +8,9 @@ import numpy as np
 import sharpflow as sf
 from sharpflow.experiments.validate.cases import Case, seed_of
 from sharpflow.models.problem import Params
+from sharpflow.simulator.comparison import COMPARISON
+from sharpflow.simulator.quantities import RESULT, described
+from sharpflow.simulator.quantity import Quantity, by_name
 
 if TYPE_CHECKING:
     import xarray
@@ -15,6 +18,61 @@ if TYPE_CHECKING:
 RATES = (2e-3, 6e-4, 2e-4, 6e-5, 2e-5)
 MOST_SNAPSHOTS = 500
 PERTURBATION = 1e-4
+
+_LATE = "over the second half of the flow time"
+LADDER = by_name(
+    RESULT["seed"],
+    RESULT["intrinsic_rate"],
+    *(COMPARISON[name] for name in ("tau", "relative_error", "edge_ratio", "threshold_ratio")),
+    *(
+        Quantity(name, label, definition, unit="1", dims=("seed", "intrinsic_rate"), scale="log")
+        for name, label, definition in (
+            (
+                "tracking_error",
+                "tracking error / distance moved",
+                f"The root mean square {_LATE} of ‖Φ(θₜ) − ζ(τ)‖ over the distance moved.",
+            ),
+            (
+                "threshold_error",
+                "threshold, measured / predicted − 1",
+                f"The root mean square {_LATE} of the measured threshold over the predicted one, "
+                "minus 1.",
+            ),
+            (
+                "edge_error",
+                "|mean edge ratio − 1|",
+                "The mean of λ₁(Φ(θₜ))/λ* after the oscillation has settled, its distance from 1.",
+            ),
+            (
+                "loss_error",
+                "|mean loss, measured / predicted − 1|",
+                "The mean loss over the predicted one, ½ηλλ* tr M, after the oscillation has "
+                "settled, its distance from 1.",
+            ),
+            (
+                "covariance_error",
+                "error of the oscillation's covariance",
+                "Σ|eigenvalue − predicted|/Σ predicted of the covariance of the oscillation in the "
+                f"edge space, {_LATE}.",
+            ),
+            (
+                "period_two_error",
+                "share without period two",
+                "The share of the oscillation that does not change sign with every step, 1 minus "
+                f"the share of period two, {_LATE}.",
+            ),
+        )
+    ),
+    Quantity(
+        "loss_share",
+        "share of the loss in the edge space",
+        f"The share of the training loss that the oscillation in the edge space holds, {_LATE}.",
+        unit="1",
+        dims=("seed", "intrinsic_rate"),
+        reference=1.0,
+        scale="linear",
+    ),
+)
 
 
 def climb(
@@ -52,7 +110,7 @@ def climb(
         found = [_measured(case, grid, flow, seed, rate) for rate in rates]
         rows.append(xarray.concat(found, dim="intrinsic_rate"))
     coords = {"seed": list(flows), "intrinsic_rate": list(rates)}
-    return xarray.concat(rows, dim="seed").assign_coords(coords)
+    return described(xarray.concat(rows, dim="seed").assign_coords(coords), LADDER)
 
 
 def simulate_from_edge(

@@ -15,6 +15,8 @@ from sharpflow.experiments.validate.findings import Findings
 from sharpflow.experiments.validate.ladder import climb
 from sharpflow.experiments.validate.statements import limits_of
 from sharpflow.experiments.validate.theorems import TITLES
+from sharpflow.simulator.quantities import RESULT, described
+from sharpflow.simulator.quantity import Quantity, by_name
 
 if TYPE_CHECKING:
     import xarray
@@ -34,8 +36,35 @@ LEARNING_RATES = np.geomspace(0.1, 30.0, 13)
 WEIGHT_DECAYS = np.geomspace(1e-5, 3e-2, 13)
 NUM_STEPS, NUM_RECORDS = 6000, 160
 TRAINED = 0.05  # loss: a tenth of that of predicting the mean
-SETTLE, WATCHED = 0.2, 2.0  # flow time after the entry, from where and until when
+# Flow time after the entry, from where and until when a trajectory is watched. The oscillation's
+# answer is not waited for, as in the means of ``compare``: where theory ends there may be none.
+SETTLE, WATCHED = 0.2, 2.0
 NEAR = 0.05  # of the edge ratio to 1
+
+
+PHASES = by_name(
+    RESULT["learning_rate"],
+    RESULT["weight_decay"],
+    Quantity("problem", "problem", "The problem that a ladder was climbed on.", unit="1"),
+    Quantity(
+        "phase",
+        "phase",
+        "What a trajectory from a random start does, the number of a Phase: 0 not trained, 1 rests "
+        "below the edge, 2 at the edge, 3 beyond it, 4 leaves Γ and returns, 5 leaves it.",
+        unit="1",
+        dims=("weight_decay", "learning_rate"),
+    ),
+    Quantity(
+        "phase_edge_ratio",
+        "mean edge ratio λ₁/λ*",
+        "The mean of λ₁(Φ(θₜ))/λ* over the flow time after the entry in which a trajectory is "
+        "watched.",
+        unit="1",
+        dims=("weight_decay", "learning_rate"),
+        reference=1.0,
+        scale="linear",
+    ),
+)
 
 
 class Phase(enum.IntEnum):
@@ -87,7 +116,8 @@ def run(progress: bool | None = None) -> Findings:
     figures["limits-phases"] = figure_of(phase_diagram(phases, Phase))
     checks += _phase_checks(phases)
     ladders = xarray.concat(numbers, dim="problem", join="exact")
-    return Findings(checks, figures, ladders.merge(phases, compat="no_conflicts", join="exact"))
+    merged = ladders.merge(phases, compat="no_conflicts", join="exact")
+    return Findings(checks, figures, described(merged, PHASES))
 
 
 def measure_phases(problem: sf.Problem, progress: bool | None = None) -> "xarray.Dataset":
@@ -117,10 +147,11 @@ def measure_phases(problem: sf.Problem, progress: bool | None = None) -> "xarray
             cell["tau"].values, cell["loss"].values, cell["edge_ratio_manifold"].values
         )
     dims = ("weight_decay", "learning_rate")
-    return xarray.Dataset(
+    phases = xarray.Dataset(
         {"phase": (dims, found), "phase_edge_ratio": (dims, ratios)},
         {"weight_decay": WEIGHT_DECAYS, "learning_rate": LEARNING_RATES},
     )
+    return described(phases, PHASES)
 
 
 def phase_of(tau: np.ndarray, loss: np.ndarray, edge_ratio: np.ndarray) -> tuple[Phase, float]:

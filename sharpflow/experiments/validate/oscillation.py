@@ -9,12 +9,40 @@ from sharpflow.experiments.plots.ladder import covariance_eigenvalues
 from sharpflow.experiments.validate import cases
 from sharpflow.experiments.validate.findings import Findings
 from sharpflow.experiments.validate.ladder import simulate_from_edge
+from sharpflow.simulator.quantities import RESULT, described
+from sharpflow.simulator.quantity import Quantity, by_name
 
 PART = "three eigenvalues at the edge"
 RATE = 6e-5
 PERTURBATIONS = (1e-4, 2e-4, 4e-4, 8e-4)  # the phases of the bursts depend on them
 WINDOWS = ((1.0, 1.2), (1.2, 1.4))
 NUM_EDGE = 3
+
+_DIMS = ("seed", "window", "eigenvalue")
+EIGENVALUES = by_name(
+    RESULT["seed"],
+    Quantity(
+        "tau", "flow time τ", "The middle of a window of flow time.", unit="1", dims=("window",)
+    ),
+    Quantity(
+        "measured",
+        "measured",
+        "The eigenvalues of the covariance of the oscillation, the mean over runs that differ in "
+        "phase, descending.",
+        unit="1",
+        dims=_DIMS,
+        reference="predicted",
+        scale="log",
+    ),
+    Quantity(
+        "predicted",
+        "predicted, of ηλM",
+        "The eigenvalues of ηλM, the mean over the same windows, descending.",
+        unit="1",
+        dims=_DIMS,
+        scale="log",
+    ),
+)
 
 
 def run(progress: bool | None = None) -> Findings:
@@ -39,12 +67,12 @@ def run(progress: bool | None = None) -> Findings:
         found[seed] = sum(run["covariance"].values for run in runs) / len(runs)
         found[seed] = np.stack([found[seed], runs[0]["predicted_covariance"].values])
     eigenvalues = np.linalg.eigvalsh(np.stack(list(found.values())))[..., ::-1]
-    dims = ("seed", "window", "eigenvalue")
     numbers = xarray.Dataset(
-        {"measured": (dims, eigenvalues[:, 0]), "predicted": (dims, eigenvalues[:, 1])},
+        {"measured": (_DIMS, eigenvalues[:, 0]), "predicted": (_DIMS, eigenvalues[:, 1])},
         {"seed": list(found), "tau": ("window", np.mean(WINDOWS, axis=1))},
         {"intrinsic_rate": RATE},
     )
+    numbers = described(numbers, EIGENVALUES)
     predicted = numbers["predicted"].values
     at_edge = predicted > 1e-3 * predicted.sum(axis=-1, keepdims=True)
     ratio = (numbers["measured"].mean("window") / numbers["predicted"].mean("window")).values

@@ -11,6 +11,7 @@ from sharpflow.experiments.checks import Check, report
 from sharpflow.experiments.plots.style import save
 from sharpflow.experiments.validate.parts import DEFAULT, PARTS
 from sharpflow.simulator.provenance import launch_provenance
+from sharpflow.simulator.quantities import described, is_described, quantity_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,9 +46,12 @@ def run_validation(names: Sequence[str], out: Path, *, progress: bool | None = N
         console.print(f"[bold]{index}/{len(chosen)}[/bold] {name}: {part.title}")
         found = part.run(progress)
         made = launch_provenance() | {"part": name, "seconds": time.perf_counter() - since}
-        found.numbers.drop_attrs().assign_attrs(found.numbers.attrs | made).to_netcdf(
-            out / f"{name}.nc", engine="h5netcdf"
+        told = {n: v.attrs for n, v in found.numbers.variables.items() if not is_described(v.attrs)}
+        numbers = described(
+            found.numbers, {str(n): quantity_of(str(n), a) for n, a in told.items()}
         )
+        numbers = numbers.assign_attrs(made)
+        numbers.to_netcdf(out / f"{name}.nc", engine="h5netcdf")
         drawn += [_saved(figure, out / f"{title}.png") for title, figure in found.figures.items()]
         checks += found.checks
     made = launch_provenance() | {"parts": list(chosen), "seconds": time.perf_counter() - began}

@@ -37,6 +37,7 @@ from sharpflow.simulator.host import Lanes, Layout
 from sharpflow.simulator.labels import parameter_names
 from sharpflow.simulator.processes import PROCESSES, Processes
 from sharpflow.simulator.program import MakeOptimizer
+from sharpflow.simulator.quantities import quantity_of
 from sharpflow.simulator.rules import gdwd
 from sharpflow.simulator.store.arrays import PENDING
 from sharpflow.simulator.store.folder import RunFolder
@@ -260,6 +261,7 @@ def grid_point(
         status=Status(int(at["status"])),
         **rule_fields(problem, state),
         attributes=dict(grid.attrs) | labels,
+        quantities={name: quantity_of(name, grid[name].attrs) for name in columns},
     )
 
 

@@ -28,6 +28,7 @@ from sharpflow.simulator.loop import column_shapes
 from sharpflow.simulator.moment import Observable
 from sharpflow.simulator.observables import DEFAULT, OBSERVABLES, RUNNING, resolve
 from sharpflow.simulator.program import EffectiveRate, MakeOptimizer, Program, Rule
+from sharpflow.simulator.quantities import recorded_quantities
 from sharpflow.simulator.rules import gdwd
 from sharpflow.simulator.schedule import Schedule, plain, schedule
 from sharpflow.simulator.store.arrays import Variable
@@ -256,6 +257,7 @@ def prepare(spec: GridSpec) -> Grid:
         example if snapshot_every is not None else None,
         snapshot_every,
         example if spec.final_params else None,
+        recorded_quantities(columns, observables),
     )
     first = points[0]
     description = {

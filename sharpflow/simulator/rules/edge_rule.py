@@ -40,6 +40,8 @@ class EdgeDynamics:
         λ_1(P^{-1/2} ∇²L P^{-1/2}), for that of ``preconditioned_sharpness``.
       intrinsic_rate: flow time per step, shape ().
       response: b, how strongly the threshold answers the oscillation, shape ().
+      decay_at_rest: by how much log λ* falls in a step while the gradient is zero, shape (): to
+        leading order response × intrinsic rate, which stands in for it where it is None.
       oscillation_share: covariance of the oscillation at the edge over intrinsic rate × M of the
         flow, shape (); 1 for GD+WD.
       on_sphere: whether the flow lives on the unit sphere, shape ().
@@ -60,6 +62,7 @@ class EdgeDynamics:
     stability_line: Array | None = None
     intrinsic_rate: Array | float | None = None
     response: Array | float | None = None
+    decay_at_rest: Array | float | None = None
     oscillation_share: Array | float | None = None
     on_sphere: Array | bool = True
     kappa: Array | float = 0.0

@@ -62,6 +62,7 @@ class GDWDState(NamedTuple):
             stability_line=2.0 / eta,
             intrinsic_rate=eta * decay,
             response=2.0,
+            decay_at_rest=-2.0 * jnp.log1p(-eta * decay),
             oscillation_share=1.0,
             hyperparameters=self._asdict(),
         )

@@ -86,6 +86,7 @@ class MomentumState(NamedTuple):
             # without the share: the average delays a slow motion, and does not change its speed
             intrinsic_rate=eta * decay,
             response=2.0,
+            decay_at_rest=-2.0 * jnp.log1p(-eta * decay),
             oscillation_share=share,
             hyperparameters={"learning_rate": eta, "weight_decay": decay, "beta": self.beta},
         )

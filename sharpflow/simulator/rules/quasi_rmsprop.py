@@ -83,6 +83,8 @@ class QuasiRMSpropState(NamedTuple):
             stability_line=2.0 / step,
             intrinsic_rate=0.5 * jnp.square(self.learning_rate),
             response=self.b,
+            # v shrinks by 1 − bη², and the threshold is 2√v/η
+            decay_at_rest=-0.5 * jnp.log1p(-self.b * jnp.square(self.learning_rate)),
             oscillation_share=1.0,
             on_sphere=self.on_sphere,
             hyperparameters={"learning_rate": self.learning_rate, "b": self.b},

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharpflow.models.arguments import FLAG, PATH, checked
+from sharpflow.simulator.quantities import axis_quantity, is_described, quantity_of
 from sharpflow.simulator.store.arrays import Variable, zarr_dataset
 from sharpflow.simulator.store.chunks import REMEDY, ArrayFiles
 from sharpflow.simulator.store.errors import RunError
@@ -63,7 +64,25 @@ def open_run(folder: str | os.PathLike[str], *, verify: bool = False) -> "xarray
                 f"damaged; "
                 f"{REMEDY}"
             )
+    _describe(run_dataset, run.description)
     return run_dataset.assign_attrs(noted_memory(run))
+
+
+def _describe(run_dataset: "xarray.Dataset", description: Mapping[str, Any]) -> None:
+    """Add what arrays of runs that earlier versions wrote do not say of themselves."""
+    axes, recorded = description.get("axes"), description.get("observables")
+    # an observable with options is written as its name, a colon and the options
+    names = recorded if isinstance(recorded, list) else []
+    observables = [str(name).partition(": ")[0] for name in names]
+    for name, array in run_dataset.variables.items():
+        if not is_described(array.attrs):
+            of_axis = isinstance(axes, dict) and name in axes
+            quantity = (
+                axis_quantity(str(name))
+                if of_axis
+                else quantity_of(str(name), observables=observables)
+            )
+            array.attrs = quantity.attributes | array.attrs
 
 
 def noted_memory(run: RunFolder) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """The labelled arrays of a grid."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +11,8 @@ from sharpflow.models import Params
 from sharpflow.simulator.axes import BASE, Axes
 from sharpflow.simulator.columns import dimensions
 from sharpflow.simulator.labels import parameter_dimensions, parameter_names
+from sharpflow.simulator.quantities import axis_quantity, quantity_of
+from sharpflow.simulator.quantity import Quantity
 from sharpflow.simulator.schedule import Schedule
 from sharpflow.simulator.store.arrays import PENDING, Variable, known
 from sharpflow.theory import Status
@@ -32,6 +35,7 @@ def grid_variables(
     snapshots: Params | None,
     snapshot_every: int | None,
     final_params: Params | None,
+    quantities: Mapping[str, Quantity],
 ) -> dict[str, Variable]:
     """Every array of a grid, by name.
 
@@ -43,10 +47,11 @@ def grid_variables(
       snapshots: params of one point where snapshots are kept.
       snapshot_every: records from a snapshot to the next.
       final_params: params of one point where the last ones are kept.
+      quantities: what the columns are, by name.
 
     Returns:
-      Variables by name, which are all different: ``joined_columns`` refuses columns that are
-      named as anything else.
+      Variables by name, with attributes that say what they hold. The names are all different:
+      ``joined_columns`` refuses columns that are named as anything else.
     """
     points, records, time = axes.names, schedule.num_records, schedule.dimension
     chunk = (seeds_per_chunk(axes), *(1 for _ in axes.shape[1:]))
@@ -74,10 +79,8 @@ def grid_variables(
         flag_values=[PENDING, *(int(status) for status in Status)],
         flag_meanings=" ".join(meanings),
     )
-    variables["final_step"] = of_points(np.int64, 0, long_name="updates made")
-    variables["num_steps"] = known(
-        points, schedule.num_steps.reshape(axes.shape), long_name="updates to make"
-    )
+    variables["final_step"] = of_points(np.int64, 0)
+    variables["num_steps"] = known(points, schedule.num_steps.reshape(axes.shape))
     for name, like in columns.items():
         dtype = like.dtype if np.issubdtype(like.dtype, np.floating) else np.float64
         own = tuple(zip(dimensions(name, len(like.shape)), like.shape, like.shape, strict=True))
@@ -93,7 +96,14 @@ def grid_variables(
         variables |= _parameters(snapshots, "params", of_params, of_points, leading)
     if final_params is not None:
         variables |= _parameters(final_params, "final_params", of_params, of_points, ())
-    return variables
+    given = {name: axis_quantity(name) for name in axes.names} | dict(quantities)
+    return {
+        name: dataclasses.replace(
+            each,
+            attributes=dict(each.attributes) | (given.get(name) or quantity_of(name)).attributes,
+        )
+        for name, each in variables.items()
+    }
 
 
 def _parameters(
@@ -130,9 +140,9 @@ def _times(axes: Axes, schedule: Schedule, rates: np.ndarray) -> dict[str, Varia
         }
     rate = rates[: len(first)]
     if np.any(np.isfinite(rate)):
-        times["intrinsic_rate"] = known(cells, rate.reshape(shape), long_name="flow time per step")
+        times["intrinsic_rate"] = known(cells, rate.reshape(shape))
         tau = (rate[:, None] * steps).reshape(*shape, records)
-        times["tau"] = known((*cells, time), tau, long_name="flow time")
+        times["tau"] = known((*cells, time), tau)
     return times
 
 

@@ -130,3 +130,25 @@ def test_update_without_params_says_what_is_missing():
     rule = sf.gdwd(0.1, 0.1)
     with pytest.raises(ValueError, match="params"):
         rule.update(jnp.ones(2), rule.init(jnp.ones(2)))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        sf.gdwd(0.5, 0.1),
+        sf.simulator.momentum(0.5, 0.1, beta=0.5),
+        sf.quasi_rmsprop(0.3, 2.0, v0=0.5),  # b as that of GD+WD, and another decay
+        sf.quasi_rmsprop(0.3, 0.5, v0=0.5),
+    ],
+)
+def test_without_a_gradient_the_threshold_falls_as_the_rule_tells(rule):
+    params = jnp.array([3.0, 4.0])
+    state = rule.init(params)
+    dynamics, before = edge_dynamics(state), params
+    updates, state = rule.update(jnp.zeros(2), state, params)
+    params = optax.apply_updates(params, updates)
+    after = edge_dynamics(state).effective_learning_rate(params)
+    fallen = jnp.log(after / dynamics.effective_learning_rate(before))  # λ* = 2/η̃
+    np.testing.assert_allclose(dynamics.decay_at_rest, fallen, rtol=1e-12)
+    to_leading_order = dynamics.response * dynamics.intrinsic_rate
+    np.testing.assert_allclose(dynamics.decay_at_rest, to_leading_order, rtol=0.15)
