@@ -92,8 +92,8 @@ def outcomes(
         cases.append((ratio > edge[1], Outcome.ABOVE_EDGE))
         cases.append((ratio >= edge[0], Outcome.AT_EDGE))
     cases.append((low_loss, Outcome.CONVERGED))
-    conditions, found = zip(*cases, strict=True)
-    codes = np.select([where.values for where in conditions], found, Outcome.TRAINING)
+    conditions, kinds = zip(*cases, strict=True)
+    codes = np.select([where.values for where in conditions], kinds, Outcome.TRAINING)
     return unfinished.copy(data=codes.astype(np.int8)).assign_attrs(edge_ratio=measured or "")
 
 

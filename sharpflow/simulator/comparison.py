@@ -339,12 +339,12 @@ def compare(
         "loss_rises_before": before,
         "loss_rises_after": after,
     }
-    found = xarray.Dataset(
+    compared = xarray.Dataset(
         {name: (COMPARISON[name].dims, values) for name, values in columns.items()},
         {"tau": tau, "step": ("tau", steps)},
         attributes,
     )
-    return described(found, COMPARISON)
+    return described(compared, COMPARISON)
 
 
 def _matched(trajectory: Trajectory, flow: FlowSolution) -> tuple[np.ndarray, np.ndarray]:

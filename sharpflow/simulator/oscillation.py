@@ -202,8 +202,10 @@ def measure_oscillation(
     }
     bounds = np.asarray(windows, float)
     coords = {"tau_first": ("window", bounds[:, 0]), "tau_last": ("window", bounds[:, 1])}
-    found = xarray.Dataset(variables, coords, {"intrinsic_rate": trajectory.intrinsic_rate})
-    return described(found, OSCILLATION)
+    windows_dataset = xarray.Dataset(
+        variables, coords, {"intrinsic_rate": trajectory.intrinsic_rate}
+    )
+    return described(windows_dataset, OSCILLATION)
 
 
 def _window(

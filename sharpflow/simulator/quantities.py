@@ -195,15 +195,15 @@ def described(dataset: "xarray.Dataset", quantities: Mapping[str, Quantity]) -> 
       The same values, with attributes. A variable of which nobody says what it holds is a mistake
       of the caller, and fails here rather than in front of a reader.
     """
-    found = dataset.copy()
+    copy = dataset.copy()
     lacking = []
     for name in map(str, dataset.variables):
         if name in quantities:
-            found[name].attrs.update(quantities[name].attributes)
-        elif not is_described(found[name].attrs):
+            copy[name].attrs.update(quantities[name].attributes)
+        elif not is_described(copy[name].attrs):
             lacking.append(name)
     assert not lacking, f"no quantity describes the variables {lacking}"
-    return found
+    return copy
 
 
 def is_described(attributes: Mapping[Any, Any]) -> bool:
@@ -222,10 +222,10 @@ def renamed(dataset: "xarray.Dataset", names: Mapping[str, str]) -> "xarray.Data
       dataset: any.
       names: new ones of variables and dimensions by the old ones.
     """
-    found = dataset.rename(names)
-    for name in found.variables:
-        attributes = found[name].attrs
+    copy = dataset.rename(names)
+    for name in copy.variables:
+        attributes = copy[name].attrs
         if "reference" in attributes:
             beside = attributes["reference"]
             attributes["reference"] = names.get(beside, beside)
-    return found
+    return copy

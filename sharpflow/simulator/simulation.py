@@ -155,7 +155,7 @@ def simulate(
         attributes=provenance(last.params)
         | _hyperparameters(last.optimizer_state)
         | {"matmul_precision": matmul_precision, "seconds": seconds},
-        quantities=recorded_quantities(wanted, requested),
+        quantities=recorded_quantities(records.columns, requested),
     )
 
 

@@ -119,8 +119,10 @@ class Trajectory:
             "status": self.status.name,
             "intrinsic_rate": self.intrinsic_rate,
         }
-        found = xarray.Dataset(variables, coords, attributes)
-        return described(found, {str(name): self.quantity(str(name)) for name in found.variables})
+        dataset = xarray.Dataset(variables, coords, attributes)
+        return described(
+            dataset, {str(name): self.quantity(str(name)) for name in dataset.variables}
+        )
 
 
 def _storable(values: np.ndarray) -> np.ndarray:

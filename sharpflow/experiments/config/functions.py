@@ -111,20 +111,20 @@ def find(key: str, reference: str, folder: Path | None) -> tuple[Function | None
     module_name, _, path = reference.partition(":")
     try:
         with _importable(folder, reference):
-            found: Any = importlib.import_module(module_name)
+            target: Any = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
         return None, [mistake(key, reference, _why_not_imported(error, module_name, folder))]
     for name in path.split("."):
         try:
-            found = getattr(found, name)
+            target = getattr(target, name)
         except Exception:  # an AttributeError, or what a module's __getattr__ raises
-            public = [known for known in dir(found) if not known.startswith("_")]
+            public = [known for known in dir(target) if not known.startswith("_")]
             allowed = f"a function of {module_name}, which has no {shown(name)}"
             return None, [mistake(key, reference, allowed) + nearest(name, public)]
-    if not callable(found) and not (key == "problem" and isinstance(found, Problem)):
+    if not callable(target) and not (key == "problem" and isinstance(target, Problem)):
         kinds = "a function or a Problem" if key == "problem" else "a function"
-        return None, [mistake(key, reference, f"{kinds}; this is {type(found).__name__}")]
-    return Function(key, reference, found), []
+        return None, [mistake(key, reference, f"{kinds}; this is {type(target).__name__}")]
+    return Function(key, reference, target), []
 
 
 def misplaced(

@@ -122,8 +122,8 @@ def read_key(key: str, value: Any) -> tuple[Any, list[str]]:
     )
     if unfit:
         return None, shortened(lines, len(unfit), key)
-    found = tuple(map(read, entries))
-    return _distinct(key, found) if many else (found[0], [])
+    entry_values = tuple(map(read, entries))
+    return _distinct(key, entry_values) if many else (entry_values[0], [])
 
 
 def _read_options(value: Any) -> tuple[dict[str, Any] | None, list[str]]:
@@ -185,9 +185,9 @@ def _plain(path: str, value: Any, depth: int) -> tuple[Any, list[str]]:
         else [(f"{path}[{index}]", item) for index, item in enumerate(value)]
     )
     read = [_plain(inner, item, depth - 1) for inner, item in items]
-    found = [item for item, _ in read]
+    plain_items = [item for item, _ in read]
     mistakes = [line for _, lines in read for line in lines]
-    plain = dict(zip(value, found, strict=True)) if table else tuple(found)
+    plain = dict(zip(value, plain_items, strict=True)) if table else tuple(plain_items)
     return plain, shortened(mistakes, len(mistakes), path)
 
 

@@ -121,23 +121,25 @@ def _read(table: Table) -> tuple[Values, list[str]]:
     values, mistakes = {}, shortened(lines, len(unknown), "unknown keys")
     for key in keys.KEYS[1:]:
         if key in table:
-            found, wrong = keys.read_key(key, table[key])
+            value, wrong = keys.read_key(key, table[key])
             mistakes += wrong
-            if found is not None:
-                values[key] = found
+            if value is not None:
+                values[key] = value
     return values, mistakes
 
 
 def _unusable(values: Values, table: Table, folder: Path | None) -> list[str]:
     """What is wrong with the functions that are named."""
-    found, mistakes = {}, []
+    functions_by_key, mistakes = {}, []
     named = {"optimizer": "gdwd"} | {key: values.get(key) for key in table}
     for key in ("problem", "start", "optimizer"):
         if reference := named.get(key):
             function, wrong = functions.find(key, reference, folder)
             mistakes += wrong
             if function is not None:
-                found[key] = function
-    if found.keys() != {"problem", "optimizer"} | ({"start"} & table.keys()):
+                functions_by_key[key] = function
+    if functions_by_key.keys() != {"problem", "optimizer"} | ({"start"} & table.keys()):
         return mistakes
-    return functions.misplaced(found, values.get("problem_options", {}), values.get("axes", {}))
+    return functions.misplaced(
+        functions_by_key, values.get("problem_options", {}), values.get("axes", {})
+    )

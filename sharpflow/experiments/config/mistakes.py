@@ -78,8 +78,8 @@ def nearest(name: object, known: Iterable[str]) -> str:
     """``; did you mean "..."?`` where ``name`` is close to one of the known, else nothing."""
     if not isinstance(name, str):
         return ""
-    found = difflib.get_close_matches(name[:_LONGEST], list(known), n=1)
-    return f'; did you mean "{found[0]}"?' if found else ""
+    matches = difflib.get_close_matches(name[:_LONGEST], list(known), n=1)
+    return f'; did you mean "{matches[0]}"?' if matches else ""
 
 
 def reason(error: BaseException) -> str:

@@ -127,10 +127,10 @@ class Config:
                 yield field.name, getattr(self, field.name)
 
     def _found(self, key: str) -> functions.Function:
-        found, mistakes = functions.find(key, getattr(self, key), self.folder)
-        if found is None:
+        function, mistakes = functions.find(key, getattr(self, key), self.folder)
+        if function is None:
             raise ConfigError(self.source, mistakes)
-        return found
+        return function
 
     def _guarded(self, function: functions.Function) -> Any:
         keywords = functions.bound(function, self.problem_options, np.dtype(self.dtype))
@@ -165,9 +165,9 @@ class Config:
         except Exception as error:
             said = f"problem: the init of {self.problem} raised {reason(error)}"
             raise ConfigError(self.source, [said]) from error
-        for found in {str(jnp.result_type(leaf)) for leaf in jax.tree.leaves(params)}:
-            if found != self.dtype:
-                allowed = f'"{found}", which the init of {self.problem} draws'
+        for drawn in {str(jnp.result_type(leaf)) for leaf in jax.tree.leaves(params)}:
+            if drawn != self.dtype:
+                allowed = f'"{drawn}", which the init of {self.problem} draws'
                 if "dtype" in function.keywords:
                     allowed += " although that function takes dtype"
                     remedy = "let init draw in it"

@@ -179,14 +179,14 @@ def _value(text: str) -> Any:
     if text.encode(errors="replace").decode() != text:
         raise ValueError("is not UTF-8")
     try:
-        found = tomllib.loads(f"value = {text}")
+        parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         if _TEXT.fullmatch(text) and text.isprintable():
             return text
         raise
-    if found.keys() != {"value"}:
+    if parsed.keys() != {"value"}:
         raise ValueError("is more than one value")
-    return found["value"]
+    return parsed["value"]
 
 
 def _said(error: Exception) -> str:

@@ -63,18 +63,18 @@ def run(quick: bool = False, progress: bool | None = None) -> CompletionResult:
     flow = sf.predict(problem, trajectory, arrival_step=arrival, num_outputs=36, rtol=3e-3)
     comparison = sf.compare(trajectory, flow, problem)
     predicted_error = np.asarray(jax.vmap(problem.metrics["test_error"])(flow.theta))
-    found = comparison.attrs
+    attributes = comparison.attrs
     error, resting = trajectory["test_error"], without_decay["test_error"]
-    entered = int(np.searchsorted(trajectory.step, found["entry_step"]))
+    entered = int(np.searchsorted(trajectory.step, attributes["entry_step"]))
     sharpness = comparison["sharpness"].values
     checks = [
         Check(
             PART,
             "entry step, measured/predicted",
-            found["entry_step"] / found["predicted_entry_step"],
+            attributes["entry_step"] / attributes["predicted_entry_step"],
             0.99,
             1.01,
-            f"step {found['entry_step']:.0f}",
+            f"step {attributes['entry_step']:.0f}",
         ),
         Check(PART, "test error at the entry", float(error[entered])),
         Check(PART, "test error at the end", float(error[-1]), high=0.5 * float(error[entered])),
@@ -89,12 +89,19 @@ def run(quick: bool = False, progress: bool | None = None) -> CompletionResult:
         ),
         Check(PART, "spherical sharpness at the entry", float(sharpness[0])),
         Check(PART, "spherical sharpness at the end", float(sharpness[-1])),
-        Check(PART, "mean edge ratio after the entry", found["mean_edge_ratio"], 0.95, 1.05),
-        Check(PART, "tracking error / distance moved", found["final_relative_error"], high=0.05),
-        Check(PART, "mean loss, measured/predicted", found["mean_loss_ratio"], 0.9, 1.1),
+        Check(PART, "mean edge ratio after the entry", attributes["mean_edge_ratio"], 0.95, 1.05),
         Check(
-            PART, "share of rising losses before the entry", found["loss_rises_before"], high=0.05
+            PART, "tracking error / distance moved", attributes["final_relative_error"], high=0.05
         ),
-        Check(PART, "share of rising losses after the entry", found["loss_rises_after"], 0.4, 0.6),
+        Check(PART, "mean loss, measured/predicted", attributes["mean_loss_ratio"], 0.9, 1.1),
+        Check(
+            PART,
+            "share of rising losses before the entry",
+            attributes["loss_rises_before"],
+            high=0.05,
+        ),
+        Check(
+            PART, "share of rising losses after the entry", attributes["loss_rises_after"], 0.4, 0.6
+        ),
     ]
     return CompletionResult(trajectory, without_decay, flow, comparison, predicted_error, checks)

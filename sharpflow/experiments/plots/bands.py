@@ -155,12 +155,12 @@ def _draw(ax: "Axes", grid: "xarray.Dataset", name: str, clock: str) -> None:
     for place, colour in enumerate(_colours(grid.sizes["learning_rate"])):
         time = clocks[place]
         rows = values.isel(learning_rate=place).values
-        found = series.band(time, rows)
+        band = series.band(time, rows)
         if edges is not None:
             line = series.band(time, edges.isel(learning_rate=place).values)
             ax.plot(line.time, line.median, color=colour, **_EDGE, zorder=1.8)
-        ax.fill_between(found.time, found.low, found.high, color=colour, alpha=0.22, linewidth=0.0)
-        ax.plot(found.time, found.median, color=colour, linewidth=1.3)
+        ax.fill_between(band.time, band.low, band.high, color=colour, alpha=0.22, linewidth=0.0)
+        ax.plot(band.time, band.median, color=colour, linewidth=1.3)
         ended = lost.isel(learning_rate=place).values & np.isfinite(rows).any(axis=1)
         for row in rows[ended]:
             last = np.flatnonzero(np.isfinite(row))[-1:]

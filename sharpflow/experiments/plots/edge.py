@@ -177,13 +177,14 @@ def edge_eigenvalues(
         if measured is not None:
             name = "eigenvalues" if "eigenvalues" in measured else "sharpness_manifold"
             require_columns("measured", measured, name, "threshold")
-            found = np.asarray(measured[name])
-            found = found / np.asarray(measured["threshold"])[:, None]
-            for index, ratio in enumerate(found.T):
+            measured_eigenvalues = np.asarray(measured[name])
+            measured_ratios = measured_eigenvalues / np.asarray(measured["threshold"])[:, None]
+            for index, ratio in enumerate(measured_ratios.T):
                 ax.plot(
                     np.asarray(measured.tau),
                     ratio,
-                    **style.FINE | {"color": style.shade(style.MEASURED, index, found.shape[1])},
+                    **style.FINE
+                    | {"color": style.shade(style.MEASURED, index, measured_ratios.shape[1])},
                     label="measured" if index == 0 else None,
                 )
         for index, ratio in enumerate(ratios.T):

@@ -47,8 +47,8 @@ def outcome_map(dataset: "xarray.Dataset", ax: "Axes | None" = None) -> "Axes":
     """
     grid, alone = cells.single_grid(dataset), ax is None
     with style.styled(ax, size=cells.panel_size(grid)) as ax:
-        found = _draw(ax, grid)
-        cells.put_legend(ax, _legend([found]) | {"ncols": 3}, alone)
+        drawn = _draw(ax, grid)
+        cells.put_legend(ax, _legend([drawn]) | {"ncols": 3}, alone)
         cells.frame(ax, grid)
     return ax
 
@@ -73,8 +73,8 @@ def outcome_maps(dataset: "xarray.Dataset") -> "Figure":
     shown = [(words, cells.sorted_grid(part)) for words, part in parts[: cells.MOST_PANELS]]
     with style.in_force():
         figure, axes = cells.panel_figure(shown)
-        found = [_draw(ax, part) for ax, (_, part) in zip(axes, shown, strict=True)]
-        words = _legend(found, cells.omitted(len(shown), len(parts)))
+        drawn = [_draw(ax, part) for ax, (_, part) in zip(axes, shown, strict=True)]
+        words = _legend(drawn, cells.omitted(len(shown), len(parts)))
         figure.legend(**words, loc="outside upper left", ncols=6)
         cells.frame_panels(axes, shown)
     return figure
@@ -85,18 +85,18 @@ def _draw(ax: "Axes", grid: "xarray.Dataset") -> "xarray.DataArray":
     from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.patches import Rectangle
 
-    found = outcomes(grid).transpose("weight_decay", "learning_rate", "seed")
-    rows, columns, seeds = found.shape
+    kinds = outcomes(grid).transpose("weight_decay", "learning_rate", "seed")
+    rows, columns, seeds = kinds.shape
     ax.pcolormesh(
         np.linspace(0.0, columns, columns * seeds + 1),
         np.arange(rows + 1.0),
-        np.sort(found.values, axis=-1).reshape(rows, -1),
+        np.sort(kinds.values, axis=-1).reshape(rows, -1),
         cmap=ListedColormap([COLOURS[outcome] for outcome in Outcome]),
         norm=BoundaryNorm(np.arange(len(Outcome) + 1) - 0.5, len(Outcome)),
         linewidth=0.0,
         antialiased=False,
     )
-    pending = (found == Outcome.PENDING).sum("seed").values
+    pending = (kinds == Outcome.PENDING).sum("seed").values
     for row, column in np.argwhere(pending):
         share = pending[row, column] / seeds
         corner = (column + 1.0 - share, row)
@@ -104,14 +104,14 @@ def _draw(ax: "Axes", grid: "xarray.Dataset") -> "xarray.DataArray":
     for lines, count in ((ax.axvline, columns), (ax.axhline, rows)):
         for place in range(count + 1):
             lines(place, color="white", linewidth=2.4, zorder=2.0)
-    return found
+    return kinds
 
 
-def _legend(found: "list[xarray.DataArray]", more: str = "") -> dict[str, Any]:
+def _legend(drawn: "list[xarray.DataArray]", more: str = "") -> dict[str, Any]:
     """A legend of the outcomes that there are, under a title."""
     from matplotlib.patches import Patch
 
-    present = np.unique(np.concatenate([each.values.ravel() for each in found]))
+    present = np.unique(np.concatenate([each.values.ravel() for each in drawn]))
     handles = [
         Patch(
             facecolor=COLOURS[outcome],
@@ -120,9 +120,9 @@ def _legend(found: "list[xarray.DataArray]", more: str = "") -> dict[str, Any]:
         )
         for outcome in map(Outcome, present)
     ]
-    seeds = found[0].sizes["seed"]
+    seeds = drawn[0].sizes["seed"]
     title = f"share of {seeds} seeds" if seeds > 1 else "outcome"
-    title += "" if found[0].attrs["edge_ratio"] else "; the edge ratio was not recorded"
+    title += "" if drawn[0].attrs["edge_ratio"] else "; the edge ratio was not recorded"
     return {
         "handles": handles,
         "title": title + more,

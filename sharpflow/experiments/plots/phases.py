@@ -33,12 +33,12 @@ def phase_diagram(
     from matplotlib.patches import Patch
 
     x, y = phases["learning_rate"].values, phases["weight_decay"].values
-    found = phases["phase"].transpose("weight_decay", "learning_rate").values
+    phase = phases["phase"].transpose("weight_decay", "learning_rate").values
     with style.styled(ax, size=(6.2, 3.4)) as ax:
         ax.pcolormesh(
             _edges(x),
             _edges(y),
-            found,
+            phase,
             cmap=ListedColormap(COLORS[: len(kinds)]),
             norm=BoundaryNorm(np.arange(len(kinds) + 1) - 0.5, len(kinds)),
             edgecolor="white",
@@ -54,7 +54,7 @@ def phase_diagram(
         ax.set_ylim(*_edges(y)[[0, -1]])
         ax.set_xlabel(axis_label("learning_rate"))
         ax.set_ylabel(axis_label("weight_decay"))
-        present = [kind for kind in kinds if np.any(found == kind)]
+        present = [kind for kind in kinds if np.any(phase == kind)]
         handles = [Patch(facecolor=COLORS[kind], label=kind.label) for kind in present]  # type: ignore[attr-defined]
         ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1.12, 0.5), handlelength=1.2)
     return ax

@@ -50,11 +50,11 @@ def _percentiles(values: np.ndarray, levels: list[float]) -> np.ndarray:
     """
     ordered = np.sort(values, axis=0)  # NaN last
     counts = np.isfinite(ordered).sum(axis=0)
-    found = np.empty((len(levels), values.shape[1]))
+    percentiles = np.empty((len(levels), values.shape[1]))
     for count in np.unique(counts):
         alike = counts == count
-        found[:, alike] = np.percentile(ordered[:count, alike], levels, axis=0)
-    return found
+        percentiles[:, alike] = np.percentile(ordered[:count, alike], levels, axis=0)
+    return percentiles
 
 
 def steady(dataset: "xarray.Dataset", name: str) -> "xarray.DataArray":
@@ -120,8 +120,8 @@ def clock(dataset: "xarray.Dataset", against: str | None) -> str:
 def times(dataset: "xarray.Dataset", on: str) -> np.ndarray:
     """A clock at every record, shape (learning_rate, weight_decay, time), in float64."""
     dims = ("learning_rate", "weight_decay", time_dimension(dataset))
-    found = dataset[on].variable.set_dims({name: dataset.sizes[name] for name in dims})
-    return found.transpose(*dims).values.astype(np.float64)
+    variable = dataset[on].variable.set_dims({name: dataset.sizes[name] for name in dims})
+    return variable.transpose(*dims).values.astype(np.float64)
 
 
 def thinned(dataset: "xarray.Dataset", dim: str, most: int) -> tuple["xarray.Dataset", str]:

@@ -34,7 +34,7 @@ def all_curves(
     time: str,
     points: Records,
     measures: list[Measures],
-    found: dict[int, Prediction],
+    predictions: dict[int, Prediction],
 ) -> tuple[dict[str, Any], str]:
     """The curves of as many points as a page can hold, and how they were thinned.
 
@@ -43,7 +43,7 @@ def all_curves(
       time: its dimension of records.
       points: of it.
       measures: of every point.
-      found: the points with a flow.
+      predictions: the points with a flow.
     """
     drawn = panels(dataset, time)
     names = list(dict.fromkeys(name for panel in drawn for name in panel["columns"]))
@@ -58,10 +58,10 @@ def all_curves(
         data.append(
             {
                 "title": points.title(point),
-                "facts": statement_facts(measures[point], found.get(point)),
+                "facts": statement_facts(measures[point], predictions.get(point)),
                 "entry": packed(np.array([measures[point]["entry_step"]]))[0],
                 **_curves_of(columns, points.step[point], tau if moving else None, buckets),
-                "predicted": _predicted_curves(found.get(point)),
+                "predicted": _predicted_curves(predictions.get(point)),
             }
         )
     labels = {name: shown_quantity(dataset, name).label for name in names}
@@ -90,11 +90,11 @@ def _predicted_curves(prediction: Prediction | None) -> dict[str, Any] | None:
     if prediction is None:
         return None
     compared = prediction.comparison
-    found = {name: packed(compared[column].values) for name, column in _EXPECTED.items()}
-    found["tracking"] = packed(compared["relative_error"].values)
+    expected = {name: packed(compared[column].values) for name, column in _EXPECTED.items()}
+    expected["tracking"] = packed(compared["relative_error"].values)
     metrics = {name: packed(values) for name, values in prediction.metrics.items()}
     # apart from each other: metrics have names of the user's own
-    return {"tau": packed(compared["tau"].values), "columns": found, "metrics": metrics}
+    return {"tau": packed(compared["tau"].values), "columns": expected, "metrics": metrics}
 
 
 def panels(dataset: "xarray.Dataset", time: str) -> list[dict[str, Any]]:
@@ -115,11 +115,11 @@ def panels(dataset: "xarray.Dataset", time: str) -> list[dict[str, Any]]:
     }
     # pairs, because two metrics may be called alike in words
     alone = [(shown_quantity(dataset, n).label, [n]) for n in metric_names(dataset, time)]
-    found = [
+    candidates = [
         _panel(title, [shown_quantity(dataset, name) for name in names])
         for title, names in (*together.items(), *alone)
     ]
-    return [panel for panel in found if panel["columns"]]
+    return [panel for panel in candidates if panel["columns"]]
 
 
 def _panel(title: str, quantities: Sequence[Quantity]) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def _curves_of(
       ``step``, ``tau`` and ``columns`` as lists.
     """
     known = [np.flatnonzero(np.isfinite(values)) for values in columns.values()]
-    last = max((int(found[-1]) + 1 for found in known if found.size), default=0)
+    last = max((int(indices[-1]) + 1 for indices in known if indices.size), default=0)
     width = bucket_width(last, buckets)
     return {
         "step": [int(value) for value in times(step[:last], width)],

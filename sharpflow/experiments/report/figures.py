@@ -130,9 +130,9 @@ def caption(name: str) -> str:
     if name in _CAPTIONS:
         return _CAPTIONS[name]
     for pattern, text in _PATTERNS:
-        found = re.fullmatch(pattern, name)
-        if found:
-            parts = found.groupdict()
+        match = re.fullmatch(pattern, name)
+        if match:
+            parts = match.groupdict()
             said = text.format(what=unquote(parts["what"]).replace("-", " "))
             return f"{said[:-1]}, at {parts['axes']}." if parts.get("axes") else said
     return name.replace("-", " ")
@@ -149,5 +149,5 @@ def size(path: Path) -> tuple[int, int]:
         width, height = struct.unpack(">II", path.read_bytes()[16:24])
         return width, height
     opening = path.read_text(encoding="utf-8")[:4000]
-    found = re.search(r'viewBox="[\d.]+ [\d.]+ ([\d.]+) ([\d.]+)"', opening)
-    return (round(float(found[1])), round(float(found[2]))) if found else (400, 300)
+    match = re.search(r'viewBox="[\d.]+ [\d.]+ ([\d.]+) ([\d.]+)"', opening)
+    return (round(float(match[1])), round(float(match[2]))) if match else (400, 300)

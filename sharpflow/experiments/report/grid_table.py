@@ -27,14 +27,18 @@ _STATUS = {-1: "pending", 0: "success"}
 
 
 def grid_table(
-    dataset: "xarray.Dataset", points: Records, found: Mapping[int, Prediction], *, curves: int
+    dataset: "xarray.Dataset",
+    points: Records,
+    predictions: Mapping[int, Prediction],
+    *,
+    curves: int,
 ) -> Table:
     """Axes, status, steps and last values of every point.
 
     Args:
       dataset: of the run.
       points: of it.
-      found: the points with a flow, whose tracking error is shown.
+      predictions: the points with a flow, whose tracking error is shown.
       curves: how many of the points, the first ones, have curves to lead to.
     """
     time = time_dimension(dataset)
@@ -42,7 +46,7 @@ def grid_table(
     ended = _outcomes(dataset)
     heads = ["point", *map(short_name, points.axes), "status", "steps", "τ"]
     heads += [f"last {shown_quantity(dataset, name).label}" for name in last]
-    if found:
+    if predictions:
         heads.append(COMPARISON_NUMBERS["final_relative_error"].label)
     rows = []
     for point in range(points.count):
@@ -58,9 +62,11 @@ def grid_table(
             number(tau),
             *(number(values[point]) for values in last.values()),
         ]
-        if found:
+        if predictions:
             error = (
-                found[point].comparison.attrs["final_relative_error"] if point in found else None
+                predictions[point].comparison.attrs["final_relative_error"]
+                if point in predictions
+                else None
             )
             row.append(number(np.nan if error is None else error))
         rows.append(row)

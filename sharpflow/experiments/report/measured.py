@@ -51,39 +51,39 @@ def measure(
     Source: docs/theory.md, sections 2 and 5. The predicted loss is ½ ηλ λ* tr M with the tr M that
     the fall of the threshold itself implies, d log λ*/dτ = 2 (2 tr M − 1).
     """
-    found = dict.fromkeys(
+    measures = dict.fromkeys(
         ("entry_step", "predicted_entry_step", "edge_ratio", "norm_error", "loss",
          "predicted_loss", "rises"), np.nan)  # fmt: skip
     threshold = columns.get("threshold")
     if rates is not None and threshold is not None and "norm_squared" in columns:
         eta, decay = rates
         ratio = columns["norm_squared"] * 2.0 * (1.0 - eta * decay) / (eta * threshold)
-        found["norm_error"] = _largest(np.abs(ratio - 1.0))
+        measures["norm_error"] = _largest(np.abs(ratio - 1.0))
     if "edge_ratio" not in columns or not intrinsic_rate > 0:
-        return found
+        return measures
     edge_ratio = columns["edge_ratio"]
     known = np.isfinite(edge_ratio) & (edge_ratio > 0)
     log_ratio = np.log(edge_ratio[known])
-    found["entry_step"] = entry_step(step[known].astype(float), log_ratio, intrinsic_rate)
+    measures["entry_step"] = entry_step(step[known].astype(float), log_ratio, intrinsic_rate)
     if rates is not None and threshold is not None and "loss" in columns:
         excess = columns["loss"] - loss_infimum
-        found["predicted_entry_step"] = _predicted_entry(
-            step, excess, threshold, edge_ratio, rates, found["entry_step"]
+        measures["predicted_entry_step"] = _predicted_entry(
+            step, excess, threshold, edge_ratio, rates, measures["entry_step"]
         )
     loss = None
     if rates is not None and threshold is not None and "loss_mean" in columns:
         loss = columns["loss_mean"] - loss_infimum
-    expected = _equilibrium(step, threshold, found["entry_step"], intrinsic_rate)
-    begin = settled_step(step, found["entry_step"], intrinsic_rate, loss, expected)
+    expected = _equilibrium(step, threshold, measures["entry_step"], intrinsic_rate)
+    begin = settled_step(step, measures["entry_step"], intrinsic_rate, loss, expected)
     settled = step >= begin
-    found["edge_ratio"] = known_mean(edge_ratio[settled])
+    measures["edge_ratio"] = known_mean(edge_ratio[settled])
     if "loss_rises" in columns:
-        found["rises"] = known_mean(columns["loss_rises"][settled])
+        measures["rises"] = known_mean(columns["loss_rises"][settled])
     if loss is not None and threshold is not None:
-        found["loss"], found["predicted_loss"] = _losses(
+        measures["loss"], measures["predicted_loss"] = _losses(
             step, loss, threshold, settled, intrinsic_rate, num_steps
         )
-    return found
+    return measures
 
 
 def _predicted_entry(

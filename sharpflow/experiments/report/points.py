@@ -67,9 +67,9 @@ class Records:
 
     def measured(self, point: int) -> dict[str, np.ndarray]:
         """The columns of a point, the edge ratio that is nearest to theory as ``edge_ratio``."""
-        found = {name: values[point] for name, values in self.columns.items()}
-        ratio = edge_ratio_name(found)  # type: ignore[arg-type]
-        return found if ratio is None else found | {"edge_ratio": found[ratio]}
+        columns = {name: values[point] for name, values in self.columns.items()}
+        ratio = edge_ratio_name(columns)  # type: ignore[arg-type]
+        return columns if ratio is None else columns | {"edge_ratio": columns[ratio]}
 
 
 def label(value: Any) -> str:
@@ -100,8 +100,8 @@ def records(dataset: "xarray.Dataset", time: str, labels: Mapping[str, list[Any]
     like = dataset["status"].transpose(*axes)
     names = [
         str(name)
-        for name, found in dataset.data_vars.items()
-        if time in found.dims and name not in ("step", "tau") and found.dtype.kind == "f"
+        for name, variable in dataset.data_vars.items()
+        if time in variable.dims and name not in ("step", "tau") and variable.dtype.kind == "f"
     ]
     columns = {}
     for name in names:
@@ -112,8 +112,8 @@ def records(dataset: "xarray.Dataset", time: str, labels: Mapping[str, list[Any]
 
     def spread(name: str, *trailing: str) -> np.ndarray:
         """A variable of some of the axes at every point."""
-        found = dataset[name].broadcast_like(like).transpose(*axes, *trailing)
-        return found.values.reshape(count, *(dataset.sizes[dim] for dim in trailing))
+        variable = dataset[name].broadcast_like(like).transpose(*axes, *trailing)
+        return variable.values.reshape(count, *(dataset.sizes[dim] for dim in trailing))
 
     step = spread("step", time)
     asked = spread("num_steps") if "num_steps" in dataset else step[:, -1]
@@ -143,7 +143,7 @@ def _rates(dataset: "xarray.Dataset", step: np.ndarray, spread: Any, time: str) 
 
 def _reached(columns: dict[str, np.ndarray], step: np.ndarray) -> np.ndarray:
     """The last step of which anything is recorded; 0 where nothing is."""
-    found = np.zeros(step.shape, bool)
+    finite = np.zeros(step.shape, bool)
     for values in columns.values():
-        found |= np.isfinite(values)
-    return np.max(np.where(found, step, 0), axis=1)
+        finite |= np.isfinite(values)
+    return np.max(np.where(finite, step, 0), axis=1)

@@ -151,15 +151,15 @@ def predict_points(
 
     console = Console(stderr=True)
     shown = console.is_terminal if progress is None else progress
-    found: dict[int, Prediction] = {}
+    predictions: dict[int, Prediction] = {}
     reasons: dict[int, str] = {}
     bar = track(points, "predicting", console=console, transient=True, disable=not shown)
     for point in bar:
         try:
-            found[point] = _prediction(remade, dataset, point)
+            predictions[point] = _prediction(remade, dataset, point)
         except (ValueError, RuntimeError) as error:
             reasons[point] = " ".join(str(error).split())
-    return found, reasons
+    return predictions, reasons
 
 
 def _prediction(remade: Remade, dataset: "xarray.Dataset", point: int) -> Prediction:

@@ -48,11 +48,11 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None, *, tr
     asked, dataset = run.description, open_run(run)
     time = time_dimension(dataset)
     points = records(dataset, time, asked.get("axes", {}))
-    found, infimum, notes = _predictions(run, dataset, points, predictions, progress, trust)
+    predicted, infimum, notes = _predictions(run, dataset, points, predictions, progress, trust)
     measures = _measures(points, asked, infimum)
     config, left_out = _config(run)
     described = _first_line(config)
-    shown_curves, curve_note = all_curves(dataset, time, points, measures, found)
+    shown_curves, curve_note = all_curves(dataset, time, points, measures, predicted)
     figures, figure_note = _figures(dataset, folder / "figures", data)
     return Page(
         title=f"sharpflow run: {folder.absolute().name}",
@@ -64,12 +64,12 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None, *, tr
         if left_out
         else "made from Python, by sharpflow.simulate_grid(..., out=...): there is no config",
         config=config,
-        statements=statement_table(measures, found),
+        statements=statement_table(measures, predicted),
         notes=[SETTLED, *remarks(dataset, measures, infimum), *left_out, *notes],
-        grid=grid_table(dataset, points, found, curves=len(shown_curves["points"])),
+        grid=grid_table(dataset, points, predicted, curves=len(shown_curves["points"])),
         curves=shown_curves,
         curve_note=curve_note,
-        spheres=_spheres(dataset, points, found),
+        spheres=_spheres(dataset, points, predicted),
         figures=figures,
         figure_note=figure_note,
         provenance=_provenance(folder, dataset),
@@ -106,9 +106,9 @@ def _predictions(
         return {}, None, [f"No flow could be integrated, since the problem was not made: {said}"]
     usable = (points.status == 0) & (points.intrinsic_rate > 0)
     picked = chosen(usable.reshape(points.shape), most)
-    found, reasons = predict_points(remade, dataset, picked, progress)
+    predicted, reasons = predict_points(remade, dataset, picked, progress)
     notes = [
-        f"The flow was integrated for {len(found)} of {points.count} points"
+        f"The flow was integrated for {len(predicted)} of {points.count} points"
         + (
             f": one seed of each combination of the other axes, {MOST} at most."
             if most is None
@@ -121,7 +121,7 @@ def _predictions(
             "gradient descent without weight decay has none."
         )
     notes += [f"No flow at {points.title(point)}: {why}" for point, why in reasons.items()]
-    return found, infimum, notes
+    return predicted, infimum, notes
 
 
 def _infimum(remade: Remade, points: Records) -> float:
@@ -146,12 +146,12 @@ def _measures(points: Records, asked: dict[str, Any], infimum: float | None) -> 
 
 
 def _spheres(
-    dataset: "xarray.Dataset", points: Records, found: dict[int, Prediction]
+    dataset: "xarray.Dataset", points: Records, predicted: dict[int, Prediction]
 ) -> list[Sphere]:
     if "snapshot" not in dataset.dims:
         return []
-    if found:
-        made = [predicted_sphere(points.title(point), each) for point, each in found.items()]
+    if predicted:
+        made = [predicted_sphere(points.title(point), each) for point, each in predicted.items()]
     else:
         picked = chosen((points.status == 0).reshape(points.shape), None)
         places = [dict(zip(points.axes, points.place(point), strict=True)) for point in picked]

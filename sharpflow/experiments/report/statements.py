@@ -19,12 +19,12 @@ SETTLED = (
 _HEADS = ("statement", "predicted", "median", "smallest", "largest", "points")
 
 
-def statement_table(measures: Sequence[Measures], found: Mapping[int, Prediction]) -> Table:
+def statement_table(measures: Sequence[Measures], predictions: Mapping[int, Prediction]) -> Table:
     """Each statement with its prediction and what was measured over the points.
 
     Args:
       measures: of every point.
-      found: the points with a flow.
+      predictions: the points with a flow.
     """
     ratios = {
         "entry step, measured / predicted from rest": ("1", _ratio(measures, "entry_step")),
@@ -36,8 +36,8 @@ def statement_table(measures: Sequence[Measures], found: Mapping[int, Prediction
         ),
         "share of steps after the entry that raise the loss": ("½", _values(measures, "rises")),
     }
-    if found:
-        flows = [each.comparison for each in found.values()]
+    if predictions:
+        flows = [each.comparison for each in predictions.values()]
         of_flow = {name: [flow.attrs[name] for flow in flows] for name in _FLOW_ATTRIBUTES}
         entry, expected = (np.array(of_flow[f"{of}entry_step"]) for of in ("", "predicted_"))
         # a start at the edge enters at once, and a ratio of nothing to nothing says nothing
@@ -83,20 +83,20 @@ def statement_facts(measures: Measures, prediction: Prediction | None) -> list[l
         [_words("loss_rises_after"), _said(measures["rises"]), "½"],
     ]
     if prediction is not None:
-        found = prediction.comparison.attrs
+        attributes = prediction.comparison.attrs
         facts += [
             [
                 "entry step, from the arrival on Γ",
-                _said(found["entry_step"]),
-                _said(found["predicted_entry_step"]),
+                _said(attributes["entry_step"]),
+                _said(attributes["predicted_entry_step"]),
             ],
-            [_words("final_relative_error"), _said(found["final_relative_error"]), "0"],
+            [_words("final_relative_error"), _said(attributes["final_relative_error"]), "0"],
             [
                 "threshold at the end",
                 _said(_last(prediction.comparison["threshold"].values)),
                 _said(_last(prediction.comparison["predicted_threshold"].values)),
             ],
-            [f"{_words('mean_loss_ratio')} by the flow", _said(found["mean_loss_ratio"]), "1"],
+            [f"{_words('mean_loss_ratio')} by the flow", _said(attributes["mean_loss_ratio"]), "1"],
         ]
     return [fact for fact in facts if fact[1] != "–"]
 
@@ -108,11 +108,11 @@ def _words(number: str) -> str:
 
 def _row(statement: str, predicted: str, values: np.ndarray) -> list[Cell]:
     known = values[np.isfinite(values)]
-    found = [np.median(known), known.min(), known.max()] if known.size else [np.nan] * 3
+    summary = [np.median(known), known.min(), known.max()] if known.size else [np.nan] * 3
     return [
         words(statement, "statement"),
         Cell(predicted, predicted, "number"),
-        *(number(value) for value in found),
+        *(number(value) for value in summary),
         number(known.size),
     ]
 

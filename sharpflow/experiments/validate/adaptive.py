@@ -66,7 +66,7 @@ def _on_sphere(progress: bool | None) -> tuple[list[Check], "xarray.Dataset"]:
     import xarray
 
     part = f"quasi-RMSprop on the sphere, η = {LEARNING_RATE:g}"
-    checks, found = [], []
+    checks, runs = [], []
     for b in RESPONSES:
         one = _at_edge(small_networks.batch_normed(), LEARNING_RATE, b, 1e-4, progress)
         errors = one["relative_error"].values[one["tau"] >= SETTLED]
@@ -82,8 +82,8 @@ def _on_sphere(progress: bool | None) -> tuple[list[Check], "xarray.Dataset"]:
             Check(part, f"b = {b:g}: mean edge ratio", one.attrs["mean_edge_ratio"], 0.97, 1.03),
             Check(part, f"b = {b:g}: mean loss ratio", one.attrs["mean_loss_ratio"], 0.95, 1.05),
         ]
-        found.append(_columns(one, "sphere"))
-    joined = xarray.concat(found, xarray.Variable("b", list(RESPONSES)))
+        runs.append(_columns(one, "sphere"))
+    joined = xarray.concat(runs, xarray.Variable("b", list(RESPONSES)))
     return checks, described(joined, ADAPTIVE)
 
 
@@ -92,7 +92,7 @@ def _without_invariance(progress: bool | None) -> tuple[list[Check], "xarray.Dat
     import xarray
 
     part = "scalar RMSprop, losses that are not scale-invariant"
-    checks, found, names = [], [], []
+    checks, columns_of_runs, names = [], [], []
     for name, start, learning_rate, amplitude in (
         ("factorisation, seed 0", small_networks.factorised(0), 0.02, None),
         ("factorisation, seed 1", small_networks.factorised(1), 0.02, None),
@@ -109,7 +109,7 @@ def _without_invariance(progress: bool | None) -> tuple[list[Check], "xarray.Dat
         statement = f"{name}, η = {learning_rate:g}: tracking error / distance moved, τ ≥ 0.5"
         high = math.inf if rings else 0.02
         checks.append(Check(part, statement, float(errors.max()), high=high))
-        found.append(_columns(one, "plain"))
+        columns_of_runs.append(_columns(one, "plain"))
         names.append(f"{name}, η = {learning_rate:g}")
     for name, start in (
         ("factorisation, seed 0", small_networks.factorised(0)),
@@ -118,7 +118,9 @@ def _without_invariance(progress: bool | None) -> tuple[list[Check], "xarray.Dat
         terms = period_two(start.problem, start.theta)
         rate = float(terms.damping) * 2.0 / (4.0 + float(terms.drift))
         checks.append(Check(part, f"{name}: damping of the ringing in τ, C·M", rate))
-    return checks, described(xarray.concat(found, xarray.Variable("run", names)), ADAPTIVE)
+    return checks, described(
+        xarray.concat(columns_of_runs, xarray.Variable("run", names)), ADAPTIVE
+    )
 
 
 def _at_edge(

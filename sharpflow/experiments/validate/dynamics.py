@@ -121,16 +121,16 @@ def _gdwd_checks(
     problem: sf.Problem, trajectory: sf.Trajectory, flow: sf.FlowSolution
 ) -> list[Check]:
     part = f"GD+WD, η = {LEARNING_RATE:g}, λ = {WEIGHT_DECAY:g}"
-    found = sf.compare(trajectory, flow, problem)
-    error, sharpness = trajectory["test_error"], found["sharpness"].values
+    comparison = sf.compare(trajectory, flow, problem)
+    error, sharpness = trajectory["test_error"], comparison["sharpness"].values
     return [
         Check(
             part,
             "tracking error / distance moved at the end",
-            found.attrs["final_relative_error"],
+            comparison.attrs["final_relative_error"],
             high=0.05,
         ),
-        Check(part, "mean edge ratio", found.attrs["mean_edge_ratio"], 0.95, 1.05),
+        Check(part, "mean edge ratio", comparison.attrs["mean_edge_ratio"], 0.95, 1.05),
         Check(part, "spherical sharpness on arrival", float(sharpness[0])),
         Check(part, "spherical sharpness at the end", float(sharpness[-1])),
         Check(part, "test error at the end", float(error[-1])),

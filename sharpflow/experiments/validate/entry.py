@@ -90,11 +90,11 @@ def measure_entries(
     """
     import xarray
 
-    found = [
+    entries = [
         [_at(case, flow, seed, rate, progress) for rate in rates] for seed, flow in flows.items()
     ]
-    names = found[0][0]
-    columns = {name: [[entry[name] for entry in row] for row in found] for name in names}
+    names = entries[0][0]
+    columns = {name: [[entry[name] for entry in row] for row in entries] for name in names}
     dataset = xarray.Dataset(
         {name: (("seed", "intrinsic_rate"), values) for name, values in columns.items()},
         {"seed": list(flows), "intrinsic_rate": list(rates)},
@@ -139,8 +139,10 @@ def _entry(
     rows = np.clip([entered, *peak], 0, len(step) - 1)
     snapshots = jax.tree.map(lambda leaf: leaf[rows], run.params)
     # the shapes of ``compare``, whose compiled code this then shares
-    found = sf.simulator.project_snapshots(case.problem, snapshots, k=flow.eigenvalues.shape[1])
-    sharpness = float(found.sharpness[0])
+    projection = sf.simulator.project_snapshots(
+        case.problem, snapshots, k=flow.eigenvalues.shape[1]
+    )
+    sharpness = float(projection.sharpness[0])
     crossing = first_crossing(step, np.log(sharpness / threshold))
     amplitude = float(np.sqrt(2.0 * np.exp(np.interp(crossing, step, loss)) / sharpness))
     predicted = sf.theory.entry_delay(rate, amplitude, equilibrium)
@@ -151,6 +153,6 @@ def _entry(
         ),
         "delay": grown - crossing,
         "predicted_delay": predicted.steps,
-        "overshoot": float(np.nanmax(found.sharpness / threshold[rows])) - 1.0,
+        "overshoot": float(np.nanmax(projection.sharpness / threshold[rows])) - 1.0,
         "predicted_overshoot": predicted.overshoot,
     }

@@ -114,15 +114,15 @@ def run(progress: bool | None = None) -> Findings:
     few = [(width, FEW_SAMPLES) for width in WIDTHS]
     ratios = [(RATIO_WIDTH, round(ratio * RATIO_WIDTH)) for ratio in RATIOS]
     sizes = sorted({*equal, *few, *ratios}, key=lambda size: size[0] * size[1])
-    found = {}
+    spectra = {}
     with progress_bar(len(sizes) + 1, progress, "Fisher spectra") as advance:
         for width, num_samples in sizes:
-            found[width, num_samples] = _spectra(width, num_samples)
+            spectra[width, num_samples] = _spectra(width, num_samples)
             advance(1, f"M = {width}, T = {num_samples}")
         disagreement = _lanczos_against_dense(128)
         advance(1, "Lanczos against dense")
     numbers = _dataset(
-        found, {"equal": (equal, WIDTHS), "few": (few, WIDTHS), "ratio": (ratios, RATIOS)}
+        spectra, {"equal": (equal, WIDTHS), "few": (few, WIDTHS), "ratio": (ratios, RATIOS)}
     )
     numbers["disagreement"] = ("mode", disagreement)
     numbers = described(numbers, FISHER)
@@ -195,7 +195,7 @@ def _lanczos_against_dense(width: int) -> np.ndarray:
     return np.abs(pairs[:, 1] / pairs[:, 0] - 1.0)
 
 
-def _dataset(found: dict, series: dict) -> "xarray.Dataset":
+def _dataset(spectra: dict, series: dict) -> "xarray.Dataset":
     """Measured and predicted λ_max of each series of sizes, along its own coordinate."""
     import xarray
 
@@ -203,7 +203,7 @@ def _dataset(found: dict, series: dict) -> "xarray.Dataset":
     for name, (sizes, _) in series.items():
         along = "ratio" if name == "ratio" else "width"
         for index, quantity in enumerate(("largest", "upper_bound")):
-            values = np.stack([found[size][index] for size in sizes], axis=1)
+            values = np.stack([spectra[size][index] for size in sizes], axis=1)
             data[f"{quantity}_{name}"] = (("mode", along, "seed"), values)
         predicted = np.full((len(MODES), len(sizes)), np.nan)
         for index, options in enumerate(MODES.values()):

@@ -112,13 +112,13 @@ class _Run:
 
 def run(progress: bool | None = None) -> Findings:
     """Run κ = 0, 1, 2, 4 from the edge on five problems, and the diagonal estimate on one."""
-    found = cases()
+    networks = cases()
     runs: dict[str, list[_Run]] = {}
-    with progress_bar(len(found) + 2, progress) as advance:
-        for name, case in found.items():
+    with progress_bar(len(networks) + 2, progress) as advance:
+        for name, case in networks.items():
             runs[name] = [_beside_flow(case, kappa) for kappa in KAPPAS]
             advance(1)
-        network, near = found["three"], found["shallow"]
+        network, near = networks["three"], networks["shallow"]
         diagonal = {
             (kappa, radial): _with_coordinates(network, kappa, radial)
             for kappa in KAPPAS[1:]
@@ -130,10 +130,10 @@ def run(progress: bool | None = None) -> Findings:
             for k in _SHARP
         }
         advance(1)
-    checks = [check for name in found for check in _statements(found[name].name, runs[name])]
+    checks = [check for name in networks for check in _statements(networks[name].name, runs[name])]
     checks += _about_projections(runs["three"], diagonal, complement)
     return Findings(
-        checks, {"flat-directions": _figure(found, runs)}, _numbers(found, runs, diagonal)
+        checks, {"flat-directions": _figure(networks, runs)}, _numbers(networks, runs, diagonal)
     )
 
 
@@ -257,7 +257,7 @@ def _about_projections(
     return checks
 
 
-def _figure(found: dict[str, Case], runs: dict[str, list[_Run]]) -> "Figure":
+def _figure(networks: dict[str, Case], runs: dict[str, list[_Run]]) -> "Figure":
     from matplotlib import pyplot
 
     with style.in_force():
@@ -271,12 +271,14 @@ def _figure(found: dict[str, Case], runs: dict[str, list[_Run]]) -> "Figure":
                 ax,
                 explained=name == "circle",
             )
-            ax.set_title(rf"{found[name].name}, $G^2\approx{_mean_square(runs[name][0])[0]:.3g}$")
+            ax.set_title(
+                rf"{networks[name].name}, $G^2\approx{_mean_square(runs[name][0])[0]:.3g}$"
+            )
         drawing.speed_up(
-            np.array([_mean_square(runs[name][0])[0] for name in found]),
-            np.array([[runs[n][0].halving / r.halving for r in runs[n][1:]] for n in found]),
+            np.array([_mean_square(runs[name][0])[0] for name in networks]),
+            np.array([[runs[n][0].halving / r.halving for r in runs[n][1:]] for n in networks]),
             KAPPAS[1:],
-            [case.name for case in found.values()],
+            [case.name for case in networks.values()],
             axes[2],
         )
         for ax in axes:
@@ -285,14 +287,14 @@ def _figure(found: dict[str, Case], runs: dict[str, list[_Run]]) -> "Figure":
 
 
 def _numbers(
-    found: dict[str, Case],
+    networks: dict[str, Case],
     runs: dict[str, list[_Run]],
     diagonal: dict[tuple[float, bool], np.ndarray],
 ) -> "xarray.Dataset":
     import xarray
 
     def over(get: str) -> np.ndarray:
-        return np.array([[getattr(run, get) for run in runs[name]] for name in found])
+        return np.array([[getattr(run, get) for run in runs[name]] for name in networks])
 
     estimated = np.array([[diagonal[k, radial] for radial in (True, False)] for k in KAPPAS[1:]])
     numbers = xarray.Dataset(
@@ -305,12 +307,12 @@ def _numbers(
             "predicted_halving_time": (("problem", "kappa"), over("predicted_halving")),
             "mean_descent_squared": (
                 ("problem",),
-                [_mean_square(runs[name][0])[0] for name in found],
+                [_mean_square(runs[name][0])[0] for name in networks],
             ),
             "sharpness_by_coordinates": (("kappa_by_coordinates", "radial", "output"), estimated),
         },
         {
-            "problem": [case.name for case in found.values()],
+            "problem": [case.name for case in networks.values()],
             "kappa": list(KAPPAS),
             "kappa_by_coordinates": list(KAPPAS[1:]),
             "radial": [1, 0],

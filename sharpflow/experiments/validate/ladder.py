@@ -107,8 +107,8 @@ def climb(
     grid = simulate_from_edge(case, rates, float(case.tau[-1]), progress)
     rows = []
     for seed, flow in flows.items():
-        found = [_measured(case, grid, flow, seed, rate) for rate in rates]
-        rows.append(xarray.concat(found, dim="intrinsic_rate"))
+        rungs = [_measured(case, grid, flow, seed, rate) for rate in rates]
+        rows.append(xarray.concat(rungs, dim="intrinsic_rate"))
     coords = {"seed": list(flows), "intrinsic_rate": list(rates)}
     return described(xarray.concat(rows, dim="seed").assign_coords(coords), LADDER)
 

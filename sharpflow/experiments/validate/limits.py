@@ -140,15 +140,15 @@ def measure_phases(problem: sf.Problem, progress: bool | None = None) -> "xarray
         progress=progress,
     ).isel(seed=0)
     shape = (len(WEIGHT_DECAYS), len(LEARNING_RATES))
-    found, ratios = np.zeros(shape, int), np.full(shape, np.nan)
+    phase, ratios = np.zeros(shape, int), np.full(shape, np.nan)
     for row, column in np.ndindex(shape):
         cell = grid.isel(weight_decay=row, learning_rate=column)
-        found[row, column], ratios[row, column] = phase_of(
+        phase[row, column], ratios[row, column] = phase_of(
             cell["tau"].values, cell["loss"].values, cell["edge_ratio_manifold"].values
         )
     dims = ("weight_decay", "learning_rate")
     phases = xarray.Dataset(
-        {"phase": (dims, found), "phase_edge_ratio": (dims, ratios)},
+        {"phase": (dims, phase), "phase_edge_ratio": (dims, ratios)},
         {"weight_decay": WEIGHT_DECAYS, "learning_rate": LEARNING_RATES},
     )
     return described(phases, PHASES)

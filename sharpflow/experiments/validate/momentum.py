@@ -94,7 +94,7 @@ def _ramp(progress: bool | None) -> tuple[list[Check], "xarray.Dataset"]:
     ).final_params
     sharpness = float(sf.theory.top_eigenpairs(problem, start).values[0])
     first, last = 1.1 * sharpness, 0.5 * sharpness
-    checks, found = [], []
+    checks, lines = [], []
     for beta, num_steps in zip(BETAS, (4000, 8000, 40000), strict=True):
         rule = _rising(
             sf.simulator.momentum(_learning_rate(beta, first), beta=beta),
@@ -105,8 +105,8 @@ def _ramp(progress: bool | None) -> tuple[list[Check], "xarray.Dataset"]:
         statement = f"β = {beta:g}: mean over the last 70 % of {num_steps} steps"
         note = f"standard deviation {late.std():.2g}"
         checks.append(Check(part, statement, float(late.mean()), 0.95, 1.05, note))
-        found.append(np.stack([line, ratio * line]))
-    values = np.stack(found)
+        lines.append(np.stack([line, ratio * line]))
+    values = np.stack(lines)
     coordinates: dict[str, Any] = {"beta": list(BETAS), "share": np.arange(200) / 200}
     ramp = xarray.Dataset(
         {
@@ -124,7 +124,7 @@ def _flow(progress: bool | None) -> tuple[list[Check], "xarray.Dataset"]:
 
     start = small_networks.batch_normed()
     flow = sf.sharpness_flow(start.problem, start.theta, TAU)
-    checks, found = [], []
+    checks, comparisons = [], []
     for beta in BETAS:
         share = (1.0 - beta) / (1.0 + beta)
         rate = SMALL * share
@@ -157,9 +157,11 @@ def _flow(progress: bool | None) -> tuple[list[Check], "xarray.Dataset"]:
                 1.07,
             ),
         ]
-        found.append(comparison.assign_coords(tau=TAU).drop_vars("step"))
+        comparisons.append(comparison.assign_coords(tau=TAU).drop_vars("step"))
     names = ["relative_error", "threshold", "predicted_threshold"]
-    joined = xarray.concat([one[names] for one in found], xarray.Variable("beta", list(BETAS)))
+    joined = xarray.concat(
+        [one[names] for one in comparisons], xarray.Variable("beta", list(BETAS))
+    )
     joined.attrs = {}  # of one run among several
     return checks, renamed(described(joined, MOMENTUM), {name: f"flow_{name}" for name in names})
 

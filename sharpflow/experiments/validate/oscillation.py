@@ -52,7 +52,7 @@ def run(progress: bool | None = None) -> Findings:
     case = cases.mlp_four_digits()
     flows = case.flows()
     grid = simulate_from_edge(case, (RATE,), float(case.tau[-1]), progress, PERTURBATIONS)
-    found, shares = {}, []
+    covariances, shares = {}, []
     for seed, flow in flows.items():
         runs = [
             sf.simulator.measure_oscillation(
@@ -64,12 +64,12 @@ def run(progress: bool | None = None) -> Findings:
             for perturbation in PERTURBATIONS
         ]
         shares += [float(run["period_two_share"].mean()) for run in runs]
-        found[seed] = sum(run["covariance"].values for run in runs) / len(runs)
-        found[seed] = np.stack([found[seed], runs[0]["predicted_covariance"].values])
-    eigenvalues = np.linalg.eigvalsh(np.stack(list(found.values())))[..., ::-1]
+        covariances[seed] = sum(run["covariance"].values for run in runs) / len(runs)
+        covariances[seed] = np.stack([covariances[seed], runs[0]["predicted_covariance"].values])
+    eigenvalues = np.linalg.eigvalsh(np.stack(list(covariances.values())))[..., ::-1]
     numbers = xarray.Dataset(
         {"measured": (_DIMS, eigenvalues[:, 0]), "predicted": (_DIMS, eigenvalues[:, 1])},
-        {"seed": list(found), "tau": ("window", np.mean(WINDOWS, axis=1))},
+        {"seed": list(covariances), "tau": ("window", np.mean(WINDOWS, axis=1))},
         {"intrinsic_rate": RATE},
     )
     numbers = described(numbers, EIGENVALUES)

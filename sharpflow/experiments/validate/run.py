@@ -44,16 +44,18 @@ def run_validation(names: Sequence[str], out: Path, *, progress: bool | None = N
     for index, name in enumerate(chosen, start=1):
         part, since = PARTS[name], time.perf_counter()
         console.print(f"[bold]{index}/{len(chosen)}[/bold] {name}: {part.title}")
-        found = part.run(progress)
+        result = part.run(progress)
         made = launch_provenance() | {"part": name, "seconds": time.perf_counter() - since}
-        told = {n: v.attrs for n, v in found.numbers.variables.items() if not is_described(v.attrs)}
+        told = {
+            n: v.attrs for n, v in result.numbers.variables.items() if not is_described(v.attrs)
+        }
         numbers = described(
-            found.numbers, {str(n): quantity_of(str(n), a) for n, a in told.items()}
+            result.numbers, {str(n): quantity_of(str(n), a) for n, a in told.items()}
         )
         numbers = numbers.assign_attrs(made)
         numbers.to_netcdf(out / f"{name}.nc", engine="h5netcdf")
-        drawn += [_saved(figure, out / f"{title}.png") for title, figure in found.figures.items()]
-        checks += found.checks
+        drawn += [_saved(figure, out / f"{title}.png") for title, figure in result.figures.items()]
+        checks += result.checks
     made = launch_provenance() | {"parts": list(chosen), "seconds": time.perf_counter() - began}
     report(checks, out, made, "sharpflow validate", "".join(f" {name}" for name in names))
     console.print(f"figures: {', '.join(drawn)}")
