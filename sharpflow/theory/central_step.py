@@ -3,13 +3,14 @@
 import chex
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from sharpflow.theory.central_dynamics import Counts, Dynamics, Place
 from sharpflow.theory.edge import solve_edge_program, symmetric_to_vector, vector_to_symmetric
 from sharpflow.theory.edge_geometry import continuing_turn
 from sharpflow.theory.relaxation import num_stages, relax
 from sharpflow.theory.scaling import norm
+from sharpflow.theory.status import Status, failure_unless, first_failure
 
 _HELD = 1e-3  # largest violation of the program's constraint, relative to its drive
 
@@ -22,17 +23,20 @@ class Step:
       place: where it leads.
       covariance: C over the step, in the frame of its end, shape (k, k).
       first_covariance: the same in the frame of its start.
-      error: of the step relative to ‖w‖ and to the edge; infinite where no C holds it.
-      above: whether it ends above the target.
+      error: of the step relative to ‖w‖ and to the edge, shape ().
+      above: whether it ends above the target, shape ().
       counts: so far.
+      status: ``SUCCESS``; ``EIGENPAIRS_FAILED``, at the end of the step or where the predictor
+        leads; ``DIVERGED`` where no C holds the edge or w is not finite; shape ().
     """
 
     place: Place
     covariance: Float[Array, "k k"]
     first_covariance: Float[Array, "k k"]
     error: Float[Array, ""]
-    above: Array
+    above: Bool[Array, ""]
     counts: Counts
+    status: Int[Array, ""]
 
 
 def attempt(
@@ -67,9 +71,14 @@ def attempt(
         place=place,
         covariance=turn.T @ hold.covariance @ turn,
         first_covariance=hold.covariance,
-        error=jnp.where(hold.possible, jnp.where(touching, held_error, error), jnp.inf),
+        error=jnp.where(touching, held_error, error),
         above=~(excess <= 0.0),
         counts=counts,
+        status=first_failure(
+            hold.status,
+            failure_unless(jnp.all(jnp.isfinite(params)), Status.DIVERGED),
+            failure_unless(place.status == Status.SUCCESS, Status.EIGENPAIRS_FAILED),
+        ),
     )
 
 
@@ -83,8 +92,8 @@ class _Hold:
       predicted: the end of the step by the pull of the start, shape (d,).
       frame: there, shape (n, d).
       spread: of the edge block's change in the step; closer eigenvalues count as one.
-      possible: whether there is such a C.
       counts: so far.
+      status: as of ``Step``, of what was done until here.
     """
 
     covariance: Float[Array, "k k"]
@@ -92,8 +101,8 @@ class _Hold:
     predicted: Float[Array, " d"]
     frame: Float[Array, "n d"]
     spread: Float[Array, ""]
-    possible: Array
     counts: Counts
+    status: Int[Array, ""]
 
 
 def _no_hold(here: Place, counts: Counts) -> _Hold:
@@ -104,8 +113,8 @@ def _no_hold(here: Place, counts: Counts) -> _Hold:
         predicted=here.params,
         frame=here.frame,
         spread=jnp.ones((), dtype),
-        possible=jnp.asarray(True),
         counts=counts,
+        status=jnp.zeros((), jnp.int32),
     )
 
 
@@ -159,8 +168,12 @@ def _hold(
         predicted=predicted,
         frame=there.frame,
         spread=spread,
-        possible=possible & still_possible,
         counts=counts,
+        status=first_failure(
+            failure_unless(possible & jnp.all(jnp.isfinite(predicted)), Status.DIVERGED),
+            failure_unless(there.status == Status.SUCCESS, Status.EIGENPAIRS_FAILED),
+            failure_unless(still_possible, Status.DIVERGED),
+        ),
     )
 
 

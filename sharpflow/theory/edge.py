@@ -10,9 +10,11 @@ from jaxtyping import Array, Float, Int
 from sharpflow.models.arguments import NOT_NEGATIVE, array, checked, shown
 from sharpflow.models.precision import full_precision
 from sharpflow.models.problem import is_concrete
+from sharpflow.theory.status import Status, failure_unless
 
 _MAX_ITERATIONS = 60
 _BOUNDARY_FRACTION = 0.98
+_ACCEPTED_SLACK = 1e3
 
 
 @chex.dataclass(frozen=True)
@@ -24,12 +26,15 @@ class EdgeSolution:
       slack: R(M), shape (k, k).
       gap: ⟨M, R⟩ at the last iterate.
       num_iterations: of the interior-point method.
+      status: ``SUCCESS``, or ``PROGRAM_FAILED`` where the conditions of an optimum do not hold:
+        the numbers overflowed, or for b = 0 there is no optimum.
     """
 
     covariance: Float[Array, "k k"]
     slack: Float[Array, "k k"]
     gap: Float[Array, ""]
     num_iterations: Int[Array, ""]
+    status: Int[Array, ""]
 
 
 @checked(gradient_gram=array(2), drive=array(2), b=NOT_NEGATIVE)
@@ -85,15 +90,18 @@ def solve_edge_program(
     def slack_of(covariance: Array) -> Array:
         return vector_to_symmetric(quadratic @ symmetric_to_vector(covariance) - drive_vector, k)
 
-    def unfinished(state: tuple) -> Array:
-        covariance, slack, iteration = state
+    def optimal(covariance: Array, slack: Array, allowance: float) -> Array:
+        """Whether the conditions hold within so many tolerances."""
         infeasibility = jnp.max(jnp.abs(slack_of(covariance) - slack))
         scale = 1.0 + jnp.max(jnp.abs(drive_values))
         natural_gap = size * jnp.maximum(generic_trace, jnp.trace(covariance))
-        done = (jnp.sum(covariance * slack) <= k * tolerance * natural_gap) & (
-            infeasibility <= scale * tolerance
+        return (jnp.sum(covariance * slack) <= allowance * (k * tolerance * natural_gap)) & (
+            infeasibility <= allowance * (scale * tolerance)
         )
-        return ~done & (iteration < _MAX_ITERATIONS)
+
+    def unfinished(state: tuple) -> Array:
+        covariance, slack, iteration = state
+        return ~optimal(covariance, slack, 1.0) & (iteration < _MAX_ITERATIONS)
 
     def iterate(state: tuple) -> tuple:
         covariance, slack, iteration = state
@@ -145,6 +153,7 @@ def solve_edge_program(
         slack=basis @ slack @ basis.T,
         gap=jnp.sum(covariance * slack),
         num_iterations=iterations,
+        status=failure_unless(optimal(covariance, slack, _ACCEPTED_SLACK), Status.PROGRAM_FAILED),
     )
 
 

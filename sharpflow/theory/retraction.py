@@ -12,7 +12,7 @@ from sharpflow.theory.linearization import (
     resolve_method,
 )
 from sharpflow.theory.scaling import norm
-from sharpflow.theory.status import Status
+from sharpflow.theory.status import Status, failure_unless
 
 ACCEPTED_SLACK = 30.0  # times the tolerance aimed at: where rounding ends an iteration
 _SHORTENING = 0.25  # a chord that gains less than this is followed by a new linearization
@@ -86,7 +86,7 @@ def retract_flat(
     start = (theta, value, farther, jnp.zeros((), jnp.int32))
     point, value, _, _ = jax.lax.while_loop(unfinished, iterate, start)
     accepted = norm(value) <= ACCEPTED_SLACK * tolerance
-    return point, jnp.where(accepted, Status.SUCCESS, Status.RETRACTION_FAILED).astype(jnp.int32)
+    return point, failure_unless(accepted, Status.RETRACTION_FAILED)
 
 
 def retract_by_chords(
@@ -96,7 +96,7 @@ def retract_by_chords(
     *,
     on_sphere: bool = True,
     max_steps: int = 30,
-) -> Float[Array, " d"]:
+) -> tuple[Float[Array, " d"], Int[Array, ""]]:
     """A point of Γ near ``theta``, with the Jacobian of a point close by in every iteration.
 
     On the way from it ``theta`` moves in the row space of that Jacobian alone, which is
@@ -110,7 +110,8 @@ def retract_by_chords(
       max_steps: most iterations.
 
     Returns:
-      The point, NaN where ``theta`` was too far away.
+      The point, NaN where ``theta`` was too far away, and a status: ``Status.SUCCESS`` or
+      ``Status.RETRACTION_FAILED``.
     """
     residual = base.function
     onto = unit if on_sphere else (lambda point: point)
@@ -127,7 +128,10 @@ def retract_by_chords(
     theta = onto(theta)
     start = (theta, residual(theta), jnp.zeros((), jnp.int32))
     theta, value, _ = jax.lax.while_loop(unfinished, iterate, start)
-    return jnp.where(norm(value) <= ACCEPTED_SLACK * tolerance, theta, jnp.nan)
+    accepted = norm(value) <= ACCEPTED_SLACK * tolerance
+    status = failure_unless(accepted, Status.RETRACTION_FAILED)
+    # nothing that is computed from a point off Γ is of use, and with NaN its iterations end at once
+    return jnp.where(accepted, theta, jnp.nan), status
 
 
 def unit(vector: Float[Array, " d"]) -> Float[Array, " d"]:
