@@ -12,16 +12,25 @@ from jaxtyping import Array, Bool, Float, Int
 from sharpflow.models import Params, Problem
 from sharpflow.models.precision import compiled
 from sharpflow.theory import integration
-from sharpflow.theory.central_dynamics import Counts, Dynamics, Place
+from sharpflow.theory.central_dynamics import Counts, Dynamics, EdgePoint
 from sharpflow.theory.central_step import attempt
 from sharpflow.theory.integration import Progress, Trial
 from sharpflow.theory.scaling import norm
 from sharpflow.theory.status import Status, failure_unless, first_failure
 
-_FIRST_MOVE = 1e-2  # of ‖w‖, in the first step
-_SMALLEST_STEP = 1e-6  # of a step of GD
-_RETURN_RATE = 1.0  # of an excess over the edge, per step of GD
-_EIGENVALUE_SHARE = 1e-2  # of rtol, for the residuals of eigenpairs
+# Of ‖w‖, in the first step, which no error has measured yet. It is a guess that the control soon
+# corrects: ten times as much costs one rejected step more, a tenth one step more, of some thirty.
+_FIRST_MOVE = 1e-2
+# Of a step of GD, of which the flow describes an average: nothing happens to it in a thousandth of
+# one. A failure is met some ten attempts after the first, and at 1e-5 only one attempt sooner.
+_SMALLEST_STEP = 1e-6
+# Of an excess over the edge, per step of GD. A convention: what brings GD back is a burst, and the
+# rate of that depends on its amplitude.
+_RETURN_RATE = 1.0
+# Of rtol, for the residuals of eigenpairs, whose error is then below that of a step. With ten times
+# as much the error of a prediction grows from 3.7e-4 to 4.3e-4 for a sixth fewer products; a tenth
+# costs a sixth more and changes nothing.
+_EIGENVALUE_SHARE = 1e-2
 
 
 @chex.dataclass(frozen=True)
@@ -29,7 +38,7 @@ class CentralPoint:
     """A point of the central flow, and what its last step has left.
 
     Attributes:
-      place: w, and the top of the Hessian there.
+      edge_point: w, and the top of the Hessian there.
       covariance: C over the last step, in the frame of its end, shape (k, k).
       first_covariance: C over the first step, in the frame of its start, shape (k, k).
       touching: whether the next step looks for C, shape ().
@@ -37,7 +46,7 @@ class CentralPoint:
       counts: of what was evaluated.
     """
 
-    place: Place
+    edge_point: EdgePoint
     covariance: Float[Array, "k k"]
     first_covariance: Float[Array, "k k"]
     touching: Bool[Array, ""]
@@ -98,29 +107,31 @@ class CentralStepper:
     def measure(self, point: CentralPoint) -> tuple[CentralPoint, Int[Array, ""]]:
         """The point itself, measured by the step that led there."""
         margin = jnp.maximum(1e-3, 3.0 * self.rtol)
-        next_eigenvalue = point.place.next_eigenvalue
+        next_eigenvalue = point.edge_point.next_eigenvalue
+        # A start above the edge is brought back to it by the first step, which is asked afterwards
+        # whether it had room for all.
         crowded = point.started & (next_eigenvalue >= (1.0 - margin) * self.dynamics.edge)
         status = first_failure(
-            failure_unless(point.place.status == Status.SUCCESS, Status.EIGENPAIRS_FAILED),
+            failure_unless(point.edge_point.status == Status.SUCCESS, Status.EIGENPAIRS_FAILED),
             failure_unless(~crowded, Status.EDGE_FULL),
         )
         return point, status
 
     def row(self, measure: CentralPoint) -> tuple[_CentralRows, Int[Array, ""]]:
         """A point with its eigenvalues, and C over the last step."""
-        place = measure.place
-        row = _CentralRows(place.params, place.eigenvalues, measure.covariance)
+        edge_point = measure.edge_point
+        row = _CentralRows(edge_point.params, edge_point.eigenvalues, measure.covariance)
         return row, jnp.zeros((), jnp.int32)  # whether its eigenvalues are known, measure has said
 
     def attempt(self, measure: CentralPoint, step: Float[Array, ""]) -> Trial[CentralPoint]:
         """A step that looks for C, or one that is repeated with it where it passes the edge."""
         point, dynamics = measure, self.dynamics
-        excess = jnp.maximum(point.place.eigenvalues[0] - dynamics.edge, 0.0)
+        excess = jnp.maximum(point.edge_point.eigenvalues[0] - dynamics.edge, 0.0)
         target = dynamics.edge + excess * jnp.exp(-_RETURN_RATE * step)
-        tried = attempt(dynamics, point.place, point.touching, step, target, point.counts)
+        tried = attempt(dynamics, point.edge_point, point.touching, step, target, point.counts)
         missed = tried.above & ~point.touching & (tried.status == Status.SUCCESS)
         end = CentralPoint(
-            place=tried.place,
+            edge_point=tried.end,
             covariance=tried.covariance,
             first_covariance=jnp.where(
                 point.started, point.first_covariance, tried.first_covariance
@@ -172,16 +183,19 @@ def integrate(
         k=max_edge,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
+        # 30 units of rounding are what products with the Hessian of a network can be trusted to
         tolerance=jnp.maximum(_EIGENVALUE_SHARE * rtol, 30 * jnp.finfo(flat.dtype).eps),
         step_correction=step_correction,
     )
     zero = jnp.zeros((), jnp.int32)
     none = jnp.zeros((max_edge, max_edge), flat.dtype)
-    place, counts = dynamics.place(flat, Counts(gradients=zero, products=zero, third=zero), None)
+    edge_point, counts = dynamics.edge_point(
+        flat, Counts(gradients=zero, products=zero, third=zero), None
+    )
     speed = learning_rate * norm(dynamics.gradient(flat) + weight_decay * flat)
     first_step = jnp.where(jnp.isfinite(step_size), step_size, _FIRST_MOVE * norm(flat) / speed)
     start = CentralPoint(
-        place=place,
+        edge_point=edge_point,
         covariance=none,
         first_covariance=none,
         touching=jnp.asarray(False),
@@ -194,7 +208,7 @@ def integrate(
         _CentralRows(
             *(
                 jnp.full((times.shape[0], *leaf.shape), jnp.nan, flat.dtype)
-                for leaf in (flat, place.eigenvalues, none)
+                for leaf in (flat, edge_point.eigenvalues, none)
             )
         ),
         times,

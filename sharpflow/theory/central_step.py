@@ -5,14 +5,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sharpflow.theory.central_dynamics import Counts, Dynamics, Place
+from sharpflow.theory.central_dynamics import Counts, Dynamics, EdgePoint
 from sharpflow.theory.edge import solve_edge_program, symmetric_to_vector, vector_to_symmetric
 from sharpflow.theory.edge_geometry import continuing_turn
 from sharpflow.theory.relaxation import num_stages, relax
 from sharpflow.theory.scaling import norm
 from sharpflow.theory.status import Status, failure_unless, first_failure
 
-_HELD = 1e-3  # largest violation of the program's constraint, relative to its drive
+# Largest violation of the program's constraint, relative to its drive, with which C still holds the
+# edge. A solved program violates it by 1e-10, or 3e-5 in float32, and one without a solution by
+# about 1. Anything between tells them apart, and 1e-3 lets float32 pass.
+_HELD = 1e-3
 
 
 @chex.dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Step:
     """The outcome of an attempted step.
 
     Attributes:
-      place: where it leads.
+      end: where it leads.
       covariance: C over the step, in the frame of its end, shape (k, k).
       first_covariance: the same in the frame of its start.
       error: of the step relative to ‖w‖ and to the edge, shape ().
@@ -30,7 +33,7 @@ class Step:
         leads; ``DIVERGED`` where no C holds the edge or w is not finite; shape ().
     """
 
-    place: Place
+    end: EdgePoint
     covariance: Float[Array, "k k"]
     first_covariance: Float[Array, "k k"]
     error: Float[Array, ""]
@@ -40,7 +43,7 @@ class Step:
 
 
 def attempt(
-    dynamics: Dynamics, here: Place, touching: Array, step: Array, target: Array, counts: Counts
+    dynamics: Dynamics, here: EdgePoint, touching: Array, step: Array, target: Array, counts: Counts
 ) -> Step:
     """A step of the central flow; if ``touching``, one that ends at or below the target.
 
@@ -61,14 +64,14 @@ def attempt(
     params, error = _sweep(dynamics, here, step, stages, hold.pull)
     counts = hold.counts.plus(gradients=stages + 2)
     counts = counts.plus(products=stages + 2) if dynamics.step_correction else counts
-    place, counts = dynamics.place(params, counts, hold.frame)
-    size = norm(here.params)
-    corrected = norm(params - hold.predicted) / size
-    excess = jnp.maximum(place.eigenvalues[0] - target, 0.0) / dynamics.edge
+    point, counts = dynamics.edge_point(params, counts, hold.frame)
+    length = norm(here.params)
+    corrected = norm(params - hold.predicted) / length
+    excess = jnp.maximum(point.eigenvalues[0] - target, 0.0) / dynamics.edge
     held_error = jnp.maximum(jnp.maximum(error, corrected), excess)
-    turn = _turn(here, place, hold.spread)
+    turn = _turn(here, point, hold.spread)
     return Step(
-        place=place,
+        end=point,
         covariance=turn.T @ hold.covariance @ turn,
         first_covariance=hold.covariance,
         error=jnp.where(touching, held_error, error),
@@ -77,7 +80,7 @@ def attempt(
         status=first_failure(
             hold.status,
             failure_unless(jnp.all(jnp.isfinite(params)), Status.DIVERGED),
-            failure_unless(place.status == Status.SUCCESS, Status.EIGENPAIRS_FAILED),
+            failure_unless(point.status == Status.SUCCESS, Status.EIGENPAIRS_FAILED),
         ),
     )
 
@@ -105,7 +108,7 @@ class _Hold:
     status: Int[Array, ""]
 
 
-def _no_hold(here: Place, counts: Counts) -> _Hold:
+def _no_hold(here: EdgePoint, counts: Counts) -> _Hold:
     k, dtype = here.eigenvalues.shape[0], here.params.dtype
     return _Hold(
         covariance=jnp.zeros((k, k), dtype),
@@ -119,7 +122,7 @@ def _no_hold(here: Place, counts: Counts) -> _Hold:
 
 
 def _hold(
-    dynamics: Dynamics, here: Place, step: Array, stages: Array, target: Array, counts: Counts
+    dynamics: Dynamics, here: EdgePoint, step: Array, stages: Array, target: Array, counts: Counts
 ) -> _Hold:
     """A predictor and a corrector, each with the C that its knowledge of the end asks for.
 
@@ -150,7 +153,7 @@ def _hold(
         products=(num_pairs * twice + 3 * (twice - 1)) * stages,
         third=2 * num_pairs,
     )
-    there, counts = dynamics.place(predicted, counts, here.frame)
+    there, counts = dynamics.edge_point(predicted, counts, here.frame)
     rounding = jnp.finfo(step.dtype).eps * dynamics.edge
     spread = jnp.maximum(jnp.max(jnp.abs(change)), rounding)
     turn = _turn(here, there, spread)
@@ -177,13 +180,13 @@ def _hold(
     )
 
 
-def _turn(here: Place, there: Place, spread: Array) -> Float[Array, "k k"]:
+def _turn(here: EdgePoint, there: EdgePoint, spread: Array) -> Float[Array, "k k"]:
     apart = (here.eigenvalues[:, None] - there.eigenvalues[None]) / spread
     return continuing_turn(here.edge_frame, there.edge_frame, apart)
 
 
 def _sweep(
-    dynamics: Dynamics, here: Place, step: Array, stages: Array, pull: Array
+    dynamics: Dynamics, here: EdgePoint, step: Array, stages: Array, pull: Array
 ) -> tuple[Array, Array]:
     """The end of a step with a constant pull, and its error relative to ‖w‖."""
     rate, start = dynamics.rate(pull), here.params
@@ -194,7 +197,7 @@ def _sweep(
 
 
 def _response(
-    dynamics: Dynamics, here: Place, step: Array, stages: Array, forces: Float[Array, "p d"]
+    dynamics: Dynamics, here: EdgePoint, step: Array, stages: Array, forces: Float[Array, "p d"]
 ) -> Float[Array, "p d"]:
     """What each constant force adds to the end of ``_sweep``, to first order."""
     _, product = jax.linearize(dynamics.gradient, here.params)
@@ -216,9 +219,9 @@ def _holding(lowering: Float[Array, "p p"], excess: Float[Array, "k k"]) -> tupl
 
     def solve() -> tuple[Array, Array]:
         gram = lowering / strength
-        found = solve_edge_program(gram, excess / drive, 0.0).covariance
-        slack = vector_to_symmetric(gram @ symmetric_to_vector(found), k) - excess / drive
-        return found * (drive / strength), jnp.linalg.eigvalsh(slack)[0] >= -_HELD
+        covariance = solve_edge_program(gram, excess / drive, 0.0).covariance
+        slack = vector_to_symmetric(gram @ symmetric_to_vector(covariance), k) - excess / drive
+        return covariance * (drive / strength), jnp.linalg.eigvalsh(slack)[0] >= -_HELD
 
     nothing = (jnp.zeros_like(excess), jnp.asarray(True))
     needed = drive > 0

@@ -9,7 +9,10 @@ from sharpflow.theory.edge import EdgeSolution, solve_edge_program, symmetric_to
 from sharpflow.theory.linearization import Linearization
 from sharpflow.theory.status import Status, failure_unless, first_failure
 
-_DECAY = 2e-3  # of log λ*, over which M at a point holds
+# Of log λ*, over which M at a point holds. Divided by a tenth of it, what a step leaves of the
+# distances to the edge would pass for a rate of order one; over ten times as long, M of an output
+# would be a mean over a time in which it changes by percents.
+_DECAY = 2e-3
 
 
 @chex.dataclass(frozen=True)
@@ -30,7 +33,7 @@ class EdgeSpace:
 
     @property
     def theta(self) -> Float[Array, " d"]:
-        """The point of Γ."""
+        """ζ, the point of Γ at which the edge is looked at, shape (d,)."""
         return self.linearization.theta
 
     @property
@@ -56,9 +59,9 @@ def edge_space(
     Returns:
       The edge space; usable under jit.
     """
-    size = min(linearization.theta.shape[0], linearization.residual.shape[0])
-    values, frame = linearization.top_eigenpairs(min(k + 1, size), start)
-    following = values[k] if k < size else jnp.zeros((), values.dtype)
+    most = min(linearization.theta.shape[0], linearization.residual.shape[0])
+    values, frame = linearization.top_eigenpairs(min(k + 1, most), start)
+    following = values[k] if k < most else jnp.zeros((), values.dtype)
     return EdgeSpace(
         linearization=linearization,
         eigenvalues=values[:k],
@@ -220,6 +223,8 @@ def continuing_turn(
 
     Source: docs/theory.md, section 9.
     """
+    # a weight that falls smoothly: a cut at some distance would make the flow jump where an
+    # eigenvalue crosses it
     overlap = (frame @ following.T) * jnp.exp(-jnp.square(distance))
     left, _, right = jnp.linalg.svd(overlap)
     return left @ right

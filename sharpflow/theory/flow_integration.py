@@ -24,8 +24,16 @@ from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.retraction import residual_tolerance
 from sharpflow.theory.status import Status, failure_unless, first_failure
 
+# In τ. Over such a step log λ* moves by 2e-9, less than a point's own distance from Γ as accepted
+# in float32, so that a shorter step would tell nothing. A failure is met after nine attempts from
+# 1e-3. With 1e-8 the flow would stop short of the end of a manifold by ten times as much, unnoticed
+# at rtol.
 _SMALLEST_STEP = 1e-9
-_HOLDING = 1e-4  # of tr M, for an eigenvalue of M that holds something at the edge
+# Of tr M, for an eigenvalue of M that holds something at the edge. The program leaves about 1e-10
+# where an eigenvalue is not needed, 1e-5 in float32. A tenth is therefore near rounding there; with
+# ten times as much an eigenvalue that is about to share the edge would be missed while its part of
+# M is small.
+_HOLDING = 1e-4
 
 
 @chex.dataclass(frozen=True)
@@ -105,6 +113,8 @@ class FlowStepper:
     method: Method
 
     order = 2
+    # A step that was cut by the arrival of an eigenvalue regains its length within two or three. At
+    # 40 one estimate that is small by chance would be followed by several rejected steps.
     largest_growth = 4.0
     smallest_step = _SMALLEST_STEP
 
@@ -116,6 +126,8 @@ class FlowStepper:
             space, point.log_threshold, kappa=self.kappa, on_sphere=self.on_sphere
         )
         next_ratio = space.next_eigenvalue * jnp.exp(-point.log_threshold)
+        # the error control lets an eigenvalue pass the edge by less than rtol, so nearness is three
+        # of them, and at least what M can still push apart within a step
         near = next_ratio >= 1.0 - jnp.maximum(1e-3, 3.0 * self.rtol)
         crowded = (point.crowding & near) | (next_ratio >= 1.0 + self.rtol)
         status = first_failure(response.status, failure_unless(~crowded, Status.EDGE_FULL))
