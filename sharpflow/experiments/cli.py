@@ -138,7 +138,7 @@ def run(
         _refuse("--out: name the folder of the run, as in --out runs/mine")
     configure_jax(device, num_cores() if cpu_devices is None else cpu_devices)
     with _failures():
-        from sharpflow.experiments import run as runs
+        from sharpflow.experiments.run import describe, plan_config, resolved_config, run_config
         from sharpflow.simulator import join_processes
 
         named = (coordinator, num_processes, process_id)
@@ -147,12 +147,12 @@ def run(
             processes = join_processes(*named)
         folder = Path("runs") if out is None else out
         overrides = [utf8_text(override) for override in set_ or []]
-        resolved = runs.resolved_config(config, overrides, folder, resume)
+        resolved = resolved_config(config, overrides, folder, resume)
         start_cache()
         if dry_run:
-            typer.echo("\n".join(runs.describe(resolved, runs.plan_config(resolved))))
+            typer.echo("\n".join(describe(resolved, plan_config(resolved))))
             return
-        ended = runs.run_config(
+        ended = run_config(
             resolved, folder, resume=resume, processes=processes, progress=bool(progress)
         )
     typer.echo(f"{folder}: {ended}")

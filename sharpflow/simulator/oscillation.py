@@ -297,13 +297,13 @@ def _coordinates(
         space = space_at(point)
         snapping = jnp.asarray(_SNAPPING, point.dtype)
         response = edge_response(space, jnp.log(threshold), kappa=kappa, on_sphere=on_sphere)
-        m = edge_covariance(response, b, snapping)
+        m = edge_covariance(response, b, snapping).covariance
         turn = continuing_turn(common, space.frame, jnp.zeros((k, k), point.dtype))
         basis = turn @ space.frame
         tolerance = jnp.sqrt(jnp.finfo(point.dtype).eps)  # of r, whose size is √(2L)
 
         def oscillation(theta: Array) -> Array:
-            below = retract_by_chords(space.linearization, theta, tolerance, on_sphere=on_sphere)
+            below, _ = retract_by_chords(space.linearization, theta, tolerance, on_sphere=on_sphere)
             return basis @ (theta - below)
 
         def sample(snapshot: tuple[Params, Array]) -> tuple[Array, Array, Array]:

@@ -15,8 +15,13 @@ from sharpflow.theory.edge import symmetric_weights
 from sharpflow.theory.lanczos import lanczos
 from sharpflow.theory.ritz import ritz_status
 
+# Parameters up to which the Hessian is formed. Lanczos' method keeps 24 vectors or more and would
+# span the whole space anyway; at 300 it takes a tenth of the products.
 _DENSE_DIMENSION = 30
-_ROOM = 1.1  # for the growth of λ_1 within a step
+# For the growth of λ_1 within a step, relative to λ_1. A step grows λ_1 by
+# rtol or so; where it grows by more than a tenth, the step is unstable, its error shows, and it is
+# rejected. With twice λ_1 every step would take 1.4 times the stages.
+_ROOM = 1.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,39 +70,39 @@ class Dynamics:
         """F + ½η(∇²L + λ)F, along which a flow passes through the steps w − ηF."""
         return force + 0.5 * self.learning_rate * (product(force) + self.weight_decay * force)
 
-    def fastest(self, place: "Place") -> Float[Array, ""]:
+    def fastest(self, point: "EdgePoint") -> Float[Array, ""]:
         """The largest decay rate of ``rate`` near a point, per unit t."""
-        largest = _ROOM * jnp.maximum(place.eigenvalues[0], 0.0)
+        largest = _ROOM * jnp.maximum(point.eigenvalues[0], 0.0)
         decay = self.learning_rate * (largest + self.weight_decay)
         return decay + 0.5 * decay * decay if self.step_correction else decay
 
-    def place(
+    def edge_point(
         self, params: Array, counts: "Counts", near: Array | None
-    ) -> tuple["Place", "Counts"]:
+    ) -> tuple["EdgePoint", "Counts"]:
         """The point with its k largest eigenvalues, sought from a frame nearby."""
         dimension = params.shape[0]
-        wanted = min(self.k + 1, dimension)
+        num_pairs = min(self.k + 1, dimension)
         if dimension <= _DENSE_DIMENSION:
-            found = top_eigenpairs(self.problem, self.unravel(params), wanted, method="dense")
-            values, status, products = found.values, found.status, found.num_products
-            frame = jax.vmap(lambda vector: ravel_pytree(vector)[0])(found.vectors)
+            pairs = top_eigenpairs(self.problem, self.unravel(params), num_pairs, method="dense")
+            values, status, products = pairs.values, pairs.status, pairs.num_products
+            frame = jax.vmap(lambda vector: ravel_pytree(vector)[0])(pairs.vectors)
         else:
             if near is None:
                 near = jnp.zeros((1, dimension), params.dtype)  # nothing is known
             _, product = jax.linearize(self.gradient, params)
-            # another seed at every place, so that what one overlooks the next one finds
-            ritz = lanczos(product, near, wanted, tolerance=self.tolerance, seed=counts.products)
+            # another seed at every point, so that what one overlooks the next one finds
+            ritz = lanczos(product, near, num_pairs, tolerance=self.tolerance, seed=counts.products)
             values, frame, products = ritz.values, ritz.next_start, ritz.num_products
             status = ritz_status(ritz, dimension)
         below = jnp.full((1,), -jnp.inf, params.dtype)
-        place = Place(
+        point = EdgePoint(
             params=params,
             eigenvalues=values[: self.k],
             frame=frame,
             next_eigenvalue=jnp.concatenate([values, below])[self.k],
             status=status,
         )
-        return place, counts.plus(products=products)
+        return point, counts.plus(products=products)
 
     def third_derivatives(
         self, params: Float[Array, " d"], frame: Float[Array, "k d"]
@@ -134,7 +139,7 @@ class Counts:
 
 
 @chex.dataclass(frozen=True)
-class Place:
+class EdgePoint:
     """A point, and the top of the Hessian there.
 
     Attributes:

@@ -114,9 +114,11 @@ def central_flow(
       throw: False returns a failure in ``status`` instead of raising it.
 
     Returns:
-      The solution at ``tau``; its status is ``DIVERGED`` where no oscillation holds
+      The solution at ``tau``. Its status is ``DIVERGED`` where no oscillation holds
       an eigenvalue at the edge, as above it on a quadratic loss, or where numbers
-      stop being finite; ``EDGE_FULL`` where the edge has no room in ``max_edge``.
+      stop being finite; ``EDGE_FULL`` where the edge has no room in ``max_edge``;
+      ``EIGENPAIRS_FAILED`` where the eigenvalues of the Hessian cannot be computed;
+      ``STEP_TOO_SMALL`` where no step is short enough for ``rtol``; or ``MAX_STEPS``.
 
     Raises:
       ValueError: an argument is out of range, or ``tau`` does not increase.
@@ -141,7 +143,7 @@ def central_flow(
         rtol=rtol,
         step_size=None if step_size is None else step_size / clock,
     )
-    state, rows = integrate(
+    progress, rows = integrate(
         problem,
         params,
         jnp.asarray((padded_times(times, flat.size) - times[0]) / clock, flat.dtype),
@@ -163,12 +165,12 @@ def central_flow(
         covariance=rows.covariance,
         norm_squared=rows.norm_squared,
         edge=jnp.asarray(2.0 / learning_rate - weight_decay, flat.dtype),
-        status=state.status,
-        num_steps=state.num_steps,
-        num_rejected=state.num_rejected,
-        num_gradients=state.counts.gradients,
-        num_products=state.counts.products,
-        num_third=state.counts.third,
+        status=progress.status,
+        num_steps=progress.num_steps,
+        num_rejected=progress.num_rejected,
+        num_gradients=progress.point.counts.gradients,
+        num_products=progress.point.counts.products,
+        num_third=progress.point.counts.third,
     )
     if throw and int(solution.status) != Status.SUCCESS:
         _raise(Status(int(solution.status)), solution, max_edge, max_steps)
@@ -189,12 +191,15 @@ def _validated_clock(
 
 def _raise(status: Status, solution: CentralFlowSolution, max_edge: int, max_steps: int) -> None:
     last = last_reached(np.asarray(solution.tau), np.asarray(solution.norm_squared))
-    detail = {
+    remedy = {
         Status.EDGE_FULL: f"max_edge = {max_edge} must grow",
         Status.MAX_STEPS: f"max_steps = {max_steps} must grow, or rtol",
         Status.DIVERGED: "or no oscillation holds an eigenvalue at the edge, and GD diverges",
-    }.get(status, "the eigenvalues of the Hessian could not be found")
+        Status.EIGENPAIRS_FAILED: "the loss may have no finite second derivatives there, or "
+        f"rtol may be below the rounding of {solution.loss.dtype}",
+        Status.STEP_TOO_SMALL: "rtol may be below rounding, or the loss may not be smooth there",
+    }[status]
     raise RuntimeError(
-        f"the central flow stopped after tau = {last:g}: {status.message}; {detail}. "
+        f"the central flow stopped after tau = {last:g}: {status.message}; {remedy}. "
         "throw=False returns what was reached"
     )

@@ -1,5 +1,6 @@
-"""One compiled run of the central flow: steps, error control, output rows."""
+"""One compiled run of the central flow: its stepper, and the rows that it fills."""
 
+import dataclasses
 from typing import NamedTuple
 
 import chex
@@ -10,45 +11,61 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sharpflow.models import Params, Problem
 from sharpflow.models.precision import compiled
-from sharpflow.theory.central_dynamics import Counts, Dynamics, Place
-from sharpflow.theory.central_step import Step, attempt
+from sharpflow.theory import integration
+from sharpflow.theory.central_dynamics import Counts, Dynamics, EdgePoint
+from sharpflow.theory.central_step import attempt
+from sharpflow.theory.integration import Progress, Trial
 from sharpflow.theory.scaling import norm
-from sharpflow.theory.status import Status
-from sharpflow.theory.step_control import next_proposal, step_growth, step_towards
+from sharpflow.theory.status import Status, failure_unless, first_failure
 
-_FIRST_MOVE = 1e-2  # of ‖w‖, in the first step
-_SMALLEST_STEP = 1e-6  # of a step of GD
-_RETURN_RATE = 1.0  # of an excess over the edge, per step of GD
-_STEP_SHARE = 0.3  # of rtol, for the error of a step
-_EIGENVALUE_SHARE = 1e-2  # of rtol, for the residuals of eigenpairs
+# Of ‖w‖, in the first step, which no error has measured yet. It is a guess that the control soon
+# corrects: ten times as much costs one rejected step more, a tenth one step more, of some thirty.
+_FIRST_MOVE = 1e-2
+# Of a step of GD, of which the flow describes an average: nothing happens to it in a thousandth of
+# one. A failure is met some ten attempts after the first, and at 1e-5 only one attempt sooner.
+_SMALLEST_STEP = 1e-6
+# Of an excess over the edge, per step of GD. A convention: what brings GD back is a burst, and the
+# rate of that depends on its amplitude.
+_RETURN_RATE = 1.0
+# Of rtol, for the residuals of eigenpairs, whose error is then below that of a step. With ten times
+# as much the error of a prediction grows from 3.7e-4 to 4.3e-4 for a sixth fewer products; a tenth
+# costs a sixth more and changes nothing.
+_EIGENVALUE_SHARE = 1e-2
 
 
 @chex.dataclass(frozen=True)
-class CentralState:
-    """Where the integration stands.
+class CentralPoint:
+    """A point of the central flow, and what its last step has left.
 
     Attributes:
-      place: w, and the top of the Hessian there.
+      edge_point: w, and the top of the Hessian there.
       covariance: C over the last step, in the frame of its end, shape (k, k).
       first_covariance: C over the first step, in the frame of its start, shape (k, k).
-      touching: whether the next step looks for C.
-      time: t, in steps of GD, shape ().
-      step: the next step in t, shape ().
-      num_steps, num_rejected: so far, shape ().
+      touching: whether the next step looks for C, shape ().
+      started: whether a step has been made, shape ().
       counts: of what was evaluated.
-      status: a ``Status`` code, shape ().
     """
 
-    place: Place
+    edge_point: EdgePoint
     covariance: Float[Array, "k k"]
     first_covariance: Float[Array, "k k"]
     touching: Bool[Array, ""]
-    time: Float[Array, ""]
-    step: Float[Array, ""]
-    num_steps: Int[Array, ""]
-    num_rejected: Int[Array, ""]
+    started: Bool[Array, ""]
     counts: Counts
-    status: Int[Array, ""]
+
+
+class _CentralRows(NamedTuple):
+    """What the loop keeps of T output times; NaN at those that were not reached.
+
+    Attributes:
+      params: w, flat, shape (T, d).
+      eigenvalues: the k largest of ∇²L(w), descending, shape (T, k).
+      covariance: C in the basis of their eigenvectors, shape (T, k, k).
+    """
+
+    params: Float[Array, "T d"]
+    eigenvalues: Float[Array, "T k"]
+    covariance: Float[Array, "T k k"]
 
 
 class CentralRows(NamedTuple):
@@ -71,6 +88,64 @@ class CentralRows(NamedTuple):
     norm_squared: Float[Array, " T"]
 
 
+@dataclasses.dataclass(frozen=True)
+class CentralStepper:
+    """The central flow for the loop of ``integration``.
+
+    Attributes:
+      dynamics: what is averaged.
+      rtol: as in ``central_flow``, shape ().
+    """
+
+    dynamics: Dynamics
+    rtol: Float[Array, ""]
+
+    order = 3
+    largest_growth = 3.0
+    smallest_step = _SMALLEST_STEP
+
+    def measure(self, point: CentralPoint) -> tuple[CentralPoint, Int[Array, ""]]:
+        """The point itself, measured by the step that led there."""
+        margin = jnp.maximum(1e-3, 3.0 * self.rtol)
+        next_eigenvalue = point.edge_point.next_eigenvalue
+        # A start above the edge is brought back to it by the first step, which is asked afterwards
+        # whether it had room for all.
+        crowded = point.started & (next_eigenvalue >= (1.0 - margin) * self.dynamics.edge)
+        status = first_failure(
+            failure_unless(point.edge_point.status == Status.SUCCESS, Status.EIGENPAIRS_FAILED),
+            failure_unless(~crowded, Status.EDGE_FULL),
+        )
+        return point, status
+
+    def row(self, measure: CentralPoint) -> tuple[_CentralRows, Int[Array, ""]]:
+        """A point with its eigenvalues, and C over the last step."""
+        edge_point = measure.edge_point
+        row = _CentralRows(edge_point.params, edge_point.eigenvalues, measure.covariance)
+        return row, jnp.zeros((), jnp.int32)  # whether its eigenvalues are known, measure has said
+
+    def attempt(self, measure: CentralPoint, step: Float[Array, ""]) -> Trial[CentralPoint]:
+        """A step that looks for C, or one that is repeated with it where it passes the edge."""
+        point, dynamics = measure, self.dynamics
+        excess = jnp.maximum(point.edge_point.eigenvalues[0] - dynamics.edge, 0.0)
+        target = dynamics.edge + excess * jnp.exp(-_RETURN_RATE * step)
+        tried = attempt(dynamics, point.edge_point, point.touching, step, target, point.counts)
+        missed = tried.above & ~point.touching & (tried.status == Status.SUCCESS)
+        end = CentralPoint(
+            edge_point=tried.end,
+            covariance=tried.covariance,
+            first_covariance=jnp.where(
+                point.started, point.first_covariance, tried.first_covariance
+            ),
+            touching=jnp.trace(tried.covariance) > 0.0,
+            started=jnp.asarray(True),
+            counts=tried.counts,
+        )
+        start = point.replace(  # type: ignore[attr-defined]
+            touching=point.touching | missed, counts=tried.counts
+        )
+        return Trial(end, start, error=tried.error, repeat=missed, status=tried.status)
+
+
 @compiled(static_argnames=("max_edge", "step_correction"))
 def integrate(
     problem: Problem,
@@ -84,7 +159,7 @@ def integrate(
     *,
     max_edge: int,
     step_correction: bool,
-) -> tuple[CentralState, CentralRows]:
+) -> tuple[Progress[CentralPoint], CentralRows]:
     """Integrate from ``params`` to the last output time, or until something fails.
 
     Args:
@@ -108,97 +183,49 @@ def integrate(
         k=max_edge,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
+        # 30 units of rounding are what products with the Hessian of a network can be trusted to
         tolerance=jnp.maximum(_EIGENVALUE_SHARE * rtol, 30 * jnp.finfo(flat.dtype).eps),
         step_correction=step_correction,
     )
-    fixed = jnp.isfinite(step_size)
     zero = jnp.zeros((), jnp.int32)
     none = jnp.zeros((max_edge, max_edge), flat.dtype)
-    place, counts = dynamics.place(flat, Counts(gradients=zero, products=zero, third=zero), None)
+    edge_point, counts = dynamics.edge_point(
+        flat, Counts(gradients=zero, products=zero, third=zero), None
+    )
     speed = learning_rate * norm(dynamics.gradient(flat) + weight_decay * flat)
-    start = CentralState(
-        place=place,
+    first_step = jnp.where(jnp.isfinite(step_size), step_size, _FIRST_MOVE * norm(flat) / speed)
+    start = CentralPoint(
+        edge_point=edge_point,
         covariance=none,
         first_covariance=none,
         touching=jnp.asarray(False),
-        time=times[0],
-        step=jnp.where(fixed, step_size, _FIRST_MOVE * norm(flat) / speed),
-        num_steps=zero,
-        num_rejected=zero,
+        started=jnp.asarray(False),
         counts=counts.plus(gradients=1),
-        status=place.status,
     )
-
-    def advance(state: CentralState, until: Array) -> CentralState:
-        step, last = step_towards(until - state.time, state.step)
-        excess = jnp.maximum(state.place.eigenvalues[0] - dynamics.edge, 0.0)
-        target = dynamics.edge + excess * jnp.exp(-_RETURN_RATE * step)
-        tried = attempt(dynamics, state.place, state.touching, step, target, state.counts)
-        ratio = tried.error / (_STEP_SHARE * rtol)
-        missed = tried.above & ~state.touching  # the edge was not looked for: once more
-        accepted = ~missed & jnp.where(fixed, jnp.isfinite(tried.error), ratio <= 1.0)
-        growth = jnp.where(missed, 1.0, step_growth(ratio, 3, largest=3.0))
-        proposal = next_proposal(growth, step, state.step)
-        reached = jnp.where(accepted, jnp.where(last, until, state.time + step), state.time)
-        attempts = state.num_steps + state.num_rejected + 1
-        failure = jnp.select(
-            [
-                tried.place.status != Status.SUCCESS,
-                accepted & _crowded(tried.place, dynamics, rtol),
-                ~accepted & ~missed & (fixed | (step < _SMALLEST_STEP)),
-                (reached < times[-1]) & (attempts >= max_steps),
-            ],
-            [tried.place.status, Status.EDGE_FULL, Status.DIVERGED, Status.MAX_STEPS],
-            Status.SUCCESS,
-        )
-        state = state.replace(  # type: ignore[attr-defined]
-            time=reached,
-            step=jnp.where(fixed, step_size, proposal),
-            touching=missed | (state.touching & ~accepted),
-            num_steps=state.num_steps + accepted.astype(jnp.int32),
-            num_rejected=state.num_rejected + (~accepted).astype(jnp.int32),
-            counts=tried.counts,
-            status=failure.astype(jnp.int32),
-        )
-        return jax.lax.cond(accepted, lambda: _accept(state, tried), lambda: state)
-
-    def report(state: CentralState, until: Array) -> tuple[CentralState, tuple]:
-        state = jax.lax.while_loop(
-            lambda s: (s.time < until) & (s.status == Status.SUCCESS),
-            lambda s: advance(s, until),
-            state,
-        )
-        row = (state.place.params, state.place.eigenvalues, state.covariance)
-        failed = state.status != Status.SUCCESS
-        return state, jax.tree.map(lambda leaf: jnp.where(failed, jnp.nan, leaf), row)
-
-    state, (path, eigenvalues, covariance) = jax.lax.scan(report, start, times)
-    begun = jnp.where(state.num_steps > 0, state.first_covariance, jnp.nan)
-    covariance = covariance.at[0].set(begun)
-    loss = jax.lax.map(lambda point: problem.loss_value(unravel(point)), path)
-    oscillation = jnp.einsum("ta,taa->t", eigenvalues, covariance)
-    rows = CentralRows(
-        params=path,
+    progress, rows = integration.integrate(
+        CentralStepper(dynamics, rtol),
+        Progress.begun(start, time=times[0], step=first_step),
+        _CentralRows(
+            *(
+                jnp.full((times.shape[0], *leaf.shape), jnp.nan, flat.dtype)
+                for leaf in (flat, edge_point.eigenvalues, none)
+            )
+        ),
+        times,
+        rtol=rtol,
+        step_size=step_size,
+        max_steps=max_steps,
+    )
+    # no step ends at the first output, so it shows the C of the step that starts there
+    first = jnp.where(progress.point.started, progress.point.first_covariance, jnp.nan)
+    covariance = rows.covariance.at[0].set(first)
+    loss = jax.lax.map(lambda point: problem.loss_value(unravel(point)), rows.params)
+    oscillation = jnp.einsum("ta,taa->t", rows.eigenvalues, covariance)
+    return progress, CentralRows(
+        params=rows.params,
         loss=loss,
         mean_loss=loss + 0.5 * oscillation,
-        eigenvalues=eigenvalues,
+        eigenvalues=rows.eigenvalues,
         covariance=covariance,
-        norm_squared=jnp.sum(jnp.square(path), axis=1),
+        norm_squared=jnp.sum(jnp.square(rows.params), axis=1),
     )
-    return state, rows
-
-
-def _accept(state: CentralState, tried: Step) -> CentralState:
-    first = jnp.where(state.num_steps == 1, tried.first_covariance, state.first_covariance)
-    return state.replace(  # type: ignore[attr-defined]
-        place=tried.place,
-        covariance=tried.covariance,
-        first_covariance=first,
-        touching=jnp.trace(tried.covariance) > 0.0,
-    )
-
-
-def _crowded(place: Place, dynamics: Dynamics, rtol: Array) -> Array:
-    """Whether an eigenvalue that is not tracked has reached the edge."""
-    margin = jnp.maximum(1e-3, 3.0 * rtol)
-    return place.next_eigenvalue >= (1.0 - margin) * dynamics.edge

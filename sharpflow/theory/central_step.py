@@ -3,15 +3,19 @@
 import chex
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from sharpflow.theory.central_dynamics import Counts, Dynamics, Place
+from sharpflow.theory.central_dynamics import Counts, Dynamics, EdgePoint
 from sharpflow.theory.edge import solve_edge_program, symmetric_to_vector, vector_to_symmetric
 from sharpflow.theory.edge_geometry import continuing_turn
 from sharpflow.theory.relaxation import num_stages, relax
 from sharpflow.theory.scaling import norm
+from sharpflow.theory.status import Status, failure_unless, first_failure
 
-_HELD = 1e-3  # largest violation of the program's constraint, relative to its drive
+# Largest violation of the program's constraint, relative to its drive, with which C still holds the
+# edge. A solved program violates it by 1e-10, or 3e-5 in float32, and one without a solution by
+# about 1. Anything between tells them apart, and 1e-3 lets float32 pass.
+_HELD = 1e-3
 
 
 @chex.dataclass(frozen=True)
@@ -19,24 +23,27 @@ class Step:
     """The outcome of an attempted step.
 
     Attributes:
-      place: where it leads.
+      end: where it leads.
       covariance: C over the step, in the frame of its end, shape (k, k).
       first_covariance: the same in the frame of its start.
-      error: of the step relative to ‖w‖ and to the edge; infinite where no C holds it.
-      above: whether it ends above the target.
+      error: of the step relative to ‖w‖ and to the edge, shape ().
+      above: whether it ends above the target, shape ().
       counts: so far.
+      status: ``SUCCESS``; ``EIGENPAIRS_FAILED``, at the end of the step or where the predictor
+        leads; ``DIVERGED`` where no C holds the edge or w is not finite; shape ().
     """
 
-    place: Place
+    end: EdgePoint
     covariance: Float[Array, "k k"]
     first_covariance: Float[Array, "k k"]
     error: Float[Array, ""]
-    above: Array
+    above: Bool[Array, ""]
     counts: Counts
+    status: Int[Array, ""]
 
 
 def attempt(
-    dynamics: Dynamics, here: Place, touching: Array, step: Array, target: Array, counts: Counts
+    dynamics: Dynamics, here: EdgePoint, touching: Array, step: Array, target: Array, counts: Counts
 ) -> Step:
     """A step of the central flow; if ``touching``, one that ends at or below the target.
 
@@ -57,19 +64,24 @@ def attempt(
     params, error = _sweep(dynamics, here, step, stages, hold.pull)
     counts = hold.counts.plus(gradients=stages + 2)
     counts = counts.plus(products=stages + 2) if dynamics.step_correction else counts
-    place, counts = dynamics.place(params, counts, hold.frame)
-    size = norm(here.params)
-    corrected = norm(params - hold.predicted) / size
-    excess = jnp.maximum(place.eigenvalues[0] - target, 0.0) / dynamics.edge
+    point, counts = dynamics.edge_point(params, counts, hold.frame)
+    length = norm(here.params)
+    corrected = norm(params - hold.predicted) / length
+    excess = jnp.maximum(point.eigenvalues[0] - target, 0.0) / dynamics.edge
     held_error = jnp.maximum(jnp.maximum(error, corrected), excess)
-    turn = _turn(here, place, hold.spread)
+    turn = _turn(here, point, hold.spread)
     return Step(
-        place=place,
+        end=point,
         covariance=turn.T @ hold.covariance @ turn,
         first_covariance=hold.covariance,
-        error=jnp.where(hold.possible, jnp.where(touching, held_error, error), jnp.inf),
+        error=jnp.where(touching, held_error, error),
         above=~(excess <= 0.0),
         counts=counts,
+        status=first_failure(
+            hold.status,
+            failure_unless(jnp.all(jnp.isfinite(params)), Status.DIVERGED),
+            failure_unless(point.status == Status.SUCCESS, Status.EIGENPAIRS_FAILED),
+        ),
     )
 
 
@@ -83,8 +95,8 @@ class _Hold:
       predicted: the end of the step by the pull of the start, shape (d,).
       frame: there, shape (n, d).
       spread: of the edge block's change in the step; closer eigenvalues count as one.
-      possible: whether there is such a C.
       counts: so far.
+      status: as of ``Step``, of what was done until here.
     """
 
     covariance: Float[Array, "k k"]
@@ -92,11 +104,11 @@ class _Hold:
     predicted: Float[Array, " d"]
     frame: Float[Array, "n d"]
     spread: Float[Array, ""]
-    possible: Array
     counts: Counts
+    status: Int[Array, ""]
 
 
-def _no_hold(here: Place, counts: Counts) -> _Hold:
+def _no_hold(here: EdgePoint, counts: Counts) -> _Hold:
     k, dtype = here.eigenvalues.shape[0], here.params.dtype
     return _Hold(
         covariance=jnp.zeros((k, k), dtype),
@@ -104,13 +116,13 @@ def _no_hold(here: Place, counts: Counts) -> _Hold:
         predicted=here.params,
         frame=here.frame,
         spread=jnp.ones((), dtype),
-        possible=jnp.asarray(True),
         counts=counts,
+        status=jnp.zeros((), jnp.int32),
     )
 
 
 def _hold(
-    dynamics: Dynamics, here: Place, step: Array, stages: Array, target: Array, counts: Counts
+    dynamics: Dynamics, here: EdgePoint, step: Array, stages: Array, target: Array, counts: Counts
 ) -> _Hold:
     """A predictor and a corrector, each with the C that its knowledge of the end asks for.
 
@@ -141,7 +153,7 @@ def _hold(
         products=(num_pairs * twice + 3 * (twice - 1)) * stages,
         third=2 * num_pairs,
     )
-    there, counts = dynamics.place(predicted, counts, here.frame)
+    there, counts = dynamics.edge_point(predicted, counts, here.frame)
     rounding = jnp.finfo(step.dtype).eps * dynamics.edge
     spread = jnp.maximum(jnp.max(jnp.abs(change)), rounding)
     turn = _turn(here, there, spread)
@@ -159,18 +171,22 @@ def _hold(
         predicted=predicted,
         frame=there.frame,
         spread=spread,
-        possible=possible & still_possible,
         counts=counts,
+        status=first_failure(
+            failure_unless(possible & jnp.all(jnp.isfinite(predicted)), Status.DIVERGED),
+            failure_unless(there.status == Status.SUCCESS, Status.EIGENPAIRS_FAILED),
+            failure_unless(still_possible, Status.DIVERGED),
+        ),
     )
 
 
-def _turn(here: Place, there: Place, spread: Array) -> Float[Array, "k k"]:
+def _turn(here: EdgePoint, there: EdgePoint, spread: Array) -> Float[Array, "k k"]:
     apart = (here.eigenvalues[:, None] - there.eigenvalues[None]) / spread
     return continuing_turn(here.edge_frame, there.edge_frame, apart)
 
 
 def _sweep(
-    dynamics: Dynamics, here: Place, step: Array, stages: Array, pull: Array
+    dynamics: Dynamics, here: EdgePoint, step: Array, stages: Array, pull: Array
 ) -> tuple[Array, Array]:
     """The end of a step with a constant pull, and its error relative to ‖w‖."""
     rate, start = dynamics.rate(pull), here.params
@@ -181,7 +197,7 @@ def _sweep(
 
 
 def _response(
-    dynamics: Dynamics, here: Place, step: Array, stages: Array, forces: Float[Array, "p d"]
+    dynamics: Dynamics, here: EdgePoint, step: Array, stages: Array, forces: Float[Array, "p d"]
 ) -> Float[Array, "p d"]:
     """What each constant force adds to the end of ``_sweep``, to first order."""
     _, product = jax.linearize(dynamics.gradient, here.params)
@@ -203,9 +219,9 @@ def _holding(lowering: Float[Array, "p p"], excess: Float[Array, "k k"]) -> tupl
 
     def solve() -> tuple[Array, Array]:
         gram = lowering / strength
-        found = solve_edge_program(gram, excess / drive, 0.0).covariance
-        slack = vector_to_symmetric(gram @ symmetric_to_vector(found), k) - excess / drive
-        return found * (drive / strength), jnp.linalg.eigvalsh(slack)[0] >= -_HELD
+        covariance = solve_edge_program(gram, excess / drive, 0.0).covariance
+        slack = vector_to_symmetric(gram @ symmetric_to_vector(covariance), k) - excess / drive
+        return covariance * (drive / strength), jnp.linalg.eigvalsh(slack)[0] >= -_HELD
 
     nothing = (jnp.zeros_like(excess), jnp.asarray(True))
     needed = drive > 0

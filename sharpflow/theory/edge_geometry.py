@@ -3,12 +3,16 @@
 import chex
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from sharpflow.theory.edge import solve_edge_program, symmetric_to_vector
+from sharpflow.theory.edge import EdgeSolution, solve_edge_program, symmetric_to_vector
 from sharpflow.theory.linearization import Linearization
+from sharpflow.theory.status import Status, failure_unless, first_failure
 
-_DECAY = 2e-3  # of log λ*, over which M at a point holds
+# Of log λ*, over which M at a point holds. Divided by a tenth of it, what a step leaves of the
+# distances to the edge would pass for a rate of order one; over ten times as long, M of an output
+# would be a mean over a time in which it changes by percents.
+_DECAY = 2e-3
 
 
 @chex.dataclass(frozen=True)
@@ -29,8 +33,17 @@ class EdgeSpace:
 
     @property
     def theta(self) -> Float[Array, " d"]:
-        """The point of Γ."""
+        """ζ, the point of Γ at which the edge is looked at, shape (d,)."""
         return self.linearization.theta
+
+    @property
+    def status(self) -> Int[Array, ""]:
+        """``EIGENPAIRS_FAILED`` where an eigenvalue was not found, the next one included.
+
+        Without the next one nobody knows whether the edge has room.
+        """
+        known = jnp.all(jnp.isfinite(self.eigenvalues)) & jnp.isfinite(self.next_eigenvalue)
+        return failure_unless(known, Status.EIGENPAIRS_FAILED)
 
 
 def edge_space(
@@ -46,9 +59,9 @@ def edge_space(
     Returns:
       The edge space; usable under jit.
     """
-    size = min(linearization.theta.shape[0], linearization.residual.shape[0])
-    values, frame = linearization.top_eigenpairs(min(k + 1, size), start)
-    following = values[k] if k < size else jnp.zeros((), values.dtype)
+    most = min(linearization.theta.shape[0], linearization.residual.shape[0])
+    values, frame = linearization.top_eigenpairs(min(k + 1, most), start)
+    following = values[k] if k < most else jnp.zeros((), values.dtype)
     return EdgeSpace(
         linearization=linearization,
         eigenvalues=values[:k],
@@ -126,6 +139,12 @@ class EdgeResponse:
     gradients: Float[Array, "p d"]
     gram: Float[Array, "p p"]
 
+    @property
+    def status(self) -> Int[Array, ""]:
+        """Of the edge space, or ``PROJECTION_FAILED`` where a gradient is not finite."""
+        projected = failure_unless(jnp.all(jnp.isfinite(self.gradients)), Status.PROJECTION_FAILED)
+        return first_failure(self.space.status, projected)
+
 
 def edge_response(
     space: EdgeSpace,
@@ -160,7 +179,7 @@ def edge_response(
 
 def edge_covariance(
     response: EdgeResponse, b: Float[Array, ""], rtol: Float[Array, ""]
-) -> Float[Array, "k k"]:
+) -> EdgeSolution:
     """M over the next ``_DECAY``/b of flow time, in the basis of the eigenvectors.
 
     Eigenvalues within a few tolerances of the edge count as on it: divided by so short a
@@ -172,7 +191,7 @@ def edge_covariance(
       rtol: relative tolerance with which the point was reached.
 
     Returns:
-      M, shape (k, k).
+      The solution of the edge program, whose covariance is M.
 
     Source: docs/theory.md, sections 4 and 9.
     """
@@ -180,7 +199,7 @@ def edge_covariance(
     identity = jnp.eye(ratios.shape[0], dtype=ratios.dtype)
     ratios = jnp.where(ratios >= 1.0 - jnp.maximum(3.0 * rtol, 1e-3), 1.0, ratios)
     drive = b * (identity - (identity - jnp.diag(ratios)) / _DECAY)
-    return solve_edge_program(response.gram, drive, b).covariance
+    return solve_edge_program(response.gram, drive, b)
 
 
 def continuing_turn(
@@ -204,6 +223,8 @@ def continuing_turn(
 
     Source: docs/theory.md, section 9.
     """
+    # a weight that falls smoothly: a cut at some distance would make the flow jump where an
+    # eigenvalue crosses it
     overlap = (frame @ following.T) * jnp.exp(-jnp.square(distance))
     left, _, right = jnp.linalg.svd(overlap)
     return left @ right

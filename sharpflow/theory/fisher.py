@@ -28,7 +28,9 @@ from sharpflow.theory.linearization.spectrum import unit_rows
 from sharpflow.theory.ritz import RitzPairs, resolve_tolerance, ritz_status
 from sharpflow.theory.scaling import norm
 
-_MOST_MEANS = 16  # each costs a product
+# Outputs up to which Lanczos' method starts from their means. Each costs a product, and a run makes
+# a few tens; the thousand outputs of ImageNet would cost more than the whole run.
+_MOST_MEANS = 16
 
 
 @chex.dataclass(frozen=True)
@@ -116,32 +118,32 @@ def fisher_spectrum(
     def residual(flat: Float[Array, " P"]) -> Float[Array, " CT"]:
         return outputs(unravel(flat)).ravel() / shape[0] ** 0.5
 
-    size = jax.eval_shape(residual, theta).shape[0]
-    if not 1 <= k <= min(size, theta.shape[0]):
+    num_rows = jax.eval_shape(residual, theta).shape[0]
+    if not 1 <= k <= min(num_rows, theta.shape[0]):
         raise ValueError(
-            f"k must be between 1 and {min(size, theta.shape[0])}, the smaller of the numbers "
+            f"k must be between 1 and {min(num_rows, theta.shape[0])}, the smaller of the numbers "
             f"of outputs and of parameters, got {k}"
         )
     if num_probes < 0:
         raise ValueError(f"num_probes must not be negative, got {num_probes}")
     tolerance = resolve_tolerance(tolerance, dtype)
-    resolved = resolve_method(method, size, theta.shape[0])
+    resolved = resolve_method(method, num_rows, theta.shape[0])
     if method == "auto" and resolved == "gram":
         resolved = "iterative"  # of CT products, Lanczos' method makes a few tens
     if resolved == "iterative":
-        found, trace, square = _by_products(
+        ritz, trace, square = _by_products(
             residual, theta, shape[0], k, tolerance, basis_size, num_probes
         )
     else:
-        found, trace, square = _decomposed(residual, theta, k, tolerance, resolved)
+        ritz, trace, square = _decomposed(residual, theta, k, tolerance, resolved)
     return FisherSpectrum(
-        values=jnp.where(found.converged, found.values, jnp.nan),
-        vectors=jax.vmap(unravel)(found.vectors),
-        residuals=found.residuals,
+        values=jnp.where(ritz.converged, ritz.values, jnp.nan),
+        vectors=jax.vmap(unravel)(ritz.vectors),
+        residuals=ritz.residuals,
         mean=trace / theta.shape[0],
         second_moment=square / theta.shape[0],
-        num_products=found.num_products,
-        status=ritz_status(found, min(size, theta.shape[0])),
+        num_products=ritz.num_products,
+        status=ritz_status(ritz, min(num_rows, theta.shape[0])),
     )
 
 
@@ -156,19 +158,19 @@ def _decomposed(
     images = jax.lax.map(lambda vector: pull(push(vector))[0], vectors)
     residuals = norm(images - values[:, None] * vectors, axis=1)
     spectrum = point.eigenvalues  # type: ignore[attr-defined]
-    found = RitzPairs(
+    ritz = RitzPairs(
         values=values,
         vectors=vectors,
         next_start=vectors,
         residuals=residuals,
         errors=residuals,
-        size=spectrum[0],
+        largest=spectrum[0],
         asymmetry=jnp.zeros((), theta.dtype),
         num_products=jnp.asarray(spectrum.shape[0], jnp.int32),
         converged=residuals <= tolerance * spectrum[0],
         overlooked=jnp.zeros((), theta.dtype),
     )
-    return found, jnp.sum(spectrum), jnp.sum(jnp.square(spectrum))
+    return ritz, jnp.sum(spectrum), jnp.sum(jnp.square(spectrum))
 
 
 def _by_products(
@@ -192,35 +194,35 @@ def _by_products(
     if dual:
         start = jnp.concatenate([_means(value.shape[0], num_samples, theta.dtype), start])
         start = start[: value.shape[0]]
-    found = lanczos(matvec, start, k, tolerance=tolerance, basis_size=basis_size)
-    trace, square = _moments(matvec, found, num_probes)
-    vectors = jax.lax.map(lambda u: pull(u)[0], found.vectors) if dual else found.vectors
+    ritz = lanczos(matvec, start, k, tolerance=tolerance, basis_size=basis_size)
+    trace, square = _moments(matvec, ritz, num_probes)
+    vectors = jax.lax.map(lambda u: pull(u)[0], ritz.vectors) if dual else ritz.vectors
     vectors = unit_rows(vectors, norm(vectors, axis=1) > 0.0)
-    products = found.num_products + num_probes
-    return dataclasses.replace(found, vectors=vectors, num_products=products), trace, square
+    products = ritz.num_products + num_probes
+    return dataclasses.replace(ritz, vectors=vectors, num_products=products), trace, square
 
 
-def _means(size: int, num_samples: int, dtype: jnp.dtype) -> Float[Array, "q CT"]:
+def _means(num_rows: int, num_samples: int, dtype: jnp.dtype) -> Float[Array, "q CT"]:
     """The mean over the samples of each output as vectors; none for many outputs.
 
     In a wide network these span the eigenvalues that stand out. They lie so close together
     that from another start the second can pass for the largest.
     """
-    num_outputs = size // num_samples
+    num_outputs = num_rows // num_samples
     if num_outputs > _MOST_MEANS:
-        return jnp.zeros((0, size), dtype)
+        return jnp.zeros((0, num_rows), dtype)
     return jnp.tile(jnp.eye(num_outputs, dtype=dtype), (1, num_samples))
 
 
 def _moments(
-    matvec: Callable[[Array], Array], found: RitzPairs, num_probes: int
+    matvec: Callable[[Array], Array], ritz: RitzPairs, num_probes: int
 ) -> tuple[Array, Array]:
     """tr A and tr A² from Ritz pairs and the mean over random signs z of what they leave.
 
     With z orthogonal to the pairs, tr A = Σ θ_i + E zᵀAz and tr A² = Σ θ_i² + E ‖Az‖²,
     exact as far as the pairs are: outliers, of which random signs know little, are among them.
     """
-    values, basis = found.values, found.vectors
+    values, basis = ritz.values, ritz.vectors
     if num_probes == 0:
         nothing = jnp.full((), jnp.nan, values.dtype)
         return nothing, nothing

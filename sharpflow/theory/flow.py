@@ -24,15 +24,20 @@ from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import compiled
 from sharpflow.models.problem import PROBLEM
 from sharpflow.theory.arguments import KAPPA, TIMES, require_at_least_one, require_positive
-from sharpflow.theory.flow_integration import FlowPoint, Rows, integrate
+from sharpflow.theory.flow_integration import FlowPoint, FlowRows, integrate
+from sharpflow.theory.integration import Progress
 from sharpflow.theory.linearization import METHODS, Method, linearize, resolve_method
 from sharpflow.theory.manifold import require_on_manifold
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.status import Status
 from sharpflow.theory.times import last_reached, padded_times, validated_times
 
+# In τ. The control corrects it at once: from 1e-4 to 1e-1 a flow of 56 attempts takes 56 to 58.
 _FIRST_STEP = 1e-3
-_WITHIN_REACH = 0.7  # of the edge: such eigenvalues are given room from the start
+# Of the edge; eigenvalues above it are given room from the start. Edge gradients cost k(k+1)/2
+# vectors, and a number that proves too small costs one more compilation. Spectra at the edge are
+# dense below it: a cut at 0.07 would count nearly all of them.
+_WITHIN_REACH = 0.7
 
 
 @chex.dataclass(frozen=True)
@@ -47,7 +52,9 @@ class FlowSolution:
       threshold: λ*(τ), shape (T,).
       eigenvalues: the k largest of ∇²L(ζ), descending, shape (T, k).
       edge_covariance: M(τ) in the basis of those eigenvectors, shape (T, k, k).
-      status: a ``Status`` code, shape ().
+      status: a ``Status`` code, shape (): ``EDGE_FULL``, ``MAX_STEPS``, or which part of a step
+        failed: ``RETRACTION_FAILED``, ``EIGENPAIRS_FAILED``, ``PROJECTION_FAILED``,
+        ``PROGRAM_FAILED``, or with none of them ``STEP_TOO_SMALL``.
       num_steps: accepted steps, shape ().
       num_rejected: rejected steps, shape ().
       b: response of the threshold, 2 for GD+WD.
@@ -186,8 +193,8 @@ def sharpness_flow(
     method = resolve_method(method, num_residuals, flat.shape[0])
     most = min(max_edge, flat.shape[0], num_residuals)
     spectrum = np.asarray(_spectrum(problem, theta0, k=most, method=method))
-    start = _starting_point(flat, spectrum[0], times[0], threshold0, b, step_size)
-    dimension = _first_dimension(edge_dimension, method, spectrum, start, most)
+    level, time = _crossing(spectrum[0], times[0], threshold0, b)
+    dimension = _first_dimension(edge_dimension, method, spectrum / np.exp(level), most)
     run = partial(
         integrate,
         problem,
@@ -202,22 +209,34 @@ def sharpness_flow(
         max_steps=jnp.asarray(max_steps, jnp.int32),
         method=method,
     )
-    point, rows = run(start, edge_dimension=dimension)
-    while int(point.status) == Status.EDGE_FULL and dimension < most:
+    start = Progress.begun(
+        FlowPoint.with_room(flat, jnp.asarray(level, flat.dtype), dimension),
+        time=jnp.asarray(time, flat.dtype),
+        step=jnp.asarray(_FIRST_STEP if step_size is None else step_size, flat.dtype),
+    )
+    progress, rows = run(start)
+    # A program is compiled for one number of eigenvalues, so this loop is the host's. Doubling
+    # compiles four programs at most up to eight eigenvalues, where adding one at a time would
+    # compile eight.
+    while int(progress.status) == Status.EDGE_FULL and dimension < most:
         dimension = min(2 * dimension, most)
-        resumed = point.replace(status=jnp.zeros_like(point.status))
-        point, later = run(resumed, edge_dimension=dimension)
+        point = progress.point
+        resumed = progress._replace(
+            point=FlowPoint.with_room(point.theta, point.log_threshold, dimension),
+            status=jnp.zeros_like(progress.status),
+        )
+        progress, later = run(resumed)
         rows = _completed(rows, later)
-    theta, threshold, rows = _asked(theta0, rows, num_times=len(times))
+    theta, threshold, rows = _unpadded(theta0, rows, num_times=len(times))
     solution = FlowSolution(
         tau=jnp.asarray(times, flat.dtype),
         theta=theta,
         threshold=threshold,
         eigenvalues=rows.eigenvalues,
         edge_covariance=rows.covariance,
-        status=point.status,
-        num_steps=point.num_steps,
-        num_rejected=point.num_rejected,
+        status=progress.status,
+        num_steps=progress.num_steps,
+        num_rejected=progress.num_rejected,
         b=b,
         on_sphere=on_sphere,
         kappa=kappa,
@@ -233,41 +252,27 @@ def _spectrum(problem: Problem, theta: Params, *, k: int, method: Method) -> Flo
     return linearize(residual_form(problem, theta), flat, method).top_eigenpairs(k)[0]
 
 
-def _starting_point(
-    flat: Array,
-    sharpness: float,
-    time: float,
-    threshold0: float | None,
-    b: float,
-    step_size: float | None,
-) -> FlowPoint:
-    """Where the integration starts: above the edge, at the crossing before tau[0]."""
+def _crossing(
+    sharpness: float, time: float, threshold0: float | None, b: float
+) -> tuple[float, float]:
+    """log λ* and τ where the integration starts: at tau[0], or at the crossing before it."""
     edge = float(np.log(sharpness))
     level = edge if threshold0 is None else float(np.log(threshold0))
-    zero = jnp.zeros((), jnp.int32)
-    return FlowPoint(
-        theta=flat,
-        log_threshold=jnp.asarray(max(level, edge), flat.dtype),
-        time=jnp.asarray(time - max(edge - level, 0.0) / b, flat.dtype),
-        step=jnp.asarray(_FIRST_STEP if step_size is None else step_size, flat.dtype),
-        num_steps=zero,
-        num_rejected=zero,
-        status=zero,
-    )
+    return max(level, edge), time - max(edge - level, 0.0) / b
 
 
 def _first_dimension(
-    asked: int | None, method: Method, spectrum: np.ndarray, start: FlowPoint, most: int
+    edge_dimension: int | None, method: Method, ratios: np.ndarray, most: int
 ) -> int:
-    if asked is not None:
-        return min(asked, most)
+    """Eigenvalues that are given room at first, by their ratios to the threshold."""
+    if edge_dimension is not None:
+        return min(edge_dimension, most)
     if method == "dense":
         return most
-    reaching = int(np.sum(spectrum >= _WITHIN_REACH * np.exp(float(start.log_threshold))))
-    return min(reaching + 1, most)
+    return min(int(np.sum(ratios >= _WITHIN_REACH)) + 1, most)
 
 
-def _completed(rows: Rows, later: Rows) -> Rows:
+def _completed(rows: FlowRows, later: FlowRows) -> FlowRows:
     """The rows of a run that stopped, and of the one that went on from there."""
     known = jnp.isfinite(rows.log_threshold)
 
@@ -278,7 +283,7 @@ def _completed(rows: Rows, later: Rows) -> Rows:
 
 
 @compiled(static_argnames=("num_times",))
-def _asked(theta0: Params, rows: Rows, *, num_times: int) -> tuple[Params, Array, Rows]:
+def _unpadded(theta0: Params, rows: FlowRows, *, num_times: int) -> tuple[Params, Array, FlowRows]:
     """The rows without those that pad the times; their points as ``theta0``, and λ*."""
     rows = jax.tree.map(lambda leaf: leaf[:num_times], rows)
     _, unravel = ravel_pytree(theta0)
@@ -287,11 +292,19 @@ def _asked(theta0: Params, rows: Rows, *, num_times: int) -> tuple[Params, Array
 
 def _raise(status: Status, solution: FlowSolution, max_edge: int, max_steps: int) -> None:
     last = last_reached(np.asarray(solution.tau), np.asarray(solution.threshold))
-    detail = {
+    remedy = {
         Status.EDGE_FULL: f"max_edge = {max_edge} must grow",
         Status.MAX_STEPS: f"max_steps = {max_steps} must grow, or rtol",
-    }.get(status, "the manifold may end or fold there")
+        Status.RETRACTION_FAILED: "the manifold may end or fold there",
+        Status.EIGENPAIRS_FAILED: "the residual may have no finite derivative there; where it has, "
+        'method="dense" or "gram" needs no iteration',
+        Status.PROJECTION_FAILED: "the Jacobian may be too ill-conditioned for iterations; "
+        'method="dense" or "gram" needs none',
+        Status.PROGRAM_FAILED: "b, kappa or the derivatives of the loss may be too large for "
+        f"{solution.threshold.dtype}",
+        Status.STEP_TOO_SMALL: "rtol may be below rounding, or the loss may not be smooth there",
+    }[status]
     raise RuntimeError(
-        f"the flow stopped after tau = {last:g}: {status.message}; {detail}. "
+        f"the flow stopped after tau = {last:g}: {status.message}; {remedy}. "
         "throw=False returns what was reached"
     )

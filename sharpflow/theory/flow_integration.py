@@ -1,15 +1,16 @@
-"""One compiled run of the sharpness-reduction flow: steps, error control, output rows."""
+"""One compiled run of the sharpness-reduction flow: its stepper, and the rows that it fills."""
 
+import dataclasses
 from typing import NamedTuple
 
 import chex
-import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from sharpflow.models import Params, Problem
 from sharpflow.models.precision import compiled
+from sharpflow.theory import integration
 from sharpflow.theory.edge_geometry import (
     EdgeResponse,
     edge_covariance,
@@ -17,40 +18,52 @@ from sharpflow.theory.edge_geometry import (
     edge_space,
 )
 from sharpflow.theory.flow_step import attempt
-from sharpflow.theory.linearization import Method, linearize
+from sharpflow.theory.integration import Progress, Trial
+from sharpflow.theory.linearization import Method, Residual, linearize
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.retraction import residual_tolerance
-from sharpflow.theory.status import Status
-from sharpflow.theory.step_control import next_proposal, step_growth, step_towards
+from sharpflow.theory.status import Status, failure_unless, first_failure
 
+# In τ. Over such a step log λ* moves by 2e-9, less than a point's own distance from Γ as accepted
+# in float32, so that a shorter step would tell nothing. A failure is met after nine attempts from
+# 1e-3. With 1e-8 the flow would stop short of the end of a manifold by ten times as much, unnoticed
+# at rtol.
 _SMALLEST_STEP = 1e-9
-_HOLDING = 1e-4  # of tr M, for an eigenvalue of M that holds something at the edge
-_STEP_SHARE = 0.3  # of rtol, for the first-order error of a step
+# Of tr M, for an eigenvalue of M that holds something at the edge. The program leaves about 1e-10
+# where an eigenvalue is not needed, 1e-5 in float32. A tenth is therefore near rounding there; with
+# ten times as much an eigenvalue that is about to share the edge would be missed while its part of
+# M is small.
+_HOLDING = 1e-4
 
 
 @chex.dataclass(frozen=True)
 class FlowPoint:
-    """Where an integration stands, and all it needs to go on.
+    """A point of Γ below a threshold.
 
     Attributes:
       theta: ζ, shape (d,).
       log_threshold: s = log λ*, shape ().
-      time: τ, shape ().
-      step: the next step in τ, shape ().
-      num_steps, num_rejected: so far, shape ().
-      status: a ``Status`` code, shape ().
+      frame: edge eigenvectors near it, in rows, shape (k, d); zero where none are known.
+      crowding: whether M of the step that led there used all its rows, shape ().
     """
 
     theta: Float[Array, " d"]
     log_threshold: Float[Array, ""]
-    time: Float[Array, ""]
-    step: Float[Array, ""]
-    num_steps: Int[Array, ""]
-    num_rejected: Int[Array, ""]
-    status: Int[Array, ""]
+    frame: Float[Array, "k d"]
+    crowding: Bool[Array, ""]
+
+    @classmethod
+    def with_room(cls, theta: Array, log_threshold: Array, edge_dimension: int) -> "FlowPoint":
+        """A point of whose edge nothing is known, with room for so many eigenvalues."""
+        return cls(
+            theta=theta,
+            log_threshold=log_threshold,
+            frame=jnp.zeros((edge_dimension, theta.shape[0]), theta.dtype),
+            crowding=jnp.asarray(False),
+        )
 
 
-class Rows(NamedTuple):
+class FlowRows(NamedTuple):
     """The flow at T output times; NaN at those that were not reached or lie before the start.
 
     Attributes:
@@ -66,164 +79,150 @@ class Rows(NamedTuple):
     covariance: Float[Array, "T k k"]
 
 
-class _State(NamedTuple):
-    """Between two visits of points.
+class _FlowMeasure(NamedTuple):
+    """A point with its edge.
 
     Attributes:
-      point: the point to be visited.
-      frame: edge eigenvectors near it, shape (k, d).
-      crowding: whether M of the step that led there used all its rows.
-      rows: of the outputs before it.
-      finished: whether the last output is among them.
+      point: with the eigenvectors there as its frame.
+      response: of the edge to M.
     """
 
     point: FlowPoint
-    frame: Float[Array, "k d"]
-    crowding: Bool[Array, ""]
-    rows: Rows
-    finished: Bool[Array, ""]
+    response: EdgeResponse
 
 
-@compiled(
-    static_argnames=(
-        "edge_dimension",
-        "num_eigenvalues",
-        "on_sphere",
-        "method",
-    ),
-)
+@dataclasses.dataclass(frozen=True)
+class FlowStepper:
+    """The sharpness-reduction flow for the loop of ``integration``.
+
+    Attributes:
+      residual: r on flat parameters.
+      tolerance: on ‖r‖ of a point of Γ, shape ().
+      b, kappa, rtol, on_sphere: as in ``sharpness_flow``.
+      num_eigenvalues: k of the rows, at least as many as the edge has room for.
+      method: how the Jacobian is handled.
+    """
+
+    residual: Residual
+    tolerance: Float[Array, ""]
+    b: Float[Array, ""]
+    kappa: Float[Array, ""]
+    rtol: Float[Array, ""]
+    num_eigenvalues: int
+    on_sphere: bool
+    method: Method
+
+    order = 2
+    # A step that was cut by the arrival of an eigenvalue regains its length within two or three. At
+    # 40 one estimate that is small by chance would be followed by several rejected steps.
+    largest_growth = 4.0
+    smallest_step = _SMALLEST_STEP
+
+    def measure(self, point: FlowPoint) -> tuple[_FlowMeasure, Int[Array, ""]]:
+        """The edge at a point; ``EDGE_FULL`` where more eigenvalues reach it than have room."""
+        at_point = linearize(self.residual, point.theta, self.method)
+        space = edge_space(at_point, point.frame.shape[0], point.frame)
+        response = edge_response(
+            space, point.log_threshold, kappa=self.kappa, on_sphere=self.on_sphere
+        )
+        next_ratio = space.next_eigenvalue * jnp.exp(-point.log_threshold)
+        # the error control lets an eigenvalue pass the edge by less than rtol, so nearness is three
+        # of them, and at least what M can still push apart within a step
+        near = next_ratio >= 1.0 - jnp.maximum(1e-3, 3.0 * self.rtol)
+        crowded = (point.crowding & near) | (next_ratio >= 1.0 + self.rtol)
+        status = first_failure(response.status, failure_unless(~crowded, Status.EDGE_FULL))
+        here = point.replace(frame=space.frame)  # type: ignore[attr-defined]
+        return _FlowMeasure(here, response), status
+
+    def row(self, measure: _FlowMeasure) -> tuple[FlowRows, Int[Array, ""]]:
+        """A point with its eigenvalues, and M from there on."""
+        point, space = measure.point, measure.response.space
+        room = self.num_eigenvalues - space.frame.shape[0]
+        eigenvalues = space.eigenvalues
+        if room:
+            eigenvalues, _ = space.linearization.top_eigenpairs(self.num_eigenvalues, space.frame)
+        program = edge_covariance(measure.response, self.b, self.rtol)
+        row = FlowRows(
+            theta=point.theta,
+            log_threshold=point.log_threshold,
+            eigenvalues=eigenvalues,
+            covariance=jnp.pad(program.covariance, (0, room)),
+        )
+        return row, program.status
+
+    def attempt(self, measure: _FlowMeasure, step: Float[Array, ""]) -> Trial[FlowPoint]:
+        """A predictor and a corrector; see ``flow_step``."""
+        tried = attempt(
+            measure.response,
+            step,
+            self.b,
+            self.kappa,
+            self.rtol,
+            self.tolerance,
+            on_sphere=self.on_sphere,
+        )
+        values = jnp.linalg.eigvalsh(tried.covariance)
+        end = FlowPoint(
+            theta=tried.theta,
+            log_threshold=tried.log_threshold,
+            frame=tried.frame,
+            # a number too small for the edge shows in M, which then holds all of them there
+            crowding=values[0] > _HOLDING * jnp.sum(values),
+        )
+        return Trial(end, measure.point, tried.error, jnp.asarray(False), tried.status)
+
+
+@compiled(static_argnames=("num_eigenvalues", "on_sphere", "method"))
 def integrate(
     problem: Problem,
     like: Params,
-    start: FlowPoint,
+    start: Progress[FlowPoint],
     *,
     tau: Float[Array, " T"],
     b: Array,
     kappa: Array,
     rtol: Array,
     step_size: Array,
-    edge_dimension: int,
     num_eigenvalues: int,
     on_sphere: bool,
     max_steps: Array,
     method: Method,
-) -> tuple[FlowPoint, Rows]:
+) -> tuple[Progress[FlowPoint], FlowRows]:
     """Integrate from ``start`` to the last output time, or until something fails.
 
     Args:
       problem, like: the problem and params, for their structure.
-      start: a point of Γ.
+      start: a point of Γ, with room for the eigenvalues that may share the edge; the status
+        is ``EDGE_FULL`` when one more reaches it.
       tau: increasing output times, then repeats of the last one, whose rows are NaN.
       b, kappa, rtol, on_sphere, max_steps: as in ``sharpness_flow``.
       step_size: a fixed step, or NaN for error control.
-      edge_dimension: eigenvalues that may share the edge; the status is ``EDGE_FULL``
-        when one more reaches it.
-      num_eigenvalues: k of the rows, at least ``edge_dimension``.
+      num_eigenvalues: k of the rows.
       method: how the Jacobian is handled.
+
+    Returns:
+      Where it ended, and the rows.
 
     Source: docs/theory.md, section 9.
     """
-    residual = residual_form(problem, ravel_pytree(like)[1](start.theta))
-    tolerance = residual_tolerance(residual, start.theta)
-    fixed = jnp.isfinite(step_size)
-
-    def visit(state: _State) -> _State:
-        """Take the measure of a point, note it where it is an output, and go on from there."""
-        point, rows = state.point, state.rows
-        space = edge_space(linearize(residual, point.theta, method), edge_dimension, state.frame)
-        response = edge_response(space, point.log_threshold, kappa=kappa, on_sphere=on_sphere)
-        next_ratio = space.next_eigenvalue * jnp.exp(-point.log_threshold)
-        near = next_ratio >= 1.0 - jnp.maximum(1e-3, 3.0 * rtol)
-        crowded = (state.crowding & near) | (next_ratio >= 1.0 + rtol)
-
-        index = jnp.sum(tau < point.time, dtype=jnp.int32)
-        is_output = (tau[index] == point.time) & ~crowded
-        row = jax.lax.cond(
-            is_output,
-            lambda: row_at(point, response),
-            lambda: jax.tree.map(lambda leaf: leaf[index], rows),
-        )
-        finished = is_output & (point.time >= tau[-1])
-        used_up = point.num_steps + point.num_rejected >= max_steps
-        status = jnp.select(
-            [crowded, used_up & ~finished],
-            [Status.EDGE_FULL, Status.MAX_STEPS],
-            Status.SUCCESS,
-        )
-        later = jnp.sum(tau <= point.time, dtype=jnp.int32)
-        until = tau[jnp.minimum(later, tau.shape[0] - 1)]
-        here = (
-            point.replace(status=status.astype(jnp.int32)),  # type: ignore[attr-defined]
-            space.frame,
-            state.crowding,
-        )
-        point, frame, crowding = jax.lax.cond(
-            ~finished & (status == Status.SUCCESS),
-            lambda: move(*here, response, until),
-            lambda: here,
-        )
-        return _State(
-            point=point,
-            frame=frame,
-            crowding=crowding,
-            rows=jax.tree.map(lambda leaf, new: leaf.at[index].set(new), rows, row),
-            finished=finished,
-        )
-
-    def row_at(point: FlowPoint, response: EdgeResponse) -> Rows:
-        space, room = response.space, num_eigenvalues - edge_dimension
-        eigenvalues = space.eigenvalues
-        if room:
-            eigenvalues, _ = space.linearization.top_eigenpairs(num_eigenvalues, space.frame)
-        covariance = jnp.pad(edge_covariance(response, b, rtol), (0, room))
-        return Rows(point.theta, point.log_threshold, eigenvalues, covariance)
-
-    def move(
-        point: FlowPoint, frame: Array, crowding: Array, response: EdgeResponse, until: Array
-    ) -> tuple[FlowPoint, Array, Array]:
-        """A step towards an output, or a shorter one to be tried."""
-        step, last = step_towards(until - point.time, point.step)
-        tried = attempt(response, step, b, kappa, rtol, tolerance, on_sphere=on_sphere)
-        ratio = tried.error / (_STEP_SHARE * rtol)
-        accepted = fixed | (ratio <= 1.0)
-        proposal = next_proposal(step_growth(ratio, 2, largest=4.0), step, point.step)
-        failed = ~accepted & (step < _SMALLEST_STEP)
-        values = jnp.linalg.eigvalsh(tried.covariance)
-        following = FlowPoint(
-            theta=jnp.where(accepted, tried.theta, point.theta),
-            log_threshold=jnp.where(accepted, tried.log_threshold, point.log_threshold),
-            time=jnp.where(accepted, jnp.where(last, until, point.time + step), point.time),
-            step=jnp.where(fixed, step_size, proposal),
-            num_steps=point.num_steps + accepted.astype(jnp.int32),
-            num_rejected=point.num_rejected + (~accepted).astype(jnp.int32),
-            status=jnp.where(failed, Status.RETRACTION_FAILED, Status.SUCCESS).astype(jnp.int32),
-        )
-        # a number too small for the edge shows in M, which then holds all of them there
-        holding = values[0] > _HOLDING * jnp.sum(values)
-        return (
-            following,
-            jnp.where(accepted, tried.frame, frame),
-            jnp.where(accepted, holding, crowding),
-        )
-
-    state = _State(
-        point=start,
-        frame=jnp.zeros((edge_dimension, start.theta.shape[0]), start.theta.dtype),  # unknown
-        crowding=jnp.asarray(False),
-        rows=_empty_rows(start.theta, tau.shape[0], num_eigenvalues),
-        finished=jnp.asarray(False),
+    theta, k = start.point.theta, num_eigenvalues
+    residual = residual_form(problem, ravel_pytree(like)[1](theta))
+    stepper = FlowStepper(
+        residual=residual,
+        tolerance=residual_tolerance(residual, theta),
+        b=b,
+        kappa=kappa,
+        rtol=rtol,
+        num_eigenvalues=k,
+        on_sphere=on_sphere,
+        method=method,
     )
-    state = jax.lax.while_loop(
-        lambda s: ~s.finished & (s.point.status == Status.SUCCESS), visit, state
-    )
-    return state.point, state.rows
-
-
-def _empty_rows(theta: Array, num_outputs: int, num_eigenvalues: int) -> Rows:
-    k = num_eigenvalues
-    return Rows(
+    rows = FlowRows(
         *(
-            jnp.full((num_outputs, *shape), jnp.nan, theta.dtype)
+            jnp.full((tau.shape[0], *shape), jnp.nan, theta.dtype)
             for shape in (theta.shape, (), (k,), (k, k))
         )
+    )
+    return integration.integrate(
+        stepper, start, rows, tau, rtol=rtol, step_size=step_size, max_steps=max_steps
     )

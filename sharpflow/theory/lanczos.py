@@ -14,19 +14,21 @@ from sharpflow.theory.witness import (
     allowed_probability,
     excluded_margin,
     miss_probability,
+    prepared_start,
     random_vector,
-    tracking_start,
-    unit_or_zero_rows,
 )
 
 Matvec = Callable[[Float[Array, " d"]], Float[Array, " d"]]
 Stop = Literal["residual", "estimate"]
 
+# Fillings of the space. Ten times as many would make a failure ten times as expensive.
 _MAX_CYCLES = 50
 # Of tolerances. At the edge the largest eigenvalues lie within a percent. With 1e-3 one record in a
 # hundred of a tanh network ended between them, 7e-3 off, and two products were saved of 22.
 _LOOSEST = 1e-4
-_VECTORS_BETWEEN = 2  # from one Rayleigh–Ritz step to the next: it costs about as much as one
+# From one Rayleigh–Ritz step to the next, which costs about as much as a vector. With 20 a record
+# that needs 20 products would make up to 40.
+_VECTORS_BETWEEN = 2
 
 
 def lanczos(
@@ -48,10 +50,10 @@ def lanczos(
     vectors, and one that ends early, as on Γ, where the Hessian has low rank, goes on with a
     fresh vector.
 
-    The start is never all that is looked at. A random vector goes with it, or follows once the
-    pairs have converged, and the iteration ends when that excludes a larger eigenvalue
-    (``theory/witness.py``). For k ≥ 2 another random vector follows whatever a former one has
-    found, so that an eigenvalue is found as often as it occurs.
+    The start alone does not decide the result. A random vector goes with it, or follows once the
+    pairs have converged, and the iteration ends when that vector excludes a larger eigenvalue
+    (``theory/witness.py``). For k ≥ 2 another random vector follows after every change of the
+    pairs, so that an eigenvalue is counted as often as it occurs.
 
     Args:
       matvec: the operator, (d,) -> (d,).
@@ -94,26 +96,6 @@ def lanczos(
     return method.pairs(space)
 
 
-def prepared_start(
-    start: Float[Array, "q d"], k: int, seed: Int[Array, ""]
-) -> tuple[Float[Array, "p d"], Float[Array, ""]]:
-    """The first vectors of an iteration.
-
-    Where one eigenvector is tracked, it is mixed with a random vector: a single Krylov space
-    finds it again and excludes others, at the price of one. Several stay apart, since only
-    their own residuals lead each of them on.
-
-    Args:
-      start, k, seed: as of ``lanczos``.
-
-    Returns:
-      The rows, and by what the first is to be multiplied to be a witness; 0 where it is none.
-    """
-    if k == 1 and start.shape[0] <= 2:
-        return tracking_start(start, seed)
-    return unit_or_zero_rows(start), jnp.zeros((), start.dtype)
-
-
 class Space(NamedTuple):
     """A space of vectors with their images under the operator, and what is known of the pairs.
 
@@ -130,13 +112,13 @@ class Space(NamedTuple):
       values, coefficients: Ritz values, descending, and their vectors in terms of the basis in
         columns, as of the last Rayleigh–Ritz step.
       residuals, errors: of the k best pairs, shape (k,).
-      size: largest modulus of a Ritz value.
+      largest: modulus of a Ritz value.
       asymmetry: largest difference of ⟨v_i, A v_j⟩ and ⟨A v_i, v_j⟩.
       products: A v made.
       converged: which of the pairs, shape (k,).
       since_ritz: vectors since the last Rayleigh–Ritz step.
       loudness: of the witness that the next vector will be; 0 where it will be none.
-      witness, witness_place: of the witness, its length and its place in the basis; −1 before the
+      witness, witness_row: of the witness, its length and its row in the basis; −1 before the
         first, 0 where it has left the space.
       is_fresh: whether the pairs have stayed what they were since the witness came.
       overlooked: bound on the probability that a larger eigenvalue was overlooked.
@@ -154,14 +136,14 @@ class Space(NamedTuple):
     coefficients: Float[Array, "size size"]
     residuals: Float[Array, " k"]
     errors: Float[Array, " k"]
-    size: Float[Array, ""]
+    largest: Float[Array, ""]
     asymmetry: Float[Array, ""]
     products: Int[Array, ""]
     converged: Bool[Array, " k"]
     since_ritz: Int[Array, ""]
     loudness: Float[Array, ""]
     witness: Float[Array, ""]
-    witness_place: Int[Array, ""]
+    witness_row: Int[Array, ""]
     is_fresh: Bool[Array, ""]
     overlooked: Float[Array, ""]
     broken: Bool[Array, ""]
@@ -199,6 +181,7 @@ class LanczosMethod:
         """The method for start blocks of shape (q, d); arguments as of ``lanczos``."""
         num_start, dimension = start_shape
         if basis_size is None:
+            # the kept pairs and as many vectors again, so that a restart keeps half of its space
             basis_size = max(2 * k + 16, num_start + k + 8, 24)
         size = min(dimension, basis_size)
         kept = min(max(k + 4, num_start), size - 1)
@@ -220,14 +203,14 @@ class LanczosMethod:
             coefficients=jnp.eye(size, dtype=dtype),
             residuals=jnp.full((k,), most, dtype),
             errors=jnp.full((k,), most, dtype),
-            size=jnp.zeros((), dtype),
+            largest=jnp.zeros((), dtype),
             asymmetry=jnp.zeros((), dtype),
             products=nothing,
             converged=jnp.zeros((k,), bool),
             since_ritz=nothing,
             loudness=loudness,
             witness=jnp.full((), -1.0, dtype),
-            witness_place=nothing,
+            witness_row=nothing,
             is_fresh=jnp.asarray(k == 1),  # of one eigenvalue a second copy changes nothing
             overlooked=jnp.ones((), dtype),
             broken=jnp.zeros((), bool),
@@ -272,7 +255,7 @@ class LanczosMethod:
         return space._replace(
             loudness=jnp.zeros_like(loudness),
             witness=jnp.where(comes, loudness * jnp.linalg.norm(remainder), space.witness),
-            witness_place=jnp.where(comes, space.num_vectors, space.witness_place),
+            witness_row=jnp.where(comes, space.num_vectors, space.witness_row),
             is_fresh=space.is_fresh | ~remains,
         )
 
@@ -299,19 +282,19 @@ class LanczosMethod:
         """
         unit = jnp.where(space.unit > 0, space.unit, power_of_two(image))
         image = image / jnp.where(unit > 0, unit, 1.0)  # exact
-        # a place out of range is not written to
-        place = (
+        # an index out of range is not written to
+        index = (
             space.num_vectors if grows is None else jnp.where(grows, space.num_vectors, self.size)
         )
-        basis = space.basis.at[place].set(vector)
-        images = space.images.at[place].set(image)
+        basis = space.basis.at[index].set(vector)
+        images = space.images.at[index].set(image)
         row, column = images @ vector, basis @ image
         products = space.products + 1
         following = start[jnp.minimum(products, self.num_start - 1)]
         after = space._replace(
             basis=basis,
             images=images,
-            projected=space.projected.at[place].set(row).at[:, place].set(column),
+            projected=space.projected.at[index].set(row).at[:, index].set(column),
             unit=unit,
             num_vectors=space.num_vectors + 1,
             candidate=jnp.where(products < self.num_start, following, image),
@@ -353,18 +336,18 @@ class LanczosMethod:
         errors = _errors(values, norms[:-1], k, space.num_vectors)
         bounded = errors if self.stop == "estimate" else residuals
         converged = (bounded <= self.tolerance * largest) & (rows[:k] < space.num_vectors)
-        found, whole = jnp.all(converged), space.num_vectors == self.dimension
+        settled, whole = jnp.all(converged), space.num_vectors == self.dimension
         missing = miss_probability(unexplained, self.dimension)
         # without a witness in the space it is what it was
         overlooked = jnp.where(whole, 0.0, jnp.where(space.witness > 0, missing, space.overlooked))
         silent = overlooked <= allowed_probability(margin, self.dimension, values.dtype)
-        is_fresh = space.is_fresh & (found | (k == 1))
-        asks = found & ((silent & ~is_fresh) | (space.witness < 0))
+        is_fresh = space.is_fresh & (settled | (k == 1))
+        asks = settled & ((silent & ~is_fresh) | (space.witness < 0))
         # of a full space no vector stays, so the witness is replaced by what is unexplained of
         # it; where it has excluded all, and several pairs are sought, it may go
         full = space.num_vectors == self.size
         renewed = full & (space.witness > 0) & (~silent | (k == 1))
-        follows = ~asks & ((found & ~silent) | renewed)
+        follows = ~asks & ((settled & ~silent) | renewed)
         worst = jnp.argmax(jnp.where(converged, -1.0, bounded))
         candidate = jnp.where(follows, remainders[-1], remainders[worst])
         return space._replace(
@@ -375,12 +358,12 @@ class LanczosMethod:
             coefficients=coefficients,
             residuals=residuals,
             errors=errors,
-            size=largest,
+            largest=largest,
             converged=converged,
             since_ritz=jnp.zeros((), jnp.int32),
             is_fresh=is_fresh,
             overlooked=overlooked,
-            done=(found & silent & is_fresh) | whole | space.broken,
+            done=(settled & silent & is_fresh) | whole | space.broken,
         )
 
     def _excluding(
@@ -396,7 +379,7 @@ class LanczosMethod:
         """
         smaller = jnp.arange(self.size, dtype=jnp.int32) >= self.k - 1
         distance = jnp.where(smaller, values[self.k - 1] + margin - values, 1.0)
-        part = jnp.maximum(space.witness, 0.0) * coefficients[space.witness_place]
+        part = jnp.maximum(space.witness, 0.0) * coefficients[space.witness_row]
         distance = jnp.where(distance > 0, distance, 1.0)  # of an operator that is zero
         return jnp.where(smaller, part / distance, 0.0)
 
@@ -409,7 +392,7 @@ class LanczosMethod:
             next_start=best,
             residuals=space.unit * space.residuals,
             errors=space.unit * space.errors,
-            size=space.unit * space.size,
+            largest=space.unit * space.largest,
             asymmetry=space.unit * space.asymmetry,
             num_products=space.products,
             converged=space.converged & space.done,

@@ -10,15 +10,17 @@ from sharpflow.theory.lanczos import (
     LanczosMethod,
     Space,
     Stop,
-    prepared_start,
     small_parts_where,
 )
 from sharpflow.theory.ritz import RitzPairs
+from sharpflow.theory.witness import prepared_start
 
 # Lanes that go on are gathered when this part of them is left. Each gathering compiles the
 # iteration once more, and until the next one up to three of four lanes may go along for nothing.
 _COMPACTION = 4
-_NARROWEST = 16  # lanes that are gathered no further: what they waste is little beside the rest
+# Lanes that are gathered no further: what 16 waste is little beside the rest, and a gathering of 4
+# would compile the iteration once more for it.
+_NARROWEST = 16
 
 Operators = Callable[[Float[Array, "w d"]], Float[Array, "w d"]]
 
@@ -54,17 +56,17 @@ def lanczos_of_lanes(
     method = LanczosMethod.of(start.shape[1:], k, tolerance, stop, basis_size)
     spaces = jax.vmap(method.first_space)(start, loudness)._replace(done=~wanted)
     width = start.shape[0]
-    everyone = jnp.arange(width, dtype=jnp.int32)
-    given = (start, seed)
-    spaces = _advanced(method, products(everyone), given, spaces, least=_narrower(width))
+    all_lanes = jnp.arange(width, dtype=jnp.int32)
+    start_and_seed = (start, seed)
+    spaces = _advanced(method, products(all_lanes), start_and_seed, spaces, least=_narrower(width))
     while width > _NARROWEST:
         width = _narrower(width)
         # those that go on come first
         ended = ~jax.vmap(method.is_unfinished)(spaces)
         lanes = jnp.argsort(ended, stable=True)[:width].astype(jnp.int32)
-        some, own = jax.tree.map(lambda leaf: leaf[lanes], (spaces, given))  # noqa: B023
-        some = _advanced(method, products(lanes), own, some, least=_narrower(width))
-        spaces = jax.tree.map(lambda leaf, part: leaf.at[lanes].set(part), spaces, some)  # noqa: B023
+        gathered, own = jax.tree.map(lambda leaf: leaf[lanes], (spaces, start_and_seed))  # noqa: B023
+        gathered = _advanced(method, products(lanes), own, gathered, least=_narrower(width))
+        spaces = jax.tree.map(lambda leaf, part: leaf.at[lanes].set(part), spaces, gathered)  # noqa: B023
     return jax.vmap(method.pairs)(spaces)
 
 
@@ -76,13 +78,13 @@ def _narrower(width: int) -> int:
 def _advanced(
     method: LanczosMethod,
     operators: Operators,
-    given: tuple[Float[Array, "w q d"], Int[Array, " w"]],
+    start_and_seed: tuple[Float[Array, "w q d"], Int[Array, " w"]],
     spaces: Space,
     *,
     least: int,
 ) -> Space:
     """Lanes side by side until at most ``least`` of them have not ended."""
-    start, seed = given
+    start, seed = start_and_seed
     unfinished = jax.vmap(method.is_unfinished)
 
     def growing(spaces: Space) -> Bool[Array, " w"]:
@@ -97,8 +99,8 @@ def _advanced(
             lambda: jnp.where(lost[:, None], jax.vmap(method.substitute)(spaces, seed), remainder),
             lambda: remainder,
         )
-        told = jax.vmap(method.heard)(spaces, remainder, remains)
-        spaces = jax.vmap(small_parts_where)(grows, told, spaces)
+        with_witness = jax.vmap(method.heard)(spaces, remainder, remains)
+        spaces = jax.vmap(small_parts_where)(grows, with_witness, spaces)
         vectors = jax.vmap(method.next_vector)(spaces, remainder)
         return jax.vmap(method.grown)(spaces, start, vectors, operators(vectors), grows)
 

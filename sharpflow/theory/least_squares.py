@@ -51,9 +51,9 @@ def least_norm_solution(
     first = jnp.sum(jnp.square(gradient))
 
     def unfinished(state: dict) -> Array:
-        floor = rounding**2 * state["size"] * jnp.sum(jnp.square(state["remainder"]))
-        wanted = jnp.maximum(tolerance**2 * first, floor)
-        return (state["square"] > wanted) & (state["count"] < max_steps)
+        floor = rounding**2 * state["norm_squared"] * jnp.sum(jnp.square(state["remainder"]))
+        goal = jnp.maximum(tolerance**2 * first, floor)
+        return (state["square"] > goal) & (state["count"] < max_steps)
 
     def iterate(state: dict) -> dict:
         direction, square = state["direction"], state["square"]
@@ -68,7 +68,9 @@ def least_norm_solution(
             "remainder": remainder,
             "direction": gradient + (following / square) * direction,
             "square": following,
-            "size": jnp.maximum(state["size"], curvature / jnp.sum(jnp.square(direction))),
+            "norm_squared": jnp.maximum(
+                state["norm_squared"], curvature / jnp.sum(jnp.square(direction))
+            ),
             "count": state["count"] + 1,
         }
 
@@ -77,7 +79,7 @@ def least_norm_solution(
         "remainder": target,
         "direction": gradient,
         "square": first,
-        "size": jnp.zeros((), target.dtype),  # ‖J‖², from below
+        "norm_squared": jnp.zeros((), target.dtype),  # ‖J‖², from below
         "count": jnp.zeros((), jnp.int32),
     }
     x = jax.lax.while_loop(unfinished, iterate, state)["x"]

@@ -87,11 +87,11 @@ def retract(
     Source: docs/theory.md, section 8.
     """
     params = validate_params(problem, params)
-    theta, status, size, allowed = _retract(problem, params, on_sphere=on_sphere, method=method)
+    theta, status, distance, allowed = _retract(problem, params, on_sphere=on_sphere, method=method)
     if int(status) != Status.SUCCESS:
         raise ValueError(
             f"params are too far from the minimizer manifold: the retraction stopped at "
-            f"‖residual‖ = {float(size):.2g}, at most {float(allowed):.0e} is allowed. "
+            f"‖residual‖ = {float(distance):.2g}, at most {float(allowed):.0e} is allowed. "
             "Train further first"
         )
     return theta
@@ -122,13 +122,13 @@ def require_on_manifold(problem: Problem, theta0: Params, *, on_sphere: bool = T
             f"theta0 must have unit norm on the sphere, got {length:.6g}: pass it through "
             "sharpflow.theory.retract first"
         )
-    size, tolerance = map(float, _residual_norm(problem, theta0))
+    distance, tolerance = map(float, _residual_norm(problem, theta0))
     # 1e-6 of residuals of order one, to which float32 may have taken a point
     order = tolerance / usual_tolerance(flat.dtype)
     allowed = max(1e-6 * order, 100.0 * tolerance)
-    if not size <= allowed:
+    if not distance <= allowed:
         raise ValueError(
-            f"theta0 must lie on the minimizer manifold: its residual has norm {size:.2g}, "
+            f"theta0 must lie on the minimizer manifold: its residual has norm {distance:.2g}, "
             f"{allowed:.0e} is allowed. Pass it through sharpflow.theory.retract first"
         )
 

@@ -205,15 +205,18 @@ def _pair_expectation(function: Callable, q: float, covariance: float) -> float:
     """E g(u)g(v), given what they share: u = √(q − c) y + √c z with its own y, v likewise."""
     own, shared = np.sqrt(max(q - covariance, 0.0)), np.sqrt(covariance)
     z, density = _standard_normal()
-    given = function(own * z[None, :] + shared * z[:, None]) @ density
-    return float(np.square(given) @ density)
+    conditional = function(own * z[None, :] + shared * z[:, None]) @ density
+    return float(np.square(conditional) @ density)
 
 
 @functools.cache  # an eigenvalue problem of size 400, which importing should not wait for
 def _standard_normal() -> tuple[np.ndarray, np.ndarray]:
     """Nodes z and the weights with which a sum over them is an expectation, both (400,)."""
     nodes, weights = np.polynomial.legendre.leggauss(400)
-    z = 12.0 * nodes  # beyond 12 deviations the density is below 1e-31
+    # Beyond 12 deviations the density is below 1e-31, where even the square of a growing activation
+    # does not count. Gauss–Legendre, because it also resolves the kink of an activation that is not
+    # smooth.
+    z = 12.0 * nodes
     return z, 12.0 * weights * np.exp(-0.5 * z**2) / np.sqrt(2.0 * np.pi)
 
 

@@ -96,6 +96,8 @@ def _period_two(problem: Problem, theta: Params) -> PeriodTwo:
     second = _along(_along(gradient, top), top)
     third = second(flat)
     fourth = top @ _along(second, top)(flat)
+    # The Hessian on Γ has low rank. Its null eigenvalues round to 1e-15 of the largest, and what a
+    # network has between that and 1e-9 is damped too slowly to count within one period.
     kept = values > 1e-9 * values[-1]
     shares = jnp.square(vectors.T @ third)
     normal = jnp.sum(jnp.where(kept, shares / jnp.where(kept, values, 1.0), 0.0))

@@ -21,6 +21,7 @@ def num_stages(decay: Float[Array, ""]) -> Int[Array, ""]:
     Source: Meyer, Balsara and Aslam 2014, RKL2; docs/theory.md, section 10.6.
     """
     stages = jnp.ceil(0.5 * (jnp.sqrt(9.0 + 8.0 * jnp.maximum(decay, 0.0)) - 1.0))
+    # two stages reach no farther than two Euler steps, and the recurrence starts from the third
     return jnp.maximum(stages, 3.0).astype(jnp.int32)
 
 

@@ -14,6 +14,8 @@ from sharpflow.models.bound_function import BoundFunction
 from sharpflow.models.precision import FULL, compiled
 from sharpflow.models.problem import is_concrete
 
+# Of a criterion that has a minimum, near which each step doubles the digits. One without takes all
+# of them before it is refused, and ten times as many would only delay that.
 _NEWTON_STEPS = 50
 
 
@@ -60,9 +62,9 @@ def _criterion_minimum(
 ) -> tuple[Float[Array, " q"], Float[Array, "q q"]]:
     """The minimiser of a convex criterion and the root of its Hessian there.
 
-    Where the criterion's data are known while a program is traced, they are found then, and a
-    criterion without a minimum is refused. Where they are traced too, they are found whenever
-    the program runs, and are NaN where there is no minimum: then no retraction succeeds.
+    Where the criterion's data are known while a program is traced, the minimum is computed then,
+    and a criterion without one is refused. Where the data are traced too, it is computed whenever
+    the program runs. It is NaN where there is none, and then no retraction succeeds.
     """
     if not is_concrete(*jax.tree.leaves(bound)):
         best, root, attained = _newton(bound, shape=shape, dtype=dtype)
@@ -87,7 +89,7 @@ def _newton(
     def value(flat: Array) -> Array:
         return criterion(flat.reshape(shape))
 
-    def look(point: Array) -> tuple[Array, Array, Array, Array]:
+    def newton_move(point: Array) -> tuple[Array, Array, Array, Array]:
         slope = jax.grad(value)(point)
         values, vectors = jnp.linalg.eigh(jax.hessian(value)(point))
         kept = values > values[-1] * values.size * precision
@@ -115,11 +117,11 @@ def _newton(
             jnp.ones((), dtype),
         )
         point = point - length * move
-        return point, *look(point), scale, count + 1
+        return point, *newton_move(point), scale, count + 1
 
     start = jnp.zeros((math.prod(shape),), dtype)
-    seen = look(start)
-    state = (start, *seen, jnp.maximum(seen[0], 1.0), jnp.zeros((), jnp.int32))
+    first = newton_move(start)
+    state = (start, *first, jnp.maximum(first[0], 1.0), jnp.zeros((), jnp.int32))
     state = jax.lax.while_loop(unfinished, iterate, state)
     point, _, _, _, root, _, _ = state
     return point, root, attained(state)

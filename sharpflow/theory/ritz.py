@@ -1,4 +1,4 @@
-"""What an iteration has found of the largest eigenvalues, and how well it knows them."""
+"""What an iteration knows of the largest eigenvalues, and how well."""
 
 import chex
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ class RitzPairs:
         operator.
       residuals: ‖A v − θ v‖, shape (k,): each value is within it of an eigenvalue.
       errors: estimated |θ_i − λ_i|, shape (k,), at most the residuals.
-      size: largest modulus of a Ritz value, shape ().
+      largest: largest modulus of a Ritz value, shape ().
       asymmetry: largest |⟨v_i, A v_j⟩ − ⟨A v_i, v_j⟩| met, shape (): rounding of the
         products, or an operator that is not symmetric.
       num_products: products A v made, shape ().
@@ -32,18 +32,18 @@ class RitzPairs:
     next_start: Float[Array, "q d"]
     residuals: Float[Array, " k"]
     errors: Float[Array, " k"]
-    size: Float[Array, ""]
+    largest: Float[Array, ""]
     asymmetry: Float[Array, ""]
     num_products: Int[Array, ""]
     converged: Bool[Array, " k"]
     overlooked: Float[Array, ""]
 
 
-def ritz_status(found: RitzPairs, dimension: int) -> Int[Array, ""]:
+def ritz_status(pairs: RitzPairs, dimension: int) -> Int[Array, ""]:
     """The first of what is wrong with Ritz pairs; rounding shows in residuals and asymmetry alike.
 
     Args:
-      found: the pairs.
+      pairs: the Ritz pairs.
       dimension: of the operator.
 
     Returns:
@@ -51,15 +51,17 @@ def ritz_status(found: RitzPairs, dimension: int) -> Int[Array, ""]:
 
     Source: docs/theory.md, section 8.
     """
-    precision = jnp.finfo(found.values.dtype).eps
-    worst = jnp.max(found.residuals)
-    rounding = jnp.maximum(10.0 * dimension**0.5 * precision * found.size, 10.0 * found.asymmetry)
-    finite = jnp.all(jnp.isfinite(found.residuals)) & jnp.all(jnp.isfinite(found.values))
+    precision = jnp.finfo(pairs.values.dtype).eps
+    worst = jnp.max(pairs.residuals)
+    rounding = jnp.maximum(
+        10.0 * dimension**0.5 * precision * pairs.largest, 10.0 * pairs.asymmetry
+    )
+    finite = jnp.all(jnp.isfinite(pairs.residuals)) & jnp.all(jnp.isfinite(pairs.values))
     return jnp.select(
         [
             ~finite,
-            found.asymmetry > precision**0.4 * found.size,
-            jnp.all(found.converged),
+            pairs.asymmetry > precision**0.4 * pairs.largest,
+            jnp.all(pairs.converged),
             worst <= rounding,
         ],
         [Status.NOT_FINITE, Status.NOT_SYMMETRIC, Status.SUCCESS, Status.PRECISION],

@@ -120,18 +120,18 @@ def _integrate(
     def velocity(theta: Array) -> Array:
         return _velocity(residual, theta, b, kappa)
 
-    def step(theta: Array, size: Array) -> Array:
+    def runge_kutta(theta: Array, step: Array) -> Array:
         first = velocity(theta)
-        second = velocity(theta + 0.5 * size * first)
-        third = velocity(theta + 0.5 * size * second)
-        fourth = velocity(theta + size * third)
-        moved = theta + size / 6.0 * (first + 2.0 * second + 2.0 * third + fourth)
+        second = velocity(theta + 0.5 * step * first)
+        third = velocity(theta + 0.5 * step * second)
+        fourth = velocity(theta + step * third)
+        moved = theta + step / 6.0 * (first + 2.0 * second + 2.0 * third + fourth)
         return retract_flat(residual, moved)[0]
 
     def advance(theta: Array, gap: Array) -> tuple[Array, Array]:
         count = jnp.maximum(jnp.ceil(gap / max_step), 1.0).astype(jnp.int32)
-        size = gap / count.astype(gap.dtype)
-        theta = jax.lax.fori_loop(0, count, lambda _, point: step(point, size), theta)
+        step = gap / count.astype(gap.dtype)
+        theta = jax.lax.fori_loop(0, count, lambda _, point: runge_kutta(point, step), theta)
         return theta, theta
 
     _, later = jax.lax.scan(advance, flat, jnp.diff(tau))

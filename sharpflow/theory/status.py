@@ -2,9 +2,31 @@
 
 import enum
 
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
 
 class Status(enum.IntEnum):
-    """How a computation ended; ``message`` says it in a sentence."""
+    """How a computation ended; ``message`` says it in a sentence.
+
+    Attributes:
+      SUCCESS: as it should.
+      NOT_CONVERGED: an iteration for eigenvalues ended before its tolerance.
+      RETRACTION_FAILED: a point could not be brought back to Γ.
+      EDGE_FULL: more eigenvalues reach the edge than a flow has room for.
+      MAX_STEPS: a flow has used up its steps.
+      DIVERGED: the loss, its gradient or the parameters are not finite, or in the central flow no
+        oscillation holds an eigenvalue at the edge.
+      NOT_FINITE: an operator returned entries that are not finite.
+      NOT_SYMMETRIC: an operator is not symmetric.
+      PRECISION: a tolerance on eigenvalues is finer than the rounding of products.
+      EIGENPAIRS_FAILED: of a step of a flow, the eigenvalues of the Hessian.
+      PROJECTION_FAILED: of a step of a flow, the projection of the edge gradients to the
+        tangent space of Γ.
+      PROGRAM_FAILED: of a step of a flow, the convex program for M.
+      STEP_TOO_SMALL: every part of a step works, and its error exceeds the tolerance however
+        short it is.
+    """
 
     SUCCESS = 0
     NOT_CONVERGED = 1
@@ -15,6 +37,10 @@ class Status(enum.IntEnum):
     NOT_FINITE = 6
     NOT_SYMMETRIC = 7
     PRECISION = 8
+    EIGENPAIRS_FAILED = 9
+    PROJECTION_FAILED = 10
+    PROGRAM_FAILED = 11
+    STEP_TOO_SMALL = 12
 
     @property
     def message(self) -> str:
@@ -32,4 +58,36 @@ _MESSAGES = {
     Status.NOT_FINITE: "an operator returned NaN or infinite entries",
     Status.NOT_SYMMETRIC: "an operator is not symmetric",
     Status.PRECISION: "the tolerance is below what rounding allows",
+    Status.EIGENPAIRS_FAILED: "the largest eigenvalues of the Hessian could not be computed",
+    Status.PROJECTION_FAILED: "the edge gradients could not be projected to the tangent space",
+    Status.PROGRAM_FAILED: "the convex program for the oscillation could not be solved",
+    Status.STEP_TOO_SMALL: "the error of a step exceeds its tolerance however short the step is",
 }
+
+
+def first_failure(*statuses: Int[Array, ""]) -> Int[Array, ""]:
+    """The first of several codes that is not ``SUCCESS``.
+
+    Args:
+      *statuses: in the order of the parts that they belong to, each of shape ().
+
+    Returns:
+      A ``Status`` code, shape ().
+    """
+    first = jnp.asarray(Status.SUCCESS, jnp.int32)
+    for status in reversed(statuses):
+        first = jnp.where(status != Status.SUCCESS, status, first)
+    return first
+
+
+def failure_unless(holds: Bool[Array, ""], failure: Status) -> Int[Array, ""]:
+    """``SUCCESS`` where a part of a computation has done what it should, else its failure.
+
+    Args:
+      holds: whether it has, shape ().
+      failure: the code where it has not.
+
+    Returns:
+      A ``Status`` code, shape ().
+    """
+    return jnp.where(holds, Status.SUCCESS, failure).astype(jnp.int32)

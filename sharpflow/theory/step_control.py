@@ -3,8 +3,13 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+# Of the step that the last error suggests. The error of the next step differs a little from what
+# the last one says: at 1 every second step would be rejected, and at 0.5 each would be half as long
+# as it may be.
 _SAFETY = 0.9
-_SMALLEST_RATIO = 1e-6  # of error and tolerance: below, the growth is at its limit anyway
+# Of error and tolerance. An error of zero would make the growth infinite; at 1e-6 it is above every
+# limit, with ten or a thousand times as much it would not be at order 3.
+_SMALLEST_RATIO = 1e-6
 
 
 def step_towards(
@@ -19,7 +24,8 @@ def step_towards(
     Returns:
       The step, and whether it is the last before the output, both of shape ().
     """
-    # a step that is longer by rounding alone is no reason for two
+    # A proposal that falls short of the output by rounding alone, as 0.1 · 3 of 0.3, is no reason
+    # for two steps of half the length. 1e-6 is above the rounding of float32 and below every error.
     count = jnp.maximum(jnp.ceil(remaining / proposed * (1.0 - 1e-6)), 1.0)
     return remaining / count, count <= 1.0
 
@@ -33,7 +39,8 @@ def step_growth(
       ratio: error over tolerance, O(step^order), shape (); NaN or infinite where the step
         failed.
       order: of the error estimate in the step.
-      smallest, largest: bounds of the factor.
+      smallest, largest: bounds of the factor. An estimate that is far off, as the first one may be,
+        then changes the step by no more than one factor.
 
     Returns:
       0.9 ratio^{−1/order} within the bounds, shape ().

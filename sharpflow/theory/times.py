@@ -5,8 +5,12 @@ import math
 import numpy as np
 from numpy.typing import DTypeLike
 
+# Output times of the shortest program. A plot has some ten or more, and 16 rows cost nothing; with
+# 1 every length below 16 would compile four more programs.
 _SHORTEST = 16
-_MOST_PADDING = 1 << 22  # numbers in the rows that are computed for nothing
+# Numbers in the rows that are padding: 32 MiB in float64. Padding is worth a compilation of
+# seconds, and not memory that a large network needs.
+_MOST_PADDING = 1 << 22
 
 
 def validated_times(tau: object, dtype: DTypeLike = np.float64) -> np.ndarray:

@@ -30,12 +30,17 @@ MARGIN = 0.1
 # these were made, ten times the tolerance is excluded.
 _TIGHT_UNTIL = 16
 _TIGHT_IN_TOLERANCES = 10.0
-# Products in working precision leave a remainder of some units of rounding.
+# Products in working precision leave a remainder of some units of rounding. With a tenth of it,
+# sound results in float32 would be called NOT_CONVERGED; with ten times as much the bound on the
+# probability would be above 1 at a million parameters, and exclude nothing.
 _ROUNDING = 10.0
 # The start of a tracked eigenvector v is cos φ v + sin φ times a random vector. The witness must
 # be loud enough to be heard, and v is found again within a product or two from an angle of 69°.
 _COSINE, _SINE = 0.36, 0.93
-_RUNNER_UP = 0.1  # share of the second vector, which is the likeliest to overtake
+# Share of the second eigenvector, which is the likeliest to overtake. With an equal share the start
+# would lie between the two and take longer to find the first again; without any the second is found
+# too late.
+_RUNNER_UP = 0.1
 
 
 def random_vector(
@@ -73,6 +78,26 @@ def tracking_start(
     return (_COSINE * known + _SINE * noise)[None], jnp.asarray(1.0 / _SINE, dtype)
 
 
+def prepared_start(
+    start: Float[Array, "q d"], k: int, seed: Int[Array, ""]
+) -> tuple[Float[Array, "p d"], Float[Array, ""]]:
+    """The first vectors of an iteration.
+
+    Where one eigenvector is tracked, it is mixed with a random vector: a single Krylov space
+    finds it again and excludes others, at the price of one. Several stay apart, since only
+    their own residuals lead each of them on.
+
+    Args:
+      start, k, seed: as of ``lanczos``.
+
+    Returns:
+      The rows, and by what the first is to be multiplied to be a witness; 0 where it is none.
+    """
+    if k == 1 and start.shape[0] <= 2:
+        return tracking_start(start, seed)
+    return unit_or_zero_rows(start), jnp.zeros((), start.dtype)
+
+
 def miss_probability(remainder: Float[Array, ""], dimension: int) -> Float[Array, ""]:
     """A bound on the probability that a larger eigenvalue was overlooked.
 
@@ -97,8 +122,8 @@ def excluded_margin(
     Args:
       tolerance: relative to the largest modulus.
       num_products: that were made.
-      top: the largest eigenvalue found. A tenth of it is excluded, and not of the modulus, of
-        which it may be a small part.
+      top: the largest Ritz value. The margin is a tenth of it, and not of the largest modulus,
+        which may belong to a negative eigenvalue and be far larger.
       largest: modulus of an eigenvalue.
     """
     tight = jnp.minimum(_TIGHT_IN_TOLERANCES * jnp.asarray(tolerance, top.dtype), MARGIN)

@@ -17,7 +17,8 @@ from sharpflow.models.flax_adapter.micro_batch import split
 from sharpflow.simulator.loop import Rows as ChunkRows
 from sharpflow.simulator.loop import _step_shapes, padded_rows
 from sharpflow.simulator.program import LoopState, Program
-from sharpflow.theory.flow_integration import FlowPoint, Rows
+from sharpflow.theory.flow_integration import FlowPoint, FlowRows
+from sharpflow.theory.integration import Progress
 from sharpflow.theory.linearization.protocol import METHODS
 
 ROOMS = ("models", "theory", "simulator")
@@ -82,27 +83,18 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
     path = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), params)
     paths = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), path)
     pairs = {"k": k, "tolerance": 1e-4, "stop": "residual", "dense": False, "basis_size": None}
-    start = FlowPoint(
-        theta=flat,
-        log_threshold=one,
-        time=one,
-        step=one,
-        num_steps=_COUNT,
-        num_rejected=_COUNT,
-        status=_COUNT,
-    )
+    start = Progress.begun(FlowPoint.with_room(flat, one, k), time=one, step=one)
     flow = {
         "tau": times,
         "b": one,
         "kappa": one,
         "rtol": one,
         "step_size": one,
-        "edge_dimension": k,
         "num_eigenvalues": k + 1,
         "on_sphere": True,
         "max_steps": _COUNT,
     }
-    rows = Rows(
+    rows = FlowRows(
         theta=jnp.stack([flat] * 3),
         log_threshold=times,
         eigenvalues=jnp.zeros((3, k), flat.dtype),
@@ -151,7 +143,7 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
             problem, params, params, on_sphere=True
         ),
         "theory.flow._spectrum": of_each_method(problem, params, k=k),
-        "theory.flow._asked": {"": Call((params, rows), {"num_times": 2})},
+        "theory.flow._unpadded": {"": Call((params, rows), {"num_times": 2})},
         "theory.flow_integration.integrate": of_each_method(problem, params, start, **flow),
         "theory.central_integration.integrate": {"": central},
         "theory.single_edge._integrate": {"": Call((problem, params, times, one, one, one))},

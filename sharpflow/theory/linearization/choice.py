@@ -12,9 +12,16 @@ from sharpflow.theory.linearization.gram import GramLinearization
 from sharpflow.theory.linearization.iterative import IterativeLinearization
 from sharpflow.theory.linearization.protocol import METHODS, Linearization, Method, Residual
 
-_DENSE_ENTRIES = 2**25  # of the Jacobian: 256 MiB in float64
-_DENSE_SIZE = 2000  # of its smaller side
-_GRAM_SIZE = 8000  # residuals: the Gram matrix and its eigenvectors take 2 m²
+# Entries of a Jacobian that is formed: 256 MiB in float64, of which a step of the flow holds two or
+# three. Ten times as many would fill the memory of a laptop.
+_DENSE_ENTRIES = 2**25
+# Of its smaller side, whose Gram matrix is decomposed at every point: two seconds at 2000, and a
+# thousand times as long at ten times as many.
+_DENSE_SIZE = 2000
+# Residuals of a Gram matrix, which with its eigenvectors takes 2 m² numbers, 1 GiB at 8000. It is
+# decomposed once for a retraction, where "dense" would do so in every iteration, and so may be
+# larger.
+_GRAM_SIZE = 8000
 
 _KINDS: dict[str, Any] = {
     "dense": DenseLinearization,

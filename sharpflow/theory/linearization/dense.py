@@ -51,10 +51,8 @@ class DenseLinearization:
             basis=basis[:, ::-1],
         )
 
-    def at(self, theta: Float[Array, " d"]) -> "DenseLinearization":
+    def nearby(self, theta: Float[Array, " d"]) -> "DenseLinearization":
         return self.of(self.function.func, theta)
-
-    nearby = at
 
     def kept(self) -> Bool[Array, " q"]:
         """Which eigenvalues count as nonzero."""

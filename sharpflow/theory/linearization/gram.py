@@ -57,9 +57,6 @@ class GramLinearization:
             basis=basis[:, ::-1],
         )
 
-    def at(self, theta: Float[Array, " d"]) -> "GramLinearization":
-        return self.of(self.function.func, theta)
-
     def nearby(self, theta: Float[Array, " d"]) -> "IterativeLinearization":
         """By products, preconditioned with the Gram matrix here."""
         preconditioner = (self.basis, jnp.sqrt(self._inverse()))

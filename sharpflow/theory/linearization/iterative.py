@@ -53,10 +53,8 @@ class IterativeLinearization:
             preconditioner=preconditioner,
         )
 
-    def at(self, theta: Float[Array, " d"]) -> "IterativeLinearization":
+    def nearby(self, theta: Float[Array, " d"]) -> "IterativeLinearization":
         return self.of(self.function.func, theta, self.preconditioner)
-
-    nearby = at
 
     @full_precision
     def solve(self, residual: Float[Array, " m"]) -> Float[Array, " d"]:
@@ -65,6 +63,8 @@ class IterativeLinearization:
     def _solve(self, residual: Float[Array, " m"], tolerance: float | Array) -> Float[Array, " d"]:
         _, push = jax.linearize(self.function, self.theta)
         pull = jax.linear_transpose(push, self.theta)
+        # Without rounding as many steps suffice as J has rows. Rounding makes conjugate gradients
+        # repeat themselves, and ten times as many are what an ill-conditioned J may take.
         most = 10 * min(residual.shape[0], self.theta.shape[0]) + 100
         solution = partial(least_norm_solution, tolerance=tolerance, max_steps=most)
         if self.preconditioner is None:
@@ -109,14 +109,17 @@ class IterativeLinearization:
             block = jnp.zeros((1, self.residual.shape[0]), self.theta.dtype)  # nothing is known
         else:
             block = jax.vmap(push)(start)
-        found = lanczos(
-            lambda u: push(pull(u)[0]), block, k, tolerance=_tolerance(self.theta.dtype)
-        )
-        values = jnp.where(found.converged, found.values, jnp.nan)
-        (vectors,) = jax.vmap(pull)(found.vectors)
+        ritz = lanczos(lambda u: push(pull(u)[0]), block, k, tolerance=_tolerance(self.theta.dtype))
+        values = jnp.where(ritz.converged, ritz.values, jnp.nan)
+        (vectors,) = jax.vmap(pull)(ritz.vectors)
         return values, unit_rows(vectors, values > 0)
 
 
 def _tolerance(dtype: jnp.dtype) -> float:
-    """Relative, of conjugate gradients and of Lanczos' method."""
+    """Relative, of conjugate gradients and of Lanczos' method.
+
+    A hundred units of rounding in float32, where a tenth would be out of reach for an
+    ill-conditioned J. With ten times as much the error of a projection would come near that of a
+    step of the flow.
+    """
     return 1e-10 if dtype == jnp.float64 else 1e-5

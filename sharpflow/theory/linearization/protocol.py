@@ -66,17 +66,6 @@ class Linearization(Protocol):
         """
         ...
 
-    def at(self, theta: Float[Array, " d"]) -> "Linearization":
-        """The same at another point.
-
-        Args:
-          theta: the point, shape (d,).
-
-        Returns:
-          A linearization of the same kind.
-        """
-        ...
-
     def nearby(self, theta: Float[Array, " d"]) -> "Linearization":
         """One for a few uses close by, cheaper where that is possible.
 
