@@ -82,7 +82,8 @@ def demo(
 @app.command()
 def validate(
     parts: Annotated[
-        list[str] | None, typer.Argument(help="Which parts; by default those marked in --list.")
+        list[str] | None,
+        typer.Argument(help="Which parts, or module:function; by default those marked in --list."),
     ] = None,
     out: Annotated[Path, _folder("Folder for figures and numbers.")] = Path("runs/validate"),
     list_: Annotated[bool, typer.Option("--list", help="List the parts and exit.")] = False,

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -277,3 +279,22 @@ def test_means_after_the_entry_begin_when_the_oscillation_has_answered_and_rung(
     assert settled_step(step, 100.0, rate, 0.1 * loss, level) == math.inf  # no answer
     assert settled_step(step, 100.0, rate, loss, -level) == math.inf  # none is predicted
     assert settled_step(step, math.nan, rate, loss, level) == math.inf
+
+
+def test_a_statement_from_outside_the_package_is_one_function_in_one_file(tmp_path, monkeypatch):
+    """The one of the page on validation, run as it stands there."""
+    page = Path("docs/validation.md").resolve()
+    (program,) = re.findall(r"```python\n(# mine\.py\n.*?)```", page.read_text("utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(program, encoding="utf-8")
+    with jax.numpy_dtype_promotion("standard"):
+        result = CliRunner().invoke(app, ["validate", "mine:norm", "--out", "out"])
+    assert result.exit_code == 0, result.output
+    assert "mine:norm: the squared norm of weights that only decay" in result.output
+    (check,) = json.loads(Path("out/checks.json").read_text())["checks"]
+    assert check["measured"] == pytest.approx(1.0, abs=1e-6)
+    with xarray.open_dataset("out/mine-norm.nc") as numbers:
+        assert undescribed(numbers) == []
+    for name, said in (("mine:nothing", 'has no "nothing"'), ("theirs:norm", "no module")):
+        result = CliRunner().invoke(app, ["validate", name, "--out", "out"])
+        assert result.exit_code == 2 and said in " ".join(result.output.split()), result.output

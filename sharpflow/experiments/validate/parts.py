@@ -2,9 +2,11 @@
 
 import dataclasses
 import importlib
+import inspect
 from collections.abc import Callable
 from functools import partial
 
+from sharpflow.experiments.config.functions import find
 from sharpflow.experiments.validate import cases, oscillation, theorems
 from sharpflow.experiments.validate.findings import Findings
 
@@ -59,3 +61,25 @@ PARTS: dict[str, Part] = {
     "fisher": _module("fisher"),
 }
 DEFAULT = tuple(name for name, part in PARTS.items() if part.default)
+
+
+def part_named(name: str) -> Part:
+    """A part of ours, or one that somebody wrote outside the package.
+
+    Args:
+      name: in ``PARTS``; or ``"module:function"`` with a function as ``Part.run``, whose docstring
+        begins with the title. The module is in the working directory, or installed.
+
+    Raises:
+      ValueError: there is no such part or function.
+    """
+    if name in PARTS:
+        return PARTS[name]
+    if ":" not in name:
+        raise ValueError(
+            f"PARTS: got {name}; allowed are {', '.join(PARTS)}, or a module:function of your own"
+        )
+    own, mistakes = find("PARTS", name, None)
+    if own is None:
+        raise ValueError("; ".join(mistakes))
+    return Part((inspect.getdoc(own.function) or name).splitlines()[0], own.function)

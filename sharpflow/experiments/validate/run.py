@@ -9,7 +9,7 @@ from rich.console import Console
 
 from sharpflow.experiments.checks import Check, report
 from sharpflow.experiments.plots.style import save
-from sharpflow.experiments.validate.parts import DEFAULT, PARTS
+from sharpflow.experiments.validate.parts import DEFAULT, part_named
 from sharpflow.simulator.provenance import launch_provenance
 from sharpflow.simulator.quantities import described, is_described, quantity_of
 
@@ -21,9 +21,9 @@ def run_validation(names: Sequence[str], out: Path, *, progress: bool | None = N
     """Run parts one after the other; write figures, numbers and ``checks`` into a folder.
 
     Args:
-      names: of ``PARTS``; the default ones where there are none.
+      names: of ``PARTS``, or ``"module:function"``; the default ones where there are none.
       out: folder, made where it is missing. A part writes its figures as PNG, its numbers as
-        ``<part>.nc``; all statements go to ``checks.json`` and ``checks.md``.
+        ``<part>.nc``, with ``-`` for a colon; all statements go to ``checks.json`` and ``checks.md``.
       progress: whether to show progress bars; by default on a terminal.
 
     Returns:
@@ -33,17 +33,14 @@ def run_validation(names: Sequence[str], out: Path, *, progress: bool | None = N
       ValueError: an unknown part.
       OSError: the folder cannot be made.
     """
-    unknown = [name for name in names if name not in PARTS]
-    if unknown:
-        raise ValueError(f"PARTS: got {unknown[0]}; allowed are {', '.join(PARTS)}")
-    chosen = tuple(dict.fromkeys(names)) or DEFAULT
+    parts = {name: part_named(name) for name in names or DEFAULT}
     out.mkdir(parents=True, exist_ok=True)
     console, began = Console(), time.perf_counter()
     checks: list[Check] = []
     drawn: list[str] = []
-    for index, name in enumerate(chosen, start=1):
-        part, since = PARTS[name], time.perf_counter()
-        console.print(f"[bold]{index}/{len(chosen)}[/bold] {name}: {part.title}")
+    for index, (name, part) in enumerate(parts.items(), start=1):
+        since = time.perf_counter()
+        console.print(f"[bold]{index}/{len(parts)}[/bold] {name}: {part.title}")
         result = part.run(progress)
         made = launch_provenance() | {"part": name, "seconds": time.perf_counter() - since}
         told = {
@@ -53,10 +50,10 @@ def run_validation(names: Sequence[str], out: Path, *, progress: bool | None = N
             result.numbers, {str(n): quantity_of(str(n), a) for n, a in told.items()}
         )
         numbers = numbers.assign_attrs(made)
-        numbers.to_netcdf(out / f"{name}.nc", engine="h5netcdf")
+        numbers.to_netcdf(out / f"{name.replace(':', '-')}.nc", engine="h5netcdf")
         drawn += [_saved(figure, out / f"{title}.png") for title, figure in result.figures.items()]
         checks += result.checks
-    made = launch_provenance() | {"parts": list(chosen), "seconds": time.perf_counter() - began}
+    made = launch_provenance() | {"parts": list(parts), "seconds": time.perf_counter() - began}
     report(checks, out, made, "sharpflow validate", "".join(f" {name}" for name in names))
     console.print(f"figures: {', '.join(drawn)}")
     console.print(f"in {out}")
