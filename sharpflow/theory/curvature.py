@@ -34,8 +34,8 @@ from sharpflow.theory.status import Status
 EigenMethod = Literal["auto", "dense", "lanczos"]
 
 # Parameters up to which "auto" forms the Hessian. That takes 400 products and an eigenvalue problem
-# of a tenth of a second; Lanczos' method takes 20 to 40 products but compiles a loop. At 4000 the
-# eigenvalue problem takes a minute.
+# of a fiftieth of a second; Lanczos' method takes 20 to 40 products but compiles a loop. With ten
+# times as many the eigenvalue problem would take a thousand times as long.
 _DENSE_DIMENSION = 400
 
 

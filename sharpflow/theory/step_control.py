@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-# Of the step that the last error suggests. The error of the next step differs a little from what
-# the last one says: at 1 every second step would be rejected, and at 0.5 each would be half as long
-# as it may be.
+# Of the step that the last error suggests, because the next error differs a little from the last.
+# With 1 a flow of 20 steps takes 18 and one rejected one, and errs by 1.5 times as much; with 0.5
+# it takes 32.
 _SAFETY = 0.9
 # Of error and tolerance. An error of zero would make the growth infinite; at 1e-6 it is above every
 # limit, with ten or a thousand times as much it would not be at order 3.

@@ -15,7 +15,7 @@ from sharpflow.theory.linearization.protocol import METHODS, Linearization, Meth
 # Entries of a Jacobian that is formed: 256 MiB in float64, of which a step of the flow holds two or
 # three. Ten times as many would fill the memory of a laptop.
 _DENSE_ENTRIES = 2**25
-# Of its smaller side, whose Gram matrix is decomposed at every point: two seconds at 2000, and a
+# Of its smaller side, whose Gram matrix is decomposed at every point: 1.5 seconds at 2000, and a
 # thousand times as long at ten times as many.
 _DENSE_SIZE = 2000
 # Residuals of a Gram matrix, which with its eigenvectors takes 2 m² numbers, 1 GiB at 8000. It is
