@@ -83,7 +83,7 @@ def demo(
 def validate(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(help="Which parts, or module:function; by default those marked in --list."),
+        typer.Argument(help="Which parts, or module:function; by default those of --list with *."),
     ] = None,
     out: Annotated[Path, _folder("Folder for figures and numbers.")] = Path("runs/validate"),
     list_: Annotated[bool, typer.Option("--list", help="List the parts and exit.")] = False,

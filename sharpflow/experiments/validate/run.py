@@ -23,7 +23,8 @@ def run_validation(names: Sequence[str], out: Path, *, progress: bool | None = N
     Args:
       names: of ``PARTS``, or ``"module:function"``; the default ones where there are none.
       out: folder, made where it is missing. A part writes its figures as PNG, its numbers as
-        ``<part>.nc``, with ``-`` for a colon; all statements go to ``checks.json`` and ``checks.md``.
+        ``<part>.nc``, with ``-`` for a colon; all statements go to ``checks.json`` and
+        ``checks.md``.
       progress: whether to show progress bars; by default on a terminal.
 
     Returns:
