@@ -13,8 +13,15 @@ if TYPE_CHECKING:
     import xarray
 
 POINT = ("seed", "learning_rate", "weight_decay")
+# Of a run, over which its end is judged: long enough for many periods of the oscillation, and short
+# enough that the threshold hardly drifts meanwhile.
 LAST_PART = 0.1
+# Mean edge ratio of a point that is at the edge. The oscillation lifts the sharpness of an iterate
+# above that on the manifold, so that there is more room above 1 than below.
 AT_EDGE = (0.9, 1.3)
+# Of the loss at the start: at or below it a point counts as trained, and as near enough to the
+# manifold for the flow. Loss falls by orders of magnitude there, so that ten times as much or a
+# tenth moves the place by few records.
 LOSS_TOLERANCE = 1e-3
 
 # In this order where several were recorded: theory speaks of the sharpness on Γ.

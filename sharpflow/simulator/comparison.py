@@ -225,8 +225,12 @@ COMPARISON_NUMBERS = by_name(
     ),
 )
 
+# Steps over which a mean loss is taken at least: fifty periods of the oscillation. With ten, the
+# phase in which a window ends would show in the mean.
 _SMALLEST_WINDOW = 100
-_RESTING = 1e-6  # a prediction that moved less is at rest, and errors are rounding
+# A prediction that moved less, relative to its length, is at rest: an error relative to the
+# distance moved would be rounding over rounding.
+_RESTING = 1e-6
 
 
 @special_values_allowed()

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-_AT_EDGE = 10.0  # steps of the intrinsic rate by which a start may miss the edge, and be on it
+# Steps of the intrinsic rate by which a start may miss the edge, and be on it. A start at the edge
+# is found by an iteration and rounded to the dtype; ten steps are far fewer than any entry takes.
+_AT_EDGE = 10.0
 
 # Flow time that averages leave out after the oscillation has answered the entry. It comes in bursts
 # about this far apart at ηλ = 1e-3, of which the first is the largest. With a tenth of it the

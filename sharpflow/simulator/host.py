@@ -290,6 +290,8 @@ class Host:
         self.waiting = begun + [point for point in pending if point not in resumed.positions]
         self.resumed = resumed
         while True:
+            # Filled first, so that a checkpoint holds those that have just entered: of a run that
+            # ends here every point is then either done, in a checkpoint, or not begun.
             for group in self.groups:
                 self._fill(group)
             active = [group for group in self.groups if group.occupied]

@@ -128,6 +128,9 @@ def run_rows(
             taken = taken + rows.snapshot[index].astype(jnp.int32)
         gap, observed = rows.gaps[index], rows.observe[index]
         before = _forget_running(state, observed & (gap > 0))
+        # The first update of a row is made before its record, outside the loop of the others: a
+        # record looks at the loss and the gradient that this update evaluates anyway, and at where
+        # it leads, so that it costs no pass of its own.
         state, made = step(before, gap > 0, hyperparameters)
         row_columns, memories = jax.lax.cond(
             observed,
@@ -135,6 +138,8 @@ def run_rows(
             lambda: (_zeros(shapes, num_lanes), before.memories),
         )
         state = state.replace(memories=memories)
+        # as many turns as the lane with most updates; the others rest meanwhile, and lose nothing
+        # by it where all lanes of a group have the same schedule, as they mostly do
         state = jax.lax.fori_loop(
             1, jnp.max(gap), lambda i, now: step(now, i < gap, hyperparameters)[0], state
         )

@@ -114,8 +114,13 @@ OSCILLATION = by_name(
     ),
 )
 
-_TOGETHER = 32  # snapshots that share a product with the Jacobian
-_SNAPPING = 1e-3  # relative distance within which eigenvalues count as on the edge
+# Snapshots that share a product with the Jacobian. They are so many copies of the activations; a
+# tenth would leave the cores idle between small products.
+_TOGETHER = 32
+# Relative distance within which eigenvalues count as on the edge, which is what the default rtol
+# lets the flow miss it by. A tenth would lose eigenvalues that are held there, and ten times as
+# much would take in those that only come near.
+_SNAPPING = 1e-3
 
 
 WINDOWS = Kind(

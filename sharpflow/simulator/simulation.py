@@ -38,6 +38,8 @@ from sharpflow.simulator.store.checkpoint import Checkpoint
 from sharpflow.simulator.trajectory import Trajectory, rule_fields
 from sharpflow.theory import Status
 
+# Of a trajectory, about. Progress shows after each, and the host waits for a device as often. With
+# ten times as many a short run would be mostly waiting; with a tenth the bar would jump.
 _CHUNKS = 32
 
 

@@ -33,18 +33,33 @@ DEVICES = Kind(
     ),
 )
 
-_WORTH_TRYING = 60.0  # seconds: a shorter run ends before other widths are compiled and timed
+# Seconds. Another width costs a compilation, which takes seconds, and a timing. A run that is
+# shorter than this would end before the choice has paid for itself; one of ten times as many
+# seconds that nobody tuned may take twice as long as it must.
+_WORTH_TRYING = 60.0
+# Of a device. The compiler foresees its own buffers; the data that are placed, what other programs
+# hold, and the pieces that an allocator cannot join take the rest.
 _SHARE_OF_MEMORY = 0.8
-_MOST_ROWS = 64  # of a chunk
-_RELIABLE = 0.02  # seconds that a timed call should take
-_MOST_TIMED = 4096  # updates of a timed call
+# Of a chunk, whose columns wait on the device until it ends. More rows would only matter where a
+# record and its updates take less than a thirtieth of a second; with ten times as many, the columns
+# of an observable that is a vector would take memory that points need.
+_MOST_ROWS = 64
+# Seconds that a timed call should take, so that what the host does around it does not count. A fast
+# problem reaches it only with many updates, and 4096 are where the trial stops.
+_RELIABLE = 0.02
+_MOST_TIMED = 4096
 
-_SERIAL_LANES = 8  # of a CPU device: enough that a chunk outweighs what the host does after it
+# Of a CPU device, one after the other: enough that a chunk outweighs what the host does after it.
+# All of them are in flight at once, and their states are what a checkpoint holds.
+_SERIAL_LANES = 8
 _SERIAL_WIDTHS = (1, 8)
 # Points side by side on a core: what more of them hold does not fit into its cache. Beside points
 # in turn they take 1.2 times as long in groups of 8, 1.6 in a group of 64 and 2 in one of 256, as
 # benchmarks/lanes.py measures it.
 _WIDEST_OF_A_CORE = 8
+# Seconds of a chunk, and of the updates of one row. Signals, progress and checkpoints wait for its
+# end: ten times as long would let Ctrl-C seem to do nothing. With a tenth, what the host does after
+# every chunk would show.
 _CHUNK_SECONDS = 2.0
 
 
@@ -174,7 +189,7 @@ def build_engine(
                 chunk = compiled(max(int(chunk.width * room / chunk.memory_bytes), 1), num_rows)
             return chunk, time_chunk(chunk, points, pending)
         except jax.errors.JaxRuntimeError as error:
-            # what the compiler foresees is not all: others may use the device too
+            # What the compiler foresees is not all: others may use the device too.
             if width == 1 or not is_out_of_memory(error):
                 raise
         warn_of_narrowing(width, width // 2)

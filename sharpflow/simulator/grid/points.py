@@ -26,7 +26,9 @@ from sharpflow.simulator.program import (
 from sharpflow.simulator.rules.wrapped import require_followed_schedules
 from sharpflow.simulator.schedule import flow_time_per_step
 
-_MOST_DRAWN = 32  # starts kept for the next point of the same seed
+# Starts that are kept for the next point of the same seed. Points of one seed enter one after the
+# other, so that few are needed; of a large network each is as large as its params.
+_MOST_DRAWN = 32
 
 MakeProblem = Callable[..., Problem]
 Start = Callable[..., Params]

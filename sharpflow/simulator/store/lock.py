@@ -10,7 +10,9 @@ from typing import IO, Any
 from sharpflow.simulator.store.errors import RunLockedError, storage_errors
 from sharpflow.simulator.store.files import write_json
 
-_PATIENCE = 300.0  # seconds that other processes wait for the first
+# Seconds that other processes wait for the first, which prepares the folder: it may have to check
+# every file of a large run. Ten times as long would hide for most of an hour that it had died.
+_PATIENCE = 300.0
 
 
 @contextlib.contextmanager

@@ -17,7 +17,12 @@ from sharpflow.simulator.schedule import Schedule
 from sharpflow.simulator.store.arrays import PENDING, Variable, known
 from sharpflow.theory import Status
 
-_MOST_ROWS = 1024  # of a chunk in a Zarr folder
+# Records in a file of the folder. A file is written anew for every chunk of records that reaches
+# it, and read whole: ten times as many make a long run slow, a tenth makes ten times the files.
+_MOST_ROWS = 1024
+# Seeds that share a file in a grid of many points, and the points below which a file holds one. A
+# grid of 10,000 points and ten columns would else have 100,000 files, which file systems dislike.
+# All points of a file are run by one process, so that more seeds would share the work less evenly.
 _MOST_SEEDS = 16
 _FEW_POINTS = 256
 
