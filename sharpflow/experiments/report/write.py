@@ -51,7 +51,7 @@ def write_report(
     Raises:
       ValueError: a folder that holds none of the three, or whose files are damaged; an ``out``
         that is a folder; ``predictions`` below 0. A RunError is one of these. A flow that cannot
-        be made, by a ConfigError or RuntimeError, is none: the page says it.
+        be integrated raises nothing: the page says why it is not there.
       OSError: the file cannot be written.
     """
     folder = user_path(folder)
