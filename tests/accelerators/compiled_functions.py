@@ -112,7 +112,6 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
     preconditioned = captured_chunk(
         problem, params, sf.simulator.rmsprop(0.1, 0.9), ("preconditioned_sharpness", "metrics")
     )
-    (lane,) = (given for given in in_turn.args if isinstance(given, LoopState))
 
     def of_each_method(*args: Any, **kwargs: Any) -> dict[str, Call]:
         return {method: Call(args, kwargs | {"method": method}) for method in METHODS}
@@ -158,8 +157,6 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
             "preconditioned": preconditioned,
         },
         "simulator.loop._one_record": {"": _of_a_record(in_turn)},
-        "simulator.simulation._as_lane": {"": Call((jax.tree.map(lambda leaf: leaf[0], lane),))},
-        "simulator.simulation._of_lane": {"": Call((lane,))},
         "simulator.grid.points._loss_value": {"": Call((problem, params))},
     }
 
@@ -188,7 +185,7 @@ def captured_chunk(
         raise _Captured
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(_Captured):
-        patch.setattr("sharpflow.simulator.simulation.run_chunk", capture)
+        patch.setattr("sharpflow.simulator.chunk.run_chunk", capture)
         sf.simulate(problem, params, optimizer, 4, observables=observables, **options)
     return found[0]
 
