@@ -377,8 +377,9 @@ class Host:
             device, group.program, state, hyperparameters, rows
         )
         group.columns, group.snapshots = jax.tree.map(np.asarray, (columns, snapshots))
+        steps, statuses = np.asarray(state.step), np.asarray(state.status)
         for index, lane in occupied:
-            lane.step, lane.status = int(state.step[index]), Status(int(state.status[index]))
+            lane.step, lane.status = int(steps[index]), Status(int(statuses[index]))
         group.device, group.placed = device, (state, hyperparameters)
         self._tell("computed")
 
