@@ -1,5 +1,7 @@
 """The arrays that a problem is made of: what may be one, and how it comes to a device."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -9,6 +11,22 @@ import numpy as np
 from sharpflow.models.arguments import shown
 
 _ENABLE_X64 = "call jax.config.update('jax_enable_x64', True) first, or use 32 bits"
+
+
+@contextlib.contextmanager
+def known_while_traced() -> Iterator[None]:
+    """A context in which what is computed of numbers is numbers, also where a caller is traced.
+
+    Elsewhere it does nothing. ``jax.ensure_compile_time_eval`` belongs to the keys of jax's caches,
+    so that what was compiled within it is compiled once more outside; and a function that is traced
+    within it computes what does not depend on its arguments one operation at a time, by a program
+    of its own each.
+    """
+    if isinstance(jnp.zeros(()), jax.core.Tracer):
+        with jax.ensure_compile_time_eval():
+            yield
+    else:
+        yield
 
 
 def validated_leaves(data: Any, name: str = "data") -> Any:

@@ -43,6 +43,7 @@ from sharpflow.models.inputs import (
     standardized_targets,
     validated_inputs,
 )
+from sharpflow.models.leaves import known_while_traced
 from sharpflow.models.metrics import (
     Scores,
     cross_entropy_scores,
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 LOSSES = ("mse", "smoothed_cross_entropy")
 
 
-@jax.ensure_compile_time_eval()  # its data are known, also where a caller is traced meanwhile
+@known_while_traced()
 @checked(
     x=DATA,
     y=DATA,

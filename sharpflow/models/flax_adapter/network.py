@@ -26,7 +26,7 @@ from sharpflow.models.flax_adapter.micro_batch import (
 from sharpflow.models.flax_adapter.sharding import ExampleSharding, padded
 from sharpflow.models.leaves import on_device
 from sharpflow.models.metrics import Scores
-from sharpflow.models.precision import compiled
+from sharpflow.models.precision import compiled, full_precision
 from sharpflow.models.problem import Params
 
 _COMPARED = 128  # examples on which micro-batches are compared with one batch
@@ -220,6 +220,7 @@ class Score:
         return _score(self, params, data)
 
 
+@full_precision  # as a problem draws its parameters, so that both have one program
 def bound_network(
     module: FunctionalModule,
     inputs: np.ndarray,
@@ -280,6 +281,7 @@ def bound_network(
     return network, data
 
 
+@full_precision
 def with_test_inputs(
     network: Network,
     data: NetworkData,

@@ -82,3 +82,21 @@ def test_targets_that_would_be_broadcast_are_refused():
     params = problem.init(jax.random.key(0))
     with pytest.raises(ValueError, match=r"targets must have the shape .*\(6, 3\), got \(6, 1\)"):
         changed.loss_value(params)
+
+
+def test_a_network_is_built_and_its_parameters_are_drawn_by_one_program():
+    compiled = []
+
+    def note(event, duration, **told):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(told.get("fun_name"))
+
+    jax.clear_caches()
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        problem = sf.models.mlp(X, CLASSES, (5,), test=(X[:3] + 1.0, CLASSES[:3]))
+        problem.init(jax.random.key(0))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert compiled.count("jit(init)") == 1
+    assert "jit(_truncated_normal)" not in compiled  # not one layer after the other either
