@@ -11,6 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from sharpflow.experiments.power_law import PowerLaw
+from sharpflow.models.arguments import Kind, real
+
+
+# Not known, and no bound, are numbers too.
+_FIGURE = Kind("a number, which may be NaN or infinite", lambda value: real(value) is not None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +28,9 @@ class Check:
       measured: the figure.
       low, high: what is allowed; infinite where there is no bound.
       note: what else a reader wants to know, for instance a confidence interval.
+
+    Raises:
+      ValueError: a figure or a bound that is no number.
     """
 
     part: str
@@ -31,6 +39,10 @@ class Check:
     low: float = -math.inf
     high: float = math.inf
     note: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("measured", "low", "high"):
+            _FIGURE.require(name, getattr(self, name))
 
     @property
     def holds(self) -> bool | None:

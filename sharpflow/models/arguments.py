@@ -1,6 +1,7 @@
 """What arguments must be, said once for each kind, and refused before anything is computed."""
 
 import dataclasses
+import difflib
 import functools
 import inspect
 import math
@@ -393,6 +394,19 @@ def require_alike(name: str, tree: Any, like_name: str, like: Any) -> None:
             f"{name} must be a pytree like {like_name}, with arrays of shapes {shown(shapes[1])}, "
             f"got {shown(shapes[0])} in {shown(jax.tree.structure(tree))}"
         )
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """``; did you mean "..."?`` where a name is close to one of the known ones, else nothing.
+
+    Args:
+      name: what somebody wrote.
+      known: what there is.
+    """
+    if not isinstance(name, str):
+        return ""
+    matches = difflib.get_close_matches(name[:_LONGEST], list(known), n=1)
+    return f'; did you mean "{matches[0]}"?' if matches else ""
 
 
 def shown(value: Any) -> str:

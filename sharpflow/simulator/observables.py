@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from sharpflow.models.arguments import Kind, shown
+from sharpflow.models.arguments import Kind, nearest, shown
 from sharpflow.simulator.moment import Moment, Observable
 from sharpflow.simulator.quantity import Quantity, by_name
 from sharpflow.simulator.sharpness import (
@@ -219,6 +219,7 @@ def resolve(
     Raises:
       ValueError: an unknown or repeated name.
     """
+    known = sorted([*BUILT_IN, *RUNNING])
     observables: list[Observable] = []
     running: list[str] = []
     for item in (requested,) if isinstance(requested, (str, Observable)) else requested:
@@ -230,8 +231,8 @@ def resolve(
             observables.append(BUILT_IN[item])
         else:
             raise ValueError(
-                f"observables names {shown(item)}; known are {sorted([*BUILT_IN, *RUNNING])}, or "
-                "pass a sharpflow.simulator.Observable"
+                f"observables names {shown(item)}{nearest(item, known)}; known are {known}, or pass "
+                "a sharpflow.simulator.Observable"
             )
     # two of somebody else's may share a name that no column has
     names = [seen.name for seen in observables if makes_standard_columns(seen)] + running

@@ -74,14 +74,6 @@ def shown_key(key: str) -> str:
     return toml_key(key if len(key) <= _LONGEST else key[:_LONGEST] + "…")
 
 
-def nearest(name: object, known: Iterable[str]) -> str:
-    """``; did you mean "..."?`` where ``name`` is close to one of the known, else nothing."""
-    if not isinstance(name, str):
-        return ""
-    matches = difflib.get_close_matches(name[:_LONGEST], list(known), n=1)
-    return f'; did you mean "{matches[0]}"?' if matches else ""
-
-
 def reason(error: BaseException) -> str:
     """An exception as one line: its type and what it says."""
     said = one_line(str(error))

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from sharpflow.models import Problem
-from sharpflow.models.arguments import COUNT, FLAG, FUNCTION, POSITIVE, instance, optional
+from sharpflow.models.arguments import COUNT, FLAG, FUNCTION, POSITIVE, instance, nearest, optional
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
 from sharpflow.simulator.axes import BASE, Axes, grid_axes, keywords_of
 from sharpflow.simulator.chunk import stacked
@@ -165,6 +165,14 @@ class GridSpec:
           TypeError: a keyword that is no field, or one that is missing, as of any function.
         """
         if not isinstance(problem, GridSpec):
+            fields = [field.name for field in dataclasses.fields(cls)][1:]
+            unknown = [name for name in arguments if name not in fields]
+            if unknown:
+                close = nearest(unknown[0], fields)
+                raise TypeError(f"got an unexpected keyword argument {unknown[0]!r}{close}")
+            missing = [name for name in _REQUIRED if name not in arguments]
+            if missing:
+                raise TypeError(f"needs the keyword arguments {', '.join(missing)}")
             return cls(problem, **arguments)
         if arguments:
             raise ValueError(
@@ -174,6 +182,7 @@ class GridSpec:
         return problem
 
 
+_REQUIRED = ("seeds", "learning_rates", "weight_decays")
 _KINDS = {
     "axes": AXES,
     "num_steps": optional(COUNT),
