@@ -3,9 +3,14 @@
 import gc
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+# Of every program that it reads from a cache XLA logs features of the machine, as an error, which
+# would stand among what a test expects on stderr; the level is read when jax is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import hypothesis
 import jax
@@ -29,6 +34,7 @@ hypothesis.settings.load_profile("sharpflow")
 _QUICK = ["--xla_cpu_parallel_codegen_split_count=1"]
 if jax.__version_info__ < (0, 11):
     _QUICK.append("--xla_cpu_use_fusion_emitters=false")
+_PROGRAMS = pytest.StashKey[str]()
 _ALLOCATIONS = 100_000  # from one search for reference cycles to the next
 
 
@@ -53,6 +59,34 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
     flags = os.environ.get("XLA_FLAGS", "").split()
     os.environ["XLA_FLAGS"] = " ".join([*flags, *(flag for flag in _QUICK if flag not in flags)])
+    _compile_equal_programs_once(config)
+
+
+def _compile_equal_programs_once(config: pytest.Config) -> None:
+    """Keep what takes long to compile in a folder, for the workers and the processes of tests.
+
+    Every launch of a grid compiles its program ahead of time, and every worker what others have
+    compiled: nearly half of all compiling. What is read has the bits of what was compiled.
+    """
+    given = getattr(config, "workerinput", {}).get("programs")
+    if given is None:
+        folder = tempfile.TemporaryDirectory(prefix="sharpflow-programs-")
+        config.add_cleanup(folder.cleanup)
+        given = folder.name
+    config.stash[_PROGRAMS] = given
+    for name, value in {
+        "jax_compilation_cache_dir": given,
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_entry_size_bytes": 0,
+    }.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node) -> None:
+    """Tell a worker of xdist where the programs of this run are."""
+    node.workerinput["programs"] = node.config.stash[_PROGRAMS]
 
 
 @pytest.fixture
