@@ -13,7 +13,6 @@ from rich.table import Table
 from sharpflow.experiments.power_law import PowerLaw
 from sharpflow.models.arguments import Kind, real
 
-
 # Not known, and no bound, are numbers too.
 _FIGURE = Kind("a number, which may be NaN or infinite", lambda value: real(value) is not None)
 

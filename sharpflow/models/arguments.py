@@ -82,8 +82,9 @@ def checked(**kinds: Kind) -> Callable[[_Function], _Function]:
     """
 
     def decorate(function: _Function) -> _Function:
-        names = list(inspect.signature(function).parameters)
-        unknown = kinds.keys() - set(names)
+        parameters = inspect.signature(function).parameters
+        names = [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY]
+        unknown = kinds.keys() - parameters.keys()
         assert not unknown, f"{function.__qualname__} has no argument {sorted(unknown)}"
 
         @functools.wraps(function)

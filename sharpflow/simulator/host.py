@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sharpflow.models import Params, Problem
@@ -46,7 +47,7 @@ class Layout:
       devices: over which the lanes are spread.
       rows: of a chunk; a row is a record and the updates up to the next.
       capacity: rows that the chunk is compiled for.
-      pieces: rows that the updates from a record to the next are spread over.
+      pieces: number of rows into which the updates between two records are split.
       lanes: ``"in_turn"`` or ``"side_by_side"``, how the points of a device go on; None in runs
         that were begun before it was kept, where the kind of device says it.
     """
@@ -59,7 +60,7 @@ class Layout:
     pieces: int
     lanes: Lanes | None = None
 
-    def rounds_as(self, other: "Layout") -> bool:
+    def gives_same_bits_as(self, other: "Layout") -> bool:
         """Whether a point has the same bits and the same rows under another layout."""
         mine, others = (
             (layout.width, layout.pieces, layout.lanes or other.lanes or self.lanes)
@@ -67,7 +68,7 @@ class Layout:
         )
         return mine == others
 
-    def relaid(self, lanes: Lanes | None) -> bool:
+    def conflicts_with(self, lanes: Lanes | None) -> bool:
         """Whether a launch that asks for these lanes cannot keep this layout.
 
         Runs that were begun before lanes were kept go on as they are.
@@ -207,10 +208,10 @@ class Group:
     ) -> None:
         """Put a trajectory into a lane that is empty."""
         self.lanes[index] = lane
-        if len(self.lanes) == 1:  # arrays of any kind, keys of random numbers among them
-            first = jax.tree.map(lambda leaf: leaf[None], (state, hyperparameters))
+        if len(self.lanes) == 1:  # leaves of any kind: numbers of Python, keys of random numbers
+            first = jax.tree.map(_with_lanes, (state, hyperparameters))
             self.state, self.hyperparameters = first
-        elif self.state is None:  # the other lanes rest, and may as well hold the same numbers
+        elif self.state is None:  # the other lanes do nothing, so they get the same numbers
             width = len(self.lanes)
             self.state, self.hyperparameters = stacked([(state, hyperparameters)] * width)
         else:
@@ -232,6 +233,10 @@ class Group:
         alone = len(self.lanes) == 1 and self.placed is not None
         state = self.placed[0] if alone and self.placed is not None else self.fetch()
         return jax.tree.map(lambda leaf: leaf[index], state)
+
+
+def _with_lanes(leaf: Any) -> Any:
+    return (leaf if hasattr(leaf, "ndim") else jnp.asarray(leaf))[None]
 
 
 class Host:
@@ -268,7 +273,7 @@ class Host:
         self.waiting: list[int] = []
         self.resumed = Checkpoint({}, {})
         self.made = 0
-        self._begun: LoopState | None = None  # of any trajectory, for its dtypes
+        self._example: LoopState | None = None  # any starting state, read for its dtypes
         self._saved_at, self._saving = -math.inf, 0.0  # the last checkpoint's end, and its seconds
 
     def run(
@@ -309,7 +314,7 @@ class Host:
             advance(self.made, self._note())
 
     def _fill(self, group: Group) -> None:
-        """Put waiting points into empty lanes; those of a group are at the same piece."""
+        """Put waiting points into empty lanes; a group is at one piece of a record."""
         for index, lane in enumerate(group.lanes):
             if lane is not None or not self.waiting:
                 continue
@@ -334,9 +339,9 @@ class Host:
         leaves = self.resumed.states.get(point)
         if leaves is None:
             return self.starts.state(point)
-        if self._begun is None:
-            self._begun = self.starts.state(point)
-        like, structure = jax.tree.flatten(self._begun)
+        if self._example is None:
+            self._example = self.starts.state(point)
+        like, structure = jax.tree.flatten(self._example)
         # numpy's files keep the bytes of bfloat16, and not what they mean
         typed = (
             leaf.view(own.dtype) if leaf.dtype.kind == "V" else leaf
@@ -367,7 +372,7 @@ class Host:
             group.placed = self.chunk.place((state, group.hyperparameters), device)
             group.program = None
         if group.program is None:
-            # a lane that is empty rests, and may as well have the data of another
+            # an empty lane does nothing, so it is given the data of another
             some = occupied[0][1].point
             points = [some if lane is None else lane.point for lane in group.lanes]
             problems = [self.starts.problem(point) for point in points]
@@ -396,7 +401,7 @@ class Host:
             self.made += lane.step - int(columns["step"][0])
             lane.position += min(count, lane.rows_left)
             if lane.status != Status.SUCCESS:
-                self._write_nothing(lane, group, index)
+                self._write_nan_record(lane, group, index)
             if lane.is_done:
                 self.recorder.finish(lane, partial(group.state_of, index))
                 group.lanes[index] = None
@@ -425,8 +430,8 @@ class Host:
             kept = jax.tree.map(lambda leaf: leaf[: rows.size], taken)
             self.recorder.write_snapshots(lane.point, record // self.snapshot_every, kept)
 
-    def _write_nothing(self, lane: Lane, group: Group, index: int) -> None:
-        """NaN for the record that was due where a point was found lost between two chunks.
+    def _write_nan_record(self, lane: Lane, group: Group, index: int) -> None:
+        """NaN for the record that was due when a point turns out not finite at the end of a chunk.
 
         The arrays hold it already. But so the folder of a run holds a record of every step that a
         point reached, and one that is missing was lost.
@@ -452,7 +457,7 @@ class Host:
         return time.monotonic() - self._saved_at >= self._saving / _CHECKPOINT_SHARE
 
     def _checkpoint(self) -> None:
-        """Keep where the points are that have begun, in a lane or before one is free."""
+        """Keep where the points are that have begun, whether in a lane or waiting for one."""
         began = time.monotonic()
         self._tell("checkpoint")
         flying = [(group, *place) for group in self.groups for place in group.occupied]

@@ -75,6 +75,9 @@ class Observable:
         if not several or not all(isinstance(each, Quantity) for each in self.quantities):
             allowed = "a tuple of sharpflow.simulator.Quantity"
             raise ArgumentError("quantities", allowed, shown(self.quantities))
+        names = [each.name for each in self.quantities]
+        if len(set(names)) < len(names):
+            raise ArgumentError("quantities", "one for each column", f"the names {names}")
         # compiled programs are found again by their observables: these need a hash
         object.__setattr__(self, "quantities", tuple(self.quantities))
 

@@ -231,8 +231,8 @@ def resolve(
             observables.append(BUILT_IN[item])
         else:
             raise ValueError(
-                f"observables names {shown(item)}{nearest(item, known)}; known are {known}, or pass "
-                "a sharpflow.simulator.Observable"
+                f"observables names {shown(item)}{nearest(item, known)}; known are {known}, or "
+                "pass a sharpflow.simulator.Observable"
             )
     # two of somebody else's may share a name that no column has
     names = [seen.name for seen in observables if makes_standard_columns(seen)] + running

@@ -113,8 +113,8 @@ def quantity_of(
 
     Args:
       name: of a column, a coordinate or an array of params.
-      attributes: of the array; they count before the table, for they were written by whoever knew
-        more, such as an observable of the user's own.
+      attributes: of the array; they override the table, because their author knew more, such as
+        an observable of the user's own.
       observables: names of what was recorded, as far as that is known.
     """
     known = RESULT.get(name) or COLUMNS.get(name) or METRICS.get(name) or _params(name)
@@ -145,24 +145,38 @@ def recorded_quantities(
     Returns:
       A quantity for every name. Where no observable brings one, it says by which it was recorded.
     """
-    observables = tuple(observables)
-    brought = {quantity.name: quantity for each in observables for quantity in each.quantities}
-    silent = [each.name for each in observables if not each.quantities]
+    names = tuple(names)
+    # of two that describe one column, the one that has its name is the one that makes it
+    described_by_others: dict[str, Quantity] = {}
+    without_quantities: list[str] = []
+    for each in observables:
+        own = {quantity.name: quantity for quantity in each.quantities if quantity.name in names}
+        described_by_others |= {
+            name: quantity
+            for name, quantity in own.items()
+            if name not in described_by_others or name == each.name
+        }
+        if not own:
+            without_quantities.append(each.name)
     return {
-        name: brought.get(name) or COLUMNS.get(name) or _undescribed(name, silent) for name in names
+        # our own columns are what they are, whatever an observable of somebody else says of them
+        name: COLUMNS.get(name)
+        or described_by_others.get(name)
+        or _undescribed(name, without_quantities)
+        for name in names
     }
 
 
-def _undescribed(name: str, silent: list[str]) -> Quantity:
+def _undescribed(name: str, without_quantities: list[str]) -> Quantity:
     """A column of an observable that says nothing of it: a metric, or one of the user's own.
 
     Args:
       name: of the column.
-      silent: the names of all such observables, of which one made it.
+      without_quantities: the names of all such observables, of which one made it.
     """
-    if name in METRICS and _OF_METRICS in silent:
+    if name in METRICS and _OF_METRICS in without_quantities:
         return METRICS[name]
-    makers = [name] if name in silent else silent
+    makers = [name] if name in without_quantities else without_quantities
     if makers == [_OF_METRICS]:
         definition = f"The metric {name!r} of the problem, at the parameters wₜ."
     elif makers:
@@ -180,7 +194,8 @@ def _params(name: str) -> Quantity | None:
     words = in_words(prefix)
     if not path:
         return Quantity(name, words, f"{_PARAMS[prefix]}.", unit="1")
-    return Quantity(name, f"{words} {path}", f"{_PARAMS[prefix]}, its array {path}.", unit="1")
+    array = "".join(c if c.isprintable() else " " for c in path)
+    return Quantity(name, f"{words} {array}", f"{_PARAMS[prefix]}, its array {array}.", unit="1")
 
 
 def described(dataset: "xarray.Dataset", quantities: Mapping[str, Quantity]) -> "xarray.Dataset":

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from sharpflow.models.arguments import TEXT, ArgumentError, Kind, choice, optional, shown
+from sharpflow.models.arguments import ArgumentError, Kind, choice, optional, real, shown
 
 Scale = Literal["linear", "log"]
 SCALES: tuple[Scale, ...] = ("linear", "log")
@@ -13,13 +13,19 @@ SCALES: tuple[Scale, ...] = ("linear", "log")
 # The unit of what nobody has said the unit of. "1" would say that it has none.
 UNKNOWN = "unknown"
 
-_WORDS = Kind("a text of words", lambda value: isinstance(value, str) and bool(value.strip()))
+
+def _is_storable(value: Any) -> bool:
+    """Whether this is text that every file format holds: no half of a character, and no NUL."""
+    return isinstance(value, str) and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
+
+
+_WORDS = Kind("a text of words", lambda value: _is_storable(value) and bool(value.strip()))
 _REFERENCE = Kind(
     "the name of a column, a finite number or None",
     lambda value: (
         value is None
-        or (isinstance(value, str) and bool(value))
-        or (type(value) in (int, float) and math.isfinite(value))
+        or (_is_storable(value) and bool(value))
+        or ((number := real(value)) is not None and math.isfinite(number))
     ),
 )
 _KINDS = {
@@ -27,7 +33,7 @@ _KINDS = {
     "label": _WORDS,
     "definition": _WORDS,
     "unit": _WORDS,
-    "symbol": TEXT,
+    "symbol": Kind("a text", _is_storable),
     "reference": _REFERENCE,
     "scale": optional(choice(SCALES)),
 }
@@ -44,7 +50,8 @@ class Quantity:
       label: a few words with the symbol, for an axis: ``"threshold λ*"``.
       definition: one sentence with the formula.
       unit: ``"1"`` where it has none, else as ``"step"``; by default it is unknown.
-      dims: dimensions of one record, or of the whole array where it has no records.
+      dims: dimensions of one record, or of the whole array where it has no records; they are
+        described by it and not made: a column of the user's own has ``<name>_0`` and so on.
       symbol: for a legend: ``"λ*"``; by default the label.
       reference: what it is to be compared with: the name of a column that is drawn beside it, as
         the threshold beside a sharpness, or a number at which figures have a line.
@@ -68,14 +75,16 @@ class Quantity:
         for field, kind in _KINDS.items():
             kind.require(field, getattr(self, field))
         dims = self.dims
-        if isinstance(dims, str) or not all(isinstance(dim, str) for dim in dims):
+        if not isinstance(dims, (tuple, list)) or not all(isinstance(dim, str) for dim in dims):
             raise ArgumentError("dims", "the names of dimensions", shown(dims))
         # observables are compared and hashed with their quantities, which a list could not be
         object.__setattr__(self, "dims", tuple(dims))
+        if not isinstance(self.reference, (str, type(None))):  # files give numbers of numpy back
+            object.__setattr__(self, "reference", float(self.reference))
 
     @property
     def attributes(self) -> dict[str, str | float]:
-        """Those of an array: ``long_name`` and ``units`` as in CF, ``definition``, and what else.
+        """Those of an array: ``long_name`` and ``units`` as in CF, ``definition``, and more.
 
         ``symbol``, ``reference`` and ``scale`` are left out where they are not given.
         """

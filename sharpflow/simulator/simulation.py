@@ -194,7 +194,7 @@ class _Records:
         self.num_records, self.last_state = lane.position, state()
 
     def checkpoint(self, *arguments: Any) -> None:
-        """None is kept: who wants to go on does so from the trajectory."""
+        """Nothing is saved: to go on, pass the trajectory to ``simulate``."""
 
 
 def _joined(parts: Sequence[np.ndarray], num_rows: int) -> np.ndarray:

@@ -30,7 +30,8 @@ class CentralFlowSolution:
       mean_loss: L(w) + ½⟨∇²L(w), C⟩, the average over the oscillation, shape (T,).
       eigenvalues: the k largest of ∇²L(w), descending, shape (T, k).
       covariance: C, of the oscillation, in the basis of those eigenvectors, averaged
-        over the step that ends at the output, and in row 0 over the first; (T, k, k).
+        over the step that ends at the output, and in row 0 over the first; (T, k, k). NaN, as
+        ``mean_loss``, where there is one output time: no step was made to average over.
       norm_squared: ‖w‖², shape (T,).
       edge: the largest stable eigenvalue, 2/η − λ, shape ().
       status: a ``Status`` code, shape ().

@@ -28,7 +28,7 @@ class Trial(NamedTuple, Generic[Point]):
 
     Attributes:
       end: the point where it leads.
-      start: the point from which to try again, with what the attempt has taught.
+      start: the point from which to try again: the old one, with what the attempt found out.
       error: of the step, to be compared with rtol, shape ().
       repeat: whether to try again with the same length, from ``start``, shape ().
       status: ``SUCCESS``, or which part of the step failed, shape ().

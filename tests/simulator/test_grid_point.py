@@ -125,3 +125,14 @@ def test_a_label_is_the_very_one_or_the_rate_that_rounds_to_it(problem):
     for seed, rate in ((10**6 + 2, 0.1), (None, 0.1), (10**400, 0.1), (10**6, 0.1 * (1 + 2e-8))):
         with pytest.raises(ValueError, match="must be one of"):
             loss(seed, rate)
+
+
+def test_an_optimizer_names_its_rates_as_it_likes(problem):
+    def rule(eta, decay):
+        return sf.gdwd(eta, decay)
+
+    grid = sf.simulate_grid(
+        problem, seeds=0, learning_rates=0.1, weight_decays=0.01, num_steps=3, optimizer=rule
+    )
+    found = sf.simulator.grid_point(grid, problem, optimizer=rule)
+    assert found.intrinsic_rate == pytest.approx(1e-3)

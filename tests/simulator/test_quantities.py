@@ -1,6 +1,7 @@
 """Every column of every dataset says what it holds, whoever recorded it."""
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import xarray
 from described import undescribed
@@ -8,7 +9,7 @@ from described import undescribed
 import sharpflow as sf
 from sharpflow.simulator import Observable, Quantity
 from sharpflow.simulator.observables import BUILT_IN, COLUMNS, METRICS, RUNNING, STANDARD
-from sharpflow.simulator.quantities import RESULT, quantity_of
+from sharpflow.simulator.quantities import RESULT, quantity_of, recorded_quantities
 from sharpflow.simulator.quantity import in_words
 
 SPREAD = Quantity(
@@ -169,3 +170,40 @@ def test_an_observable_refuses_quantities_that_are_none(wrong):
 def test_a_name_becomes_words():
     assert in_words("test_error") == "test error" and in_words("_") == "'_'"
     assert in_words("a\nb\tc") == "a b c"
+
+
+def test_an_observable_describes_what_it_makes_and_nothing_else():
+    def observable(name, *quantities):
+        return sf.simulator.Observable(name, lambda moment: moment.loss, quantities=quantities)
+
+    def quantity(name, label):
+        return sf.simulator.Quantity(name, label, "A made-up quantity.")
+
+    first = observable("x", quantity("x", "own x"), quantity("loss", "not the loss"))
+    second = observable("y", quantity("x", "not x"))
+    found = recorded_quantities(["loss", "x", "y"], [second, first])
+    assert found["loss"] == COLUMNS["loss"] and found["x"].label == "own x"
+    alone = recorded_quantities(["y"], [observable("y", quantity("elsewhere", "z"))])
+    assert alone["y"].definition == "Recorded by the observable 'y'."
+    with pytest.raises(ValueError, match="quantities must be one for each column"):
+        observable("x", quantity("x", "one"), quantity("x", "another"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("label", "\ud800"), ("label", "a\0b"), ("symbol", "\udfff"), ("unit", " "),
+     ("reference", "\ud800"), ("reference", 10**400), ("reference", float("nan")),
+     ("dims", 5), ("dims", None), ("scale", "logarithmic")],
+)  # fmt: skip
+def test_what_a_file_cannot_hold_is_refused(field, value):
+    words = {"name": "x", "label": "x", "definition": "x"}
+    with pytest.raises(ValueError, match=f"{field} must be"):
+        sf.simulator.Quantity(**(words | {field: value}))
+
+
+def test_a_line_at_a_number_survives_a_file():
+    with_line = sf.simulator.Quantity("x", "x", "x", reference=np.float64(0.5))
+    read = sf.simulator.Quantity("x", "y", "y").described_by(
+        with_line.attributes | {"reference": np.float64(0.5)}
+    )
+    assert read.reference == with_line.reference == 0.5 and type(read.reference) is float

@@ -254,3 +254,17 @@ def test_a_column_that_was_not_recorded_is_named(problem, params):
     found = sf.simulate(problem, params, sf.gdwd(0.5, 0.01), 2, observables=("loss",))
     with pytest.raises(KeyError, match="threshold"):
         found["threshold"]
+
+
+@pytest.mark.parametrize("start", [0, 0.5])
+def test_a_rule_may_keep_numbers_of_python(problem, params, start):
+    """Its state is an array from the first step on."""
+
+    def update(updates, state, params=None):
+        return jax.tree.map(lambda g: -0.1 * g, updates), {"count": state["count"] + 1}
+
+    rule = optax.GradientTransformation(lambda params: {"count": start}, update)
+    found = sf.simulate(problem, params, rule, 6)
+    assert float(found.final_state.optimizer_state["count"]) == start + 6
+    plain = sf.simulate(problem, params, optax.sgd(0.1), 6)
+    np.testing.assert_array_equal(found["loss"], plain["loss"])

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sharpflow.experiments.config.mistakes import ConfigError, mistake, nearest, reason, shown
+from sharpflow.experiments.config.mistakes import ConfigError, mistake, reason, shown
 from sharpflow.experiments.config.optimizers import OPTIMIZERS
+from sharpflow.models.arguments import nearest
 from sharpflow.models.problem import Problem
 
 # What the grid passes by position.

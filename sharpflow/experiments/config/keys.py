@@ -4,10 +4,10 @@ import keyword
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from sharpflow.experiments.config.mistakes import mistake, nearest, shortened, shown_key
+from sharpflow.experiments.config.mistakes import mistake, shortened, shown_key
 from sharpflow.experiments.config.optimizers import OPTIMIZERS
 from sharpflow.models import arguments
-from sharpflow.models.arguments import COUNT, FINITE, SEED, TEXT, Kind, choice, count
+from sharpflow.models.arguments import COUNT, FINITE, SEED, TEXT, Kind, choice, count, nearest
 from sharpflow.models.precision import MATMUL_PRECISIONS
 from sharpflow.simulator.columns import is_free
 from sharpflow.simulator.grid.engine import LANES

@@ -8,7 +8,6 @@ from sharpflow.experiments.config import functions, keys
 from sharpflow.experiments.config.consistency import Values, inconsistent
 from sharpflow.experiments.config.mistakes import (
     ConfigError,
-    nearest,
     shortened,
     shown,
     shown_key,
@@ -23,7 +22,7 @@ from sharpflow.experiments.config.sources import (
     read_source,
     under_preset,
 )
-from sharpflow.models.arguments import FLAG, NAMES, TEXT, any_of, checked, instance
+from sharpflow.models.arguments import FLAG, NAMES, TEXT, any_of, checked, instance, nearest
 from sharpflow.simulator.observables import DEFAULT
 
 

@@ -1,6 +1,5 @@
 """What is wrong with a config, in one line for each mistake."""
 
-import difflib
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 from sharpflow.experiments.config.mistakes import (
     ConfigError,
     mistake,
-    nearest,
     one_line,
     shown,
     shown_key,
 )
+from sharpflow.models.arguments import nearest
 
 Table = dict[str, Any]
 

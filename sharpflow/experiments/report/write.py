@@ -50,8 +50,8 @@ def write_report(
 
     Raises:
       ValueError: a folder that holds none of the three, or whose files are damaged; an ``out``
-        that is a folder; ``predictions`` below 0. A RunError is one of these. A flow that cannot
-        be integrated raises nothing: the page says why it is not there.
+        that is a folder; ``predictions`` below 0. A RunError is one of these. A ConfigError
+        or RuntimeError of a flow is not raised: the page says why the flow is not there.
       OSError: the file cannot be written.
     """
     folder = user_path(folder)

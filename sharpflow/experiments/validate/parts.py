@@ -9,6 +9,7 @@ from functools import partial
 from sharpflow.experiments.config.functions import find
 from sharpflow.experiments.validate import cases, oscillation, theorems
 from sharpflow.experiments.validate.findings import Findings
+from sharpflow.models.arguments import ArgumentError, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ DEFAULT = tuple(name for name, part in PARTS.items() if part.default)
 
 
 def part_named(name: str) -> Part:
-    """A part of ours, or one that somebody wrote outside the package.
+    """A built-in part, or a function of the user's.
 
     Args:
       name: in ``PARTS``; or ``"module:function"`` with a function as ``Part.run``, whose docstring
@@ -82,4 +83,9 @@ def part_named(name: str) -> Part:
     own, mistakes = find("PARTS", name, None)
     if own is None:
         raise ValueError("; ".join(mistakes))
+    try:
+        inspect.signature(own.function).bind(None)
+    except (TypeError, ValueError) as error:
+        allowed = "a function of one argument, whether to show progress"
+        raise ArgumentError(name, allowed, f"{shown(own.function)}: {error}") from error
     return Part((inspect.getdoc(own.function) or name).splitlines()[0], own.function)

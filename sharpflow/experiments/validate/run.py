@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 
 from sharpflow.experiments.checks import Check, report
 from sharpflow.experiments.plots.style import save
+from sharpflow.experiments.validate.findings import Findings
 from sharpflow.experiments.validate.parts import DEFAULT, part_named
+from sharpflow.models.arguments import ArgumentError, shown
 from sharpflow.simulator.provenance import launch_provenance
 from sharpflow.simulator.quantities import described, is_described, quantity_of
 
@@ -41,8 +44,11 @@ def run_validation(names: Sequence[str], out: Path, *, progress: bool | None = N
     drawn: list[str] = []
     for index, (name, part) in enumerate(parts.items(), start=1):
         since = time.perf_counter()
-        console.print(f"[bold]{index}/{len(parts)}[/bold] {name}: {part.title}")
+        console.print(f"[bold]{index}/{len(parts)}[/bold] {escape(f'{name}: {part.title}')}")
         result = part.run(progress)
+        if not isinstance(result, Findings):
+            allowed = "sharpflow.experiments.validate.Findings"
+            raise ArgumentError(f"what {name} returns", allowed, shown(result))
         made = launch_provenance() | {"part": name, "seconds": time.perf_counter() - since}
         told = {
             n: v.attrs for n, v in result.numbers.variables.items() if not is_described(v.attrs)

@@ -104,7 +104,7 @@ class Engine:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where a grid is computed and how, as far as the caller says it.
+    """Where a grid is computed and how, with None where the caller left it open.
 
     Attributes:
       devices: of this process.

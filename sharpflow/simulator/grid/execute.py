@@ -152,7 +152,11 @@ def _other_lanes(grid: Grid, run: RunFolder, lanes: Lanes | None, unfinished: Se
     left, before = set(unfinished), set()
     for number, points in enumerate(grid.batches):
         layout = _stored_layout(run, number)
-        if layout is not None and layout.relaid(lanes) and not left.isdisjoint(points.batch.points):
+        if (
+            layout is not None
+            and layout.conflicts_with(lanes)
+            and not left.isdisjoint(points.batch.points)
+        ):
             before.add(str(layout.lanes))
     return ", ".join(sorted(before))
 
@@ -171,14 +175,14 @@ def _settled_engine(
     anew but for its pieces, of which the checkpoints count rows.
     """
     points = grid.batches[number]
-    if stored is not None and not stored.relaid(placement.lanes):
+    if stored is not None and not stored.conflicts_with(placement.lanes):
         return build_engine(grid, points, pending, placement, stored=stored)
     pieces = None if stored is None else stored.pieces
     engine = build_engine(grid, points, pending, placement, pieces=pieces)
     before = None if stored is None else dataclasses.asdict(stored)
     mine = dataclasses.asdict(engine.layout)
     layout = Layout(**run.settle_layout(number, mine, before))
-    if layout.rounds_as(engine.layout):
+    if layout.gives_same_bits_as(engine.layout):
         return engine
     return build_engine(grid, points, pending, placement, stored=layout)
 

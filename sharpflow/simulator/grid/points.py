@@ -124,7 +124,7 @@ class Points:
 
         Raises:
           ValueError: its start differs in shape from that of the first point, or is not
-            finite.
+            finite; or its optimizer keeps what a grid cannot store.
         """
         params = self._params(point)
         expected, arrays = _kinds(self.example)[:2], _kinds(params)[:2]
@@ -136,6 +136,12 @@ class Points:
         if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(params)):
             raise ValueError(f"the start at {self.axes.describe(point)} is not finite")
         begun = self._begin(params, self.hyperparameters(point))
+        if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(begun)):
+            raise ValueError(
+                "optimizer keeps a typed key of jax.random in its state, as optax.add_noise does, "
+                "and a grid stores arrays of numbers: keep jax.random.key_data of it, or call "
+                "simulate for each point"
+            )
         return jax.tree.map(np.asarray, begun)
 
     def hyperparameters(self, point: int) -> dict[str, np.ndarray]:

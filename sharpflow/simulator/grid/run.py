@@ -36,7 +36,7 @@ from sharpflow.simulator.grid.spec import GridArguments, GridSpec, prepare, with
 from sharpflow.simulator.host import Lanes, Layout
 from sharpflow.simulator.labels import parameter_names
 from sharpflow.simulator.processes import PROCESSES, Processes
-from sharpflow.simulator.program import MakeOptimizer
+from sharpflow.simulator.program import MakeOptimizer, rule_at
 from sharpflow.simulator.quantities import quantity_of
 from sharpflow.simulator.rules import gdwd
 from sharpflow.simulator.store.arrays import PENDING
@@ -79,14 +79,14 @@ def simulate_grid(
 
     Args:
       problem: what to train; or a function of some of ``axes`` that makes it; or a whole
-        ``GridSpec``, beside which nothing of it is given.
+        ``GridSpec``; then pass none of its fields as keywords.
       **arguments: what is simulated: the fields of ``GridSpec`` but for the problem.
       devices: all of this process by default.
       group_width: points that an update takes together by ``vmap``; chosen from memory and
         a short timing by default.
       lanes: ``"side_by_side"`` fills an accelerator with points that go on together,
-        ``"in_turn"`` is how a core runs them one after the other; by default as suits the
-        devices. Both give the same numbers up to rounding. A run that is resumed keeps those
+        ``"in_turn"`` is how a core runs them one after the other; by default chosen by the
+        kind of device. Both give the same numbers up to rounding. A run that is resumed keeps those
         that it was begun with unless others are given here, which it warns of and notes.
       out: folder for the run; by default the result is kept in memory only.
       resume: go on with the run in ``out``; begin it where there is none.
@@ -249,7 +249,7 @@ def grid_point(
     has_last = all(name in at for name in parameter_names(example, "final_params"))
     taken = (*BASE[1:], *keywords_of(optimizer, [name for name in axes if name not in BASE]))
     rates = {name: labels[name] for name in taken}
-    state = optimizer(**rates).init(jax.tree.map(_ones, example))
+    state = rule_at(optimizer, rates).init(jax.tree.map(_ones, example))
     return Trajectory(
         step=step[rows],
         columns=columns,

@@ -45,8 +45,8 @@ class Grid:
       axes: its points.
       schedule: how far they run and when they record.
       batches: points that share a compiled program.
-      by_problem: the same points, those of every problem for themselves: the batches of runs
-        that earlier versions began.
+      by_problem: the same points in one batch per problem, as earlier versions made them; for
+        runs that those began.
       variables: the labelled arrays of the result.
       description: what was asked for, in plain numbers and strings.
       snapshot_every: records from a snapshot to the next, or None.
@@ -96,15 +96,15 @@ class GridArguments(TypedDict, total=False):
     matmul_precision: MatmulPrecision
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class GridSpec:
-    """What a grid simulates; how and where it is computed is said apart.
+    """What a grid simulates; how and where it runs is given separately.
 
     Attributes:
       problem: what to train; or a function of some of ``axes`` that makes it. Problems that
         differ in their data alone are compiled together and run side by side. All problems
-        are made before the first is traced: what differs between them goes into their data
-        or into closures of their own, not into one object that the function changes.
+        are made before the first is traced: put what differs between them into the data or
+        the closures of each, not into one object that the function changes.
       seeds: integers; a point starts from ``problem.init(jax.random.key(seed))``.
       learning_rates, weight_decays: η and λ; one value or several, as ``seeds``.
       num_steps, tau: updates of every point; or their flow time, for which a point makes
@@ -149,6 +149,7 @@ class GridSpec:
     def __post_init__(self) -> None:
         for name, kind in _KINDS.items():
             kind.require(name, getattr(self, name))
+        validated_precision(self.matmul_precision)
 
     @classmethod
     def of(
