@@ -2,8 +2,9 @@
 
 PYTHON ?= python3
 DEMO_ARGS ?=
-# by file: tests of a file share fixtures and compiled programs
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# By file, since tests of a file share fixtures and compiled programs; in the order of their names:
+# xdist would begin with the most tests and end with the one test of the demo, of a minute.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 BENCH_ARGS ?= --readme
 ACCELERATOR_ARGS ?= --readme
 # another one where nothing can be installed: what it needs says benchmarks/accelerator/__main__.py

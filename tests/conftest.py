@@ -76,7 +76,7 @@ def _compile_equal_programs_once(config: pytest.Config) -> None:
     config.stash[_PROGRAMS] = given
     for name, value in {
         "jax_compilation_cache_dir": given,
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_compile_time_secs": 0.05,
         "jax_persistent_cache_min_entry_size_bytes": 0,
     }.items():
         jax.config.update(name, value)
