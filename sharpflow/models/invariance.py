@@ -66,9 +66,16 @@ def check_scale_invariance(
     scales = (max_scale ** random.uniform(-1.0, 1.0, num_scales)).astype(flat.dtype)
     leaf_of = np.repeat(np.arange(len(paths)), [leaf.size for leaf in leaves])
 
-    def largest_change(scaled: np.ndarray) -> float:
+    def largest_change(scaled: np.ndarray, *, enlarged: bool = False) -> float:
+        """Of the loss when these coordinates are scaled, which may be made as long as all first.
+
+        A part of a parameter that is small, such as a bias, changes the loss little though it
+        breaks invariance; enlarged it changes it much. An epsilon does the opposite.
+        """
         factors = np.where(scaled, scales[:, None], np.ones((), flat.dtype))
-        pairs = zip(points, factors, strict=True)
+        length = np.linalg.norm(flat) / np.linalg.norm(points[:, scaled], axis=1, keepdims=True)
+        larger = np.where(scaled, points * length, points) if enlarged else points
+        pairs = zip(larger.astype(flat.dtype), factors, strict=True)
         # of the loss alone, because a compiled function takes a problem at full precision
         return float(np.max([_relative_change(problem.loss, params, *pair) for pair in pairs]))
 
@@ -78,27 +85,41 @@ def check_scale_invariance(
     imprecise = imprecise_products(problem.loss_value, params)
     if imprecise and total <= _SLIGHT:
         raise ValueError(_told_of_precision(problem, total, tolerance, imprecise))
-    changes = np.array([largest_change(leaf_of == leaf) for leaf in range(len(paths))])
-    breaking = np.flatnonzero(~(changes <= _SLIGHT))
-    slight = np.flatnonzero((changes > tolerance) & (changes <= _SLIGHT))
+    one_leaf = [leaf_of == leaf for leaf in range(len(paths))]
+    changes = np.array([largest_change(leaf) for leaf in one_leaf])
+    slight = [
+        leaf
+        for leaf in np.flatnonzero((changes > tolerance) & (changes <= _SLIGHT))
+        if largest_change(one_leaf[leaf], enlarged=True) <= _SLIGHT
+    ]
+    breaking = [leaf for leaf in np.flatnonzero(~(changes <= tolerance)) if leaf not in slight]
+    # What a layer puts out is scaled by its kernel and its bias together: before a normalization
+    # neither may be scaled alone, and both may.
+    module_of = {leaf: paths[leaf].rpartition("/")[0] for leaf in breaking}
+    for module in dict.fromkeys(module_of.values()):
+        own = [leaf for leaf in breaking if module_of[leaf] == module]
+        change = largest_change(np.isin(leaf_of, own))
+        if len(own) > 1 and change <= _SLIGHT:
+            breaking = [leaf for leaf in breaking if leaf not in own]
+            slight += own if change > tolerance else []
     rest = ~np.isin(leaf_of, breaking)
+    names = [paths[leaf] for leaf in breaking]
     message = (
         f"the loss is not invariant to the scale of its parameters: it changes by {total:.2g} "
         f"relative when they are scaled, {tolerance:.2g} is allowed."
     )
-    if breaking.size and rest.any() and largest_change(rest) <= max(_SLIGHT, tolerance):
-        names = [paths[leaf] for leaf in breaking]
+    if breaking and rest.any() and largest_change(rest) <= max(_SLIGHT, tolerance):
         message += (
             f" It depends on the scale of {', '.join(names)}. "
             f"Hold them constant: from_flax(..., fixed={names!r})."
         )
-    elif breaking.size:
+    elif breaking:
         message += (
-            f" It depends on the scale of {', '.join(paths[leaf] for leaf in breaking)}. "
+            f" It depends on the scale of {', '.join(names)}. "
             "Normalize what every layer puts out, or mark an ablation with "
             "Problem(..., scale_invariant=False)."
         )
-    if slight.size:
+    if slight:
         message += (
             f" It depends slightly on the scale of {', '.join(paths[leaf] for leaf in slight)}, "
             "as an epsilon in a normalization layer makes it: set that epsilon to 0."

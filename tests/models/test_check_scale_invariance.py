@@ -1,5 +1,8 @@
 """L(cw) = L(w) for what the package offers, and what breaks it is named."""
 
+import ast
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -139,3 +142,34 @@ def test_the_sphere_flow_refuses_a_loss_that_is_not_invariant():
 def test_a_check_that_would_look_at_nothing_is_refused(tiny_mlp, options, message):
     with pytest.raises(ValueError, match=message):
         check_scale_invariance(*tiny_mlp, **options)
+
+
+class _Biased(nn.Module):
+    """Kernels and biases before normalizations with gains and shifts, as flax makes them."""
+
+    @nn.compact
+    def __call__(self, x):
+        for _ in range(2):
+            x = nn.Dense(16)(x)
+            x = nn.tanh(nn.LayerNorm(epsilon=0.0)(x))
+        return nn.Dense(3)(x)
+
+
+def test_a_kernel_and_its_bias_are_scaled_together_and_small_parameters_are_no_epsilon():
+    """Following the advice is enough, and asks for nothing that need not be fixed."""
+    x, y = np.random.default_rng(0).normal(size=(12, 5)), np.arange(12) % 3
+
+    def network(**fixed):
+        problem = sf.models.from_flax(_Biased(), x, y, dtype=np.float32, **fixed)
+        return problem, problem.init(jax.random.key(0))
+
+    with pytest.raises(ValueError, match="Hold them constant") as caught:
+        check_scale_invariance(*network())
+    message = str(caught.value)
+    assert "epsilon" not in message
+    fixed = ast.literal_eval(message[message.index("fixed=") + len("fixed=") : -2])
+    assert sorted(fixed) == sorted(
+        [f"LayerNorm_{layer}/{name}" for layer in (0, 1) for name in ("bias", "scale")]
+        + ["Dense_2/bias", "Dense_2/kernel"]
+    )
+    assert check_scale_invariance(*network(fixed=fixed)) < 50 * np.finfo(np.float32).eps
