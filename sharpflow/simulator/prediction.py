@@ -1,5 +1,8 @@
 """The whole prediction for a trajectory: arrival on Γ, threshold there, flow on its clock."""
 
+import contextlib
+from collections.abc import Iterator
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from sharpflow.models import Params, Problem
+from sharpflow.models import Params, Problem, check_scale_invariance
 from sharpflow.models.arguments import (
     COUNT,
     FLAG,
@@ -24,7 +27,14 @@ from sharpflow.models.precision import compiled
 from sharpflow.models.problem import PROBLEM
 from sharpflow.simulator.rules import edge_dynamics
 from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory, recorded_snapshots
-from sharpflow.theory import FlowSolution, Status, linearize, retract_with_status, sharpness_flow
+from sharpflow.theory import (
+    FlowSolution,
+    Status,
+    linearize,
+    retract_with_status,
+    sharpness_flow,
+    spherical_sharpness,
+)
 from sharpflow.theory.linearization import METHODS, Method
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.scaling import norm
@@ -172,6 +182,13 @@ def predict(
     )
 
 
+# Of the first loss, at which a trajectory counts as one that fits its data. The loss grows with the
+# square of the distance to the manifold, so that an arrival lies far below; with ten times as much,
+# a trajectory that is halfway there would not be told to go on.
+_FITTED = 1e-3
+# With fewer snapshots than this the time between two of them is a good part of the run.
+_FEW_SNAPSHOTS = 8
+
 _retracted = compiled(retract_with_status, static_argnames=("on_sphere", "method"))
 
 
@@ -179,7 +196,8 @@ def _require_predictable(problem: Problem, trajectory: Trajectory) -> None:
     if not trajectory.intrinsic_rate > 0:
         raise ValueError(
             f"trajectory has intrinsic rate {trajectory.intrinsic_rate}; the flow needs a rule "
-            "that tells a positive one (gdwd with weight decay, or quasi_rmsprop)"
+            "that tells a positive one: gdwd or momentum with a weight_decay above 0, or "
+            "quasi_rmsprop"
         )
     state = trajectory.final_state
     on_sphere = state is not None and bool(edge_dynamics(state.optimizer_state).on_sphere)
@@ -219,6 +237,48 @@ def _arrival(
             return index
     raise ValueError(
         f"no snapshot lies within arrival_distance = {largest_distance:g} of the minimizer "
-        f"manifold; the closest is {closest:.2g} away. Record more snapshots before the edge, "
-        "train longer, or give arrival_step"
+        f"manifold; the closest is {closest:.2g} away. "
+        + " ".join(_reasons_of_no_arrival(problem, trajectory, closest))
     )
+
+
+def _reasons_of_no_arrival(
+    problem: Problem, trajectory: Trajectory, closest: float
+) -> Iterator[str]:
+    """Why no snapshot is near the manifold, each with what helps; at least one sentence."""
+    first = jax.tree.map(lambda leaf: leaf[0], trajectory.params)
+    if trajectory.on_sphere:
+        try:
+            check_scale_invariance(problem, first)
+        except ValueError as error:
+            yield f"A manifold on the sphere needs an invariant loss, but {error}"
+            return
+        threshold = float(trajectory["threshold"][trajectory.snapshot_row[0]])
+        ratio = np.nan
+        with contextlib.suppress(RuntimeError):  # an eigenvalue that is not found tells nothing
+            ratio = float(spherical_sharpness(problem, first)[0][0]) / threshold
+        if ratio >= 1.0:
+            yield (
+                f"The trajectory is at the edge before it comes near the manifold: its edge ratio "
+                f"is {ratio:.2g} at step {trajectory.snapshot_step[0]}. Lower learning_rate or "
+                "weight_decay, or use sharpflow.central_flow, which needs no manifold."
+            )
+    last = jax.tree.map(lambda leaf: leaf[-1], trajectory.params)
+    before, after = (float(problem.loss_value(params)) for params in (first, last))
+    if not after <= _FITTED * before:
+        yield (
+            f"The loss of the last snapshot is {after:.2g}, that of the first {before:.2g}: train "
+            "longer, or give the network more parameters if it cannot fit its data."
+        )
+    if len(trajectory.snapshot_row) < _FEW_SNAPSHOTS:
+        yield (
+            f"There are {len(trajectory.snapshot_row)} snapshots, and the trajectory may have been "
+            "near between two of them: give simulate a smaller snapshot_every."
+        )
+    if np.isfinite(closest):
+        yield (
+            f"An arrival_distance above {closest:.2g}, or an arrival_step, accepts a snapshot that "
+            "is as far, with a prediction that starts as wrong."
+        )
+    else:
+        yield "The retraction reaches the manifold from none of the snapshots."

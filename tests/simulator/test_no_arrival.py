@@ -1,0 +1,50 @@
+"""A trajectory that cannot be predicted is refused with the reason and with what helps."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import sharpflow as sf
+
+
+def _predict(problem, rates, num_steps, snapshot_every=1, **keywords):
+    params = problem.init(jax.random.key(0))
+    run = sf.simulate(
+        problem,
+        params,
+        sf.gdwd(*rates),
+        num_steps,
+        record_every=max(num_steps // 20, 1),
+        snapshot_every=snapshot_every,
+    )
+    with pytest.raises(ValueError, match="no snapshot lies within arrival_distance") as caught:
+        sf.predict(problem, run, **keywords)
+    return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def completion():
+    return sf.models.matrix_completion(shape=(6, 5), rank=1, width=3)
+
+
+def test_a_loss_that_is_not_invariant():
+    problem = sf.Problem(
+        init=lambda key: jax.random.normal(key, (3,)), residual=lambda w: jnp.exp(-w) + 1.0
+    )
+    told = _predict(problem, (0.01, 0.01), 40)
+    assert "needs an invariant loss, but the loss is not invariant to the scale" in told
+
+
+def test_an_edge_that_comes_first(completion):
+    told = _predict(completion, (30.0, 1e-3), 40)
+    assert "at the edge before it comes near the manifold: its edge ratio is" in told
+    assert "sharpflow.central_flow" in told
+
+
+def test_a_run_that_is_too_short_or_recorded_too_seldom(completion):
+    told = _predict(completion, (1e-3, 1e-3), 40, snapshot_every=10)
+    assert "at the edge" not in told and "train longer" in told
+    assert "There are 2 snapshots" in told and "smaller snapshot_every" in told
+    assert "arrival_distance above" in told
+    accepted = float(told.partition("arrival_distance above ")[2].partition(",")[0])
+    assert 1e-3 < accepted < 1.0
