@@ -88,7 +88,7 @@ def _mistakes(
             elif name in axes:
                 yield f"{name!r} of {maker} is an axis of the grid"
             elif name in STANDARD and not makes_standard_columns(observable):
-                yield f"{name!r} of {maker} has the name of a column of sharpflow's own"
+                yield f"{name!r} of {maker} is the name of a column of sharpflow's own"
             elif name in makers:
                 yield f"{name!r} of {maker} is recorded by {makers[name]} too"
             makers[name] = maker

@@ -41,7 +41,7 @@ def test_all_names_that_are_taken_are_refused_at_once(run):
     said = str(refused.value)
     for name in ("loss", "loss_mean", "step"):
         assert f"'{name}' of 'metrics' is" in said, said
-    assert "'norm_squared' of 'mine' is what sharpflow calls" in said
+    assert "'norm_squared' of 'mine' is the name of a column of" in said
     assert "'mine' of 'mine' is recorded by 'metrics' too" in said
     assert "plain" not in said and "rename the metrics" in said
 
