@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sharpflow.models import Params, Problem
+from sharpflow.models.precision import compiled
 from sharpflow.simulator.chunk import Chunk, stacked
 from sharpflow.simulator.interrupt import Interrupted, Stop
 from sharpflow.simulator.observables import RUNNING
@@ -209,8 +209,7 @@ class Group:
         """Put a trajectory into a lane that is empty."""
         self.lanes[index] = lane
         if len(self.lanes) == 1:  # leaves of any kind: numbers of Python, keys of random numbers
-            first = jax.tree.map(_with_lanes, (state, hyperparameters))
-            self.state, self.hyperparameters = first
+            self.state, self.hyperparameters = _as_lane((state, hyperparameters))
         elif self.state is None:  # the other lanes do nothing, so they get the same numbers
             width = len(self.lanes)
             self.state, self.hyperparameters = stacked([(state, hyperparameters)] * width)
@@ -230,13 +229,27 @@ class Group:
 
     def state_of(self, index: int) -> LoopState:
         """The state of one lane, without the axis for lanes; of a lane alone it stays placed."""
-        alone = len(self.lanes) == 1 and self.placed is not None
-        state = self.placed[0] if alone and self.placed is not None else self.fetch()
-        return jax.tree.map(lambda leaf: leaf[index], state)
+        if len(self.lanes) == 1 and self.placed is not None:
+            return _of_lane(self.placed[0])
+        return jax.tree.map(lambda leaf: leaf[index], self.fetch())
 
 
-def _with_lanes(leaf: Any) -> Any:
-    return (leaf if hasattr(leaf, "ndim") else jnp.asarray(leaf))[None]
+def _as_lane(tree: Any) -> Any:
+    """Arrays with an axis for lanes; of those on a device a copy, which the loop may overwrite."""
+    if all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(tree)):
+        return jax.tree.map(lambda leaf: leaf[None], tree)  # a grid's: placed, and copied, later
+    return _as_placed_lane(tree)
+
+
+# Compiled, because an operation by itself for every array would take longer than a short run.
+@compiled
+def _as_placed_lane(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[None], tree)
+
+
+@compiled
+def _of_lane(lane: LoopState) -> LoopState:
+    return jax.tree.map(lambda leaf: leaf[0], lane)
 
 
 class Host:

@@ -113,6 +113,8 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
         problem, params, sf.simulator.rmsprop(0.1, 0.9), ("preconditioned_sharpness", "metrics")
     )
 
+    (lane,) = (given for given in in_turn.args if isinstance(given, LoopState))
+
     def of_each_method(*args: Any, **kwargs: Any) -> dict[str, Call]:
         return {method: Call(args, kwargs | {"method": method}) for method in METHODS}
 
@@ -157,6 +159,10 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
             "preconditioned": preconditioned,
         },
         "simulator.loop._one_record": {"": _of_a_record(in_turn)},
+        "simulator.host._as_placed_lane": {
+            "": Call(((jax.tree.map(lambda leaf: leaf[0], lane), {}),))
+        },
+        "simulator.host._of_lane": {"": Call((lane,))},
         "simulator.grid.points._loss_value": {"": Call((problem, params))},
     }
 

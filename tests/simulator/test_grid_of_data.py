@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from environments import cpu_devices
 from jax.experimental import sparse
+from stopped import stop_after
 
 import sharpflow as sf
 from sharpflow.models.precision import products_at
 from sharpflow.simulator.grid import engine, execute
-from sharpflow.simulator.host import watched
 from sharpflow.simulator.interrupt import Interrupted
 from sharpflow.simulator.store.folder import RunFolder
 
@@ -82,18 +82,6 @@ def test_problems_of_another_shape_have_a_program_of_their_own(compiled):
     assert np.all(np.isfinite(found.loss))
 
 
-def _interrupted_after(calls):
-    chunks = []
-
-    def stop(event, host):
-        if event == "chunk":
-            chunks.append(host)
-            if len(chunks) > calls:
-                raise Interrupted("as if by a signal", 15)
-
-    return watched(stop)
-
-
 def _as_an_earlier_version(patch):
     """A batch for every problem, and layouts that do not say the lanes."""
     prepare, settle = execute.run_in_folder, RunFolder.settle_layout
@@ -122,7 +110,7 @@ def test_a_run_goes_on_where_it_was(begun_by, width, chunks, begun, tmp_path, mo
             _as_an_earlier_version(patch)
         whole = _grid(**keywords, out=tmp_path / "whole").load()
     monkeypatch.setattr(engine, "chunk_rows", lambda *_: 3)  # many chunks
-    with monkeypatch.context() as patch, pytest.raises(Interrupted), _interrupted_after(chunks):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted), stop_after(chunks):
         if begun_by == "an earlier one":
             _as_an_earlier_version(patch)
         _grid(**keywords, out=tmp_path / "run")

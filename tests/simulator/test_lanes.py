@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from stopped import stop_after
 
 import sharpflow as sf
 from sharpflow.simulator import hessian_sharpness, sharpness
 from sharpflow.simulator.grid import engine
-from sharpflow.simulator.host import watched
 from sharpflow.simulator.interrupt import Interrupted
 from sharpflow.simulator.store.folder import RunFolder
 
@@ -128,19 +128,6 @@ def test_a_run_goes_on_with_other_lanes_where_they_are_asked_for(network, tmp_pa
     assert (second["lanes_before"], second["lanes"]) == ("side_by_side", "in_turn")
     _grid(network, None, **keywords, out=run, resume=True)  # no warning
     assert stopped.layout(0) == layout and "lanes_before" not in stopped.launches()[2]
-
-
-def stop_after(calls):
-    """Runs are stopped after so many chunks, as if by a signal."""
-    chunks = []
-
-    def stop(event, host):
-        if event == "chunk":
-            chunks.append(host)
-            if len(chunks) > calls:
-                raise Interrupted("as if by a signal", 15)
-
-    return watched(stop)
 
 
 def test_lanes_that_are_no_way_are_refused(network):
