@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import sharpflow as sf
-from sharpflow.simulator.grid.spec import GridArguments
+from sharpflow.simulator.grid.spec import GridArguments, GridSpec, with_signature
 
 RATES = {"seeds": 0, "learning_rates": [0.1, 0.2], "weight_decays": 0.01}
 
@@ -36,6 +36,27 @@ def test_the_keywords_are_the_fields():
         parameters = inspect.signature(function).parameters
         assert {field.name for field in fields} <= parameters.keys()
         assert all(f"{field.name}" in function.__doc__ for field in fields)
+
+
+@pytest.mark.parametrize("kept", [lambda text: text, inspect.cleandoc, lambda text: None])
+def test_every_form_in_which_python_keeps_docstrings(kept, monkeypatch):
+    """As written, up to Python 3.12; without its indentation, from 3.13; none, with ``-OO``."""
+
+    def function(problem, **arguments):
+        """Simulate.
+
+        Args:
+          problem: what to train.
+          **arguments: the fields of ``GridSpec``.
+        """
+
+    function.__doc__ = kept(function.__doc__)
+    monkeypatch.setattr(GridSpec, "__doc__", kept(GridSpec.__doc__))
+    with_signature(function)
+    assert "seeds" in inspect.signature(function).parameters
+    if function.__doc__:
+        assert "  seeds: integers" in function.__doc__
+        assert "**arguments" not in function.__doc__
 
 
 @pytest.mark.parametrize(

@@ -205,10 +205,12 @@ def with_signature(function: _Function) -> _Function:
     Args:
       function: takes them as ``**arguments``, and its docstring has an entry of one line for that.
     """
-    assert GridSpec.__doc__ and function.__doc__
-    fields_text = GridSpec.__doc__[GridSpec.__doc__.index("      seeds:") :].split("\n\n")[0]
-    entry = next(line for line in function.__doc__.splitlines() if "**arguments:" in line)
-    function.__doc__ = function.__doc__.replace(entry, fields_text)
+    # Python keeps the indentation of a docstring up to 3.12 only, and ``-OO`` keeps no docstring.
+    described, text = inspect.getdoc(GridSpec), inspect.getdoc(function)
+    if described and text:
+        fields_text = described[described.index("  seeds:") :].split("\n\n")[0]
+        entry = next(line for line in text.splitlines() if "**arguments:" in line)
+        function.__doc__ = text.replace(entry, fields_text)
     own = inspect.signature(function)
     keywords = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
     _, *fields = inspect.signature(GridSpec).parameters.values()
