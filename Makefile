@@ -5,8 +5,8 @@ DEMO_ARGS ?=
 # By file, since tests of a file share fixtures and compiled programs; in the order of their names:
 # xdist would begin with the most tests and end with the one test of the demo, of a minute.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
-BENCH_ARGS ?= --readme
-ACCELERATOR_ARGS ?= --readme
+BENCH_ARGS ?= --publish
+ACCELERATOR_ARGS ?= --publish
 # another one where nothing can be installed: what it needs says benchmarks/accelerator/__main__.py
 ACCELERATOR_PYTHON ?= $(BIN)/python
 

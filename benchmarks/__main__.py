@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from benchmarks.ratios import ratio_table
-from benchmarks.readme import README, put_table
+from benchmarks.tables import DOCS, put_table
 from sharpflow.experiments.checks import print_table, write_json
 from sharpflow.experiments.environment import configure_jax, num_cores, start_cache
 from sharpflow.simulator.provenance import launch_provenance
@@ -34,11 +34,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help=which)
     of = "Python of an environment with benchmarks/peers/requirements.txt"
     parser.add_argument("--peers", type=Path, metavar="PYTHON", help=of)
-    into = "put the ratios into README: of all benchmarks, beside the peers"
-    parser.add_argument("--readme", action="store_true", help=into)
+    into = "put the ratios into docs/benchmarks.md: of all benchmarks, beside the peers"
+    parser.add_argument("--publish", action="store_true", help=into)
     arguments = parser.parse_args()
-    if arguments.readme and (arguments.peers is None or set(arguments.only) != set(NAMES)):
-        parser.error("--readme needs --peers, and goes without --only")
+    if arguments.publish and (arguments.peers is None or set(arguments.only) != set(NAMES)):
+        parser.error("--publish needs --peers, and goes without --only")
     configure_jax()
     start_cache()
     from benchmarks import (
@@ -82,8 +82,8 @@ def main() -> None:
     minute = str(made["created"])[:16].replace(":", "")
     path = arguments.out / f"{minute}-{kind}.json"
     write_json(checks, path, made)
-    if arguments.readme:
-        put_table(README, ratio_table(path), "the benchmarks")
+    if arguments.publish:
+        put_table(DOCS / "benchmarks.md", ratio_table(path), "the benchmarks")
     print(json.dumps({"written": str(path)}))
 
 

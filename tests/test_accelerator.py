@@ -19,7 +19,7 @@ from benchmarks.accelerator import record, table
 from benchmarks.accelerator.operations import product_operations
 from benchmarks.accelerator.runner import run_sections
 from benchmarks.accelerator.sections import NAMES, SECTIONS, Section
-from benchmarks.readme import END
+from benchmarks.tables import END
 from sharpflow.experiments.checks import Check
 
 ROOT = Path(__file__).parents[1]
@@ -71,11 +71,9 @@ def test_a_second_call_skips_what_is_done(rehearsal):
 
 
 def test_the_table_of_a_run_has_a_row_for_every_section_and_the_device(rehearsal):
-    short, long = (table.accelerator_table(rehearsal, short=short) for short in (True, False))
-    for text in (short, long):
-        assert all(f"| {name} | statements that hold | " in text for name in NAMES)
-        assert f"{jax.default_backend()}, jax {jax.__version__}" in text
-    assert set(short.splitlines()) < set(long.splitlines())
+    text = table.accelerator_table(rehearsal)
+    assert all(f"| {name} | statements that hold | " in text for name in NAMES)
+    assert f"{jax.default_backend()}, jax {jax.__version__}" in text
 
 
 def test_without_an_accelerator_one_line_says_so_with_status_2(tmp_path):
@@ -241,13 +239,10 @@ def test_a_statement_is_read_as_it_was_written(low, high):
     assert record.check_of(json.loads(json.dumps(record.row_of(check)))) == check
 
 
-@pytest.mark.parametrize("page", table.PAGES, ids=lambda page: page.stem)
-def test_a_page_shows_what_the_results_hold_that_it_names_or_that_there_are_none(page):
-    text = page.read_text()
-    _, rest = text.split(f"<!-- table of {table.NAME} -->\n")
+def test_the_page_shows_what_the_results_hold_that_it_names_or_that_there_are_none():
+    _, rest = table.PAGE.read_text().split(f"<!-- table of {table.NAME} -->\n")
     shown, _ = rest.split(END, 1)
-    folder = table.named_folder(page)
-    assert shown.strip() == table.accelerator_table(folder, short=table.PAGES[page]).strip()
+    assert shown.strip() == table.accelerator_table(table.named_folder()).strip()
 
 
 def test_products_of_a_network_are_counted_as_by_hand():

@@ -1,4 +1,4 @@
-"""README's table of ratios is what one run of the benchmarks wrote."""
+"""The table of ratios in the documentation is what one run of the benchmarks wrote."""
 
 import json
 import re
@@ -6,21 +6,22 @@ import re
 import pytest
 
 from benchmarks.ratios import RATIOS, ratio_table
-from benchmarks.readme import END, README, put_table
+from benchmarks.tables import DOCS, END, put_table
 
 NAME = "the benchmarks"
+PAGE = DOCS / "benchmarks.md"
 
 
 def _results():
-    (name,) = re.findall(r"benchmarks/results/([\w-]+\.json)", README.read_text())
-    return README.parent / "benchmarks" / "results" / name
+    (name,) = re.findall(r"benchmarks/results/([\w-]+\.json)", PAGE.read_text())
+    return DOCS.parent / "benchmarks" / "results" / name
 
 
-def test_the_table_in_readme_is_made_from_the_results_that_it_names(tmp_path):
-    page = tmp_path / "README.md"
-    page.write_text(README.read_text())
+def test_the_table_is_made_from_the_results_that_it_names(tmp_path):
+    page = tmp_path / "benchmarks.md"
+    page.write_text(PAGE.read_text())
     put_table(page, ratio_table(_results()), NAME)
-    assert page.read_text() == README.read_text()
+    assert page.read_text() == PAGE.read_text()
 
 
 def test_a_goal_that_is_missed_is_called_so(tmp_path):

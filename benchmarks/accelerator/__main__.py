@@ -27,7 +27,7 @@ from benchmarks.accelerator.sections import (
     Settings,
     run_section,
 )
-from benchmarks.accelerator.table import RESULTS, put_tables
+from benchmarks.accelerator.table import RESULTS, publish
 from sharpflow.experiments.checks import Check, print_table
 
 BAD_INPUT = 2
@@ -52,14 +52,14 @@ def main() -> int:
     parser.add_argument("--peers", type=Path, metavar="PYTHON", default=sys.executable, help=of)
     again = "run sections again that are done"
     parser.add_argument("--again", action="store_true", help=again)
-    into = "put the ratios into README and the page on GPUs"
-    parser.add_argument("--readme", action="store_true", help=into)
+    into = "put the ratios into docs/howto-gpu.md"
+    parser.add_argument("--publish", action="store_true", help=into)
     parser.add_argument("--budget", type=float, help="seconds for the section in this process")
     until = "when its budget ends, in seconds of the epoch: imports take a part of it"
     parser.add_argument("--until", type=float, help=until)
     asked = parser.parse_args()
-    if asked.readme and (asked.size == TOY or set(asked.only) != set(NAMES) or asked.section):
-        parser.error("--readme goes with all sections at full size")
+    if asked.publish and (asked.size == TOY or set(asked.only) != set(NAMES) or asked.section):
+        parser.error("--publish goes with all sections at full size")
     if asked.section is not None and asked.out is None:
         parser.error("a section by itself needs --out")
     try:
@@ -88,8 +88,8 @@ def _all(asked: argparse.Namespace) -> int:
     folder = RESULTS / f"{minute}-{kind}" if asked.out is None else asked.out
     status = _judge(_run(sections, asked, folder))
     print(f"written: {folder}")
-    if asked.readme:
-        put_tables(folder)
+    if asked.publish:
+        publish(folder)
     return status
 
 

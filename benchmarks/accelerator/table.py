@@ -1,4 +1,4 @@
-"""``python -m benchmarks.accelerator.table FOLDER``: put what was measured into the pages."""
+"""``python -m benchmarks.accelerator.table FOLDER``: put the figures of a run into a page."""
 
 import argparse
 import re
@@ -7,36 +7,35 @@ from pathlib import Path
 
 from benchmarks.accelerator import record
 from benchmarks.accelerator.sections import SECTIONS
-from benchmarks.readme import README, put_table
+from benchmarks.tables import DOCS, put_table
 from sharpflow.experiments.checks import Check
 
 RESULTS = Path(__file__).parents[1] / "results" / "accelerator"
 NAME = "the accelerator"
-PAGES = {README: True, README.parent / "docs" / "howto-gpu.md": False}  # whether it is short there
+PAGE = DOCS / "howto-gpu.md"
 NOTHING = "No GPU has run `make accelerator` yet: there is nothing to show."
 
-# how the statements end that a page shows, and of these those that README shows
-FIGURES = {
-    "points·steps/s, best of 2": False,
-    "ours / PyTorch's loop": True,
-    "ours / PyTorch's vmap of 256": True,
-    "ours / PyTorch's vmap of 4096": True,
-    "share of the card's peak in the updates": False,
-    "seconds a step": True,
-    "most memory so far, GiB": False,
-    "share of the card's peak": True,
-    "time of λ₁ over that of 100 steps": True,
-    "share of columns with the bits of a run in one piece": True,
-    "the CPU's seconds over those here": True,
-}
+# how the statements end that have a row without a goal, too
+FIGURES = (
+    "points·steps/s, best of 2",
+    "ours / PyTorch's loop",
+    "ours / PyTorch's vmap of 256",
+    "ours / PyTorch's vmap of 4096",
+    "share of the card's peak in the updates",
+    "seconds a step",
+    "most memory so far, GiB",
+    "share of the card's peak",
+    "time of λ₁ over that of 100 steps",
+    "share of columns with the bits of a run in one piece",
+    "the CPU's seconds over those here",
+)
 
 
-def accelerator_table(folder: Path | None, *, short: bool = False) -> str:
+def accelerator_table(folder: Path | None) -> str:
     """What a run measured, in Markdown; that there is none where there is no folder.
 
     Args:
       folder: with the JSON of the sections, those that were run.
-      short: for README.
 
     Raises:
       ValueError: the folder has no results.
@@ -56,33 +55,31 @@ def accelerator_table(folder: Path | None, *, short: bool = False) -> str:
     ]
     for content, how in zip(known, made, strict=True):
         lines.append(_summary(content, [how] if how != made[0] else []))
-        lines += (_row(check) for check in _shown(content, short))
+        lines += (_row(check) for check in _shown(content))
     return "\n".join(lines)
 
 
-def put_tables(folder: Path | None) -> None:
-    """Put the tables of a run into README and the page on GPUs.
+def publish(folder: Path | None) -> None:
+    """Put the table of a run into the page on GPUs.
 
     Raises:
-      ValueError: the folder is none of those that the pages can name.
+      ValueError: the folder is none of those that the page can name.
     """
     if folder is not None and folder.resolve().parent != RESULTS.resolve():
-        raise ValueError(f"the pages name a folder of {RESULTS}, got {folder}")
-    for page, short in PAGES.items():
-        put_table(page, accelerator_table(folder, short=short), NAME)
+        raise ValueError(f"the page names a folder of {RESULTS}, got {folder}")
+    put_table(PAGE, accelerator_table(folder), NAME)
 
 
-def named_folder(page: Path) -> Path | None:
-    """Of the results that a page shows; None where it says that there are none."""
-    found = re.findall(r"`benchmarks/results/accelerator/([\w.-]+)`", page.read_text())
+def named_folder() -> Path | None:
+    """Of the results that the page shows; None where it says that there are none."""
+    found = re.findall(r"`benchmarks/results/accelerator/([\w.-]+)`", PAGE.read_text())
     return RESULTS / found[0] if found else None
 
 
-def _shown(content: record.Values, short: bool) -> Iterator[Check]:
-    """What a page has a row for: what fails, and what it has no goal for but the figures."""
+def _shown(content: record.Values) -> Iterator[Check]:
+    """What the page has a row for: the figures, and whatever fails."""
     for check in record.checks_of(content):
-        endings = [ending for ending in FIGURES if check.statement.endswith(ending)]
-        if check.holds is False or any(FIGURES[ending] or not short for ending in endings):
+        if check.holds is False or check.statement.endswith(FIGURES):
             yield check
 
 
@@ -120,6 +117,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", help="of the results; none says so")
     try:
-        put_tables(parser.parse_args().folder)
+        publish(parser.parse_args().folder)
     except ValueError as error:  # a folder without results, or with damaged ones
         parser.error(str(error))

@@ -1,9 +1,9 @@
-"""``python -m benchmarks.readme TABLE``: put a table into README or another page."""
+"""``python -m benchmarks.tables TABLE``: put a table into a page of the documentation."""
 
 import argparse
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+DOCS = Path(__file__).parents[1] / "docs"
 END = "<!-- end of the table -->\n"
 
 
@@ -11,7 +11,7 @@ def put_table(page: Path, table: str, name: str) -> None:
     """Replace what stands between the marks of a table.
 
     Args:
-      page: README or another, with ``<!-- table of {name} -->`` and, after it, the end mark.
+      page: has the mark ``<!-- table of {name} -->`` and, after it, the end mark.
       table: in Markdown.
       name: of what printed it.
     """
@@ -24,7 +24,8 @@ def put_table(page: Path, table: str, name: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("table", type=Path, help="what the demo or the validation wrote")
-    parser.add_argument("--page", type=Path, default=README, help="by default README")
+    page = "by default the one on validation"
+    parser.add_argument("--page", type=Path, default=DOCS / "validation.md", help=page)
     parser.add_argument("--name", default="the demo", help="as in the mark: table of ...")
     asked = parser.parse_args()
     put_table(asked.page, asked.table.read_text(), asked.name)
