@@ -148,8 +148,9 @@ def test_every_command_on_a_page_is_one_that_the_command_line_takes(name):
     sentences = pages.FENCED.sub("", TEXTS[name])
     quoted = re.findall(r"`((?:\S+/)?sharpflow [a-z][^`]*)`", sentences)
     for line in [*blocks, *quoted]:
-        # a variable of a script stands for a number or a path; 1 is both
-        words = shlex.split(re.sub(r"\$\w+", "1", line), comments=True)
+        # a script runs it in the background; a variable stands for a number or a path, and 1 is both
+        line = re.sub(r"\$\w+", "1", line.removesuffix(" &"))
+        words = shlex.split(line, comments=True)
         place = next((i for i, word in enumerate(words) if word.endswith("sharpflow")), None)
         if place is not None and words[0] != "export":
             _parse(words[place + 1 :])
