@@ -148,7 +148,7 @@ def test_every_command_on_a_page_is_one_that_the_command_line_takes(name):
     sentences = pages.FENCED.sub("", TEXTS[name])
     quoted = re.findall(r"`((?:\S+/)?sharpflow [a-z][^`]*)`", sentences)
     for line in [*blocks, *quoted]:
-        # a script runs it in the background; a variable stands for a number or a path, and 1 is both
+        # a script may run it in the background; a variable is a number or a path, and 1 is both
         line = re.sub(r"\$\w+", "1", line.removesuffix(" &"))
         words = shlex.split(line, comments=True)
         place = next((i for i, word in enumerate(words) if word.endswith("sharpflow")), None)
