@@ -37,7 +37,7 @@ class Block(NamedTuple):
     """A block of code, and the text after it up to the next.
 
     Attributes:
-      language: python, shell, console, toml, pycon or text.
+      language: python, shell, console, toml, pycon, bibtex or text.
       code: what stands between the fences.
       after: the Markdown that follows.
     """

@@ -128,11 +128,10 @@ def describe(config: Config, plan: GridPlan) -> list[str]:
     lines.append(f"updates: {plan.updates:,} in all, {each} each")
     lines.append(f"columns: {', '.join(config.observables)}")
     for layout in plan.layouts:
-        lanes = layout.devices * layout.groups * layout.width
-        lines.append(
-            f"in flight: {lanes} points, on each of {layout.devices} devices "
-            f"{layout.groups} groups of {layout.width}"
-        )
+        share, count = layout.groups * layout.width, layout.devices
+        place = f"{share} on each of {count} devices" if count > 1 else "all on one device"
+        order = "in turn" if layout.width == 1 else f"{layout.width} side by side"
+        lines.append(f"at a time: {count * share} points, {place}, computed {order}")
     measured = "" if plan.peak_bytes is None else f"; {size_in_words(plan.peak_bytes)} measured"
     lines.append(f"memory of a device: {size_in_words(plan.memory_bytes)}{measured}")
     lines.append(f"on disk: at most {size_in_words(plan.stored_bytes)}")

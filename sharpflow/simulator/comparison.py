@@ -116,8 +116,9 @@ COMPARISON = by_name(
     Quantity(
         "loss_mean",
         "mean loss L̄",
-        "The mean of the training loss above its infimum over a window that ends here and starts "
-        "at an output at least 100 steps before; NaN before the oscillation has settled.",
+        "The mean of L − inf L over a window of steps. The window ends at this output and begins "
+        "at the last output that is 100 steps or more before it. NaN where the oscillation had not "
+        "settled when the window began.",
         unit="1",
         dims=("tau",),
         symbol="L̄",
@@ -127,8 +128,8 @@ COMPARISON = by_name(
     Quantity(
         "predicted_loss",
         "predicted mean loss ½ηλλ* tr M",
-        "The mean of ½ηλλ* tr M over the same window, times the share of the oscillation that the "
-        "rule has.",
+        "The mean of ½ηλλ* tr M over the window of loss_mean, times the share oscillation_share of "
+        "the rule: 1 for gradient descent with weight decay, (1 − β)/(1 + β) with momentum.",
         unit="1",
         dims=("tau",),
         symbol="½ηλλ* tr M",
@@ -176,8 +177,8 @@ COMPARISON_NUMBERS = by_name(
     Quantity(
         "predicted_entry_step",
         "predicted entry step",
-        "The step at which the threshold, falling as at rest from the first output of the flow, "
-        "meets λ₁ there.",
+        "The step at which the threshold falls to the sharpness λ₁ of the first output of the "
+        "flow, if nothing but the norm changes until then.",
         unit="step",
     ),
     Quantity(
@@ -220,7 +221,8 @@ COMPARISON_NUMBERS = by_name(
     Quantity(
         "settle_tau",
         "flow time left out",
-        "The flow time after the answer of the oscillation to the entry that averages leave out.",
+        "The flow time that averages after the entry leave out. It counts from the record at which "
+        "the loss of the oscillation first reaches half of the predicted one.",
         unit="1",
     ),
 )
@@ -249,8 +251,8 @@ def compare(
         ``loss_rises`` are used where they are recorded.
       flow: its prediction, at times of snapshots.
       problem: what was trained.
-      settle_tau: flow time that averages leave out after the entry and after the
-        oscillation's late answer to it.
+      settle_tau: flow time that averages after the entry leave out. It counts from the record
+        at which the loss of the oscillation first reaches half of the predicted one.
 
     Returns:
       A dataset over ``tau`` with
@@ -261,16 +263,18 @@ def compare(
         (tau, eigenvalue); the first of each are ``sharpness`` and ``predicted_sharpness``;
       * ``threshold``, ``predicted_threshold`` and ``threshold_ratio``;
       * ``edge_ratio``, λ_1(Φ(θ_t))/λ*_t;
-      * ``loss_mean`` above inf L, ``predicted_loss`` and ``loss_ratio``, means over a window
-        that ends there and starts at an output at least 100 steps before, NaN before it settles;
-        the prediction is ½ ηλ λ* tr M times the trajectory's ``oscillation_share``;
+      * ``loss_mean``, the mean of L − inf L over a window of steps, ``predicted_loss``, the mean
+        of ½ ηλ λ* tr M over the same window, times the trajectory's ``oscillation_share``, and
+        ``loss_ratio``, the first over the second. The window ends at the output and begins at
+        the last output that is 100 steps or more before it. All three are NaN where the
+        oscillation had not settled when the window began;
 
-      and attributes ``entry_step``, ``predicted_entry_step`` (crossings of edge ratio 1,
-      measured and predicted from the norm at tau[0]; NaN where there is none),
-      ``final_relative_error``, ``mean_edge_ratio``, ``mean_loss_ratio`` (mean measured
-      over mean predicted loss since then), ``loss_rises_before`` the entry and
-      ``loss_rises_after`` it. What is said to be after the entry begins once the oscillation has
-      settled: ``settle_tau`` after its loss first reaches half of the predicted one.
+      and attributes ``entry_step`` and ``predicted_entry_step``, the step at which the edge ratio
+      crosses 1, measured, and predicted from the norm at tau[0] (NaN where there is none);
+      ``final_relative_error``; ``mean_edge_ratio``; ``mean_loss_ratio``, the mean measured loss
+      over the mean predicted one; ``loss_rises_before`` and ``loss_rises_after``, the share of
+      steps that raise the loss before and after the entry. The means after the entry begin once
+      the oscillation has settled, which ``settle_tau`` says.
 
     Raises:
       ValueError: ``settle_tau`` negative, no snapshots, no column ``threshold``, or no snapshot
@@ -380,7 +384,7 @@ def _entry_step(trajectory: Trajectory, steps: np.ndarray, projection: Projectio
 
 
 def _predicted_entry_step(trajectory: Trajectory, flow: FlowSolution) -> float:
-    """Where λ*, falling as at rest from tau[0], meets λ_1 there."""
+    """Where λ* falls to the λ_1 of tau[0], if nothing but the norm changes until then."""
     excess = np.log(float(flow.threshold[0]) / float(flow.eigenvalues[0, 0]))
     rate, decay = trajectory.intrinsic_rate, trajectory.decay_at_rest
     decay = decay if np.isfinite(decay) else float(flow.b) * rate

@@ -164,31 +164,31 @@ METRICS = by_name(
     Quantity(
         "train_accuracy",
         "training accuracy",
-        "The share of training examples whose class is predicted right, as the metric of the "
-        "problem has it.",
+        "The metric train_accuracy of the problem. In sharpflow's own problems it is the share of "
+        "training examples whose class is predicted right.",
         unit="1",
         scale="linear",
     ),
     Quantity(
         "test_accuracy",
         "test accuracy",
-        "The share of test examples whose class is predicted right, as the metric of the problem "
-        "has it.",
+        "The metric test_accuracy of the problem. In sharpflow's own problems it is the share of "
+        "test examples whose class is predicted right.",
         unit="1",
         scale="linear",
     ),
     Quantity(
         "test_error",
         "test error",
-        "The error on test data, in sharpflow's own problems the mean square error, as the metric "
-        "of the problem has it.",
+        "The metric test_error of the problem. In sharpflow's own problems it is the mean square "
+        "error of the outputs on data that were not trained on.",
         unit="1",
     ),
     Quantity(
         "test_loss",
         "test loss",
-        "The loss on test data, in sharpflow's own problems the smoothed cross-entropy, as the "
-        "metric of the problem has it.",
+        "The metric test_loss of the problem. In sharpflow's own problems it is the smoothed "
+        "cross-entropy on data that were not trained on.",
         unit="1",
     ),
 )

@@ -61,8 +61,8 @@ OSCILLATION = by_name(
     Quantity(
         "predicted_covariance",
         "predicted covariance ηλM",
-        "The mean over the window of ηλM in the same basis, times the share of the oscillation "
-        "that the rule has.",
+        "The mean over the window of ηλM in the same basis, times the share oscillation_share of "
+        "the rule: 1 for gradient descent with weight decay, (1 − β)/(1 + β) with momentum.",
         unit="1",
         dims=_PER_PAIR,
     ),

@@ -89,6 +89,8 @@ def test_a_dry_run_prints_the_grid_its_memory_and_its_time(call, config, tmp_pat
     assert result.exit_code == 0, result.stderr
     assert "6 points: 2 seed × 3 learning_rate × 1 weight_decay" in result.output
     assert "updates: 240 in all" in result.output
+    # the tests have one device, and a CPU computes the points in turn
+    assert "at a time: 6 points, all on one device, computed in turn" in result.output
     assert "memory of a device" in result.output and "time: about" in result.output
     assert list(tmp_path.glob("**/run.json")) == []
 

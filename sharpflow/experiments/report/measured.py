@@ -94,7 +94,11 @@ def _predicted_entry(
     rates: tuple[float, float],
     entry: float,
 ) -> float:
-    """From the first record that rests on Γ below the edge; NaN where none does."""
+    """The step of the entry, predicted from a rest before it; NaN where there was none.
+
+    The trajectory rests where its loss is near the infimum and its edge ratio below 1: nothing but
+    the norm changes from there on. The prediction starts at the first such record.
+    """
     finite = loss[np.isfinite(loss)]
     known = np.isfinite(edge_ratio) & np.isfinite(threshold) & (edge_ratio < 1.0)
     if not finite.size:
@@ -164,8 +168,8 @@ def remarks(
     entered = [point for point in measures if np.isfinite(point["entry_step"])]
     if entered and not any(np.isfinite(point["predicted_entry_step"]) for point in entered):
         lines.append(
-            "No entry is predicted without a flow: no point rested on Γ below the edge before, its "
-            f"loss at most {LOSS_TOLERANCE:g} of the first."
+            "No entry is predicted without a flow. That needs a record before the entry whose loss "
+            f"is at most {LOSS_TOLERANCE:g} of the first, and no point has one."
         )
     of_loss = [point[name] for point in measures for name in ("loss", "predicted_entry_step")]
     if loss_infimum is None and np.isfinite(of_loss).any():

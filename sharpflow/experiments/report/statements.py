@@ -11,9 +11,9 @@ from sharpflow.simulator.comparison import COMPARISON_NUMBERS
 from sharpflow.simulator.crossing import SETTLE_TAU
 
 SETTLED = (
-    "The entry is the first crossing of edge ratio 1. Means after it begin once the oscillation "
-    f"has answered it and rung for {SETTLE_TAU:g} of flow time. It answers where the mean loss "
-    "first reaches half of the predicted one, and at the entry itself where that is not known."
+    "The entry is the step at which the edge ratio first crosses 1. The oscillation answers it "
+    "late: once the mean loss first reaches half of the predicted one. Means after the entry begin "
+    f"{SETTLE_TAU:g} of flow time after that, or after the entry itself where no loss is known."
 )
 
 _HEADS = ("statement", "predicted", "median", "smallest", "largest", "points")

@@ -39,7 +39,8 @@ class EdgeDynamics:
         shape (), for the picture of ``hessian_sharpness``; with a preconditioner
         λ_1(P^{-1/2} ∇²L P^{-1/2}), for that of ``preconditioned_sharpness``.
       intrinsic_rate: flow time per step, shape ().
-      response: b, how strongly the threshold answers the oscillation, shape ().
+      response: b, the rate at which the threshold falls per unit of flow time where there is no
+        oscillation, shape (): d log λ*/dτ = b (2 tr M − 1); 2 for GD+WD.
       decay_at_rest: by how much log λ* falls in a step while the gradient is zero, shape (): to
         leading order response × intrinsic rate, which stands in for it where it is None.
       oscillation_share: covariance of the oscillation at the edge over intrinsic rate × M of the
