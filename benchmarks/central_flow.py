@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 import sharpflow as sf
 from sharpflow.experiments.checks import Check, print_table, write_json
 from sharpflow.experiments.plots.central import MeanPath, above_edge_panel, central_panel
-from sharpflow.experiments.plots.style import save
+from sharpflow.experiments.plots.drawing import save
 from sharpflow.experiments.starts import trained_to_manifold
 from sharpflow.models.problem import parameter_rows
 

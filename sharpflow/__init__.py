@@ -1,5 +1,7 @@
 """Gradient descent with weight decay on scale-invariant losses, beside its predicted flow."""
 
+from typing import TYPE_CHECKING, Any
+
 from sharpflow import models, simulator, theory
 from sharpflow.models.problem import Problem
 from sharpflow.simulator import (
@@ -21,6 +23,9 @@ from sharpflow.theory import (
     sharpness_flow,
 )
 
+if TYPE_CHECKING:
+    from sharpflow.experiments import plots
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -34,6 +39,7 @@ __all__ = [
     "gdwd",
     "models",
     "open_run",
+    "plots",
     "predict",
     "quasi_rmsprop",
     "sharpness",
@@ -43,3 +49,12 @@ __all__ = [
     "simulator",
     "theory",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``plots`` is loaded when it is first used: most who simulate draw nothing."""
+    if name == "plots":
+        from sharpflow.experiments import plots
+
+        return plots
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -838,6 +838,18 @@ CALLS: dict[str, Call] = {
     "sharpflow.experiments.plots.outcome_maps": Call(
         lambda: {"dataset": dataset()}, {"dataset": _RECORD}
     ),
+    "sharpflow.experiments.plots.panel": Call(
+        lambda: {"trajectory": trajectory(), "flow": flow()},
+        {
+            "trajectory": _RECORD,
+            "flow": OBJECT.or_none,
+            "axes": Bad((3, [1, 2], "ab", [], [None], np.ones(2))),
+            "comparison": _RECORD.or_none,
+            "problem": OBJECT.or_none,
+            "columns": Bad((3, "loss", [], [1], [[]], [["loss", 1]], ["none of these"])),
+            "against": CHOICE.or_none,
+        },
+    ),
     "sharpflow.experiments.plots.plot_grid": Call(
         lambda: {"dataset": dataset(), "folder": "figures"},
         {"dataset": _RECORD, "folder": PATH, "suffix": CHOICE},
@@ -901,6 +913,7 @@ CALLS: dict[str, Call] = {
         lambda: {"theta": _POINTS, "basis": _POINTS},
         {"theta": PARAMS, "basis": ARRAY.also(np.ones((2, 3)), np.ones(3))},
     ),
+    "sharpflow.experiments.plots.style": Call(dict, {}),
     "sharpflow.experiments.plots.tracking_error": Call(
         lambda: {"intrinsic_rates": [0.1, 0.2], "errors": [1.0, 2.0]},
         {

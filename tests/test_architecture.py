@@ -63,7 +63,7 @@ def test_public_names_are_callable(room, names):
 
 def test_importing_the_package_does_not_load_what_is_used_later():
     heavy = ["matplotlib", "xarray", "sklearn", "typer", "diffrax", "lineax", "pandas"]
-    heavy += ["zarr", "h5py", "plotly", "flax.nnx"]
+    heavy += ["zarr", "h5py", "plotly", "flax.nnx", "sharpflow.experiments"]
     program = f"import sys, sharpflow; print([name for name in {heavy} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert run.stdout.strip() == "[]", run.stdout + run.stderr

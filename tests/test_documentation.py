@@ -97,7 +97,8 @@ def test_the_gallery_draws_every_picture_it_shows_and_calls_every_plotting_funct
         _is_what_the_page_shows(block, ran)
     called = {node.func.attr for code in codes for node in ast.walk(ast.parse(code))
               if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)}  # fmt: skip
-    assert set(plots.__all__) <= called
+    functions = {name for name in plots.__all__ if callable(getattr(plots, name))}
+    assert functions <= called
 
 
 def _is_what_the_page_shows(block, ran):

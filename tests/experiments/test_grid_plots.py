@@ -11,7 +11,7 @@ from matplotlib import pyplot
 
 import sharpflow as sf
 from sharpflow.experiments import plots
-from sharpflow.experiments.plots import cells, style
+from sharpflow.experiments.plots import cells, drawing
 
 pytestmark = pytest.mark.usefixtures("settings_stay")
 
@@ -121,7 +121,7 @@ FIGURES = {
 def test_nothing_is_clipped_and_no_labels_overlap(name, dataset):
     dataset = grids.ended(dataset, DIVERGED, seed=0, learning_rate=0, weight_decay=0)
     figure = FIGURES[name](dataset)
-    with style.in_force():
+    with drawing.in_force():
         figure.draw_without_rendering()
         for ax in figure.axes:
             _require_room(figure, ax)

@@ -16,12 +16,12 @@ from sharpflow.experiments.report.figures import is_whole
 
 def _one_figure(dataset, folder, *, suffix=".png"):
     """In place of all figures, one that is quick to draw."""
-    from sharpflow.experiments.plots import style
+    from sharpflow.experiments.plots import drawing
 
     figure, ax = pyplot.subplots(figsize=(1.0, 1.0))
     ax.plot(dataset["loss"].values.ravel())
     drawn.append(folder)
-    return [style.save(figure, Path(folder) / f"outcomes{suffix}")]
+    return [drawing.save(figure, Path(folder) / f"outcomes{suffix}")]
 
 
 drawn: list = []

@@ -12,7 +12,7 @@ from matplotlib import pyplot
 from PIL import Image
 
 from sharpflow.experiments import plots
-from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots import drawing
 
 pytestmark = pytest.mark.usefixtures("settings_stay")
 
@@ -46,8 +46,8 @@ def test_importing_the_figures_does_not_load_matplotlib():
 
 def test_a_figure_is_drawn_in_our_style_and_leaves_what_it_found():
     matplotlib.rcParams["font.size"] = 31.0
-    with style.in_force():
-        assert matplotlib.rcParams["font.size"] == style.RC["font.size"]
+    with drawing.in_force():
+        assert matplotlib.rcParams["font.size"] == drawing.RC["font.size"]
     assert matplotlib.rcParams["font.size"] == 31.0
     matplotlib.rcParams["font.size"] = matplotlib.rcParamsDefault["font.size"]
 
@@ -55,7 +55,7 @@ def test_a_figure_is_drawn_in_our_style_and_leaves_what_it_found():
 def test_what_a_backend_sets_while_a_figure_is_drawn_stays():
     # as the backend of notebooks does when pyplot loads it; rc_context would undo it
     before = matplotlib.rcParams["interactive"]
-    with style.in_force():
+    with drawing.in_force():
         matplotlib.rcParams["interactive"] = not before
     assert matplotlib.rcParams["interactive"] is not before
     matplotlib.rcParams["interactive"] = before

@@ -2,6 +2,8 @@
 
 from sharpflow.experiments.plots.angles import angle
 from sharpflow.experiments.plots.bands import seed_band_panels, seed_bands
+from sharpflow.experiments.plots.decay_panel import prediction_panel
+from sharpflow.experiments.plots.drawing import COLUMN, PAGE, save, style
 from sharpflow.experiments.plots.edge import (
     edge_eigenvalues,
     edge_of_stability,
@@ -14,10 +16,11 @@ from sharpflow.experiments.plots.grid import heat_map, heat_maps
 from sharpflow.experiments.plots.loss import mean_loss
 from sharpflow.experiments.plots.metrics import metric
 from sharpflow.experiments.plots.outcomes import outcome_map, outcome_maps
-from sharpflow.experiments.plots.panel import prediction_panel
-from sharpflow.experiments.plots.style import save
+from sharpflow.experiments.plots.trajectory_panel import panel
 
 __all__ = [
+    "COLUMN",
+    "PAGE",
     "angle",
     "basis_from",
     "edge_eigenvalues",
@@ -28,6 +31,7 @@ __all__ = [
     "metric",
     "outcome_map",
     "outcome_maps",
+    "panel",
     "plot_grid",
     "prediction_panel",
     "save",
@@ -37,5 +41,6 @@ __all__ = [
     "single_edge_failure",
     "sphere",
     "sphere_coordinates",
+    "style",
     "tracking_error",
 ]

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots import drawing
 from sharpflow.experiments.plots.quantities import label, line_of, mathtext, shown_quantity
 from sharpflow.simulator.quantities import RESULT
 
@@ -27,18 +27,18 @@ def flows(sphere: "xarray.Dataset", plain: "xarray.Dataset") -> "Figure":
     """
     from matplotlib import pyplot, ticker
 
-    with style.in_force():
+    with drawing.in_force():
         figure, axes = pyplot.subplots(1, 3, figsize=(7.4, 3.4), layout="constrained")
         tau, responses = sphere["tau"].values, sphere["b"].values
         for index, b in enumerate(responses):
-            color = style.shade(style.MEASURED, index, len(responses))
+            color = drawing.shade(drawing.MEASURED, index, len(responses))
             one = sphere.sel(b=b)
             start = float(one["sphere_predicted_threshold"][0])
             line = {"color": color, "linewidth": 2.0}
             axes[0].plot(tau, one["sphere_threshold"] / start, **line, label=f"$b = {b:g}$")
-            axes[0].plot(tau, one["sphere_predicted_threshold"] / start, **style.DASHED)
+            axes[0].plot(tau, one["sphere_predicted_threshold"] / start, **drawing.DASHED)
             axes[1].plot(tau[1:], one["sphere_relative_error"][1:], **line, label=f"$b = {b:g}$")
-        axes[0].plot([], [], **style.DASHED, label="predicted flow")
+        axes[0].plot([], [], **drawing.DASHED, label="predicted flow")
         axes[0].set_ylabel(r"threshold $\lambda^{\ast}/\lambda^{\ast}(0)$, on the sphere")
         axes[1].set_ylabel("error / distance moved, on the sphere")
         axes[2].set_ylabel("the same, no scale invariance")
@@ -50,27 +50,27 @@ def flows(sphere: "xarray.Dataset", plain: "xarray.Dataset") -> "Figure":
             axes[2].plot(
                 tau[1:],
                 plain["plain_relative_error"].sel(run=name)[1:],
-                color=style.OTHER if kind == "factorisation" else style.MEASURED,
+                color=drawing.OTHER if kind == "factorisation" else drawing.MEASURED,
                 linewidth=1.2,
                 linestyle=(0, (1, 1.2)) if off else "-",
                 label=label if label not in shown else None,
             )
             shown.add(label)
-        axes[2].axhline(0.02, **style.LINE)
+        axes[2].axhline(0.02, **drawing.LINE)
         axes[2].annotate(
             "2 %", (tau[-1], 0.02), xytext=(-2, 2), textcoords="offset points", ha="right",
-            fontsize=8.0, color=style.THRESHOLD,
+            fontsize=8.0, color=drawing.THRESHOLD,
         )  # fmt: skip
         for ax in axes:
-            style.time_axis(ax)
-            style.log_axis(ax, "y")
+            drawing.time_axis(ax)
+            drawing.log_axis(ax, "y")
         for ax in axes[1:]:
             ax.yaxis.set_major_locator(ticker.LogLocator())
-        axes[0].legend(**style.ABOVE, fontsize=7.5)
-        axes[1].legend(**style.ABOVE, fontsize=7.5)
-        axes[2].legend(**style.ABOVE | {"ncols": 1}, fontsize=7.5)
+        axes[0].legend(**drawing.ABOVE, fontsize=7.5)
+        axes[1].legend(**drawing.ABOVE, fontsize=7.5)
+        axes[2].legend(**drawing.ABOVE | {"ncols": 1}, fontsize=7.5)
         for ax in axes:
-            style.keep_tick_fonts(ax)
+            drawing.keep_tick_fonts(ax)
     return figure
 
 
@@ -85,20 +85,20 @@ def preconditioned(record: "xarray.Dataset") -> "Figure":
     """
     from matplotlib import pyplot
 
-    colors = (style.MEASURED, style.OTHER, style.PREDICTED)
+    colors = (drawing.MEASURED, drawing.OTHER, drawing.PREDICTED)
     quantity = shown_quantity(record, "preconditioned_ratio")
     line = line_of(quantity)
-    with style.in_force():
+    with drawing.in_force():
         figure, ax = pyplot.subplots(figsize=(4.4, 2.9), layout="constrained")
         if line is not None:
-            ax.axhline(line, **style.LINE)
+            ax.axhline(line, **drawing.LINE)
         for index, name in enumerate(record["setting"].values):
             values = np.asarray(record["preconditioned_ratio"].sel(setting=name))
             look = {"color": colors[index % 3], "linewidth": 1.1, "label": mathtext(str(name))}
             ax.plot(record["step"], values, **look)
-        style.time_axis(ax, label(RESULT["step"]))
+        drawing.time_axis(ax, label(RESULT["step"]))
         ax.set_ylim(0.0, 1.6)
         ax.set_ylabel(label(quantity))
         ax.legend()
-        style.keep_tick_fonts(ax)
+        drawing.keep_tick_fonts(ax)
     return figure

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots import drawing
 from sharpflow.experiments.plots.arguments import AX, VECTOR
 from sharpflow.models.arguments import checked, require_alike
 
@@ -37,12 +37,12 @@ def angle(
     """
     for name, values in {"exact": exact, "flow": flow, "measured": measured}.items():
         require_alike(name, np.asarray(values), "tau", np.asarray(tau))
-    with style.styled(ax) as ax:
-        ax.plot(tau, exact, **style.LINE | {"linewidth": 4.0}, label="exact")
-        ax.plot(tau, flow, **style.DASHED, label="predicted flow")
-        ax.plot(tau, measured, "o", color=style.MEASURED, markersize=3.0, label="GD+WD")
-        style.time_axis(ax)
+    with drawing.styled(ax) as ax:
+        ax.plot(tau, exact, **drawing.LINE | {"linewidth": 4.0}, label="exact")
+        ax.plot(tau, flow, **drawing.DASHED, label="predicted flow")
+        ax.plot(tau, measured, "o", color=drawing.MEASURED, markersize=3.0, label="GD+WD")
+        drawing.time_axis(ax)
         ax.set_ylabel(r"angle $\alpha$ to minimum norm (rad)")
         ax.set_ylim(bottom=0.0)
-        ax.legend()
+        drawing.legend_above(ax)
     return ax

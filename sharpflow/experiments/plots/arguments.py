@@ -9,8 +9,19 @@ from sharpflow.models.arguments import Kind, any_of, array, of_lazy_type, option
 from sharpflow.simulator.trajectory import TRAJECTORY
 
 # matplotlib and xarray are loaded by whoever draws, and not by this check
-AX = optional(of_lazy_type("matplotlib", "Axes", "matplotlib axes"))
+_AXES = of_lazy_type("matplotlib", "Axes", "matplotlib axes")
+AX = optional(_AXES)
 FIGURE = of_lazy_type("matplotlib", "FigureBase", "a matplotlib figure")
+SEVERAL_AXES = Kind(
+    "several matplotlib axes, in a sequence or an array",
+    lambda value: (
+        isinstance(value, (Sequence, np.ndarray))
+        and not isinstance(value, str)
+        and len(value) > 0
+        and all(_AXES.fits(ax) for ax in flat_axes(value))
+    ),
+)
+DRAWN = any_of(FIGURE, _AXES, SEVERAL_AXES)
 DATASET = of_lazy_type("xarray", "Dataset", "an xarray.Dataset")
 RECORD = any_of(TRAJECTORY, DATASET)
 FIT = optional(
@@ -35,6 +46,15 @@ ON_SPHERE = Kind(
         array(2, missing=True).fits(value) and np.shape(value)[1] == 3 and np.shape(value)[0] > 0
     ),
 )
+
+
+def flat_axes(axes: Any) -> list[Any]:
+    """Axes in their order, whether in a sequence or in the array that ``pyplot.subplots`` gives.
+
+    Args:
+      axes: a sequence or an array of any shape.
+    """
+    return list(axes.flat) if isinstance(axes, np.ndarray) else list(axes)
 
 
 def require_columns(name: str, record: Any, *columns: str) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharpflow.experiments.grid_summary import column, is_diverged, is_pending
-from sharpflow.experiments.plots import cells, quantities, series, style
+from sharpflow.experiments.plots import cells, drawing, quantities, series
 from sharpflow.experiments.plots.arguments import AX, DATASET
 from sharpflow.models.arguments import COUNT, TEXT, checked, optional
 from sharpflow.simulator.quantities import RESULT
@@ -66,7 +66,7 @@ def seed_bands(
         )
     clock = series.clock(grid, against)
     chosen, note = series.thinned(grid, "learning_rate", most_lines)
-    with style.styled(ax) as ax:
+    with drawing.styled(ax) as ax:
         _draw(ax, chosen, name, clock)
         _set_scale(ax, series.bounds(chosen, name))
         words = _legend(chosen, name, [title.replace("_", " "), note], 230.0 if alone else 200.0)
@@ -110,20 +110,20 @@ def seed_band_panels(
     count = min(grid.sizes["weight_decay"], most_panels)
     if grid.sizes["weight_decay"] == 1:
         ax = seed_bands(dataset, name, against=against, title=title, most_lines=most_lines)
-        return cells.figure_of(ax)
+        return drawing.figure_of(ax)
     clock = series.clock(grid, against)
     chosen, note = series.thinned(grid, "learning_rate", most_lines)
     chosen, other_note = series.thinned(chosen, "weight_decay", most_panels)
     limits = series.bounds(chosen, name)
     columns = 2 if count in (2, 4) else min(count, 3)
     rows = -(-count // columns)
-    with style.in_force():
+    with drawing.in_force():
         from matplotlib import pyplot
 
         figure, axes = pyplot.subplots(
             rows,
             columns,
-            figsize=(style.PAGE[0], 0.9 + 1.8 * rows),
+            figsize=(drawing.PAGE[0], 0.9 + 1.8 * rows),
             layout="constrained",
             sharey=True,
             squeeze=False,
@@ -134,12 +134,12 @@ def seed_band_panels(
         for place, ax in enumerate(axes.flat[:count]):
             _draw(ax, chosen.isel(weight_decay=[place]), name, clock)
             _set_scale(ax, limits)
-            ax.set_title(rf"$\lambda$ = {names[place]}", fontsize=style.RC["legend.fontsize"])
+            ax.set_title(rf"$\lambda$ = {names[place]}", fontsize=drawing.RC["legend.fontsize"])
             if place % columns:
                 ax.set_ylabel("")
             if place + columns < count:
                 ax.set_xlabel("")
-            style.keep_tick_fonts(ax)
+            drawing.keep_tick_fonts(ax)
         words = _legend(chosen, name, [title.replace("_", " "), note, other_note], 460.0)
         figure.legend(**words, loc="outside upper left")
     return figure
@@ -165,14 +165,14 @@ def _draw(ax: "Axes", grid: "xarray.Dataset", name: str, clock: str) -> None:
         for row in rows[ended]:
             last = np.flatnonzero(np.isfinite(row))[-1:]
             ax.plot(time[last], row[last], **_MARK, color=colour, clip_on=False, zorder=5.0)
-    style.time_axis(ax, quantities.label(RESULT[clock]))
+    drawing.time_axis(ax, quantities.label(RESULT[clock]))
     quantity = quantities.shown_quantity(grid, name)
     ax.set_ylabel(quantities.label(quantity))
     if (reference := quantities.line_of(quantity)) is not None:
-        ax.axhline(reference, **style.LINE, zorder=0.5)
+        ax.axhline(reference, **drawing.LINE, zorder=0.5)
     if not np.isfinite(values).any():
         ax.set_xticks([])
-        ax.text(0.5, 0.5, "no values", transform=ax.transAxes, ha="center", color=style.THRESHOLD)
+        ax.text(0.5, 0.5, "no values", transform=ax.transAxes, ha="center", color=drawing.THRESHOLD)
 
 
 def _set_scale(ax: "Axes", limits: tuple[float, float, bool] | None) -> None:
@@ -183,7 +183,7 @@ def _set_scale(ax: "Axes", limits: tuple[float, float, bool] | None) -> None:
     bottom, top, logarithmic = limits
     ax.set_ylim(bottom, top)
     if logarithmic:
-        style.log_axis(ax, "y")
+        drawing.log_axis(ax, "y")
     for line in ax.lines:
         if line.get_marker() == _MARK["marker"]:
             line.set_ydata(np.clip(line.get_ydata(), bottom, top))
@@ -194,7 +194,7 @@ def _colours(count: int) -> "list[tuple[float, ...]] | list[str]":
     import matplotlib
 
     if count == 1:
-        return [style.MEASURED]
+        return [drawing.MEASURED]
     return list(matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, count)))
 
 
@@ -209,18 +209,18 @@ def _legend(grid: "xarray.Dataset", name: str, notes: list[str], width: float) -
     ]
     if (edge := quantities.edge_of(grid, name)) is not None:
         labels.append(quantities.symbol(quantities.shown_quantity(grid, edge)))
-        looks.append(_EDGE | {"color": style.THRESHOLD})
+        looks.append(_EDGE | {"color": drawing.THRESHOLD})
     if is_diverged(grid).any():
         labels.append("diverges")
-        looks.append(_MARK | {"color": style.THRESHOLD})
-    seeds, size = grid.sizes["seed"], style.RC["legend.fontsize"]
+        looks.append(_MARK | {"color": drawing.THRESHOLD})
+    seeds, size = grid.sizes["seed"], drawing.RC["legend.fontsize"]
     if seeds > 1:
         few = seeds < series.ENOUGH_FOR_PERCENTILES
         reach = "range" if few else "10th to 90th percentile"
         notes = [*notes[:1], f"median and {reach} of {seeds} seeds", *notes[1:]]
     if unfinished := int(is_pending(grid).sum()):
         notes = [*notes, f"{unfinished} of {grid['status'].size} trajectories unfinished"]
-    widest = max(cells.text_width(label, size) for label in labels)
+    widest = max(drawing.text_width(label, size) for label in labels)
     return {
         "handles": [
             Line2D([], [], **look, label=label) for look, label in zip(looks, labels, strict=True)
@@ -240,7 +240,7 @@ def _lines(notes: list[str], width: float) -> str:
     lines: list[str] = []
     for note in filter(None, notes):
         joined = f"{lines[-1]};  {note}" if lines else note
-        if lines and cells.text_width(joined, style.RC["legend.fontsize"]) <= width:
+        if lines and drawing.text_width(joined, drawing.RC["legend.fontsize"]) <= width:
             lines[-1] = joined
         else:
             lines.append(note)

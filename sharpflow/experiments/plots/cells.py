@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharpflow.experiments.grid_summary import combinations, extra_axes
-from sharpflow.experiments.plots import quantities, style
+from sharpflow.experiments.plots import drawing, quantities
 from sharpflow.simulator.quantities import axis_quantity
 
 if TYPE_CHECKING:
@@ -43,18 +43,18 @@ def sorted_grid(dataset: "xarray.Dataset") -> "xarray.Dataset":
 def panel_size(dataset: "xarray.Dataset") -> tuple[float, float]:
     """Inches of a figure of one panel: a column of a page where the cells allow it."""
     columns, rows = dataset.sizes["learning_rate"], dataset.sizes["weight_decay"]
-    width = min(max(style.COLUMN[0], 1.3 + 0.36 * columns), style.PAGE[0])
-    return width, min(max(style.COLUMN[1], 1.2 + 0.24 * rows), 6.0)
+    width = min(max(drawing.COLUMN[0], 1.3 + 0.36 * columns), drawing.PAGE[0])
+    return width, min(max(drawing.COLUMN[1], 1.2 + 0.24 * rows), 6.0)
 
 
 def panel_figure(parts: "list[tuple[str, xarray.Dataset]]") -> "tuple[Figure, list[Axes]]":
-    """A page-wide figure with a named panel for each of several grids, under ``style.RC``."""
+    """A page-wide figure with a named panel for each of several grids, under ``drawing.RC``."""
     from matplotlib import pyplot
 
     columns = _panel_columns(parts)
     rows = -(-len(parts) // columns)
     height = min(max(1.6, 0.6 + 0.15 * parts[0][1].sizes["weight_decay"]), 2.8)
-    size = (style.PAGE[0], 1.1 + rows * height)
+    size = (drawing.PAGE[0], 1.1 + rows * height)
     figure, axes = pyplot.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for ax in axes.flat[len(parts) :]:
         ax.remove()
@@ -85,7 +85,7 @@ def frame_panels(axes: "list[Axes]", parts: "list[tuple[str, xarray.Dataset]]") 
             _name_columns(ax, part, width)
         if at_left:
             _name_rows(ax, part, height)
-        style.keep_tick_fonts(ax)
+        drawing.keep_tick_fonts(ax)
 
 
 def _panel_columns(parts: "list[tuple[str, xarray.Dataset]]") -> int:
@@ -119,7 +119,7 @@ def _clear(ax: "Axes", dataset: "xarray.Dataset") -> None:
 
 def _name_columns(ax: "Axes", dataset: "xarray.Dataset", width: float) -> None:
     labels = category_labels(dataset["learning_rate"].values)
-    turned = max(text_width(label, _TICK) for label in labels) > width - 3.0
+    turned = max(drawing.text_width(label, _TICK) for label in labels) > width - 3.0
     size = _SMALL_TICK if turned and width < _TICK + 3.0 else _TICK
     step = math.ceil((size + 1.0) / width) if turned else 1
     places = np.arange(0, len(labels), step)
@@ -136,28 +136,14 @@ def _name_rows(ax: "Axes", dataset: "xarray.Dataset", height: float) -> None:
 
 def lay_out(ax: "Axes") -> None:
     """Make room in the figure for all that is written so far; as slow as drawing it."""
-    figure_of(ax).draw_without_rendering()
+    drawing.figure_of(ax).draw_without_rendering()
 
 
 def cell_size(ax: "Axes", dataset: "xarray.Dataset") -> tuple[float, float]:
     """Width and height of a cell in points, as the figure was laid out last."""
     box = ax.get_position()
-    width, height = 72.0 * figure_of(ax).get_size_inches() * (box.width, box.height)
+    width, height = 72.0 * drawing.figure_of(ax).get_size_inches() * (box.width, box.height)
     return width / dataset.sizes["learning_rate"], height / dataset.sizes["weight_decay"]
-
-
-def figure_of(ax: "Axes") -> "Figure":
-    """The whole figure that axes belong to."""
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    return figure
-
-
-def text_width(text: str, size: float) -> float:
-    """Points that a text takes."""
-    from matplotlib.textpath import TextPath
-
-    return float(TextPath((0, 0), text, size=size).get_extents().width) if text else 0.0
 
 
 def number(value: float, digits: int = 2) -> str:
@@ -194,7 +180,7 @@ def _category(value: float, digits: int) -> str:
 def put_legend(ax: "Axes", words: dict[str, Any], alone: bool) -> None:
     """A legend above axes; above the whole figure where they are ``alone`` on it."""
     if alone:
-        figure_of(ax).legend(**words, loc="outside upper left")
+        drawing.figure_of(ax).legend(**words, loc="outside upper left")
     else:
         ax.legend(**words, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2)
 
@@ -206,9 +192,9 @@ def omitted(shown: int, of: int) -> str:
 
 def _name_panels(axes: "list[Axes]", names: list[str], width: float) -> None:
     """Titles of at most ``width`` points, broken at their commas where one has to be."""
-    size = style.RC["legend.fontsize"]
+    size = drawing.RC["legend.fontsize"]
     names = [name.replace("_", " ") for name in names]
-    long = any(text_width(name, size) > width for name in names)
+    long = any(drawing.text_width(name, size) > width for name in names)
     for ax, name in zip(axes, names, strict=True):
         words = name.replace(", ", ",\n") if long else name
         ax.set_title(words, fontsize=size, linespacing=1.1)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots import drawing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,45 +55,49 @@ def central_panel(
     from matplotlib import pyplot
 
     tau, edge = np.asarray(flow.tau), float(flow.edge)
-    with style.in_force():
+    with drawing.in_force():
         figure, axes = pyplot.subplots(2, 2, figsize=(7.0, 4.8), layout="constrained")
         loss, eigenvalues, metrics, errors = axes.ravel()
-        loss.plot(measured.tau, measured.loss, **style.SOLID, label="GD, mean over a window")
-        loss.plot(tau, np.asarray(flow.mean_loss), **style.DASHED, label="central flow, mean loss")
-        loss.plot(tau, np.asarray(flow.loss), **style.DOTTED, label="central flow, loss at $w$")
+        loss.plot(measured.tau, measured.loss, **drawing.SOLID, label="GD, mean over a window")
+        loss.plot(
+            tau, np.asarray(flow.mean_loss), **drawing.DASHED, label="central flow, mean loss"
+        )
+        loss.plot(tau, np.asarray(flow.loss), **drawing.DOTTED, label="central flow, loss at $w$")
         loss.set_ylabel("training loss")
         loss.legend()
 
         count = flow.eigenvalues.shape[1]
         for index in range(count):
-            shade = style.shade(style.MEASURED, index, count)
+            shade = drawing.shade(drawing.MEASURED, index, count)
             values = measured.eigenvalues[:, index] / edge
             label = "GD, at its mean iterate" if index == 0 else None
             eigenvalues.plot(measured.tau, values, color=shade, linewidth=1.1, label=label)
         for index in range(count):
-            look = style.DASHED | {"color": style.shade(style.PREDICTED, index, count)}
+            look = drawing.DASHED | {"color": drawing.shade(drawing.PREDICTED, index, count)}
             label = "central flow" if index == 0 else None
             eigenvalues.plot(
                 tau, np.asarray(flow.eigenvalues[:, index]) / edge, **look, label=label
             )
-        eigenvalues.axhline(1.0, **style.LINE, zorder=0.5)
+        eigenvalues.axhline(1.0, **drawing.LINE, zorder=0.5)
         eigenvalues.set_ylabel(r"eigenvalues of $\nabla^2 L$ / edge")
         eigenvalues.legend()
 
-        metrics.plot(measured.tau, measured.metric, **style.SOLID, label="GD, at its mean iterate")
-        metrics.plot(tau, metric, **style.DASHED, label="central flow")
+        metrics.plot(
+            measured.tau, measured.metric, **drawing.SOLID, label="GD, at its mean iterate"
+        )
+        metrics.plot(tau, metric, **drawing.DASHED, label="central flow")
         metrics.set_ylabel(name)
         metrics.legend()
 
-        errors.plot(tau, 100.0 * error, **style.FINE)
+        errors.plot(tau, 100.0 * error, **drawing.FINE)
         errors.set_ylabel("distance / distance moved, %")
         errors.set_ylim(bottom=0.0)
         for ax in axes.ravel():
-            style.time_axis(ax)
+            drawing.time_axis(ax)
         if log_loss:
-            style.log_axis(loss, "y")
+            drawing.log_axis(loss, "y")
         for ax in axes.ravel():
-            style.keep_tick_fonts(ax)
+            drawing.keep_tick_fonts(ax)
     return figure
 
 
@@ -114,7 +118,7 @@ def above_edge_panel(
     from matplotlib import pyplot
 
     edge = float(flow.edge)
-    with style.in_force():
+    with drawing.in_force():
         figure, axes = pyplot.subplots(1, 3, figsize=(7.4, 2.6), layout="constrained")
         panels = (
             (r"$\lambda_1(\nabla^2 L)$ / edge", measured.eigenvalues[:, 0] / edge,
@@ -123,12 +127,12 @@ def above_edge_panel(
             ("direction moved", distance[0], distance[1]),
         )  # fmt: skip
         for ax, (label, gd, predicted) in zip(axes, panels, strict=True):
-            ax.plot(steps, gd, **style.SOLID, label="GD")
-            ax.plot(steps, predicted, **style.DASHED, label="central flow")
+            ax.plot(steps, gd, **drawing.SOLID, label="GD")
+            ax.plot(steps, predicted, **drawing.DASHED, label="central flow")
             ax.set_ylabel(label)
-            style.time_axis(ax, "step of GD")
-        axes[0].axhline(1.0, **style.LINE, zorder=0.5)
+            drawing.time_axis(ax, "step of GD")
+        axes[0].axhline(1.0, **drawing.LINE, zorder=0.5)
         axes[0].legend()
         for ax in axes:
-            style.keep_tick_fonts(ax)
+            drawing.keep_tick_fonts(ax)
     return figure

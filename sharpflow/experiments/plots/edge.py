@@ -4,9 +4,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sharpflow.experiments.plots import style
-from sharpflow.experiments.plots.arguments import AX, DATASET, RECORD, TWO_VECTORS, require_columns
-from sharpflow.experiments.plots.quantities import label, shown_quantity, symbol
+from sharpflow.experiments.grid_summary import SHARPNESSES
+from sharpflow.experiments.plots import drawing
+from sharpflow.experiments.plots.arguments import AX, RECORD, TWO_VECTORS, require_columns
+from sharpflow.experiments.plots.quantities import joint_label, label, shown_quantity, symbol
+from sharpflow.experiments.plots.record import Record, has_flow_time, record_of
 from sharpflow.models.arguments import FINITE, checked, optional
 from sharpflow.simulator.comparison import COMPARISON
 from sharpflow.simulator.quantities import RESULT
@@ -19,26 +21,28 @@ if TYPE_CHECKING:
 
 
 @checked(
-    comparison=DATASET,
+    comparison=RECORD,
     flow=optional(FLOW),
     ax=AX,
     trajectory=optional(RECORD),
     single_edge=optional(TWO_VECTORS),
 )
 def sharpness_and_threshold(
-    comparison: "xarray.Dataset",
+    comparison: "Trajectory | xarray.Dataset",
     flow: FlowSolution | None = None,
     ax: "Axes | None" = None,
     *,
     trajectory: "Trajectory | xarray.Dataset | None" = None,
     single_edge: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> "Axes":
-    """Draw λ_1(Φ(θ_t)) and the threshold λ* against τ, with their prediction over them.
+    """Draw the sharpness λ_1 and the threshold λ* against τ, with their prediction over them.
 
     Args:
-      comparison: what ``sharpflow.compare`` returns.
+      comparison: what ``sharpflow.compare`` returns, of which λ_1(Φ(θ_t)) is drawn; or a
+        trajectory alone, its dataset or a grid of one point, of which it is the recorded
+        sharpness nearest to Γ, against steps where there is no flow time.
       flow: the prediction, drawn at its own T times; by default the prediction inside
-        ``comparison``, at the times of that.
+        ``comparison``, at the times of that, and none of a trajectory alone.
       ax: where to draw; by default on a new figure.
       trajectory: draws the threshold at every record of it, from step 0.
       single_edge: τ and λ_1 of the flow of a single eigenvalue, shapes (S,) and (S,).
@@ -47,43 +51,73 @@ def sharpness_and_threshold(
       The axes.
 
     Raises:
-      ValueError: a trajectory or dataset without the columns that are drawn.
+      ValueError: a trajectory or dataset without the columns that are drawn, or a flow beside a
+        trajectory without flow time.
     """
-    require_columns("comparison", comparison, "tau", "sharpness", "threshold")
-    require_entry(comparison)
-    if trajectory is not None:
-        require_columns("trajectory", trajectory, "threshold")
-    if flow is None:
-        require_columns("comparison", comparison, "predicted_sharpness", "predicted_threshold")
-        names = ("tau", "predicted_sharpness", "predicted_threshold")
-        tau, sharpness, threshold = (np.asarray(comparison[name]) for name in names)
+    if isinstance(comparison, Trajectory) or "sharpness" not in comparison:
+        measured, of_comparison = record_of("comparison", comparison), False
+        sharpness = measured.quantity(_recorded_sharpness(measured))
     else:
-        drawn = (flow.tau, flow.eigenvalues[:, 0], flow.threshold)
-        tau, sharpness, threshold = (np.asarray(values) for values in drawn)
-    measured = comparison if trajectory is None else trajectory
-    with style.styled(ax) as ax:
-        ax.plot(
-            np.asarray(measured.tau),
-            np.asarray(measured["threshold"]),
-            **style.LINE | {"linewidth": 2.4},
-            label=f"{symbol(shown_quantity(comparison, 'threshold'))} measured",
-        )
-        ax.plot(
-            np.asarray(comparison["tau"]),
-            np.asarray(comparison["sharpness"]),
-            **style.SOLID,
-            label=f"{symbol(COMPARISON['sharpness'])} measured",
-        )
-        ax.plot(tau, threshold, **style.DASHED)
-        ax.plot(tau, sharpness, **style.DASHED, label="predicted flow")
+        require_columns("comparison", comparison, "tau", "sharpness", "threshold")
+        require_entry(comparison)
+        measured, of_comparison = Record(comparison, "tau"), True
+        sharpness = COMPARISON["sharpness"]
+    threshold = str(sharpness.reference)
+    require_columns("comparison", measured.dataset, threshold)
+    holder = measured
+    if trajectory is not None:
+        require_columns("trajectory", trajectory, threshold)
+        holder = record_of("trajectory", trajectory, measured.clock)
+    predicted = _prediction(measured, flow, of_comparison)
+    if (predicted or single_edge is not None) and not has_flow_time(measured.dataset):
+        raise ValueError("comparison has no flow time tau, so that no flow has a place beside it")
+    words = sharpness, holder.quantity(threshold)
+    with drawing.styled(ax) as ax:
+        look = drawing.LINE | {"linewidth": 2.4}
+        ax.plot(*holder.curve(threshold), **look, label=f"{symbol(words[1])} measured")
+        look = drawing.SOLID if of_comparison else drawing.FINE
+        ax.plot(*measured.curve(sharpness.name), **look, label=f"{symbol(words[0])} measured")
+        for place, values in enumerate(predicted[1:]):
+            shown = "_" if place == 0 else "predicted flow"
+            ax.plot(predicted[0], values, **drawing.DASHED, label=shown)
         if single_edge is not None:
-            ax.plot(*map(np.asarray, single_edge), **style.DOTTED, label="single-edge flow")
-        style.time_axis(ax)
-        mark_predicted_entry(ax, comparison)
-        ax.set_ylabel(r"sharpness $\lambda_1$, threshold $\lambda^{\ast}$")
-        style.log_axis(ax, "y")
-        ax.legend()
+            ax.plot(*map(np.asarray, single_edge), **drawing.DOTTED, label="single-edge flow")
+        drawing.time_axis(ax, measured.time_label)
+        if of_comparison:
+            mark_predicted_entry(ax, measured.dataset, measured.clock)
+        ax.set_ylabel(joint_label(words))
+        drawing.log_axis(ax, "y")
+        drawing.legend_above(ax)
     return ax
+
+
+def _recorded_sharpness(record: Record) -> str:
+    """The sharpness nearest to Γ that was recorded.
+
+    Raises:
+      ValueError: there is none.
+    """
+    recorded = [name for name in SHARPNESSES if name in record]
+    if not recorded:
+        raise ValueError(
+            "comparison must be what sharpflow.compare returns, or a trajectory with a sharpness: "
+            "record one, as with observables=['threshold', 'sharpness_iterate']"
+        )
+    return recorded[0]
+
+
+def _prediction(
+    measured: Record, flow: FlowSolution | None, of_comparison: bool
+) -> tuple[np.ndarray, ...]:
+    """τ, λ* and λ_1 of the flow, or of the prediction inside a comparison; else nothing."""
+    if flow is not None:
+        return np.asarray(flow.tau), np.asarray(flow.threshold), np.asarray(flow.eigenvalues)[:, 0]
+    if not of_comparison:
+        return ()
+    names = ("tau", "predicted_threshold", "predicted_sharpness")
+    require_columns("comparison", measured.dataset, *names)
+    tau, threshold, sharpness = (np.asarray(measured.dataset[name]) for name in names)
+    return tau, threshold, sharpness
 
 
 def require_entry(comparison: "xarray.Dataset") -> None:
@@ -102,10 +136,17 @@ def require_entry(comparison: "xarray.Dataset") -> None:
         )
 
 
-def mark_predicted_entry(ax: "Axes", comparison: "xarray.Dataset") -> None:
-    """A vertical line at the predicted entry into the Edge of Stability."""
-    tau = comparison.attrs["predicted_entry_step"] * comparison.attrs["intrinsic_rate"]
-    style.mark(ax, tau, "predicted entry", style.PREDICTED)
+def mark_predicted_entry(ax: "Axes", comparison: "xarray.Dataset", clock: str = "tau") -> None:
+    """A vertical line at the predicted entry into the Edge of Stability.
+
+    Args:
+      ax: where to draw.
+      comparison: what ``sharpflow.compare`` returns.
+      clock: of the axes, ``"tau"`` or ``"step"``.
+    """
+    step = comparison.attrs["predicted_entry_step"]
+    place = step * comparison.attrs["intrinsic_rate"] if clock == "tau" else step
+    drawing.mark(ax, place, "predicted entry", drawing.PREDICTED)
 
 
 @checked(trajectory=RECORD, ax=AX, entry_step=optional(FINITE))
@@ -132,21 +173,21 @@ def edge_of_stability(
     require_columns("trajectory", trajectory, "hessian_sharpness", "stability_line")
     step = np.asarray(trajectory.step)
     sharpness = shown_quantity(trajectory, "hessian_sharpness")
-    with style.styled(ax) as ax:
+    with drawing.styled(ax) as ax:
         ax.plot(
             step,
             np.asarray(trajectory["hessian_sharpness"])[:, 0],
-            **style.FINE,
+            **drawing.FINE,
             label=symbol(sharpness),
         )
         line = shown_quantity(trajectory, "stability_line")
-        ax.plot(step, np.asarray(trajectory[line.name]), **style.LINE, label=symbol(line))
-        style.time_axis(ax, label(RESULT["step"]))
+        ax.plot(step, np.asarray(trajectory[line.name]), **drawing.LINE, label=symbol(line))
+        drawing.time_axis(ax, label(RESULT["step"]))
         if entry_step is not None:
-            style.mark(ax, entry_step, "entry")
+            drawing.mark(ax, entry_step, "entry")
         ax.set_ylabel(label(sharpness))
-        style.log_axis(ax, "y")
-        ax.legend()
+        drawing.log_axis(ax, "y")
+        drawing.legend_above(ax)
     return ax
 
 
@@ -172,8 +213,8 @@ def edge_eigenvalues(
       ValueError: a trajectory or dataset without the columns that are drawn.
     """
     ratios = np.asarray(flow.eigenvalues) / np.asarray(flow.threshold)[:, None]
-    with style.styled(ax) as ax:
-        ax.axhline(1.0, **style.LINE)
+    with drawing.styled(ax) as ax:
+        ax.axhline(1.0, **drawing.LINE)
         if measured is not None:
             name = "eigenvalues" if "eigenvalues" in measured else "sharpness_manifold"
             require_columns("measured", measured, name, "threshold")
@@ -183,18 +224,19 @@ def edge_eigenvalues(
                 ax.plot(
                     np.asarray(measured.tau),
                     ratio,
-                    **style.FINE
-                    | {"color": style.shade(style.MEASURED, index, measured_ratios.shape[1])},
+                    **drawing.FINE
+                    | {"color": drawing.shade(drawing.MEASURED, index, measured_ratios.shape[1])},
                     label="measured" if index == 0 else None,
                 )
         for index, ratio in enumerate(ratios.T):
             ax.plot(
                 np.asarray(flow.tau),
                 ratio,
-                **style.DASHED | {"color": style.shade(style.PREDICTED, index, ratios.shape[1])},
+                **drawing.DASHED
+                | {"color": drawing.shade(drawing.PREDICTED, index, ratios.shape[1])},
                 label="predicted flow" if index == 0 else None,
             )
-        style.time_axis(ax)
+        drawing.time_axis(ax)
         ax.set_ylabel(r"edge ratios $\lambda_i/\lambda^{\ast}$")
-        ax.legend(**style.ABOVE)
+        drawing.legend_above(ax)
     return ax

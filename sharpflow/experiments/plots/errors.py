@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots import drawing
 from sharpflow.experiments.plots.arguments import AX, FIT, VECTOR
 from sharpflow.experiments.plots.cells import axis_label
 from sharpflow.experiments.power_law import PowerLaw
@@ -41,14 +41,14 @@ def tracking_error(
             f"errors must have shape ({len(rates)},) or ({len(rates)}, seeds) as intrinsic_rates, "
             f"got {errors.shape}"
         )
-    with style.styled(ax) as ax:
+    with drawing.styled(ax) as ax:
         ax.plot(
             rates,
             errors,
             linestyle="none",
             marker="o",
             markersize=4.5,
-            markerfacecolor=style.MEASURED,
+            markerfacecolor=drawing.MEASURED,
             markeredgecolor="white",
             markeredgewidth=0.5,
             label=_once("measured", errors),
@@ -59,16 +59,16 @@ def tracking_error(
             ax.plot(
                 ends,
                 fit.prefactor * ends**fit.exponent,
-                **style.DASHED,
+                **drawing.DASHED,
                 zorder=1.5,
                 label=rf"$\propto(\eta\lambda)^{{{fit.exponent:.2f}}}$, "
                 rf"exponent in $[{low:.2f},\,{high:.2f}]$",
             )
         ax.set_xlabel(axis_label("intrinsic_rate"))
         ax.set_ylabel("tracking error")
-        style.log_axis(ax, "x")
-        style.log_axis(ax, "y")
-        ax.legend(**style.ABOVE | {"ncols": 1})
+        drawing.log_axis(ax, "x")
+        drawing.log_axis(ax, "y")
+        drawing.legend_above(ax)
     return ax
 
 
@@ -107,15 +107,17 @@ def single_edge_failure(
 
     for name, values in {"flow_error": flow_error, "single_error": single_error}.items():
         require_alike(name, np.asarray(values), "tau", np.asarray(tau))
-    with style.styled(ax) as ax:
-        ax.plot(np.asarray(tau), np.asarray(single_error), **style.DOTTED, label="single-edge flow")
-        ax.plot(np.asarray(tau), np.asarray(flow_error), **style.DASHED, label="predicted flow")
-        style.time_axis(ax)
+    with drawing.styled(ax) as ax:
+        ax.plot(
+            np.asarray(tau), np.asarray(single_error), **drawing.DOTTED, label="single-edge flow"
+        )
+        ax.plot(np.asarray(tau), np.asarray(flow_error), **drawing.DASHED, label="predicted flow")
+        drawing.time_axis(ax)
         if crossing is not None:
-            style.mark(ax, crossing, r"$\lambda_2=\lambda_1$", top=True)
+            drawing.mark(ax, crossing, r"$\lambda_2=\lambda_1$")
         ax.set_ylabel("distance to GD / distance moved")
         largest = np.nanmax([np.nanmax(flow_error), np.nanmax(single_error)])
         ax.set_ylim(0.0, min(1.05 * largest, 1.0))
         ax.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
-        ax.legend()
+        drawing.legend_above(ax)
     return ax

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots import drawing
 from sharpflow.experiments.plots.quantities import label as label_of
 from sharpflow.experiments.plots.quantities import shown_quantity
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 # of the palette of Okabe and Ito; the markers tell them apart in black and white
 _LOOKS: list[tuple[str, str]] = [
-    (style.MEASURED, "o"),
-    (style.OTHER, "s"),
+    (drawing.MEASURED, "o"),
+    (drawing.OTHER, "s"),
     ("#56b4e9", "^"),
-    (style.PREDICTED, "D"),
+    (drawing.PREDICTED, "D"),
     ("#e69f00", "v"),
 ]
 
@@ -36,11 +36,11 @@ def fisher_panels(numbers: "xarray.Dataset") -> "Figure":
       The figure, as wide as a page.
     """
 
-    with style.in_force():
+    with drawing.in_force():
         from matplotlib import pyplot
 
         figure, axes = pyplot.subplots(
-            1, 3, figsize=(style.PAGE[0], 3.1), layout="constrained", sharey=True
+            1, 3, figsize=(drawing.PAGE[0], 3.1), layout="constrained", sharey=True
         )
         few, width = numbers.attrs["few_samples"], numbers.attrs["ratio_width"]
         panels = [
@@ -53,13 +53,13 @@ def fisher_panels(numbers: "xarray.Dataset") -> "Figure":
             ax.set_xlabel(label_of(shown_quantity(numbers, along)))
             ax.set_title(title)
         axes[0].set_ylabel(r"largest eigenvalue $\lambda_{\max}$ of $F$")
-        style.log_axis(axes[0], "y")
+        drawing.log_axis(axes[0], "y")
         for ax, (_, along, _) in zip(axes, panels, strict=True):
             _powers_of_two(ax, np.asarray(numbers[along]))
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=3, columnspacing=1.4)
         for ax in axes:
-            style.keep_tick_fonts(ax)
+            drawing.keep_tick_fonts(ax)
     return figure
 
 
@@ -88,7 +88,7 @@ def largest_eigenvalues(numbers: "xarray.Dataset", name: str, along: str, ax: "A
             markeredgewidth=0.5,
             label=str(mode),
         )
-    theory: dict[str, Any] = {"color": style.THRESHOLD, "linewidth": 1.3, "zorder": 3.0}
+    theory: dict[str, Any] = {"color": drawing.THRESHOLD, "linewidth": 1.3, "zorder": 3.0}
     *sharp, bound, _ = np.asarray(numbers[f"predicted_{name}"])  # the two bounds coincide
     for index, values in enumerate(sharp):
         label = "_nolegend_" if index else "predicted"

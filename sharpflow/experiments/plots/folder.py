@@ -13,7 +13,7 @@ from sharpflow.experiments.grid_summary import (
     loss_name,
     time_dimension,
 )
-from sharpflow.experiments.plots import quantities, style
+from sharpflow.experiments.plots import drawing, quantities
 from sharpflow.experiments.plots.arguments import DATASET
 from sharpflow.experiments.plots.bands import seed_band_panels
 from sharpflow.experiments.plots.cells import MOST_PANELS
@@ -56,8 +56,8 @@ def plot_grid(dataset: "xarray.Dataset", folder: str | Path, *, suffix: str = ".
     from matplotlib import pyplot
 
     TEXT.require("suffix", suffix)
-    if suffix not in style.SUFFIXES:
-        raise ValueError(f"suffix must be one of {', '.join(style.SUFFIXES)}, got {suffix!r}")
+    if suffix not in drawing.SUFFIXES:
+        raise ValueError(f"suffix must be one of {', '.join(drawing.SUFFIXES)}, got {suffix!r}")
     time = time_dimension(dataset)
     losses = [name] if (name := loss_name(dataset)) else []
     recorded = [name for name in (*SHARPNESSES, *EDGE_RATIOS) if name in dataset]
@@ -78,7 +78,7 @@ def plot_grid(dataset: "xarray.Dataset", folder: str | Path, *, suffix: str = ".
     paths = []
     for name, draw in drawn.items():
         figure = draw()
-        paths.append(style.save(figure, user_path(folder) / f"{name}{suffix}"))
+        paths.append(drawing.save(figure, user_path(folder) / f"{name}{suffix}"))
         pyplot.close(figure)
     return paths
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots import drawing
 from sharpflow.experiments.plots.arguments import AX, ON_SPHERE
 from sharpflow.models.arguments import FLAG, PARAMS, array, checked, optional
 from sharpflow.models.problem import Params, parameter_rows
@@ -52,24 +52,24 @@ def sphere(
     points = np.asarray(points)
     flow_points = None if flow_points is None else np.asarray(flow_points)
     view = facing(points if flow_points is None else flow_points, manifold_points)
-    with style.styled(ax, size=(3.4, 3.7), projection="3d") as ax:
+    with drawing.styled(ax, size=(3.4, 3.7), projection="3d") as ax:
         _look_from(ax, view)
         _globe(ax, view)
         if manifold_points is not None:
             manifold = np.asarray(manifold_points)
-            look: dict[str, Any] = {"color": style.OTHER, "linewidth": 1.1}
+            look: dict[str, Any] = {"color": drawing.OTHER, "linewidth": 1.1}
             if cloud:
                 look |= {"linestyle": "none", "marker": ".", "markersize": 2.0}
             ax.plot(*_where(manifold @ view[2] <= _RIM, manifold).T, **look, alpha=0.2, zorder=2)
             ax.plot(*_near(manifold, view).T, **look, zorder=3, label=r"minimizers $\Gamma$")
         ax.plot(
             *_near(points, view).T,
-            color=(style.MEASURED, 0.3),
+            color=(drawing.MEASURED, 0.3),
             linewidth=0.25,
             marker="o",
             markersize=1.1,
             markeredgewidth=0.0,
-            markerfacecolor=(style.MEASURED, 0.7),
+            markerfacecolor=(drawing.MEASURED, 0.7),
             zorder=4,
             label=r"GD+WD $\theta_t$",
         )
@@ -193,7 +193,7 @@ def _globe(ax: "Axes3D", view: np.ndarray) -> None:
     rim = np.cos(turn) * right + np.sin(turn) * up
     ax.add_collection3d(
         Poly3DCollection(
-            [rim], facecolor="#f4f5f7", edgecolor=style.THRESHOLD, linewidth=0.7, zorder=0
+            [rim], facecolor="#f4f5f7", edgecolor=drawing.THRESHOLD, linewidth=0.7, zorder=0
         )
     )
     middle = np.cos(_TILT) * toward - np.sin(_TILT) * up
@@ -211,24 +211,24 @@ def _flow(ax: "Axes3D", flow_points: np.ndarray, view: np.ndarray) -> None:
     """The predicted flow, with a hollow dot where it begins and a full one where it ends."""
     ax.plot(
         *_near(flow_points, view).T,
-        color=style.PREDICTED,
+        color=drawing.PREDICTED,
         linewidth=2.4,
         zorder=5,
         label=r"flow $\zeta(\tau)$",
     )
-    for end, face in zip(flow_points[[0, -1]], ("white", style.PREDICTED), strict=True):
+    for end, face in zip(flow_points[[0, -1]], ("white", drawing.PREDICTED), strict=True):
         ax.plot(
             *_near(end[None], view).T,
             marker="o",
             markersize=5.0,
             markerfacecolor=face,
-            markeredgecolor=style.PREDICTED,
+            markeredgecolor=drawing.PREDICTED,
             zorder=6,
         )
 
 
 def _faint(ax: "Axes3D", circle: np.ndarray, view: np.ndarray) -> None:
-    ax.plot(*_near(circle, view).T, color=style.FAINT, linewidth=0.5, zorder=1)
+    ax.plot(*_near(circle, view).T, color=drawing.FAINT, linewidth=0.5, zorder=1)
 
 
 def _near(points: np.ndarray, view: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from sharpflow.experiments.grid_summary import (
     last_values,
     median_over_seeds,
 )
-from sharpflow.experiments.plots import cells, quantities, style
+from sharpflow.experiments.plots import cells, drawing, quantities
 from sharpflow.experiments.plots.arguments import AX, DATASET
 from sharpflow.models.arguments import TEXT, checked
 from sharpflow.simulator.quantity import Quantity
@@ -31,7 +31,7 @@ _MOST_NUMBERS = 150  # in a panel; more cannot be taken in
 _NUMBER_SIZES = (8.5, 7.5, 6.5, 6.0)
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # of red, green and blue
 _TITLE: dict[str, Any] = {
-    "fontsize": style.RC["legend.fontsize"],
+    "fontsize": drawing.RC["legend.fontsize"],
     "linespacing": 1.4,
     "x": 0.01,
     "ha": "left",
@@ -62,12 +62,12 @@ def heat_map(dataset: "xarray.Dataset", name: str, ax: "Axes | None" = None) -> 
       ValueError: a column that was not recorded, or a grid with further axes.
     """
     grid, alone = cells.single_grid(dataset), ax is None
-    with style.styled(ax, size=cells.panel_size(grid)) as ax:
+    with drawing.styled(ax, size=cells.panel_size(grid)) as ax:
         quantity = quantities.shown_quantity(grid, name)
         mesh = _draw(ax, grid, quantity, _norm(quantity, _median(grid, name)))
         _colour_bar([mesh], quantity, [ax])
         if alone:
-            cells.figure_of(ax).suptitle(_title(grid), **_TITLE)
+            drawing.figure_of(ax).suptitle(_title(grid), **_TITLE)
         else:
             ax.set_title(_title(grid), fontsize=_TITLE["fontsize"], loc="left")
         cells.frame(ax, grid)
@@ -93,11 +93,11 @@ def heat_maps(dataset: "xarray.Dataset", name: str) -> "Figure":
 
     parts = combinations(dataset)
     if len(parts) == 1:
-        return cells.figure_of(heat_map(dataset, name))
+        return drawing.figure_of(heat_map(dataset, name))
     shown = [(words, cells.sorted_grid(part)) for words, part in parts[: cells.MOST_PANELS]]
     quantity = quantities.shown_quantity(dataset, name)
     norm = _norm(quantity, np.stack([_median(part, name) for _, part in shown]))
-    with style.in_force():
+    with drawing.in_force():
         figure, axes = cells.panel_figure(shown)
         drawn = zip(axes, shown, strict=True)
         meshes = [_draw(ax, part, quantity, norm) for ax, (_, part) in drawn]
@@ -163,14 +163,14 @@ def _colour_bar(meshes: "list[QuadMesh]", quantity: Quantity, axes: "list[Axes]"
     if not values.size:
         return
     beyond = "max" if np.any(values > mesh.norm.vmax) else "neither"
-    bar = cells.figure_of(axes[0]).colorbar(
+    bar = drawing.figure_of(axes[0]).colorbar(
         mesh, ax=axes, label=quantities.label(quantity), extend=beyond, pad=0.02, aspect=25
     )
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=2.0)
     if isinstance(mesh.norm, LogNorm):
-        style.log_axis(bar.ax, "y")
-    style.keep_tick_fonts(bar.ax)
+        drawing.log_axis(bar.ax, "y")
+    drawing.keep_tick_fonts(bar.ax)
 
 
 def _write_numbers(
@@ -180,7 +180,7 @@ def _write_numbers(
     width, height = cells.cell_size(ax, grid)
     values = _values(mesh).filled(np.nan)
     texts = np.vectorize(lambda value: _number(quantity, value), otypes=[object])(values)
-    widest = max(cells.text_width(text, 1.0) for text in set(texts.flat))
+    widest = max(drawing.text_width(text, 1.0) for text in set(texts.flat))
     fitting = [
         size for size in _NUMBER_SIZES if size * widest < width - 5.0 and size + 2.0 < height
     ]

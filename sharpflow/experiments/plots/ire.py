@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots import drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def speed_up(
     from matplotlib.lines import Line2D
 
     squares = np.geomspace(0.5, 1e3, 200)
-    with style.styled(ax) as ax:
+    with drawing.styled(ax) as ax:
         for index, kappa in enumerate(kappas):
             color = _color(index, len(kappas))
             faster = 1.0 + kappa
@@ -62,14 +62,14 @@ def speed_up(
                 )
         lines, _ = ax.get_legend_handles_labels()
         points = [
-            Line2D([], [], linestyle="none", marker=marker, color=style.THRESHOLD, label=name)
+            Line2D([], [], linestyle="none", marker=marker, color=drawing.THRESHOLD, label=name)
             for marker, name in zip(_MARKERS, names, strict=False)
         ]
         ax.legend(handles=[*lines[::-1], *points], handlelength=1.2, fontsize=7.5)
         ax.set_xlim(squares[0], squares[-1])
         ax.set_ylim(0.95, None)
-        style.log_axis(ax, "x")
-        style.mark(ax, 2.0 * b, f"{2.0 * b:g}")
+        drawing.log_axis(ax, "x")
+        drawing.mark(ax, 2.0 * b, f"{2.0 * b:g}")
         ax.set_xlabel(r"squared slope $G^2=\Vert\nabla_\Gamma\log\lambda_1\Vert^2$")
         ax.set_ylabel(r"speed-up by $\kappa$")
     return ax
@@ -95,10 +95,10 @@ def sharpness_fall(
     Returns:
       The axes.
     """
-    with style.styled(ax) as ax:
+    with drawing.styled(ax) as ax:
         count = sum(kappa > 0 for kappa in measured)
         for index, kappa in enumerate(measured):
-            color = style.MEASURED if kappa == 0 else _color(index - 1, count)
+            color = drawing.MEASURED if kappa == 0 else _color(index - 1, count)
             values, line = measured[kappa], predicted[kappa]
             every = max(1, len(tau) // 12)
             ax.plot(tau, line / line[0], color=color, linewidth=1.1)
@@ -111,22 +111,22 @@ def sharpness_fall(
                 color=color,
                 label=rf"$\kappa={kappa:g}$",
             )
-        ax.axhline(0.5, color=style.FAINT, linewidth=0.8, zorder=0.5)
-        style.time_axis(ax)
+        ax.axhline(0.5, color=drawing.FAINT, linewidth=0.8, zorder=0.5)
+        drawing.time_axis(ax)
         ax.set_ylabel(r"sharpness $\lambda_1/\lambda_1(0)$")
         by_color = ax.legend(handlelength=0.8)
         if explained:
             from matplotlib.lines import Line2D
 
             ax.add_artist(by_color)
-            flow = Line2D([], [], color=style.THRESHOLD, linewidth=1.1, label="flow")
+            flow = Line2D([], [], color=drawing.THRESHOLD, linewidth=1.1, label="flow")
             points = Line2D(
                 [],
                 [],
                 linestyle="none",
                 marker="o",
                 markersize=3.2,
-                color=style.THRESHOLD,
+                color=drawing.THRESHOLD,
                 label="gradient descent",
             )
             ax.legend(handles=[flow, points], loc="lower left", handlelength=1.2)
@@ -136,7 +136,7 @@ def sharpness_fall(
 def _color(index: int, count: int) -> tuple[float, ...]:
     from matplotlib.colors import to_rgb
 
-    known = (style.OTHER, style.SINGLE_EDGE, style.PREDICTED)
+    known = (drawing.OTHER, drawing.SINGLE_EDGE, drawing.PREDICTED)
     if count <= len(known):
         return to_rgb(known[index])
-    return style.shade(style.OTHER, count - 1 - index, count)
+    return drawing.shade(drawing.OTHER, count - 1 - index, count)

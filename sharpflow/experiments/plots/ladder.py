@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots import drawing
 from sharpflow.experiments.plots.cells import axis_label
 from sharpflow.experiments.plots.quantities import label, shown_quantity
 from sharpflow.experiments.power_law import PowerLaw
@@ -19,7 +19,7 @@ _DOTS: dict[str, Any] = {
     "linestyle": "none",
     "marker": "o",
     "markersize": 3.5,
-    "color": style.MEASURED,
+    "color": drawing.MEASURED,
     "markeredgecolor": "white",
     "markeredgewidth": 0.4,
 }
@@ -54,7 +54,7 @@ def error_ladder(ladder: "xarray.Dataset", panels: Sequence[ErrorPanel]) -> "Fig
     from matplotlib import pyplot
 
     rows = -(-len(panels) // 3)
-    with style.in_force():
+    with drawing.in_force():
         figure, axes = pyplot.subplots(
             rows, 3, figsize=(7.0, 2.0 * rows + 0.2), layout="constrained", sharex=True
         )
@@ -70,32 +70,32 @@ def error_ladder(ladder: "xarray.Dataset", panels: Sequence[ErrorPanel]) -> "Fig
 def _errors(ax: "Axes", errors: "xarray.DataArray", panel: ErrorPanel) -> None:
     rates = errors["intrinsic_rate"].values
     if panel.tolerance is not None:
-        ax.axhline(panel.tolerance, **style.LINE | {"linewidth": 0.8})
+        ax.axhline(panel.tolerance, **drawing.LINE | {"linewidth": 0.8})
         ax.annotate(
             "tolerance",
             (0.02, panel.tolerance),
             xycoords=("axes fraction", "data"),
             xytext=(0.0, 2.0),
             textcoords="offset points",
-            color=style.THRESHOLD,
+            color=drawing.THRESHOLD,
             fontsize=7.5,
         )
     ax.plot(rates, errors.transpose("intrinsic_rate", ...).values, **_DOTS)
     if panel.fit is not None:
         ends = np.array([rates.min(), rates.max()])
         low, high = panel.fit.interval
-        ax.plot(ends, panel.fit.prefactor * ends**panel.fit.exponent, **style.DASHED)
+        ax.plot(ends, panel.fit.prefactor * ends**panel.fit.exponent, **drawing.DASHED)
         ax.annotate(
             f"exponent {panel.fit.exponent:.2f}\n[{low:.2f}, {high:.2f}]",
             (0.97, 0.05),
             xycoords="axes fraction",
             ha="right",
             va="bottom",
-            color=style.PREDICTED,
+            color=drawing.PREDICTED,
             fontsize=7.5,
         )
-    style.log_axis(ax, "x")
-    style.log_axis(ax, "y")
+    drawing.log_axis(ax, "x")
+    drawing.log_axis(ax, "y")
     ax.set_title(panel.title, fontsize=9.0)
 
 
@@ -111,17 +111,17 @@ def entry_ladder(entries: "xarray.Dataset") -> "Figure":
     from matplotlib import pyplot
 
     rates = entries["intrinsic_rate"].values
-    with style.in_force():
-        figure, axes = pyplot.subplots(1, 2, figsize=style.PAGE, layout="constrained")
+    with drawing.in_force():
+        figure, axes = pyplot.subplots(1, 2, figsize=drawing.PAGE, layout="constrained")
         for ax, name in zip(axes, ("delay", "overshoot"), strict=True):
             measured = entries[name].transpose("intrinsic_rate", ...).values
             ax.plot(rates, measured, **_DOTS, label=["measured"] + ["_"] * (len(measured[0]) - 1))
             predicted = entries[f"predicted_{name}"].mean("seed").values
-            ax.plot(rates, predicted, **style.DASHED, label="predicted")
+            ax.plot(rates, predicted, **drawing.DASHED, label="predicted")
             ax.set_xlabel(axis_label("intrinsic_rate"))
             ax.set_ylabel(label(shown_quantity(entries, name)))
-            style.log_axis(ax, "x")
-            style.log_axis(ax, "y")
+            drawing.log_axis(ax, "x")
+            drawing.log_axis(ax, "y")
         axes[0].legend()
     return figure
 
@@ -137,14 +137,14 @@ def covariance_eigenvalues(oscillation: "xarray.Dataset", ax: "Axes | None" = No
     Returns:
       The axes.
     """
-    with style.styled(ax) as ax:
+    with drawing.styled(ax) as ax:
         measured, predicted = oscillation["measured"], oscillation["predicted"]
         high = float(max(measured.max(), predicted.max()))
         shown = predicted.values > 1e-2 * high
         low = float(min(measured.values[shown].min(), predicted.values[shown].min()))
         ends = np.array([0.8 * low, 1.25 * high])
-        ax.plot(ends, ends, **style.LINE)
-        ax.fill_between(ends, 0.9 * ends, 1.1 * ends, color=style.FAINT, alpha=0.6, linewidth=0)
+        ax.plot(ends, ends, **drawing.LINE)
+        ax.fill_between(ends, 0.9 * ends, 1.1 * ends, color=drawing.FAINT, alpha=0.6, linewidth=0)
         markers = ("o", "s", "^", "D", "v")
         for index, marker in zip(range(measured.sizes["eigenvalue"]), markers, strict=False):
             kept = shown[..., index]
@@ -155,14 +155,14 @@ def covariance_eigenvalues(oscillation: "xarray.Dataset", ax: "Axes | None" = No
                     linestyle="none",
                     marker=marker,
                     markersize=4.0,
-                    color=style.shade(style.MEASURED, index, 4),
+                    color=drawing.shade(drawing.MEASURED, index, 4),
                     label=f"eigenvalue {index + 1}",
                 )
         labels = [shown_quantity(oscillation, name) for name in ("predicted", "measured")]
         ax.set_xlabel(label(labels[0]))
         ax.set_ylabel(label(labels[1]))
-        style.log_axis(ax, "x")
-        style.log_axis(ax, "y")
+        drawing.log_axis(ax, "x")
+        drawing.log_axis(ax, "y")
         ax.set_xlim(*ends)
         ax.legend()
     return ax

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots import drawing
 from sharpflow.experiments.plots.arguments import AX, DATASET, require_columns
 from sharpflow.experiments.plots.edge import mark_predicted_entry, require_entry
 from sharpflow.experiments.plots.quantities import label, symbol
@@ -34,24 +34,24 @@ def mean_loss(comparison: "xarray.Dataset", ax: "Axes | None" = None) -> "Axes":
     require_columns("comparison", comparison, "tau", "loss_mean", "predicted_loss")
     require_entry(comparison)
     tau = np.asarray(comparison["tau"])
-    with style.styled(ax) as ax:
+    with drawing.styled(ax) as ax:
         ax.plot(
             tau,
             np.asarray(comparison["loss_mean"]),
-            **style.FINE,
+            **drawing.FINE,
             label="measured",
         )
         ax.plot(
             tau,
             np.asarray(comparison["predicted_loss"]),
-            **style.DASHED,
+            **drawing.DASHED,
             label=symbol(COMPARISON["predicted_loss"]),
         )
         ax.set_xlim(tau[0], tau[-1])
-        style.time_axis(ax)
+        drawing.time_axis(ax)
         mark_predicted_entry(ax, comparison)
         ax.set_ylabel(label(COMPARISON["loss_mean"]))
         ax.set_ylim(bottom=0.0)
         ax.ticklabel_format(axis="y", scilimits=(-2, 3), useMathText=True)
-        ax.legend()
+        drawing.legend_above(ax)
     return ax

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sharpflow.experiments.plots import quantities, style
+from sharpflow.experiments.plots import drawing, quantities
 from sharpflow.experiments.plots.arguments import AX, RECORD, TWO_VECTORS, require_columns
 from sharpflow.models.arguments import FLAG, POSITIVE, TEXT, checked, optional
 from sharpflow.simulator.trajectory import Trajectory
@@ -65,22 +65,21 @@ def metric(
             f"trajectory has no flow time of its own, τ = {tau[-1]:g} at its end: give clock, "
             "the τ of a step"
         )
-    with style.styled(ax) as ax:
+    with drawing.styled(ax) as ax:
         if other is not None:
             times = _times(other, clock)
             if not times[-1] > 0:
                 times = _times(other, tau[-1] / int(trajectory.step[-1]))
-            look = style.SOLID | {"color": style.OTHER}
+            look = drawing.SOLID | {"color": drawing.OTHER}
             ax.plot(times, np.asarray(other[name]), **look, label=other_label)
-        ax.plot(tau, np.asarray(trajectory[name]), **style.SOLID, label=label)
+        ax.plot(tau, np.asarray(trajectory[name]), **drawing.SOLID, label=label)
         if predicted is not None:
-            ax.plot(*map(np.asarray, predicted), **style.DASHED, label="predicted flow")
-        style.time_axis(ax)
+            ax.plot(*map(np.asarray, predicted), **drawing.DASHED, label="predicted flow")
+        drawing.time_axis(ax)
         ax.set_ylabel(quantities.label(quantities.shown_quantity(trajectory, name)))
         if log:
-            style.log_axis(ax, "y")
-        if other is not None or predicted is not None:
-            ax.legend()
+            drawing.log_axis(ax, "y")
+        drawing.legend_above(ax)
     return ax
 
 

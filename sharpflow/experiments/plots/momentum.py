@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots import drawing
 from sharpflow.experiments.plots.quantities import label as label_of
 from sharpflow.experiments.plots.quantities import shown_quantity
 
@@ -24,8 +24,8 @@ def momentum(ramp: "xarray.Dataset", flow: "xarray.Dataset") -> "Figure":
     """
     from matplotlib import pyplot
 
-    colors = (style.MEASURED, style.OTHER, style.SINGLE_EDGE)
-    with style.in_force():
+    colors = (drawing.MEASURED, drawing.OTHER, drawing.SINGLE_EDGE)
+    with drawing.in_force():
         figure, axes = pyplot.subplots(1, 3, figsize=(7.4, 3.0), layout="constrained")
         for color, beta in zip(colors, ramp["beta"].values, strict=True):
             one, other = ramp.sel(beta=beta), flow.sel(beta=beta)
@@ -39,23 +39,23 @@ def momentum(ramp: "xarray.Dataset", flow: "xarray.Dataset") -> "Figure":
         axes[0].plot(
             one["share"],
             one["ramp_threshold"],
-            **style.DASHED,
+            **drawing.DASHED,
             label=r"$\frac{2(1+\beta)}{(1-\beta)\eta}$",
         )
         axes[1].plot(
             other["tau"],
             other["flow_predicted_threshold"] / start,
-            **style.DASHED,
+            **drawing.DASHED,
             label="predicted flow",
         )
         axes[0].set_ylabel(label_of(shown_quantity(ramp, "ramp_sharpness")))
         axes[1].set_ylabel(r"threshold $\lambda^{\ast}/\lambda^{\ast}(0)$")
         axes[2].set_ylabel(label_of(shown_quantity(flow, "flow_relative_error")))
-        style.time_axis(axes[0], label_of(shown_quantity(ramp, "share")))
+        drawing.time_axis(axes[0], label_of(shown_quantity(ramp, "share")))
         for ax in axes[1:]:
-            style.time_axis(ax)
-            style.log_axis(ax, "y")
+            drawing.time_axis(ax)
+            drawing.log_axis(ax, "y")
         for ax in axes:
-            ax.legend(**style.ABOVE)
-            style.keep_tick_fonts(ax)
+            drawing.legend_above(ax)
+            drawing.keep_tick_fonts(ax)
     return figure

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharpflow.experiments.grid_summary import Outcome, combinations, outcomes
-from sharpflow.experiments.plots import cells, style
+from sharpflow.experiments.plots import cells, drawing
 from sharpflow.experiments.plots.arguments import AX, DATASET
 from sharpflow.models.arguments import checked
 
@@ -46,7 +46,7 @@ def outcome_map(dataset: "xarray.Dataset", ax: "Axes | None" = None) -> "Axes":
       ValueError: no column of the loss, or a grid with further axes.
     """
     grid, alone = cells.single_grid(dataset), ax is None
-    with style.styled(ax, size=cells.panel_size(grid)) as ax:
+    with drawing.styled(ax, size=cells.panel_size(grid)) as ax:
         drawn = _draw(ax, grid)
         cells.put_legend(ax, _legend([drawn]) | {"ncols": 3}, alone)
         cells.frame(ax, grid)
@@ -69,9 +69,9 @@ def outcome_maps(dataset: "xarray.Dataset") -> "Figure":
 
     parts = combinations(dataset)
     if len(parts) == 1:
-        return cells.figure_of(outcome_map(dataset))
+        return drawing.figure_of(outcome_map(dataset))
     shown = [(words, cells.sorted_grid(part)) for words, part in parts[: cells.MOST_PANELS]]
-    with style.in_force():
+    with drawing.in_force():
         figure, axes = cells.panel_figure(shown)
         drawn = [_draw(ax, part) for ax, (_, part) in zip(axes, shown, strict=True)]
         words = _legend(drawn, cells.omitted(len(shown), len(parts)))
@@ -126,7 +126,7 @@ def _legend(drawn: "list[xarray.DataArray]", more: str = "") -> dict[str, Any]:
     return {
         "handles": handles,
         "title": title + more,
-        "title_fontsize": style.RC["legend.fontsize"],
+        "title_fontsize": drawing.RC["legend.fontsize"],
         "alignment": "left",
         "columnspacing": 1.2,
         "handlelength": 1.4,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots import drawing
 from sharpflow.experiments.plots.cells import axis_label
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def phase_diagram(
 
     x, y = phases["learning_rate"].values, phases["weight_decay"].values
     phase = phases["phase"].transpose("weight_decay", "learning_rate").values
-    with style.styled(ax, size=(6.2, 3.4)) as ax:
+    with drawing.styled(ax, size=(6.2, 3.4)) as ax:
         ax.pcolormesh(
             _edges(x),
             _edges(y),
@@ -72,7 +72,7 @@ def _label(ax: "Axes", power: int, x: np.ndarray, y: np.ndarray) -> None:
         ha="left",
         va="center" if leaves else "bottom",
         fontsize=7.5,
-        color=style.MEASURED if leaves else "white",
+        color=drawing.MEASURED if leaves else "white",
     )
 
 

@@ -1,7 +1,8 @@
 """How figures show a quantity: its label and symbols as matplotlib sets them, and its scale."""
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,6 +57,31 @@ def label(quantity: Quantity) -> str:
 def symbol(quantity: Quantity) -> str:
     """What a legend calls the quantity, as matplotlib sets it."""
     return mathtext(quantity.symbol or quantity.label)
+
+
+def joint_label(drawn: Sequence[Quantity]) -> str:
+    """The label of axes that several quantities share: up to their symbols, each said once.
+
+    Of one quantity it is the whole label. Where all labels end in the same words, as those of a
+    training and a test accuracy do, it is these words, and the legend says the rest.
+
+    Args:
+      drawn: at least one.
+    """
+    if len(drawn) == 1:
+        return label(drawn[0])
+    endings = zip(*(reversed(quantity.label.split()) for quantity in drawn), strict=False)
+    common = [words[0] for words in itertools.takewhile(lambda ws: len({*ws}) == 1, endings)]
+    if common:
+        return mathtext(" ".join(reversed(common)))
+    return mathtext(", ".join(dict.fromkeys(map(_up_to_symbol, drawn))))
+
+
+def _up_to_symbol(quantity: Quantity) -> str:
+    """``"sharpness λ₁"`` of the label ``"sharpness λ₁ at Φ(θₜ)"`` with the symbol λ₁ at Φ(θₜ)."""
+    sign = quantity.symbol.split(" ")[0]
+    before, found, _ = quantity.label.partition(sign)
+    return before + found if sign else quantity.label
 
 
 def mathtext(text: str) -> str:

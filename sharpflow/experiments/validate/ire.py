@@ -7,8 +7,8 @@ import numpy as np
 
 import sharpflow as sf
 from sharpflow.experiments.checks import Check
-from sharpflow.experiments.plots import ire as drawing
-from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots import drawing
+from sharpflow.experiments.plots import ire as figures
 from sharpflow.experiments.validate.findings import Findings
 from sharpflow.experiments.validate.ire_problems import (
     INTRINSIC_RATE,
@@ -260,11 +260,11 @@ def _about_projections(
 def _figure(networks: dict[str, Case], runs: dict[str, list[_Run]]) -> "Figure":
     from matplotlib import pyplot
 
-    with style.in_force():
+    with drawing.in_force():
         figure, axes = pyplot.subplots(1, 3, figsize=(8.6, 2.8), layout="constrained")
         for ax, name in zip(axes, ("circle", "two"), strict=False):
             tau = runs[name][0].tau
-            drawing.sharpness_fall(
+            figures.sharpness_fall(
                 tau,
                 {k: r.sharpness for k, r in zip(KAPPAS, runs[name], strict=True)},
                 {k: r.predicted for k, r in zip(KAPPAS, runs[name], strict=True)},
@@ -274,7 +274,7 @@ def _figure(networks: dict[str, Case], runs: dict[str, list[_Run]]) -> "Figure":
             ax.set_title(
                 rf"{networks[name].name}, $G^2\approx{_mean_square(runs[name][0])[0]:.3g}$"
             )
-        drawing.speed_up(
+        figures.speed_up(
             np.array([_mean_square(runs[name][0])[0] for name in networks]),
             np.array([[runs[n][0].halving / r.halving for r in runs[n][1:]] for n in networks]),
             KAPPAS[1:],
@@ -282,7 +282,7 @@ def _figure(networks: dict[str, Case], runs: dict[str, list[_Run]]) -> "Figure":
             axes[2],
         )
         for ax in axes:
-            style.keep_tick_fonts(ax)
+            drawing.keep_tick_fonts(ax)
     return figure
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 import sharpflow as sf
 from sharpflow.experiments.checks import Check
-from sharpflow.experiments.plots.cells import figure_of
+from sharpflow.experiments.plots.drawing import figure_of
 from sharpflow.experiments.plots.ladder import ErrorPanel, error_ladder
 from sharpflow.experiments.plots.phases import phase_diagram
 from sharpflow.experiments.validate import cases

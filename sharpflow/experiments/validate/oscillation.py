@@ -4,7 +4,7 @@ import numpy as np
 
 import sharpflow as sf
 from sharpflow.experiments.checks import Check
-from sharpflow.experiments.plots.cells import figure_of
+from sharpflow.experiments.plots.drawing import figure_of
 from sharpflow.experiments.plots.ladder import covariance_eigenvalues
 from sharpflow.experiments.validate import cases
 from sharpflow.experiments.validate.findings import Findings

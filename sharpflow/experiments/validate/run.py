@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from sharpflow.experiments.checks import Check, report
-from sharpflow.experiments.plots.style import save
+from sharpflow.experiments.plots.drawing import save
 from sharpflow.experiments.validate.findings import Findings
 from sharpflow.experiments.validate.parts import DEFAULT, part_named
 from sharpflow.models.arguments import ArgumentError, shown

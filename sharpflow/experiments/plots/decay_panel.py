@@ -1,11 +1,11 @@
-"""The figure of the README: a trajectory and its prediction, in sharpness and in test error."""
+"""A trajectory with weight decay beside one without: sharpness, test error and prediction."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sharpflow.experiments.plots import style
+from sharpflow.experiments.plots import drawing
 from sharpflow.experiments.plots.arguments import AX, DATASET, RECORD, TWO_VECTORS, require_columns
 from sharpflow.experiments.plots.edge import mark_predicted_entry, sharpness_and_threshold
 from sharpflow.experiments.plots.metrics import metric
@@ -73,15 +73,15 @@ def prediction_panel(
 
     for argument, record in {"trajectory": trajectory, "without_decay": without_decay}.items():
         require_columns(argument, record, name)
-    with style.in_force():
+    with drawing.in_force():
         if axes is None:
             from matplotlib import pyplot
 
-            _, axes = pyplot.subplots(1, 2, figsize=style.PAGE, layout="constrained", sharex=True)
+            _, axes = pyplot.subplots(1, 2, figsize=drawing.PAGE, layout="constrained", sharex=True)
         left, right = axes
         sharpness_and_threshold(comparison, flow, left, trajectory=trajectory)
         metric(trajectory, name, predicted, right, other=without_decay, log=log)
         mark_predicted_entry(right, comparison)
-        style.keep_tick_fonts(left)
-        style.keep_tick_fonts(right)
+        drawing.keep_tick_fonts(left)
+        drawing.keep_tick_fonts(right)
     return left, right

@@ -1,14 +1,15 @@
 """How the figures look, and how they are saved."""
 
 import contextlib
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sharpflow.experiments.plots import quantities
-from sharpflow.experiments.plots.arguments import FIGURE
+from sharpflow.experiments.plots.arguments import DRAWN, flat_axes
 from sharpflow.models.arguments import PATH, TEXT, checked, optional
 from sharpflow.models.paths import user_path
 from sharpflow.simulator.quantities import RESULT
@@ -24,8 +25,10 @@ SINGLE_EDGE = "#cc79a7"
 OTHER = "#0072b2"
 THRESHOLD = "#9a9a9a"
 FAINT = "#d5d5d5"
+BEHIND = "#a9b4c6"  # what is measured, behind its mean
 
-COLUMN = (3.5, 2.5)  # inches: a column of a page, and the whole width of it
+# Width and height in inches of a figure: in one column of a page, and over the whole page.
+COLUMN = (3.5, 2.5)
 PAGE = (7.0, 2.7)
 
 RC: dict[str, Any] = {
@@ -41,6 +44,7 @@ RC: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
+    "axes.prop_cycle": f"cycler('color', {[MEASURED, OTHER, PREDICTED, SINGLE_EDGE, '#009e73']})",
     "xtick.major.width": 0.7,
     "ytick.major.width": 0.7,
     "xtick.minor.width": 0.5,
@@ -51,6 +55,8 @@ RC: dict[str, Any] = {
     "lines.linewidth": 1.4,
     "lines.solid_capstyle": "round",
     "figure.dpi": 120.0,
+    "figure.figsize": COLUMN,
+    "figure.constrained_layout.use": True,
     "pdf.fonttype": 42,
     "svg.hashsalt": "sharpflow",
 }
@@ -67,6 +73,8 @@ ABOVE: dict[str, Any] = {  # a legend clear of lines that may run anywhere
     "ncols": 2,
     "columnspacing": 1.4,
 }
+
+_GAP = 1.2  # between the columns of a legend, in its font's size
 
 # What tells of the day or the machine is left out: the same figure, the same bytes.
 _METADATA: dict[str, dict[str, None]] = {
@@ -97,27 +105,65 @@ def in_force() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def style() -> Iterator[None]:
+    """The look of sharpflow's own figures, for axes of one's own: fonts, lines and frames.
+
+    A figure that is made inside the block ``with sharpflow.plots.style():``, or inside a function
+    under ``@sharpflow.plots.style()``, has it, and is as wide as a column of a page and laid out
+    so that nothing overlaps. ``sharpflow.plots.COLUMN`` and ``PAGE`` are sizes for ``figsize``.
+    After the block the settings of matplotlib are what they were.
+
+    Yields:
+      None.
+    """
+    from matplotlib import pyplot
+
+    before = set(pyplot.get_fignums())
+    with in_force():
+        yield
+        for number in set(pyplot.get_fignums()) - before:
+            for ax in pyplot.figure(number).axes:
+                keep_tick_fonts(ax)
+
+
+@contextlib.contextmanager
 def styled(
     ax: "Axes | None" = None, *, size: tuple[float, float] = COLUMN, projection: str | None = None
 ) -> "Iterator[Axes]":
     """Axes to draw on, with ``RC`` in force until the block ends.
 
     Args:
-      ax: the axes; by default those of a new figure.
+      ax: the axes; by default those of a new figure. Those of the user keep their frame and
+        size, and get our fonts, as everything that we write on them has these.
       size: of that figure, width and height in inches.
       projection: of its axes.
     """
     with in_force():
-        if ax is not None:
-            yield ax
-            return
-        from matplotlib import pyplot
+        if ax is None:
+            from matplotlib import pyplot
 
-        _, new = pyplot.subplots(
-            figsize=size, layout="constrained", subplot_kw={"projection": projection}
-        )
-        yield new
-        keep_tick_fonts(new)
+            _, ax = pyplot.subplots(
+                figsize=size, layout="constrained", subplot_kw={"projection": projection}
+            )
+        else:
+            set_fonts(ax)
+        yield ax
+        keep_tick_fonts(ax)
+
+
+def set_fonts(ax: "Axes") -> None:
+    """Our fonts for the labels of axes that were made under other settings."""
+    font: dict[str, Any] = {
+        "fontfamily": RC["font.family"],
+        "math_fontfamily": RC["mathtext.fontset"],
+    }
+    for name, axis in {"x": ax.xaxis, "y": ax.yaxis}.items():
+        size = RC[f"{name}tick.labelsize"]
+        axis.label.set(**font, fontsize=RC["axes.labelsize"])
+        axis.set_tick_params(which="both", labelsize=size, labelfontfamily=RC["font.family"])
+        # ticks that are made later take the font of formulas from those that there are
+        for text in (*axis.get_ticklabels(which="both"), axis.get_offset_text()):
+            text.set(**font, fontsize=size)
 
 
 def keep_tick_fonts(ax: "Axes") -> None:
@@ -126,12 +172,15 @@ def keep_tick_fonts(ax: "Axes") -> None:
     ax.get_yticklabels(which="both")
 
 
-@checked(figure=FIGURE, path=PATH, title=optional(TEXT))
-def save(figure: "Figure", path: str | Path, *, title: str | None = None) -> Path:
+@checked(figure=DRAWN, path=PATH, title=optional(TEXT))
+def save(
+    figure: "Figure | Axes | Sequence[Axes]", path: str | Path, *, title: str | None = None
+) -> Path:
     """Write a figure to a file that is the same, byte by byte, whenever it is made.
 
     Args:
-      figure: to write.
+      figure: to write, or what a function of this module returns: axes, or several, whose
+        figure is meant.
       path: ends in ``.png`` (200 dots per inch), ``.pdf`` or ``.svg``; its folder is
         made where it is missing.
       title: kept in the file's metadata; by default its name.
@@ -145,11 +194,72 @@ def save(figure: "Figure", path: str | Path, *, title: str | None = None) -> Pat
     path = user_path(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"path must end in one of {', '.join(SUFFIXES)}, got {path.name!r}")
+    part: Any = figure if hasattr(figure, "get_figure") else flat_axes(figure)[0]
     path.parent.mkdir(parents=True, exist_ok=True)
     name = path.stem.replace("_", " ") if title is None else title
     with in_force():
-        figure.savefig(path, dpi=200, metadata={"Title": name} | _METADATA[path.suffix])
+        if path.suffix == ".svg":
+            # A second layout moves axes by a last bit, of which the names of clip paths are made;
+            # a third one moves nothing.
+            figure_of(part).savefig(io.BytesIO(), format="svg")
+        figure_of(part).savefig(path, dpi=200, metadata={"Title": name} | _METADATA[path.suffix])
     return path
+
+
+def legend_above(ax: "Axes") -> None:
+    """A legend above the axes, where no line can run under it; none for one line alone.
+
+    Args:
+      ax: with all lines that the legend is to tell of.
+    """
+    handles, labels = ax.get_legend_handles_labels()
+    if len(handles) < 2:
+        return
+    width = ax.get_position().width * figure_of(ax).get_size_inches()[0]
+    columns = legend_columns(labels, 72.0 * width)
+    ax.get_yticklabels()  # makes the power of ten that stands above a linear axis, if there is one
+    lifted = bool(ax.yaxis.get_major_formatter().get_offset())
+    ax.legend(
+        handles,
+        labels,
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        borderaxespad=1.6 if lifted else 0.2,
+        borderpad=0.0,
+        ncols=columns,
+        columnspacing=_GAP,
+    )
+
+
+def legend_columns(labels: Sequence[str], width: float) -> int:
+    """As many columns of a legend as ``width`` points take, at least one.
+
+    Args:
+      labels: of its entries, which fill one column after the other.
+      width: in points.
+    """
+    size = RC["legend.fontsize"]
+    handle = (RC["legend.handlelength"] + 0.8) * size  # with the gap before the text
+    widths = [text_width(label, size) + handle for label in labels]
+    for count in range(len(labels), 1, -1):
+        columns = np.array_split(widths, count)
+        if sum(map(max, columns)) + (count - 1) * _GAP * size <= width:
+            return count
+    return 1
+
+
+def figure_of(ax: "Axes | Figure") -> "Figure":
+    """The whole figure that axes, or a part of a figure, belong to."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return figure
+
+
+def text_width(text: str, size: float) -> float:
+    """Points that a text takes."""
+    from matplotlib.textpath import TextPath
+
+    return float(TextPath((0, 0), text, size=size).get_extents().width) if text else 0.0
 
 
 def shade(color: str, index: int, count: int) -> tuple[float, ...]:
@@ -199,19 +309,11 @@ def time_axis(ax: "Axes", label: str | None = None) -> None:
     ax.set_xlim(low, near[0] if near.size else high)
 
 
-def mark(ax: "Axes", at: float, text: str, color: str = THRESHOLD, *, top: bool = False) -> None:
-    """A vertical line with a text at its end; none where ``at`` is NaN or at the border."""
+def mark(ax: "Axes", at: float, text: str, color: str = THRESHOLD) -> None:
+    """A vertical line with a name in the legend; none where ``at`` is NaN or at the border.
+
+    A name beside the line itself would lie on the lines that it is to explain.
+    """
     low, high = ax.get_xlim()
-    if not low + 1e-3 * (high - low) < at < high:
-        return
-    ax.axvline(at, color=color, linewidth=0.8, alpha=0.6, zorder=0.5)
-    ax.annotate(
-        text,
-        (at, float(top)),
-        xycoords=("data", "axes fraction"),
-        xytext=(3.0, -3.0 if top else 3.0),
-        textcoords="offset points",
-        va="top" if top else "baseline",
-        color=color,
-        fontsize=8.0,
-    )
+    if low + 1e-3 * (high - low) < at < high:
+        ax.axvline(at, color=color, linewidth=0.8, alpha=0.6, zorder=0.5, label=text)

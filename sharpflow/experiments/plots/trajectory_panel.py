@@ -1,0 +1,270 @@
+"""One trajectory in one figure: its loss, its metrics and its sharpness, beside the prediction."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from sharpflow.experiments.grid_summary import EDGE_RATIOS, SHARPNESSES
+from sharpflow.experiments.plots import drawing, quantities
+from sharpflow.experiments.plots.arguments import (
+    DATASET,
+    RECORD,
+    SEVERAL_AXES,
+    flat_axes,
+    require_columns,
+)
+from sharpflow.experiments.plots.edge import mark_predicted_entry, require_entry
+from sharpflow.experiments.plots.record import Curve, Record, has_flow_time, record_of
+from sharpflow.models import Problem
+from sharpflow.models.arguments import TEXT, Kind, checked, optional
+from sharpflow.models.precision import compiled
+from sharpflow.models.problem import PROBLEM, Params
+from sharpflow.simulator.trajectory import Trajectory
+from sharpflow.theory import predicted_loss
+from sharpflow.theory.flow import FLOW, FlowSolution
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.axes import Axes
+
+MOST_PANELS = 6
+
+_Names = tuple[str, ...]
+_AT_MANIFOLD = "sharpness"  # what a comparison calls λ_1 at Φ(θ_t)
+_IN_W = ("hessian_sharpness", "preconditioned_sharpness")  # at w_t, beside 2/η
+_SPHERICAL = tuple(name for name in SHARPNESSES if name not in _IN_W)
+_LOSSES = ("loss", "loss_mean")
+# Of lines that share axes, from the first.
+_COLOURS = (drawing.MEASURED, drawing.OTHER, drawing.SINGLE_EDGE)
+# Under the sharpness that follows it, and still seen beside it.
+_THRESHOLD: dict[str, Any] = drawing.LINE | {"linewidth": 2.4}
+# Losses of single steps differ by decades at the edge, and would hide their mean.
+_BEHIND: dict[str, Any] = {"color": drawing.BEHIND, "linewidth": 0.8, "zorder": 1.6}
+
+_COLUMNS = Kind(
+    "a sequence of names of columns, or of groups of names that share axes",
+    lambda value: (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and len(value) > 0
+        and all(
+            isinstance(names, str)
+            or (
+                isinstance(names, Sequence)
+                and len(names) > 0
+                and all(isinstance(name, str) for name in names)
+            )
+            for names in value
+        )
+    ),
+)
+
+
+@checked(
+    trajectory=RECORD,
+    flow=optional(FLOW),
+    axes=optional(SEVERAL_AXES),
+    comparison=optional(DATASET),
+    problem=optional(PROBLEM),
+    columns=optional(_COLUMNS),
+    against=optional(TEXT),
+)
+def panel(
+    trajectory: "Trajectory | xarray.Dataset",
+    flow: FlowSolution | None = None,
+    axes: "Sequence[Axes] | np.ndarray | None" = None,
+    *,
+    comparison: "xarray.Dataset | None" = None,
+    problem: Problem | None = None,
+    columns: Sequence[str | Sequence[str]] | None = None,
+    against: str | None = None,
+) -> "tuple[Axes, ...]":
+    """Draw one trajectory: loss, metrics, and sharpness with λ* or 2/η, each on axes of its own.
+
+    A column is drawn together with what its ``Quantity`` says that it is to be compared with: a
+    sharpness with the threshold λ* or the line 2/η, an edge ratio with 1. Records without a value
+    are passed over. By default there are axes for the loss, at single steps and as the mean
+    between records; for the metrics, those of training data beside those of test data; for the
+    sharpness that is nearest to Γ; and for ``hessian_sharpness``.
+
+    Args:
+      trajectory: what ``sharpflow.simulate`` returns, its dataset, or a grid of one point.
+      flow: what ``sharpflow.predict`` returns for it: its λ_1 and λ* are drawn, dashed.
+      axes: as many as there are panels; by default those of a new figure, as wide as a column of
+        a page for one panel and as the page for more.
+      comparison: what ``sharpflow.compare`` returns for it: the sharpness is the one at Φ(θ_t)
+        then, and the predicted entry is marked.
+      problem: what was trained: its metrics and its mean loss are drawn along ``flow``.
+      columns: what to draw, one panel for each name or group of names; by default what was
+        recorded, six panels at most.
+      against: ``"tau"`` or ``"step"``; by default the flow time where the trajectory has one.
+
+    Returns:
+      The axes, one for each panel; ``sharpflow.plots.save`` takes them.
+
+    Raises:
+      ValueError: a column that was not recorded, nothing to draw, a number of axes that is not
+        that of the panels, a grid of several points, or no flow time for a prediction.
+    """
+    record = record_of("trajectory", trajectory, against)
+    compared = None
+    if comparison is not None:
+        require_columns("comparison", comparison, "tau", "sharpness")
+        require_entry(comparison)
+        compared = Record(comparison, record.clock)
+    if flow is not None and not has_flow_time(record.dataset):
+        raise ValueError("trajectory has no flow time tau, so that flow has no place beside it")
+    groups = _recorded(record, flow, compared) if columns is None else _given(columns, record)
+    predicted = {} if flow is None else _predictions(record, flow, problem, trajectory)
+    if axes is not None and len(flat_axes(axes)) != len(groups):
+        raise ValueError(
+            f"axes must be {len(groups)}, one for each of {groups}, got {len(flat_axes(axes))}; "
+            "columns= chooses what is drawn"
+        )
+    with drawing.in_force():
+        placed = _new_axes(len(groups)) if axes is None else flat_axes(axes)
+        for ax, names in zip(placed, groups, strict=True):
+            with drawing.styled(ax):
+                _draw(ax, record, names, compared, predicted)
+                if axes is not None:
+                    drawing.legend_above(ax)
+        if axes is None:
+            _common_legend(placed)
+    return tuple(placed)
+
+
+def _given(columns: Sequence[str | Sequence[str]], record: Record) -> list[_Names]:
+    groups = [(names,) if isinstance(names, str) else tuple(names) for names in columns]
+    require_columns("trajectory", record, *(name for names in groups for name in names))
+    return groups
+
+
+def _recorded(record: Record, flow: FlowSolution | None, compared: Record | None) -> list[_Names]:
+    """What there is to draw: losses, metrics by their kind, the sharpness next to Γ, and λ_1(w)."""
+    groups: list[_Names] = []
+    if losses := tuple(name for name in ("loss", "loss_mean") if name in record):
+        groups.append(losses)
+    metrics: dict[str, list[str]] = {}
+    for name in quantities.metric_names(record.dataset, record.time_dimension):
+        metrics.setdefault(name.removeprefix("train_").removeprefix("test_"), []).append(name)
+    groups += [tuple(names) for names in metrics.values()]
+    spherical = [name for name in _SPHERICAL if name in record]
+    if compared is not None:
+        groups.append((_AT_MANIFOLD,))
+    elif spherical:
+        groups.append((spherical[0],))
+    elif flow is not None and "threshold" in record:
+        groups.append(("threshold",))
+    groups += [(name,) for name in _IN_W if name in record]
+    if not groups:
+        raise ValueError("trajectory has no loss, metric or sharpness to draw: name columns")
+    return groups[:MOST_PANELS]
+
+
+def _predictions(
+    record: Record,
+    flow: FlowSolution,
+    problem: Problem | None,
+    trajectory: "Trajectory | xarray.Dataset",
+) -> dict[str, Curve]:
+    """What the flow says of columns, by their names."""
+    time = record.on_clock(np.asarray(flow.tau))
+    sharpness, threshold = np.asarray(flow.eigenvalues)[:, 0], np.asarray(flow.threshold)
+    values = dict.fromkeys((_AT_MANIFOLD, *_SPHERICAL), sharpness) | {"threshold": threshold}
+    values |= dict.fromkeys(EDGE_RATIOS, sharpness / threshold)
+    if problem is not None:
+        names = [name for name in problem.metrics if name in record]
+        along = [_metrics(problem, _point(flow, place)) for place in range(len(time))]
+        values |= {name: np.asarray([each[name] for each in along]) for name in names}
+        if isinstance(trajectory, Trajectory):
+            oscillation = np.asarray(predicted_loss(flow, trajectory.intrinsic_rate))
+            loss = float(problem.loss_infimum) + trajectory.oscillation_share * oscillation
+            # before the edge tr M is 0 but for rounding
+            at_edge = oscillation > 1e-3 * oscillation.max()
+            values["loss_mean"] = np.where(at_edge, loss, np.nan)
+    return {name: Curve(time, each) for name, each in values.items()}
+
+
+def _point(flow: FlowSolution, place: int) -> Params:
+    """One point of the flow: all at once may be more than the memory takes of a network."""
+    return jax.tree.map(lambda leaf: leaf[place], flow.theta)
+
+
+@compiled
+def _metrics(problem: Problem, params: Params) -> dict[str, Array]:
+    """All metrics of a problem at one point, by name."""
+    return {name: metric(params) for name, metric in problem.metrics.items()}
+
+
+def _new_axes(count: int) -> "list[Axes]":
+    """Of a new figure: up to three beside each other, in rows that are filled evenly."""
+    from matplotlib import pyplot
+
+    columns = 2 if count in (2, 4) else min(count, 3)
+    rows = math.ceil(count / columns)
+    size = drawing.COLUMN if count == 1 else (drawing.PAGE[0], rows * drawing.PAGE[1])
+    _, axes = pyplot.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for ax in axes.flat[count:]:
+        ax.remove()
+    return list(axes.flat[:count])
+
+
+def _common_legend(axes: "list[Axes]") -> None:
+    """One legend for all panels of a figure, in which each name stands once."""
+    entries = {
+        label: handle
+        for ax in axes
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    if len(entries) < 2:
+        return
+    figure = drawing.figure_of(axes[0])
+    columns = drawing.legend_columns(list(entries), 72.0 * figure.get_size_inches()[0] - 40.0)
+    figure.legend(entries.values(), entries, loc="outside upper left", ncols=columns)
+
+
+def _draw(
+    ax: "Axes",
+    record: Record,
+    names: _Names,
+    compared: Record | None,
+    predicted: Mapping[str, Curve],
+) -> None:
+    """Columns, what they are compared with and what is predicted of them, on one pair of axes."""
+    holders = {name: compared if compared and name == _AT_MANIFOLD else record for name in names}
+    drawn = {name: holder.quantity(name) for name, holder in holders.items()}
+    curves = {name: holder.curve(name) for name, holder in holders.items()}
+    beside = {
+        quantity.reference: record.quantity(quantity.reference)
+        for quantity in drawn.values()
+        if isinstance(quantity.reference, str) and quantity.reference in record
+    }
+    for value in set(map(quantities.line_of, drawn.values())):
+        if value is not None:
+            ax.axhline(value, **drawing.LINE, zorder=0.5)
+    named = {"loss_mean": drawn["loss_mean"]} if names == _LOSSES else drawn
+    for (name, quantity), colour in zip(named.items(), itertools.cycle(_COLOURS), strict=False):
+        words = "measured" if len(named) == 1 else quantities.symbol(quantity)
+        ax.plot(*curves[name], color=colour, linewidth=1.3, label=words)
+    if names == _LOSSES:
+        ax.plot(*curves["loss"], **_BEHIND, label="at single steps")
+    for name, quantity in beside.items():
+        curves[name] = record.curve(name)
+        look = _THRESHOLD if name == "threshold" else drawing.LINE
+        ax.plot(*curves[name], **look, zorder=1.5, label=quantities.label(quantity))
+    for place, name in enumerate(name for name in curves if name in predicted):
+        ax.plot(*predicted[name], **drawing.DASHED, label="_" if place else "predicted flow")
+    drawing.time_axis(ax, record.time_label)
+    if compared is not None:
+        mark_predicted_entry(ax, compared.dataset, record.clock)
+    first = next(iter(drawn.values()))
+    shared = [first] if names == _LOSSES else [*drawn.values()]
+    ax.set_ylabel(quantities.joint_label(shared))
+    everything = np.concatenate([curve.values for curve in curves.values()])
+    if quantities.is_logarithmic(first, everything) or "threshold" in beside:
+        drawing.log_axis(ax, "y")
