@@ -6,7 +6,7 @@ import re
 import pytest
 
 from benchmarks.ratios import RATIOS, ratio_table
-from benchmarks.tables import DOCS, END, put_table
+from benchmarks.tables import DOCS, END, README, VALIDATION, put_table, renew_rows
 
 NAME = "the benchmarks"
 PAGE = DOCS / "benchmarks.md"
@@ -52,3 +52,21 @@ def test_only_what_stands_between_the_marks_of_a_table_is_replaced(tmp_path):
     page.write_text(f"{before}old\n{after}")
     put_table(page, "new", "it")
     assert page.read_text() == f"{before}\nnew\n\n{after}"
+
+
+def test_the_rows_in_readme_are_those_of_the_validation(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text(README.read_text())
+    renew_rows(page, (DOCS / "validation.md").read_text(), VALIDATION)
+    assert page.read_text() == README.read_text()
+    shown = README.read_text().split(f"<!-- rows of {VALIDATION} -->")[1].split(END)[0]
+    assert shown.count("| holds |") + shown.count("interval") == 5
+
+
+def test_rows_are_renewed_and_one_that_is_gone_is_told(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"one\n<!-- rows of it -->\n| a | b | 1 |\n{END}two\n")
+    renew_rows(page, "| c | d | 3 |\n| a | b | 2 |\n", "it")
+    assert page.read_text() == f"one\n<!-- rows of it -->\n| a | b | 2 |\n{END}two\n"
+    with pytest.raises(KeyError):
+        renew_rows(page, "| c | d | 3 |\n", "it")
