@@ -61,10 +61,10 @@ def outcomes(
 
     ``PENDING`` and ``DIVERGED`` follow the status. Otherwise the last edge ratio decides,
     as ``last_values`` has it: within ``edge`` it is ``AT_EDGE``, over it ``ABOVE_EDGE``.
-    Below, or where the ratio is unknown, a trajectory has ``CONVERGED`` if its last
-    loss is at most ``tolerance`` times the first one, or its last gradient on the unit
-    sphere, ‖w‖‖∇L(w)‖, at most ``tolerance`` times the first one (a loss such as the
-    cross-entropy does not go to 0); else it is still ``TRAINING``.
+    Below, or where the ratio is unknown, a trajectory has ``CONVERGED`` if its last loss is
+    at most ``tolerance`` times the first one. A loss such as the cross-entropy does not go to
+    0, so it has also ``CONVERGED`` if its last gradient on the unit sphere, ‖w‖‖∇L(w)‖, is at
+    most ``tolerance`` times the first one. Else it is still ``TRAINING``.
 
     Args:
       dataset: what ``sharpflow.simulate_grid`` returns. The ratio is that on Γ where it

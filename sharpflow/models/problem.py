@@ -48,18 +48,21 @@ class Problem:
     placed on devices as any pytree. A callable that is itself a pytree of arrays, as
     ``jax.tree_util.Partial`` is, contributes its arrays to the leaves.
 
-    Functions are the same if they are sure to read the same: the same function, or equal
-    ``functools.partial``s, bound methods of equal frozen data classes, Flax modules and other
-    callables that compare themselves by value, as long as their closures, their defaults and the
-    global names in their code hold the same numbers, text, jax arrays, functions and classes. A
-    function that reads anything that can change in place, such as a numpy array, a list or an
-    object with attributes, is the same in this problem alone (and in those made of it by
-    ``with_data``, ``with_metrics`` and ``at_precision``), and is compiled for each anew.
-    Arrays that a function closes over are no leaves: they become constants of every
-    program that uses them, and live as long as it does. Give large arrays as ``data``.
-    A problem is what its functions read when it was made. If a name that they read is bound to
-    another value by the time they run or are traced, they refuse. What changes in place, without
-    a name that is bound again, is seen by the programs that are traced later, and not by others.
+    Two functions count as the same if they are sure to compute the same. That holds for one and
+    the same function. It holds too for equal ``functools.partial``s, bound methods of equal frozen
+    data classes, Flax modules and other callables that compare themselves by value. But their
+    closures, their defaults and the global names in their code must hold the same numbers, text,
+    jax arrays, functions and classes. A function may also read something that can change in place,
+    such as a numpy array, a list or an object with attributes. Then it is compiled for each
+    problem anew; it counts as the same only in problems that ``with_data``, ``with_metrics`` and
+    ``at_precision`` make of this one.
+
+    Arrays that a function closes over are not leaves. They become constants of every program that
+    uses them, and live as long as it does. Give large arrays as ``data``.
+
+    A problem stays what its functions read when it was made. If a name that they read has another
+    value by the time they run or are traced, they refuse. If an object changes in place, programs
+    that are traced later see the change, and earlier ones do not.
 
     As an object a problem is compared and hashed by identity.
 

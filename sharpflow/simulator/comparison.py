@@ -269,12 +269,18 @@ def compare(
         the last output that is 100 steps or more before it. All three are NaN where the
         oscillation had not settled when the window began;
 
-      and attributes ``entry_step`` and ``predicted_entry_step``, the step at which the edge ratio
-      crosses 1, measured, and predicted from the norm at tau[0] (NaN where there is none);
-      ``final_relative_error``; ``mean_edge_ratio``; ``mean_loss_ratio``, the mean measured loss
-      over the mean predicted one; ``loss_rises_before`` and ``loss_rises_after``, the share of
-      steps that raise the loss before and after the entry. The means after the entry begin once
-      the oscillation has settled, which ``settle_tau`` says.
+      and the attributes
+
+      * ``entry_step``, the step at which the edge ratio crosses 1; NaN where it does not;
+      * ``predicted_entry_step``, the same predicted from the norm at tau[0];
+      * ``final_relative_error``, at the last output;
+      * ``mean_edge_ratio`` after the entry;
+      * ``mean_loss_ratio``, the mean measured loss over the mean predicted one after the entry;
+      * ``loss_rises_before`` and ``loss_rises_after``, the share of steps that raise the loss
+        before and after the entry.
+
+      Means after the entry begin once the oscillation has settled, which ``settle_tau`` says.
+      docs/quantities.md defines each column.
 
     Raises:
       ValueError: ``settle_tau`` negative, no snapshots, no column ``threshold``, or no snapshot

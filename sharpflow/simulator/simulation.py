@@ -87,7 +87,8 @@ def simulate(
         ``"effective_learning_rate"``, ``"threshold"``, ``"metrics"``,
         ``"sharpness_iterate"``, ``"sharpness_midpoint"``, ``"sharpness_manifold"``,
         ``"hessian_sharpness"``, ``"preconditioned_sharpness"``, ``"loss_mean"``,
-        ``"loss_rises"``) and ``Observable``s.
+        ``"loss_rises"``) and ``Observable``s. docs/quantities.md defines the columns that
+        they make.
       snapshot_every: records from a snapshot of the params to the next; none by default.
       effective_learning_rate: (optimizer state, params) -> η̃ for rules of others;
         without it they get no threshold. Both are those before a step; in the state of

@@ -87,14 +87,14 @@ def central_flow(
 
     C ⪰ 0 in the space of the top eigenvectors is the covariance of the oscillation,
     chosen so that no eigenvalue of ∇²L(w) passes the edge 2/η − λ. This is the flow
-    of L + ½λ‖w‖² among the points where GD+WD is stable. It answers the edge without
-    the delay and the burst of the discrete dynamics.
+    of L + ½λ‖w‖² among the points where GD+WD is stable. It has neither the delay nor
+    the bursts with which GD itself answers the edge.
 
-    Below the edge a step is a stabilised Runge–Kutta step of gradient flow, s stages
-    for a length of order s²; at the edge C is constant in it and keeps the
-    eigenvalues at its end, so that steps may be far longer than those of GD. A start
-    above the edge returns to it by a factor e for each step of GD, a convention: GD
-    itself answers with a burst, which no average describes.
+    Below the edge a step is a stabilised Runge–Kutta step of gradient flow, with s stages
+    for a length of order s². At the edge C is constant over a step, and it is chosen for the
+    eigenvalues at the end of the step. So steps may be far longer than those of GD. From a
+    start above the edge the excess falls by a factor e for each step of GD. That is a
+    convention: GD itself has a burst there, which no average describes.
 
     Args:
       problem: any problem, a loss alone too.

@@ -130,10 +130,10 @@ def flattest_coordinates(
 ) -> FlatProjection:
     """The coordinates with the smallest diagonal of JᵀJ, as the paper estimates them.
 
-    Every few steps the squares of Jᵀε, ε standard normal, whose mean is the diagonal of
-    JᵀJ (the Gauss–Newton, or Fisher, matrix), enter a moving average; the ``share`` of all
-    coordinates that have the smallest entries counts as flat until the next time. No
-    flow is known for it: it changes the edge, the clock and the motion together.
+    Let ε be standard normal. The mean of the squares of Jᵀε is the diagonal of JᵀJ, the
+    Gauss–Newton or Fisher matrix. Every few steps such squares enter a moving average. The
+    ``share`` of all coordinates with the smallest entries counts as flat until the next time.
+    No flow is known for it: it changes the edge, the clock and the motion together.
 
     Args:
       problem: what is trained, with a residual or an outputs/criterion form.
