@@ -128,6 +128,8 @@ class Problem:
         scale_invariant: bool,
         precision: MatmulPrecision,
     ) -> None:
+        # Past __setattr__, which refuses: a problem whose functions changed would still be taken
+        # for the one that its programs were compiled for.
         vars(self).update(
             _functions=functions,
             _metrics=metrics,
@@ -195,6 +197,9 @@ class Problem:
         if "loss" in self._functions:
             return self._functions["loss"]
         if "residual" in self._functions:
+            # The parts go along as data of the function, and not in a closure: a closure would be
+            # another function at every call, with programs of its own, and would hold the data as
+            # constants.
             parts: Any = self._functions["residual"]
             return self._of_parts(_half_square, parts)
         parts = (self._functions["outputs"], self._functions["criterion"])
@@ -294,6 +299,8 @@ class Problem:
           ValueError: something that is no function.
         """
         named = _bound_metrics(metrics, self.data)
+        # The new metrics are bound at the highest precision and the other functions at that of this
+        # problem. One call brings all of them to the same.
         return _made(self._functions, named, self.data, self.scale_invariant, FULL).at_precision(
             self.matmul_precision
         )
@@ -304,6 +311,8 @@ class Problem:
         Returns:
           The data and the arrays of functions that are pytrees, each with its key; and the rest.
         """
+        # The data are one child of the problem, although every bound function refers to them. With
+        # each function as a child they would be traced, placed and stacked once for every function.
         functions = {**self._functions, **{_METRIC + n: m for n, m in self._metrics.items()}}
         own = {name: f.function for name, f in functions.items() if f.static is None}
         rest = tuple((n, static_part(f.static), f.takes_data) for n, f in functions.items())
@@ -358,6 +367,8 @@ class Problem:
 
     def _of_criterion(self, name: str) -> Any:
         """What the criterion knows of itself under a name, or None."""
+        # A criterion that was taken from another problem is bound already, and the bound function
+        # does not have the attributes of what it wraps.
         known: Any = self._functions.get("criterion")
         while isinstance(known, BoundFunction):
             known = known.function
@@ -384,6 +395,8 @@ def _made(
 
 def _bound(name: str, function: Any, data: Any) -> BoundFunction:
     if getattr(function, "__func__", None) is Problem.loss_value:
+        # A user may wrap one problem in another by the method. The method would close over the data
+        # of the first one; the property gives a function of which they are leaves.
         function = function.__self__.loss  # whose data are leaves
     if not callable(function):
         raise ValueError(f"{name} must be a function, got {shown(function)}")
@@ -422,6 +435,8 @@ def validate_params(problem: Problem, params: Any, name: str = "params") -> Para
     if not leaves:
         raise ValueError(f"{name} holds no arrays; it must be a pytree of floating-point arrays")
     for leaf in leaves:
+        # Before jax sees the leaf: without x64 it would make float32 of float64 with no more than a
+        # warning.
         require_x64_for(getattr(leaf, "dtype", None), name)
     leaves = [_as_array(leaf, name) for leaf in leaves]
     dtypes = {leaf.dtype for leaf in leaves}
@@ -512,6 +527,8 @@ def parameter_rows(params: Params) -> np.ndarray:
 
 
 def _check_shapes(problem: Problem, params: Params) -> None:
+    # Everything here is traced for shapes alone. A call of simulate or predict comes through here,
+    # and to evaluate the loss of a large network would take as long as a step.
     residual, outputs, known = problem.residual, problem.outputs, problem.criterion_residual
     if outputs is not None and known is not None:
         residual = lambda params: known(outputs(params))  # noqa: E731
