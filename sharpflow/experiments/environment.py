@@ -26,6 +26,9 @@ def configure_jax(device: str | None = None, cpu_devices: int | None = None) -> 
     Raises:
       ValueError: no such device here.
     """
+    # XLA reads the flags once, when the first backend starts. One thread for each device, because
+    # the threads of several matrix products would wait for one another. Who has set the flag himself
+    # is let alone.
     if cpu_devices is not None and cpu_devices > 1:
         flags = os.environ.get("XLA_FLAGS", "")
         if "xla_cpu_multi_thread_eigen" not in flags:
@@ -36,6 +39,7 @@ def configure_jax(device: str | None = None, cpu_devices: int | None = None) -> 
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1, user_api="blas")
+    # Files are all that is drawn, and a machine without a screen has no other backend.
     matplotlib.use("agg")
 
     jax.config.update("jax_enable_x64", True)
@@ -63,6 +67,8 @@ def start_cache() -> None:
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = os.environ.get("SHARPFLOW_CACHE") or str(Path(base) / "sharpflow" / "jax")
     jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
+    # By itself jax keeps what took a second or more to compile. Many programs of a run, such as
+    # those of its records, take less, and together as long as a large one.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
@@ -84,6 +90,7 @@ def missing_platform() -> str | None:
         platforms = jax.config.values["jax_platforms"]
     else:
         return None
+    # The request that failed is withdrawn, so that jax can say what it does have.
     jax.config.update("jax_platforms", None)
     here = ", ".join(sorted({device.platform for device in jax.local_devices()}))
     if platforms == os.environ.get("JAX_PLATFORMS"):
