@@ -159,7 +159,7 @@ def run(
         # Before the device is started: a config with mistakes is refused without waiting for a GPU,
         # and on a machine that has none.
         resolved = resolved_config(config, overrides, folder, resume)
-        start_cache()
+        start_cache(device)
         if dry_run:
             typer.echo("\n".join(describe(resolved, plan_config(resolved))))
             return
