@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSha
 
 from sharpflow.models import Problem
 from sharpflow.models.precision import compiled
-from sharpflow.simulator.loop import Rows, padded_rows, run_chunk, run_rows
+from sharpflow.simulator.loop import ChunkRows, padded_rows, run_chunk, run_rows
 from sharpflow.simulator.program import Program
 
 
@@ -52,7 +52,7 @@ class Chunk:
         gaps: np.ndarray,
         observe: np.ndarray | bool = True,
         snapshot: np.ndarray | bool = False,
-    ) -> Rows:
+    ) -> ChunkRows:
         """Rows of a group, padded to R.
 
         Args:
@@ -75,7 +75,7 @@ class Chunk:
         return self._program
 
     def run(
-        self, device: int, program: Program, state: Any, hyperparameters: Any, rows: Rows
+        self, device: int, program: Program, state: Any, hyperparameters: Any, rows: ChunkRows
     ) -> tuple:
         """Run a chunk on the device where ``program`` and ``state`` are; the state is reused.
 
@@ -186,7 +186,7 @@ class CompiledChunk(Chunk):
         return jax.device_put(tree, self._shardings[device])
 
     def run(
-        self, device: int, program: Program, state: Any, hyperparameters: Any, rows: Rows
+        self, device: int, program: Program, state: Any, hyperparameters: Any, rows: ChunkRows
     ) -> tuple:
         """As of ``Chunk``."""
         return self._compiled[device](program, state, hyperparameters, self.place(rows, device))

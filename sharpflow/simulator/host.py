@@ -334,14 +334,14 @@ class Host:
             phases = [other.position % self.layout.pieces for _, other in group.occupied]
             position = self.resumed.positions.get
             fitting = (
-                place
-                for place, point in enumerate(self.waiting)
+                turn
+                for turn, point in enumerate(self.waiting)
                 if not phases or position(point, 0) % self.layout.pieces == phases[0]
             )
-            place = next(fitting, None)
-            if place is None:
+            turn = next(fitting, None)
+            if turn is None:
                 return
-            point = self.waiting.pop(place)
+            point = self.waiting.pop(turn)
             gaps = self.schedule.gaps(point, self.layout.pieces)
             starts = self.first_step + np.cumsum(gaps) - gaps
             entering = Lane(point, gaps, starts, position(point, 0))
@@ -473,7 +473,7 @@ class Host:
         """Keep where the points are that have begun, whether in a lane or waiting for one."""
         began = time.monotonic()
         self._tell("checkpoint")
-        flying = [(group, *place) for group in self.groups for place in group.occupied]
+        flying = [(group, *occupied) for group in self.groups for occupied in group.occupied]
         halted = [point for point in self.waiting if point in self.resumed.states]
         positions = {lane.point: lane.position for _, _, lane in flying}
         positions |= {point: self.resumed.positions[point] for point in halted}

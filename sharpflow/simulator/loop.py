@@ -44,7 +44,7 @@ _Record = Callable[[Problem, LoopState, _Step, Params, Array], tuple[dict[str, A
 
 
 @chex.dataclass(frozen=True)
-class Rows:
+class ChunkRows:
     """What a chunk does: each row may record, and then makes updates.
 
     A chunk is compiled for R rows and runs ``count`` of them. The updates from a record to
@@ -68,7 +68,7 @@ def padded_rows(
     observe: np.ndarray | bool,
     snapshot: np.ndarray | bool,
     num_rows: int,
-) -> Rows:
+) -> ChunkRows:
     """Rows of a chunk, padded to the number that it was compiled for.
 
     Args:
@@ -80,11 +80,11 @@ def padded_rows(
     padded = np.zeros((num_rows, lanes), np.int32)
     observed, kept = np.zeros(num_rows, bool), np.zeros((num_rows, lanes), bool)
     padded[:count], observed[:count], kept[:count] = gaps, observe, snapshot
-    return Rows(gaps=padded, observe=observed, snapshot=kept, count=np.int32(count))
+    return ChunkRows(gaps=padded, observe=observed, snapshot=kept, count=np.int32(count))
 
 
 def run_rows(
-    program: Program, state: LoopState, hyperparameters: Hyperparameters, rows: Rows
+    program: Program, state: LoopState, hyperparameters: Hyperparameters, rows: ChunkRows
 ) -> tuple[LoopState, dict[str, Array], Params | None]:
     """Record and update through a chunk.
 
@@ -119,9 +119,9 @@ def run_rows(
         state, columns, snapshots, taken = carry
         if snapshots is not None:
             # out of range, and so dropped, in lanes without a snapshot
-            place = jnp.where(rows.snapshot[index], taken, program.num_snapshots)
+            slot = jnp.where(rows.snapshot[index], taken, program.num_snapshots)
             snapshots = jax.tree.map(
-                lambda kept, now: kept.at[place, lanes].set(now, mode="drop"),
+                lambda kept, now: kept.at[slot, lanes].set(now, mode="drop"),
                 snapshots,
                 state.params,
             )

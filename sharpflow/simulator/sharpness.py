@@ -21,11 +21,11 @@ from sharpflow.theory.retraction import retract_flat
 
 # (where to start, whether it is wanted) -> eigenvalues, where to start the next time
 _Find = Callable[[Params, Array | bool], tuple[Array, Params]]
-Place = Literal["iterate", "midpoint", "manifold"]
-PLACES: tuple[Place, ...] = ("iterate", "midpoint", "manifold")
+Location = Literal["iterate", "midpoint", "manifold"]
+LOCATIONS: tuple[Location, ...] = ("iterate", "midpoint", "manifold")
 
 # Where the Hessian is taken: in a label, and in a definition.
-_WHERE: dict[Place, tuple[str, str]] = {
+_WHERE: dict[Location, tuple[str, str]] = {
     "iterate": ("θₜ", "at the iterate, θₜ = wₜ/‖wₜ‖"),
     "midpoint": (
         "the midpoint",
@@ -47,9 +47,9 @@ _STABILITY_LINE = Quantity(
 )
 
 
-@checked(k=COUNT, at=choice(PLACES), every=COUNT, tolerance=optional(POSITIVE))
+@checked(k=COUNT, at=choice(LOCATIONS), every=COUNT, tolerance=optional(POSITIVE))
 def sharpness(
-    k: int = 1, at: Place = "iterate", *, every: int = 1, tolerance: float | None = None
+    k: int = 1, at: Location = "iterate", *, every: int = 1, tolerance: float | None = None
 ) -> Observable:
     """The k largest eigenvalues of the spherical Hessian, and the edge ratio with them.
 
@@ -164,7 +164,7 @@ def preconditioned_sharpness(
     )
 
 
-def _spherical_quantities(at: Place) -> tuple[Quantity, Quantity]:
+def _spherical_quantities(at: Location) -> tuple[Quantity, Quantity]:
     """The columns of ``sharpness(at=at)``."""
     label, where = _WHERE[at]
     eigenvalues = Quantity(
@@ -255,7 +255,7 @@ class _Tracked:
 
 @dataclasses.dataclass(frozen=True)
 class _SphericalSharpness(_Tracked):
-    place: Place
+    place: Location
 
     def __call__(self, moment: Moment, memory: _Memory) -> tuple[dict[str, Array], _Memory]:
         find = self._on_manifold if self.place == "manifold" else self._at_point
