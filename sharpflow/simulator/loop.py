@@ -187,6 +187,8 @@ def _one_step(
     problem = problem.at_precision(program.matmul_precision)
     with products_at(program.matmul_precision):
         loss, gradient = jax.value_and_grad(problem.loss_value)(state.params)
+        # Within the context of the training steps: a rule may make products too, as that of SAM
+        # does.
         changes, optimizer_state = update_with_extras(
             program.rule.update(hyperparameters),
             gradient,
@@ -214,6 +216,7 @@ def _one_step(
         memories=state.memories,
     )
     moving = active & (status == Status.SUCCESS)
+    # Selected and not branched over: under vmap a branch becomes this selection anyway.
     kept = jax.tree.map(lambda new, old: jnp.where(moving, new, old), after, state)
     kept = kept.replace(status=jnp.where(active, status, state.status))
     return kept, _Step(loss, gradient, step_hyperparameters(optimizer_state))
