@@ -47,7 +47,7 @@ class Outcome(enum.IntEnum):
 
     @property
     def label(self) -> str:
-        """A few words for people."""
+        """What tables and legends call it, such as ``at the edge``."""
         return self.name.lower().replace("_", " the ")
 
 

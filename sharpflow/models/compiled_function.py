@@ -135,7 +135,7 @@ class LoweredFunction:
         self._owner, self._lowered = owner, lowered
 
     def compile(self) -> "Executable":
-        """Compile it."""
+        """Have XLA compile the program, ahead of its first call."""
         return Executable(self._owner, self._lowered.compile())
 
 
@@ -151,13 +151,13 @@ class Executable:
         self._owner, self._compiled = owner, compiled
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The value of the function."""
+        """Run the program; the arguments have the shapes and places that it was compiled for."""
         donated, kept, _ = self._owner.arguments(args, kwargs)
         with special_values_allowed():
             return self._compiled(donated, kept)
 
     def memory_analysis(self) -> Any:
-        """As of what jax compiles."""
+        """What XLA says of the memory that the program takes, or None where it does not."""
         return self._compiled.memory_analysis()
 
 

@@ -152,17 +152,17 @@ class Problem:
 
     @property
     def init(self) -> Callable[[Key[Array, ""]], Params]:
-        """key -> params."""
+        """Draws params: a function of a key of ``jax.random``."""
         return self._functions["init"]
 
     @property
     def residual(self) -> Callable[[Params], Float[Array, " m"]] | None:
-        """params -> (m,) array, or None."""
+        """r(params), shape (m,), with L = ½‖r‖²; None for a problem of another form."""
         return self._functions.get("residual")
 
     @property
     def outputs(self) -> Callable[[Params], Array] | None:
-        """params -> array, or None."""
+        """What the criterion judges, a function of params; None for a problem of another form."""
         return self._functions.get("outputs")
 
     @property
@@ -207,7 +207,7 @@ class Problem:
 
     @property
     def metrics(self) -> dict[str, Callable[[Params], Scalar]]:
-        """Functions params -> scalar, by name."""
+        """What is watched beside the loss: functions params -> scalar, by name; a new dictionary."""
         return dict(self._metrics)
 
     @property

@@ -182,7 +182,7 @@ def reading(value: Any) -> Reading:
 
 
 class _Token:
-    """Nothing but an identity."""
+    """An object that equals itself alone: the key of a function that is compared with no other."""
 
     __slots__ = ("__weakref__",)
 

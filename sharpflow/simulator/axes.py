@@ -28,17 +28,17 @@ class Axes:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the axes, in order."""
+        """Names of the axes, in the order of the dimensions of a dataset."""
         return tuple(self.values)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Points along each axis."""
+        """How many values each axis has, in the same order."""
         return tuple(len(values) for values in self.values.values())
 
     @property
     def num_points(self) -> int:
-        """Of the whole grid."""
+        """How many points the grid has: every combination of values is one."""
         return math.prod(self.shape)
 
     def index(self, point: int) -> tuple[int, ...]:
@@ -51,7 +51,7 @@ class Axes:
         return {name: values[place] for (name, values), place in places}
 
     def describe(self, point: int) -> str:
-        """A point in words."""
+        """The values of a point, as ``seed=0, learning_rate=0.1``, for errors."""
         return ", ".join(f"{name}={value}" for name, value in self.at(point).items())
 
 

@@ -193,7 +193,7 @@ class CompiledChunk(Chunk):
     def run(
         self, device: int, program: Program, state: Any, hyperparameters: Any, rows: ChunkRows
     ) -> tuple:
-        """As of ``Chunk``."""
+        """As of ``Chunk``, by the program that was compiled for this device."""
         return self._compiled[device](program, state, hyperparameters, self.place(rows, device))
 
     def spread(self, jobs: Sequence[Job], work: Callable[[Any, int], None]) -> None:

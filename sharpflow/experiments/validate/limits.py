@@ -87,7 +87,7 @@ class Phase(enum.IntEnum):
 
     @property
     def label(self) -> str:
-        """In words."""
+        """What the legend of the map calls it."""
         return (
             "not trained",
             "rests on Γ below the edge",

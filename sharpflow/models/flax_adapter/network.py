@@ -197,7 +197,7 @@ class CrossEntropyOfData:
         return self.of(data)(logits)
 
     def infimum(self, data: NetworkData) -> Float[Array, ""]:
-        """inf L."""
+        """inf L: the mean entropy of the targets among the data."""
         return self.of(data).infimum
 
     def residual(self, logits: Float[Array, "n c"], data: NetworkData) -> Float[Array, " n*c"]:
@@ -218,7 +218,7 @@ class Score:
     name: str
 
     def __call__(self, params: Params, data: NetworkData) -> Float[Array, ""]:
-        """The score, shape ()."""
+        """The score of the outputs at these params, shape ()."""
         data.require_matching_rows()
         return _score(self, params, data)
 

@@ -64,7 +64,7 @@ class Grid:
 
     @property
     def title(self) -> str:
-        """For progress."""
+        """What a progress bar calls the grid: how many points it has."""
         return f"grid of {self.axes.num_points}"
 
     def longest_first(self, points: Sequence[int]) -> list[int]:
