@@ -207,7 +207,7 @@ class Problem:
 
     @property
     def metrics(self) -> dict[str, Callable[[Params], Scalar]]:
-        """What is watched beside the loss: functions params -> scalar, by name; a new dictionary."""
+        """What is watched beside the loss: functions params -> scalar, by name."""
         return dict(self._metrics)
 
     @property

@@ -88,6 +88,8 @@ def grid_axes(
         argument = f"{name}s" if name in BASE else f"axes[{name!r}]"
         if not labels:
             raise ValueError(f"{argument}: the axis {name} is empty; it needs at least one value")
+        # Two points with the same labels could not be told apart in the result, and would be
+        # computed twice.
         if len(set(labels)) < len(labels):
             raise ValueError(f"{argument}: the axis {name} holds a value twice: {shown(labels)}")
     if any(rate <= 0 for rate in values["learning_rate"]):
@@ -128,6 +130,7 @@ def _several(values: Any) -> list:
             f"learning_rates, weight_decays and seeds must be numbers or sequences of them, got "
             f"{shown(values)}, which hides values or has no order"
         )
+    # By this method, and not by class: pandas and xarray have it too, and are not imported for it.
     if hasattr(values, "__array__"):
         values = np.asarray(values)
         return list(values) if values.ndim else [values]

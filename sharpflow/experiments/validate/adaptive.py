@@ -25,6 +25,8 @@ TITLE = "adaptive steps: quasi-RMSprop, scalar RMSprop, RMSprop by coordinate"
 RESPONSES = (0.5, 1.0, 2.0, 4.0)
 # η²/2 = 2e-4 is the intrinsic rate of this rule, in the middle of the ladder of GD+WD.
 LEARNING_RATE = 0.02
+# Long enough for several eigenvalues to reach the edge, with outputs close enough for means in
+# between.
 TAU = np.linspace(0.0, 2.0, 21)
 SETTLED = 0.5  # flow time after which errors count: before, little has moved
 # Each of the two numbers is changed by itself, so that a ratio that depends on one would show

@@ -29,6 +29,7 @@ THRESHOLDS = (5.0, 6.0, 8.0)  # of projected GD; the second is drawn
 # norm; at a tenth the drift, which goes as the square, would not show within the run.
 RHO = 0.03
 SEED = 1  # of the first params
+# τ = ηλt goes to 6, by when the flow of GD+WD has come down to the flattest point it reaches.
 NUM_STEPS = 6000
 GDWD, PROJECTED, NO_DECAY, SAM = "GD+WD", "projected GD", "no weight decay", "SAM"
 

@@ -34,6 +34,7 @@ SHARP, FLAT = list(MODES)[:3], list(MODES)[3:]
 # Factors of two over more than a decade, for the exponent. At 2048 the matrix of samples alone is
 # four times as large, and one seed takes as long as all of these.
 WIDTHS = (64, 128, 256, 512, 1024)
+# On both sides of T = M, where the bounds cross over.
 RATIOS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 # The second largest, so that eight samples for each unit still fit: 4,096.
 RATIO_WIDTH = 512

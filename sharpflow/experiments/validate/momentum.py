@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TITLE = "momentum: its threshold, and its flow with weight decay"
 
+# Of the runs on the sphere, where only ηλ matters.
 LEARNING_RATE = 0.1
 # Without momentum as the control, and up to the usual 0.9. At 0.99 one ladder would take ten times
 # as long, since ηλ must be smaller by (1 − β)/(1 + β).

@@ -21,6 +21,7 @@ RATE = 6e-5
 PERTURBATIONS = (1e-4, 2e-4, 4e-4, 8e-4)  # the phases of the bursts depend on them
 # Where the flow has exactly three eigenvalues at the edge, from each of the three starts.
 WINDOWS = ((1.0, 1.2), (1.2, 1.4))
+# Of this problem within these windows.
 NUM_EDGE = 3
 
 _DIMS = ("seed", "window", "eigenvalue")

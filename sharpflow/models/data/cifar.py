@@ -27,6 +27,7 @@ from sharpflow.models.data.standardization import (
 )
 from sharpflow.models.paths import user_path
 
+# As the files have a picture: all of its red, then all of its green, then all of its blue.
 _CHANNELS_HEIGHT_WIDTH = (3, 32, 32)
 _PIXEL_BYTES = 3 * 32 * 32
 

@@ -22,6 +22,7 @@ from sharpflow.models.paths import user_path
 
 _DATASET = "fashion_mnist"
 _FOLDERS = ("fashion-mnist", "FashionMNIST/raw")  # our own download's, and torchvision's
+# The publisher's own, which has no https; the digests below vouch for what comes.
 _URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 _SIZE = (28, 28)
 _SPLITS = {  # split: images, labels, official number

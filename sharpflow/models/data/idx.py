@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+# The code of the type in the third byte of a file.
 _UNSIGNED_BYTE = 0x08
 # What is held beside the data while they are unpacked. Nothing else depends on it.
 _PIECE_BYTES = 1 << 20

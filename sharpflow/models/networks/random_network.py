@@ -130,7 +130,7 @@ class RandomNetwork:
         ]
 
     def __call__(self, params: Params, x: Float[Array, "T M_0"]) -> Float[Array, "T C"]:
-        """f(x) of all samples together, whose batch the normalizations take their statistics from."""
+        """f(x) of all samples together, the batch that normalizations take statistics from."""
         phi, normalize = ACTIVATIONS[self.activation], _OF_HIDDEN[self.normalization]
         h = x
         for layer in params[:-1]:

@@ -48,6 +48,8 @@ class Transformer(NormalizedNetwork):
             tokens = tokens + self._attention(tokens)
             hidden = self.activated(self._projected(tokens, 2 * self.width))
             tokens = tokens + self._projected(hidden, self.width)
+        # The mean over the tokens and no token of its own for the class, which would be trained and
+        # normalized by nothing.
         return self.outputs(jnp.mean(tokens, axis=1), self.num_outputs)
 
     def _projected(self, x: Array, features: int) -> Array:

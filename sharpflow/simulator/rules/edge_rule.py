@@ -136,10 +136,13 @@ def edge_dynamics(state: Any) -> EdgeDynamics:
         return _former_dynamics(state)
     parts = [edge_dynamics(part) for part in state] if isinstance(state, tuple) else []
     # a chain has a plain tuple, and what holds one rule beside numbers of its own a named one
+    # What is not known is left out. To guess that the rest of a chain changes nothing would give a
+    # threshold that is wrong by the factor of an optax.scale.
     changed = isinstance(state, _NOT_ITS_STEPS) or (type(state) is tuple and len(state) > 1)
     of_step = [part for part in parts if part.of_step and not changed]
     return dataclasses.replace(
         of_step[0] if of_step else EdgeDynamics(),
+        # Enhancements around one another multiply.
         kappa=math.prod(1.0 + part.kappa for part in parts) - 1.0,
         hyperparameters=dict(ChainMap(*(dict(part.hyperparameters) for part in parts))),
     )

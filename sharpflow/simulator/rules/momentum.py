@@ -100,5 +100,7 @@ def _momentum_update(
         raise ValueError("momentum needs params: call update(gradients, state, params)")
     eta, decay = state.learning_rate, state.weight_decay
     average = optax.tree.update_moment(updates, state.average, state.beta, 1)
+    # Weight decay is added to the average and not to the gradient within it: decoupled, it has no
+    # memory, and ‖w‖² shrinks by (1 − ηλ)² in a step as under gradient descent.
     changes = jax.tree.map(lambda m, w: -eta * (m + decay * w), average, params)
     return changes, state._replace(average=average)
