@@ -1,5 +1,7 @@
 """Linear regression with batch norm on its output: the case with a closed-form flow."""
 
+import math
+
 import jax
 import numpy as np
 
@@ -49,7 +51,7 @@ def linear_regression(x: np.ndarray, y: np.ndarray, *, dtype: object = None) -> 
 
 def _residual(w: jax.Array, data: dict[str, jax.Array]) -> jax.Array:
     inputs, targets = data["inputs"], data["targets"]
-    root_count = np.sqrt(targets.shape[0]).astype(targets.dtype)
+    root_count = math.sqrt(targets.shape[0])
     return (batch_normalize(inputs @ w) - targets) / root_count
 
 

@@ -1,5 +1,6 @@
 """Low-rank matrix completion with batch norm over the observed entries."""
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -154,7 +155,7 @@ def _product(params: Params) -> jax.Array:
 
 def _residual(params: Params, data: Mapping[str, Any]) -> jax.Array:
     targets = data["seen_targets"]
-    root_count = np.sqrt(len(targets)).astype(targets.dtype)
+    root_count = math.sqrt(len(targets))
     return (batch_normalize(_product(params)[data["seen"]]) - targets) / root_count
 
 

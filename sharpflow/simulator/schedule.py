@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sharpflow.models.arguments import MOST, POSITIVE, ArgumentError, count, shown
+from sharpflow.models.arguments import COUNT, MOST, POSITIVE, ArgumentError, shown
 from sharpflow.simulator.rules.edge_rule import edge_dynamics
 
 
@@ -122,13 +122,12 @@ def flow_time_per_step(state: Any) -> float:
     return math.nan if rate is None else float(rate)
 
 
-def require_count(name: str, value: Any, *, least: int = 1) -> int:
-    """An integer of at least ``least``, as a Python number.
+def require_count(name: str, value: Any) -> int:
+    """An integer of at least 1, as a Python number.
 
     Args:
       name: what to call it in the error.
       value: the number.
-      least: the smallest that is allowed.
 
     Returns:
       The number.
@@ -136,7 +135,7 @@ def require_count(name: str, value: Any, *, least: int = 1) -> int:
     Raises:
       ValueError: anything else.
     """
-    count(least).require(name, value)
+    COUNT.require(name, value)
     return int(value)
 
 

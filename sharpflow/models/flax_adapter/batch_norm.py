@@ -94,7 +94,7 @@ def _moments(module: nn.BatchNorm, x: Array, weights: Array) -> Moments:
     per_row = np.prod([x.shape[axis] for axis in reduced[1:]], initial=1.0).astype(x.dtype)
     size = jnp.sum(rows) * per_row
     # Two passes, first the mean and then the deviations from it: E x² − (E x)² cancels in float32.
-    mean = jnp.sum(rows * x, axis=reduced, keepdims=True) / jnp.maximum(size, 1.0)
+    mean = jnp.sum(rows * x, axis=reduced, keepdims=True) / size
     deviations = jnp.sum(rows * jnp.square(x - mean), axis=reduced)
     return Moments(size, jnp.squeeze(mean, axis=reduced), deviations)
 

@@ -1,6 +1,7 @@
 """A Flax module and the arrays of its problem: the functions of the problem."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -157,7 +158,7 @@ class Network:
         """(f − y)/√n, flat: half its square is the mean over examples of ½‖f − y‖²."""
         outputs = self.outputs(params, data)
         data.require_targets_for(outputs)
-        root_count = np.sqrt(data.num_training).astype(data.targets.dtype)
+        root_count = math.sqrt(data.num_training)
         return ((outputs - data.targets) / root_count).ravel()
 
     def apply(

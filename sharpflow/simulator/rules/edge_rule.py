@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array
 
 from sharpflow.models import Params
-from sharpflow.models.arguments import SHARE, Kind, shown
+from sharpflow.models.arguments import Kind, shown
 
 OPTIMIZER = Kind(
     "an optax transformation, with init and update",
@@ -192,16 +192,3 @@ def euclidean_step_size(learning_rate: Array, weight_decay: Array) -> Array:
     Source: docs/theory.md, sections 5 and 10.
     """
     return learning_rate / (1.0 - 0.5 * learning_rate * weight_decay)
-
-
-def require_share(name: str, value: float) -> None:
-    """Refuse a weight of a moving average that is not in [0, 1); a traced one passes.
-
-    Args:
-      name: what to call it in the error.
-      value: the weight of the past.
-
-    Raises:
-      ValueError: names it.
-    """
-    SHARE.require(name, value)
