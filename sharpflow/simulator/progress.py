@@ -46,7 +46,6 @@ def progress_bar(
         TaskProgressColumn(),
         TextColumn("{task.fields[state]}"),
     )
-    # To stderr, so that what a program prints can be piped on.
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=total, completed=done, state="")
         clock = _Clock(total, done)
@@ -68,8 +67,6 @@ class _Clock:
     def advance(self, count: int) -> str:
         self.new += count
         now = time.monotonic()
-        # The first advance ends with the first chunk, which waited for the compiler: counted, it
-        # would make the rate too low for minutes.
         if self.began is None:
             self.began = now, self.new
             return ""

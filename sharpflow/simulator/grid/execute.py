@@ -213,9 +213,9 @@ def _run_batch(
         )
         try:
             return host.run(pending, begun, stop, advance)
-        # The next attempt is made outside of this clause: within it the traceback would keep the
-        # arrays of the failed one alive.
         except jax.errors.JaxRuntimeError as error:
+            # The next attempt is made outside of this clause: within it the traceback would keep
+            # the arrays of the failed one alive.
             if engine.layout.width == 1 or not is_out_of_memory(error):
                 raise
         # Half, since nobody knows how much too much it was. Each halving costs a compilation, of
