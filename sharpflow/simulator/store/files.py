@@ -19,8 +19,6 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
         with partial.open("wb") as file:
             write(file)
             file.flush()
-            # Before the rename: a file system may order the two otherwise, and after a loss of
-            # power the name would be there with nothing behind it.
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
