@@ -48,6 +48,7 @@ class Check:
         """Whether the figure is within its bounds; None where it has none."""
         if math.isinf(self.low) and math.isinf(self.high):
             return None
+        # NaN compares as false, so that what could not be measured fails its bounds.
         return bool(self.low <= self.measured <= self.high)
 
     @property
@@ -137,6 +138,7 @@ def write_json(checks: Sequence[Check], path: Path, attributes: dict[str, object
     """Write the statements and how they were made as JSON."""
     rows = [dataclasses.asdict(check) | {"holds": check.holds} for check in checks]
     for row in rows:
+        # JSON has no infinity, and readers in other languages refuse the word that Python writes.
         row["low"], row["high"] = (
             None if math.isinf(value) else value for value in (row["low"], row["high"])
         )

@@ -20,10 +20,16 @@ from sharpflow.experiments.environment import (
 )
 from sharpflow.models.paths import user_path
 
+# The status with which click, and most commands of Unix, refuse their arguments. 1 is left for a
+# statement that fails and for a disk that does.
 BAD_INPUT = 2
+# What no other argument would mend: no room, no quota, a broken or a read-only disk. Any other
+# error of the system comes from a path that was given, and counts as bad input.
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+# As a shell reports a program that a signal ended: 130 for Ctrl-C, 143 for SIGTERM.
 STOPPED = 128  # plus the number of the signal
 
+# Without typer's own tracebacks, which may print the values of local variables, here whole arrays.
 app = typer.Typer(
     help="Gradient descent with weight decay on scale-invariant losses, beside its predicted flow.",
     no_args_is_help=True,
@@ -72,6 +78,8 @@ def demo(
     configure_jax()
     with _failures():
         start_cache()
+        # Imported here, so that --help and the other commands do not load what this one draws and
+        # measures with.
         from sharpflow.experiments.demo.run import run_demo
 
         out.mkdir(parents=True, exist_ok=True)
@@ -148,8 +156,10 @@ def run(
             processes = join_processes(*named)
         folder = Path("runs") if out is None else out
         overrides = [utf8_text(override) for override in set_ or []]
+        # Before the device is started: a config with mistakes is refused without waiting for a GPU,
+        # and on a machine that has none.
         resolved = resolved_config(config, overrides, folder, resume)
-        start_cache()
+        start_cache(device)
         if dry_run:
             typer.echo("\n".join(describe(resolved, plan_config(resolved))))
             return
@@ -265,6 +275,9 @@ def _failures() -> Iterator[None]:
         raise typer.Exit(1) from None
     except (ValueError, RunLockedError) as error:
         _refuse(str(error))
+    # jax raises both where a backend fails to start, in words of its own. They are bad input only
+    # if the device that was asked for is missing; anything else is a fault of ours and keeps its
+    # traceback.
     except (RuntimeError, AssertionError):
         missing = missing_platform()
         if missing is None:

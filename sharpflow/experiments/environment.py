@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 DEVICES = ("cpu", "gpu", "tpu")
-_GPU = "cuda,rocm"
 
 
 def configure_jax(device: str | None = None, cpu_devices: int | None = None) -> None:
@@ -26,6 +25,9 @@ def configure_jax(device: str | None = None, cpu_devices: int | None = None) -> 
     Raises:
       ValueError: no such device here.
     """
+    # XLA reads the flags once, when the first backend starts. One thread for each device, because
+    # the threads of several matrix products would wait for one another. A user's own setting of the
+    # flag stays.
     if cpu_devices is not None and cpu_devices > 1:
         flags = os.environ.get("XLA_FLAGS", "")
         if "xla_cpu_multi_thread_eigen" not in flags:
@@ -36,26 +38,33 @@ def configure_jax(device: str | None = None, cpu_devices: int | None = None) -> 
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1, user_api="blas")
+    # Files are all that is drawn, and a machine without a screen has no other backend.
     matplotlib.use("agg")
 
     jax.config.update("jax_enable_x64", True)
     if device is not None:
-        jax.config.update("jax_platforms", {"gpu": _GPU}.get(device, device))
+        # A GPU is not asked for by name: jax takes "gpu" for CUDA and ROCm together, and refuses to
+        # start where one of the two is not installed. Without a name it takes the best there is,
+        # and ``start_cache`` looks whether that is a GPU.
+        jax.config.update("jax_platforms", None if device == "gpu" else device)
     if cpu_devices is not None:
         # too late once something was computed: then the devices are as they are
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", cpu_devices)
 
 
-def start_cache() -> None:
+def start_cache(device: str | None = None) -> None:
     """Keep what is compiled for an accelerator; called when the backend may start.
+
+    Args:
+      device: as of ``configure_jax``.
 
     Raises:
       ValueError: no device of the kind that was asked for.
     """
     import jax
 
-    missing = missing_platform()
+    missing = missing_platform(device)
     if missing is not None:
         raise ValueError(missing)
     if jax.default_backend() == "cpu":
@@ -63,14 +72,19 @@ def start_cache() -> None:
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = os.environ.get("SHARPFLOW_CACHE") or str(Path(base) / "sharpflow" / "jax")
     jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
+    # By itself jax keeps what took a second or more to compile. Many programs of a run, such as
+    # those of its records, take less, and together as long as a large one.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def missing_platform() -> str | None:
+def missing_platform(device: str | None = None) -> str | None:
     """What to say where jax finds no device of the kind that was asked for; None where it does.
 
     jax itself names the last backend that it tried, which may be one that nobody asked for, or
     fails at an assertion.
+
+    Args:
+      device: as of ``configure_jax``.
 
     Returns:
       One sentence with what was asked for, by ``--device`` or by ``JAX_PLATFORMS``, what this jax
@@ -79,20 +93,19 @@ def missing_platform() -> str | None:
     import jax
 
     try:
-        jax.default_backend()
+        if jax.default_backend() == "gpu" or device != "gpu":
+            return None
     except (RuntimeError, AssertionError):
-        platforms = jax.config.values["jax_platforms"]
-    else:
-        return None
+        pass
+    wanted = device or jax.config.values["jax_platforms"]
+    # The request that failed is withdrawn, so that jax can say what it does have.
     jax.config.update("jax_platforms", None)
-    here = ", ".join(sorted({device.platform for device in jax.local_devices()}))
-    if platforms == os.environ.get("JAX_PLATFORMS"):
-        asked = f"JAX_PLATFORMS: got {platforms}"
-    else:
-        asked = f"--device: got {'gpu' if platforms == _GPU else platforms}"
+    here = ", ".join(sorted({one.platform for one in jax.local_devices()}))
+    by_variable = device is None and wanted == os.environ.get("JAX_PLATFORMS")
     return (
-        f"{asked}; allowed here is {here}, which is what jax {jax.__version__} finds; for NVIDIA "
-        'install it with CUDA, pip install "jax[cuda13]", for others as docs.jax.dev says'
+        f"{'JAX_PLATFORMS' if by_variable else '--device'}: got {wanted}; allowed here is {here}, "
+        f"which is what jax {jax.__version__} finds; for NVIDIA install it with CUDA, "
+        'pip install "jax[cuda13]", for others as docs.jax.dev says'
     )
 
 

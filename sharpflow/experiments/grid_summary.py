@@ -47,7 +47,7 @@ class Outcome(enum.IntEnum):
 
     @property
     def label(self) -> str:
-        """A few words for people."""
+        """What tables and legends call it, such as ``at the edge``."""
         return self.name.lower().replace("_", " the ")
 
 
@@ -93,6 +93,8 @@ def outcomes(
         of_sphere = dataset.assign(gradient_norm=gradient)
         start = _first(of_sphere, "gradient_norm")
         low_loss |= last_values(of_sphere, "gradient_norm") <= tolerance * start
+    # np.select takes the first that holds, so that the order is the rule: status before ratio, and
+    # the ratio before the loss, which is low at the edge too.
     cases = [(unfinished, Outcome.PENDING), (is_diverged(dataset), Outcome.DIVERGED)]
     if measured is not None:
         ratio = last_values(dataset, measured)
@@ -124,6 +126,8 @@ def last_values(
     """
     values = column(dataset, name)
     finite = np.isfinite(values.values)
+    # How many finite values a row and those after it have. Trajectories of a grid end at different
+    # rows, and a column may have been recorded at some of them only, so that no slice serves all.
     from_here = np.cumsum(finite[..., ::-1], axis=-1)[..., ::-1]
     # 0.07 · 100 is 7 + 1e-15, which must not count as 8
     wanted = np.ceil(fraction * finite.sum(axis=-1, keepdims=True) * (1.0 - 1e-9))
@@ -138,6 +142,8 @@ def last_values(
 def median_over_seeds(values: "xarray.DataArray") -> "xarray.DataArray":
     """The median of what is not NaN along ``seed``; NaN where there is nothing."""
     axis = values.get_axis_num("seed")
+    # Not np.nanmedian, which warns wherever all seeds are NaN; on a grid that is every diverged
+    # point.
     ordered = np.sort(values.values, axis=axis)  # NaN last
     count = np.isfinite(ordered).sum(axis=axis, keepdims=True)
     middle = np.concatenate([np.maximum(count - 1, 0) // 2, count // 2], axis=axis)
@@ -164,6 +170,8 @@ def column(dataset: "xarray.Dataset", name: str) -> "xarray.DataArray":
         values = values.isel({trailing: 0}, drop=True)
     if set(values.dims) != set(dims):
         raise ValueError(f"the column {name!r} must have the dims {dims}, got {values.dims}")
+    # Means over a float32 column of many records would lose digits, and the figures expect one
+    # dtype.
     values = values.transpose(*dims).astype(np.float64)
     return values.where(np.isfinite(values))
 

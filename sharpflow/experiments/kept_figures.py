@@ -25,6 +25,8 @@ def kept(folder: Path, data: str) -> list[Path]:
     """The figures of these arrays; none where a single one is missing or was changed."""
     figures = _noted(folder, data)
     try:
+        # All or none: a page with some figures of this run and some that somebody changed would
+        # mislead more than one that has to draw them again.
         whole = all(digest(folder / name) == right for name, right in figures.items())
     except OSError:
         return []

@@ -43,6 +43,8 @@ def fit_power_law(x: np.ndarray, y: np.ndarray, *, confidence: float = 0.95) -> 
         )
     if not (np.all(x > 0) and np.all(y > 0)):
         raise ValueError(f"x and y must be positive, got least {x.min():g} and {y.min():g}")
+    # A straight line on log axes, and not a fit of the curve itself: the errors of a ladder scatter
+    # by a factor, and a fit of their values would see the largest alone.
     line = linregress(np.log(x), np.log(y))
     reach = t.ppf(0.5 * (1.0 + confidence), x.size - 2) * line.stderr
     return PowerLaw(

@@ -35,7 +35,11 @@ def resolved_config(
         return load(str(stored), overrides)
     config = load(source, overrides)
     if own is not None:
+        # Without importing the modules that it names: they may have moved since, and what is
+        # compared are the names alone.
         begun = load(str(stored), check_functions=False)
+        # How a grid is laid out changes no number of the config's own, so that a run may be resumed
+        # on a machine with another number of devices.
         if config.lanes not in (None, begun.lanes):  # a run may go on with other lanes
             begun = dataclasses.replace(begun, lanes=config.lanes, group_width=config.group_width)
         changed = differences(begun, config)
@@ -99,6 +103,8 @@ def run_config(
       ConfigError: a function of the user that fails.
       ValueError, RunLockedError, StorageError, Interrupted: as ``simulate_grid``.
     """
+    # The config is written by the run itself, once it has the lock of the folder: two launches into
+    # one folder would otherwise overwrite each other's.
     run = RunFolder(out, config.to_toml())
     arguments = config.build()
     data = simulate_grid(

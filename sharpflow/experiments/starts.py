@@ -39,6 +39,7 @@ def trained_to_manifold(
         problem.init(jax.random.key(seed)),
         sf.gdwd(0.3, 0.0) if rule is None else rule,
         num_steps,
+        # Few, because nothing looks at these records.
         record_every=num_steps // 3,
         progress=progress,
     )
@@ -81,6 +82,8 @@ def direction_at_angle(x: np.ndarray, y: np.ndarray, angle: ArrayLike, drawn: Ar
     """
     solution = jnp.asarray(exact.minimum_norm_direction(x, y), drawn.dtype)
     span = jnp.asarray(row_space(x), drawn.dtype)
+    # By the orthonormal rows and not by a least-squares solve: this runs inside of compiled code,
+    # in whatever dtype the run has.
     outside = drawn - (span @ drawn) @ span
     outside = outside / jnp.linalg.norm(outside)
     alpha = jnp.asarray(angle, drawn.dtype)
@@ -95,4 +98,6 @@ def row_space(x: np.ndarray) -> np.ndarray:
     """
     centred = x - x.mean(axis=0)
     _, sizes, rows = np.linalg.svd(centred, full_matrices=False)
+    # The cut of numpy.linalg.matrix_rank. The centred rows sum to 0, so that one singular value is
+    # 0 up to rounding whenever there are at most as many examples as features.
     return rows[sizes > sizes[0] * max(centred.shape) * np.finfo(np.float64).eps]

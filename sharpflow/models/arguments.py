@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 
 MOST = 2**31 - 1  # of a count: compiled code counts in 32 bits
 
+# A line of a terminal. Ten times as many would bury the sentence around it.
 _LONGEST = 80  # characters of a value in an error
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -301,6 +302,8 @@ SHARE = Kind("at least 0 and below 1", number(least=0, below=1).fits)
 FINITE = number()
 COUNT = count()
 INTEGER = count(-MOST)  # where its bounds depend on what else is given
+# jax.random.key takes the low 32 bits of a seed where x64 is off, so that a larger one would draw
+# what a smaller one draws.
 SEED = count(0, 2**32 - 1)
 FLAG = Kind("True or False", lambda value: isinstance(value, (bool, np.bool_)))
 TEXT = Kind("a text", lambda value: isinstance(value, str))

@@ -64,6 +64,8 @@ class BoundFunction:
 
     def __call__(self, argument: Any) -> Any:
         """The value for an argument."""
+        # At every call, and not only when a problem is made: jax traces later, and what a name
+        # means by then is what the program would hold.
         if self.static is not None:
             self.static.require_unchanged()
         given = (argument, self.data) if self.takes_data else (argument,)
@@ -78,6 +80,8 @@ class BoundFunction:
 
     def at_precision(self, precision: MatmulPrecision | None) -> "BoundFunction":
         """The same function with products of another precision."""
+        # A bound function may hold others, as the loss holds the outputs and the criterion. The
+        # innermost context decides the precision of a product, so that all of them must change.
         inner = self.function
         if isinstance(inner, BoundFunction):
             inner = inner.at_precision(precision)
@@ -152,6 +156,7 @@ def is_pytree_of_arrays(function: Callable[..., Any]) -> bool:
 
     A leaf that is no array, such as a number that decides a branch, must not be traced.
     """
+    # A function that jax does not know as a pytree is its own single leaf.
     leaves = jax.tree.leaves(function)
     is_leaf = len(leaves) == 1 and leaves[0] is function
     return not is_leaf and all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in leaves)

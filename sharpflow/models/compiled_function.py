@@ -69,6 +69,7 @@ class CompiledFunction:
 
     def forget(self, dead: Mortal) -> None:
         """Drop the programs that were compiled for something that has died."""
+        # A copy of the keys: a garbage collection may come here from within a call that adds one.
         stale = [known for known in list(self._programs) if dead in known]
         for mortals in stale:
             program = self._programs.pop(mortals, None)
@@ -94,6 +95,8 @@ class CompiledFunction:
                 name: _Static.of(value) if name in self._static else _Argument.of(value)
                 for name, value in bound.arguments.items()
             }
+        # In two dictionaries, because jax donates whole arguments by their number, and an argument
+        # of the program is here one dictionary of all arguments.
         donated = {name: packed.pop(name) for name in self._donated}
         return donated, packed, mortals
 
@@ -102,6 +105,8 @@ class CompiledFunction:
         key = frozenset(mortals)
         program = self._programs.get(key)
         if program is None:
+            # Two threads that come at once share the program of the first; a jax.jit that was not
+            # called costs nothing.
             program = self._programs.setdefault(key, self._compiled())
         return program, donated, kept
 
@@ -130,7 +135,7 @@ class LoweredFunction:
         self._owner, self._lowered = owner, lowered
 
     def compile(self) -> "Executable":
-        """Compile it."""
+        """Have XLA compile the program, ahead of its first call."""
         return Executable(self._owner, self._lowered.compile())
 
 
@@ -146,13 +151,13 @@ class Executable:
         self._owner, self._compiled = owner, compiled
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The value of the function."""
+        """Run the program; the arguments have the shapes and places that it was compiled for."""
         donated, kept, _ = self._owner.arguments(args, kwargs)
         with special_values_allowed():
             return self._compiled(donated, kept)
 
     def memory_analysis(self) -> Any:
-        """As of what jax compiles."""
+        """What XLA says of the memory that the program takes, or None where it does not."""
         return self._compiled.memory_analysis()
 
 

@@ -35,6 +35,8 @@ def conv_general_dilated(
       As that, up to rounding.
     """
     options = _options(*args, **kwargs)
+    # The device is asked for while tracing, because the two ways are two programs: what is compiled
+    # for an accelerator must hold the convolution itself.
     if not (_default_device_is_cpu() and _is_plain(lhs, rhs, options)):
         return lax.conv_general_dilated(lhs, rhs, window_strides, padding, *args, **kwargs)
     if isinstance(padding, str):
@@ -102,6 +104,8 @@ def _options(
     **others: Any,
 ) -> dict[str, Any]:
     """The optional arguments of ``jax.lax.conv_general_dilated``, in its order."""
+    # Python binds the arguments as jax does, by position or by name, so that the order in which jax
+    # takes them is written down in one place.
     return locals()
 
 

@@ -35,6 +35,8 @@ class SmoothedCrossEntropy:
 
     def __call__(self, logits: Float[Array, "n c"]) -> Float[Array, ""]:
         """L for logits of shape (n, c), a scalar."""
+        # By log_softmax, which subtracts the largest logit first: log(softmax) would be −∞ for a
+        # class whose probability underflows, from a gap of 88 on in float32.
         return -jnp.mean(jnp.sum(self.targets * jax.nn.log_softmax(logits, axis=1), axis=1))
 
     @property
@@ -106,6 +108,7 @@ def smoothed_targets(
             f"{name} holds the classes {unknown.tolist()}, which no training example has: "
             f"a cross-entropy knows {columns.tolist()} alone"
         )
+    # In float64, and rounded once at the end, so that a row sums to one to a rounding of the dtype.
     right = one_hot(y, columns)
     return ((1.0 - label_smoothing) * right + label_smoothing / columns.size).astype(dtype)
 
@@ -133,6 +136,8 @@ def smallest_label_smoothing(num_classes: int, logit_scale: float = 1.0) -> floa
     _require_class_count(num_classes)
     _require_scale(logit_scale)
     gap = logit_scale * num_classes / math.sqrt(num_classes - 1)
+    # Numerator and denominator are multiplied by exp(−gap): for a large γ exp(gap) overflows, where
+    # exp(−gap) goes to 0 as the result does.
     return num_classes * math.exp(-gap) / ((num_classes - 1) * math.exp(-gap) + 1.0)
 
 

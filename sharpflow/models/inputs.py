@@ -34,10 +34,13 @@ def standardized_targets(y: np.ndarray, dtype: np.dtype, name: str = "y") -> np.
         raise ValueError(f"{name} must have shape (n,) or (n, c) with n >= 2, got {y.shape}")
     if (not np.issubdtype(y.dtype, np.number) and y.dtype != bool) or np.iscomplexobj(y):
         raise ValueError(f"{name} must be real numbers, got dtype {y.dtype}")
+    # In float64 until the end: mean and deviation of float32 targets would be off by their
+    # rounding, and the residual could not become 0.
     columns = target_columns(y, y)
     if not np.all(np.isfinite(columns)):
         raise ValueError(f"{name} has NaN or infinite entries; all must be finite")
     centred = columns - columns.mean(axis=0)
+    # The refusal below says more than the warning of numpy would.
     with np.errstate(over="ignore"):
         deviation = np.sqrt(np.mean(centred**2, axis=0))
     if not np.all(np.isfinite(deviation)):
@@ -45,6 +48,7 @@ def standardized_targets(y: np.ndarray, dtype: np.dtype, name: str = "y") -> np.
             f"{name} must have entries whose squares are finite, got some of size "
             f"{np.max(np.abs(columns)):.2g}: use another unit"
         )
+    # As in matrix_completion: the mean of equal numbers is right to 2e-16 of their size.
     flat = np.flatnonzero(deviation <= 1e-12 * np.abs(columns).max(axis=0))
     if flat.size:
         raise ValueError(
@@ -149,6 +153,8 @@ def resolve_dtype(dtype: object, *arrays: np.ndarray) -> np.dtype:
       ValueError: a dtype that is not float32 or float64, or float64 without x64.
     """
     if dtype is None:
+        # Who gives float32 has chosen it; to compute in float64 would take twice the memory and, on
+        # an accelerator, many times as long. Integers and float64 say nothing of the sort.
         single = any(np.asarray(array).dtype == np.float32 for array in arrays)
         return np.dtype(np.float64 if x64_enabled() and not single else np.float32)
     resolved = floating_dtype(dtype)

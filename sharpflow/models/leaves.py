@@ -50,6 +50,8 @@ def validated_leaves(data: Any, name: str = "data") -> Any:
         if hasattr(leaf, "dtype") and not getattr(leaf, "weak_type", False)
     }
     floating = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
+    # With float32 and float64 beside each other there is no one dtype that was meant, and the
+    # number keeps the dtype that jax gives it.
     beside = floating[0] if len(floating) == 1 else None
     # alone, a number of float64 would make a problem with params of float32 one of float64
     stays_weak = x64_enabled() and not floating
@@ -92,6 +94,8 @@ def _require_same_devices(data: Any, name: str) -> None:
     """
     first: tuple[str, set] | None = None
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+        # An uncommitted array lies on the default device only because nobody said where: jax moves
+        # it to the others by itself.
         if isinstance(leaf, jax.core.Tracer) or not leaf.committed:
             continue
         where, devices = name + jax.tree_util.keystr(path), leaf.sharding.device_set

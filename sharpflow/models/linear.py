@@ -1,5 +1,7 @@
 """Linear regression with batch norm on its output: the case with a closed-form flow."""
 
+import math
+
 import jax
 import numpy as np
 
@@ -49,7 +51,7 @@ def linear_regression(x: np.ndarray, y: np.ndarray, *, dtype: object = None) -> 
 
 def _residual(w: jax.Array, data: dict[str, jax.Array]) -> jax.Array:
     inputs, targets = data["inputs"], data["targets"]
-    root_count = np.sqrt(targets.shape[0]).astype(targets.dtype)
+    root_count = math.sqrt(targets.shape[0])
     return (batch_normalize(inputs @ w) - targets) / root_count
 
 
@@ -59,9 +61,14 @@ def _init(key: jax.Array, data: dict[str, jax.Array]) -> jax.Array:
 
 
 def _require_attainable(x: np.ndarray, y: np.ndarray) -> None:
+    # In float64 whatever the problem computes in: the question is whether the given numbers can be
+    # fitted, and float32 would answer it with its own rounding.
     centred = x.astype(np.float64) - x.astype(np.float64).mean(axis=0)
     fitted = centred @ np.linalg.lstsq(centred, y.astype(np.float64), rcond=None)[0]
     missed = float(np.sqrt(np.mean((fitted - y) ** 2)))
+    # On 5 to 40 digits the miss is at most 1.6 eps √n, and on 55, which cannot be fitted, 6e4 eps
+    # √n in float32. Ten times this bound would still separate them; a tenth would refuse data that
+    # are conditioned a little worse than the digits.
     if missed > 100 * np.finfo(x.dtype).eps * np.sqrt(x.shape[0]):
         raise ValueError(
             "y must lie in the column space of the centred x, so that zero loss is "

@@ -74,6 +74,9 @@ class Accuracy:
     def __call__(self, outputs: Float[Array, "n c"]) -> Float[Array, ""]:
         """The share, shape ()."""
         if self.scale is not None and self.shift is not None:
+            # Each column of one-hot targets was divided by a deviation of its own, smaller for
+            # rarer classes. The largest standardized output is therefore not the most probable
+            # class unless all classes are equally frequent.
             outputs = outputs * self.scale + self.shift
         right = (jnp.argmax(outputs, axis=1) == self.classes) & self.known
         return jnp.mean(right.astype(outputs.dtype))
@@ -116,6 +119,8 @@ def mean_square_scores(labels: np.ndarray, scored: np.ndarray, dtype: np.dtype) 
       ``accuracy``: the share of outputs whose most probable class, in units of the
       one-hot columns, is right.
     """
+    # The statistics are those of the training targets, also for test targets: test outputs are in
+    # the units in which the network was fitted.
     columns = target_columns(labels, labels)
     mean, deviation = columns.mean(axis=0), columns.std(axis=0)
     targets = jnp.asarray(((target_columns(scored, labels) - mean) / deviation).astype(dtype))
@@ -160,6 +165,8 @@ def _accuracy(
     classes = np.unique(labels)
     return Accuracy(
         classes=jnp.asarray(np.searchsorted(classes, scored)),
+        # searchsorted gives a column for every number, so that a class that was never trained on
+        # would be compared with its neighbour.
         known=jnp.asarray(np.isin(scored, classes)),
         scale=scale,
         shift=shift,

@@ -50,6 +50,8 @@ class _MortalsByIdentity:
         with self._lock:
             reference = self._known.get(id(thing))
             known = None if reference is None else reference()
+            # An identity may have been taken over by a new object before the callback of the dead
+            # one ran.
             if known is None or known._reference() is not thing:
                 known = Mortal(thing)
                 self._known[id(thing)] = weakref.ref(

@@ -69,6 +69,8 @@ class Normalization(nn.Module):
         """
         if self.kind not in OF_ACTIVATIONS:
             raise ValueError(f"kind must be one of {OF_ACTIVATIONS}, got {self.kind!r}")
+        # The examples are among the axes for "batch" alone. With every other kind the loss is a
+        # mean over examples that know nothing of each other.
         shape, positions, features = x.shape, tuple(range(1, x.ndim - 1)), x.ndim - 1
         if self.kind == "group":
             if shape[-1] % self.num_groups:
@@ -100,6 +102,8 @@ class Normalization(nn.Module):
             )(x)
         centred = x if self.kind == "rms" else x - jnp.mean(x, axis=axes, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=axes, keepdims=True) + self.epsilon
+        # Both places of `where` are needed: the derivative of rsqrt at 0 is infinite, and 0 times
+        # infinity in the unused branch would make the gradient NaN.
         nothing = variance == 0.0
         factor = jnp.where(nothing, 0.0, jax.lax.rsqrt(jnp.where(nothing, 1.0, variance)))
         return (centred * factor).reshape(shape)
@@ -128,6 +132,8 @@ class StandardizedWeights(nn.Module):
                 return value
             axes = tuple(range(value.ndim - 1))
             centred = value - jnp.mean(value, axis=axes, keepdims=True)
+            # The sum and not the mean of squares: with norm 1 instead of variance 1, inputs of
+            # variance v give outputs of variance v whatever the fan-in is.
             return centred / jnp.sqrt(jnp.sum(jnp.square(centred), axis=axes, keepdims=True))
 
         call = nn.map_variables(
@@ -171,6 +177,8 @@ def normalized(
     if kind == "none":
         return layer
     if kind == "weight":
+        # Flax's epsilon of 1e-12 would break the invariance, and its scale is a parameter that the
+        # loss does depend on.
         return nn.WeightNorm(layer, use_scale=False, epsilon=0.0)
     if kind == "standardized":
         return StandardizedWeights(layer)

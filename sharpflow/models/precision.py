@@ -19,7 +19,12 @@ from sharpflow.models.compiled_function import CompiledFunction, special_values_
 
 MatmulPrecision = Literal["highest", "high", "default"]
 MATMUL_PRECISIONS: tuple[MatmulPrecision, ...] = ("highest", "high", "default")
+# "high" would not do: it is TF32 on a GPU, which rounds factors by up to 5e-4. With factors rounded
+# so, the check of scale invariance refuses sound losses, and Lanczos' method and the retraction do
+# not converge; tests/accelerators rounds them so on a CPU.
 FULL: MatmulPrecision = "highest"
+# The primitives of jax that take a precision. One that is left out counts as precise, and the check
+# of scale invariance then blames the loss.
 _PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot_general")
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -129,6 +134,7 @@ def _equations(jaxpr: Any) -> Iterator[Any]:
 def _is_imprecise(equation: Any) -> bool:
     if equation.primitive.name not in _PRODUCTS:
         return False
+    # The two factors; a ragged product has the sizes of its groups as a third operand.
     dtypes = {str(factor.aval.dtype) for factor in equation.invars[:2]}
     if dtypes & {"bfloat16", "float16"}:
         return True

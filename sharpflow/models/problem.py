@@ -131,6 +131,8 @@ class Problem:
         scale_invariant: bool,
         precision: MatmulPrecision,
     ) -> None:
+        # Past __setattr__, which refuses: a problem whose functions changed would still be taken
+        # for the one that its programs were compiled for.
         vars(self).update(
             _functions=functions,
             _metrics=metrics,
@@ -153,17 +155,17 @@ class Problem:
 
     @property
     def init(self) -> Callable[[Key[Array, ""]], Params]:
-        """key -> params."""
+        """Draws params: a function of a key of ``jax.random``."""
         return self._functions["init"]
 
     @property
     def residual(self) -> Callable[[Params], Float[Array, " m"]] | None:
-        """params -> (m,) array, or None."""
+        """r(params), shape (m,), with L = ½‖r‖²; None for a problem of another form."""
         return self._functions.get("residual")
 
     @property
     def outputs(self) -> Callable[[Params], Array] | None:
-        """params -> array, or None."""
+        """What the criterion judges, a function of params; None for a problem of another form."""
         return self._functions.get("outputs")
 
     @property
@@ -198,6 +200,9 @@ class Problem:
         if "loss" in self._functions:
             return self._functions["loss"]
         if "residual" in self._functions:
+            # The parts go along as data of the function, and not in a closure: a closure would be
+            # another function at every call, with programs of its own, and would hold the data as
+            # constants.
             parts: Any = self._functions["residual"]
             return self._of_parts(_half_square, parts)
         parts = (self._functions["outputs"], self._functions["criterion"])
@@ -205,7 +210,7 @@ class Problem:
 
     @property
     def metrics(self) -> dict[str, Callable[[Params], Scalar]]:
-        """Functions params -> scalar, by name."""
+        """What is watched beside the loss: functions params -> scalar, by name."""
         return dict(self._metrics)
 
     @property
@@ -297,6 +302,8 @@ class Problem:
           ValueError: something that is no function.
         """
         named = _bound_metrics(metrics, self.data)
+        # The new metrics are bound at the highest precision and the other functions at that of this
+        # problem. One call brings all of them to the same.
         return _made(self._functions, named, self.data, self.scale_invariant, FULL).at_precision(
             self.matmul_precision
         )
@@ -307,6 +314,8 @@ class Problem:
         Returns:
           The data and the arrays of functions that are pytrees, each with its key; and the rest.
         """
+        # The data are one child of the problem, although every bound function refers to them. With
+        # each function as a child they would be traced, placed and stacked once for every function.
         functions = {**self._functions, **{_METRIC + n: m for n, m in self._metrics.items()}}
         own = {name: f.function for name, f in functions.items() if f.static is None}
         rest = tuple((n, static_part(f.static), f.takes_data) for n, f in functions.items())
@@ -361,6 +370,8 @@ class Problem:
 
     def _of_criterion(self, name: str) -> Any:
         """What the criterion knows of itself under a name, or None."""
+        # A criterion that was taken from another problem is bound already, and the bound function
+        # does not have the attributes of what it wraps.
         known: Any = self._functions.get("criterion")
         while isinstance(known, BoundFunction):
             known = known.function
@@ -387,6 +398,8 @@ def _made(
 
 def _bound(name: str, function: Any, data: Any) -> BoundFunction:
     if getattr(function, "__func__", None) is Problem.loss_value:
+        # A user may wrap one problem in another by the method. The method would close over the data
+        # of the first one; the property gives a function of which they are leaves.
         function = function.__self__.loss  # whose data are leaves
     if not callable(function):
         raise ValueError(f"{name} must be a function, got {shown(function)}")
@@ -425,6 +438,8 @@ def validate_params(problem: Problem, params: Any, name: str = "params") -> Para
     if not leaves:
         raise ValueError(f"{name} holds no arrays; it must be a pytree of floating-point arrays")
     for leaf in leaves:
+        # Before jax sees the leaf: without x64 it would make float32 of float64 with no more than a
+        # warning.
         require_x64_for(getattr(leaf, "dtype", None), name)
     leaves = [_as_array(leaf, name) for leaf in leaves]
     dtypes = {leaf.dtype for leaf in leaves}
@@ -515,6 +530,8 @@ def parameter_rows(params: Params) -> np.ndarray:
 
 
 def _check_shapes(problem: Problem, params: Params) -> None:
+    # Everything here is traced for shapes alone. A call of simulate or predict comes through here,
+    # and to evaluate the loss of a large network would take as long as a step.
     residual, outputs, known = problem.residual, problem.outputs, problem.criterion_residual
     if outputs is not None and known is not None:
         residual = lambda params: known(outputs(params))  # noqa: E731

@@ -31,7 +31,10 @@ _KNOWN = frozenset(sys.stdlib_module_names) | {
     *("sharpflow", "jax", "jaxlib", "numpy", "scipy", "flax", "optax", "chex", "jaxtyping"),
     *("ml_dtypes", "diffrax", "lineax", "equinox", "optimistix", "typing_extensions"),
 }
+# A function that calls one of these may read names that do not stand in its code.
 _REFLECTION = frozenset({"globals", "locals", "vars", "eval", "exec", "compile", "__import__"})
+# Compared by identity without a look inside: none of these can change in place. For the last five,
+# the methods and slots of classes written in C, there is nothing to look into.
 _UNCHANGING = (
     jax.Array,
     enum.Enum,
@@ -43,6 +46,7 @@ _UNCHANGING = (
 )
 # What Flax keeps in every class of modules for the course of a call.
 _FLAX = frozenset({"_state", "scope", "_parent_ref", "_compact_name_scope_methods", "parent"})
+# By exact type: a subclass may carry attributes, which can change.
 _PLAIN = (int, bool, str, bytes, type(None), type(...), type(NotImplemented), range)
 _MISSING = object()
 
@@ -79,6 +83,9 @@ class Binding:
     @property
     def holds(self) -> bool:
         """Whether the name still has this value."""
+        # By identity first, which is one comparison and nearly always true: this runs before every
+        # call of every function of a problem. Plain values get the second look because small
+        # numbers are made anew by every assignment.
         now, before = self.current(), self._value()
         return now is before or (
             _is_plain(now) and _is_plain(before) and _of_plain(now) == _of_plain(before)
@@ -164,6 +171,8 @@ def reading(value: Any) -> Reading:
     Returns:
       A key, and the names that it is made of.
     """
+    # The whole walk comes first and the names that are written to are taken out after it: a
+    # function that is met last may write to a name that the first one reads.
     walk = _Walk()
     key = walk.visit(value)
     bindings = walk.lasting_bindings()
@@ -173,7 +182,7 @@ def reading(value: Any) -> Reading:
 
 
 class _Token:
-    """Nothing but an identity."""
+    """An object that equals itself alone: the key of a function that is compared with no other."""
 
     __slots__ = ("__weakref__",)
 
@@ -227,6 +236,8 @@ class _Walk:
         if isinstance(value, tuple | frozenset):
             inner = map(self.visit, value)
             return self.visit(type(value)), type(value).__base__ is tuple, tuple(inner)
+        # The second time a value is met, its place in the walk stands for it. Functions that call
+        # each other would otherwise be walked for ever.
         place = self._places.get(id(value))
         if place is not None:
             return _MISSING, place
@@ -235,6 +246,9 @@ class _Walk:
         return self._of_object(value)
 
     def _of_object(self, value: Any) -> Hashable:
+        # Modules of the Flax adapter and static functions were read when they were made. To read
+        # them again might find other values under the same names, for programs that hold the old
+        # ones.
         own = getattr(value, "reading", None)
         if isinstance(own, Reading):
             self._bindings.extend(own.bindings)
@@ -242,6 +256,9 @@ class _Walk:
             return type(value), own.key
         if isinstance(value, types.ModuleType):
             return value.__name__ if _is_known(value.__name__) else self._unsettled()
+        # What a known package exports is taken to be what it is by name. A walk through jax itself
+        # would meet its caches, which change all the time: no function that calls jax could then
+        # share a program.
         if _is_of_known_package(value):
             return _identity(value)
         if isinstance(value, type):
@@ -276,6 +293,8 @@ class _Walk:
             names = [field.name for field in dataclasses.fields(value) if field.name != "parent"]
             return self.visit(kind), tuple(self.visit(getattr(value, n, None)) for n in names)
         parameters = getattr(kind, "__dataclass_params__", None)
+        # Attributes too that are not fields: object.__setattr__ and cached properties put some
+        # there.
         if parameters is not None and parameters.frozen:
             fields = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)}
             fields |= getattr(value, "__dict__", {})
@@ -288,6 +307,8 @@ class _Walk:
             return _identity(value)  # a mark, which says that something was not given
         if _is_known(kind.__module__) and hasattr(value, "__wrapped__"):
             return self._identity(value), self.visit(value.__wrapped__), self._of_attributes(value)
+        # A class that has both an equality and a hash of its own promises, by Python's rules, that
+        # its instances do not change while they are keys of a dictionary. Here they are such keys.
         if kind.__eq__ is not object.__eq__ and kind.__hash__ not in (None, object.__hash__):
             try:
                 hash(value)
@@ -329,6 +350,8 @@ class _Walk:
             return tuple(parts)
         self._written_attributes |= names.written_attributes
         self._written_globals |= {(id(function.__globals__), n) for n in names.written_globals}
+        # An import inside of the function gives it names that this walk does not follow, and a
+        # global name that it assigns may have another value at its next call.
         if names.modules - _KNOWN or names.written_globals:
             self._unsettled()
         for name, attributes in names.globals:
@@ -352,6 +375,9 @@ class _Walk:
     def _of_path(self, value: Any, attributes: tuple[str, ...]) -> Hashable:
         """Of ``value.a.b``, of which only modules are looked through."""
         for attribute in attributes:
+            # Through modules alone, because `settings.rate` reads one name of a module. Of an
+            # object, `rates.rate` may call code of its class, so that the whole object is visited
+            # instead.
             if not isinstance(value, types.ModuleType) or _is_known(value.__name__):
                 break
             self._bindings.append(Binding.of_attribute(value, attribute))
@@ -387,15 +413,24 @@ class _Names(NamedTuple):
     modules: frozenset[str]
 
 
+# By code object, which functions made by one `def` share. Without the cache a sweep that makes a
+# problem per point would disassemble the same code every time. The limit lets go of code that a
+# notebook has redefined; 4096 is more functions than a program of a user has, and an entry takes
+# about a kilobyte.
 @functools.lru_cache(maxsize=4096)
 def _names(code: types.CodeType) -> _Names:
     of_globals: dict[tuple[str, tuple[str, ...]], None] = {}
     of_cells: dict[str, dict[tuple[str, ...], None]] = {}
     written: dict[str, set[str]] = {"GLOBAL": set(), "DEREF": set(), "ATTR": set()}
     modules: set[str] = set()
+    # The compiled code and not the source: there is source only for what stands in a file, and a
+    # notebook, exec and a lambda in a line have none that is theirs alone.
     for one in _codes(code):
         instructions = [step for step in dis.get_instructions(one) if step.opname not in _BETWEEN]
         for number, step in enumerate(instructions):
+            # A name counts as written wherever it is assigned to in any function of the walk,
+            # whether or not that line is ever reached. To refuse to share too often costs a
+            # compilation; to share once too often costs a wrong number.
             action, _, kind = step.opname.partition("_")
             if action in ("STORE", "DELETE") and kind in written:
                 written[kind].add(step.argval)
@@ -416,6 +451,7 @@ def _names(code: types.CodeType) -> _Names:
     )
 
 
+# Instructions without effect, which versions of Python put between the others.
 _BETWEEN = ("CACHE", "EXTENDED_ARG", "NOP")
 
 
@@ -443,6 +479,8 @@ def _of_plain(value: Any) -> Hashable:
     """Type and value; tells zeros of both signs apart, and takes NaN for NaN."""
     if isinstance(value, np.generic):
         return type(value), value.dtype, value.tobytes()
+    # By digits: 0.0 == -0.0 although 1/x tells them apart, and NaN does not equal itself, so that a
+    # function with NaN in it would be compiled anew at every call.
     if isinstance(value, float):
         return type(value), value.hex()
     if isinstance(value, complex):
@@ -456,6 +494,8 @@ def _is_known(module: Any) -> bool:
 
 def _is_of_known_package(value: Any) -> bool:
     """Whether it is what a known package has under the name that the value gives itself."""
+    # A name alone proves nothing, since anybody may set __module__ of his own function: what stands
+    # there must be this very object.
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     name = name or getattr(value, "__name__", None)
     if not (_is_known(module) and isinstance(name, str) and module in sys.modules):

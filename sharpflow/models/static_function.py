@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from sharpflow.models.mortal import Mortal, mortal, takes_weak_references
 from sharpflow.models.reading import Reading, reading
 
+# Of each thread by itself: another thread may flatten the same problem meanwhile for a jax.jit of
+# its own, which must keep what it compiled for.
 _HOLDING = threading.local()
 
 
@@ -53,6 +55,7 @@ class StaticFunction:
     def _set(self, parts: Any, read: Reading | None) -> None:
         self._parts, self.reading = parts, read
         self._key = parts if read is None else read.key
+        # Once: jax hashes its keys at every call, and this key has all that a function reads.
         self._hash = hash(self._key)
         self._weak: StaticFunction | None = None
         of_reading = frozenset() if read is None else read.mortals
@@ -66,6 +69,7 @@ class StaticFunction:
     @property
     def held_weakly(self) -> "StaticFunction":
         """The same function, without keeping alive what is compared by identity."""
+        # Kept, so that every call finds the very same object and __eq__ ends at its first line.
         if self._weak is None:
             weak = object.__new__(StaticFunction)
             weak._function = None
@@ -168,9 +172,11 @@ def _parts(thing: Any, weakly: bool) -> Any:
     if isinstance(thing, types.MethodType):
         return _Compound(types.MethodType, (of(thing.__func__), of(thing.__self__)))
     if isinstance(thing, functools.partial):
+        # In the order of the names, because that of the keywords makes no difference to a call.
         keywords = tuple(sorted((name, of(value)) for name, value in thing.keywords.items()))
         arguments = tuple(of(argument) for argument in thing.args)
         return _Compound(functools.partial, (of(thing.func), arguments, keywords))
+    # Not a subclass: a named tuple of the same values is another argument to the function.
     if type(thing) is tuple:
         return _Compound(tuple, tuple(of(part) for part in thing))
     own = getattr(thing, "reading", None)
@@ -203,6 +209,7 @@ def _rebuilt(key: Any) -> Any:
     parts = [_rebuilt(part) for part in key.parts]
     if key.kind is tuple:
         return tuple(parts)
+    # Without __init__, which may check or convert: the parts have been through it once.
     made: Any = object.__new__(key.kind)
     for field, part in zip(dataclasses.fields(key.kind), parts, strict=True):
         object.__setattr__(made, field.name, part)
@@ -228,6 +235,8 @@ def _is_compared_by_fields(thing: Any) -> bool:
         and parameters.eq
         and "__dataclass_params__" in vars(type(thing))
         and all(field.compare for field in dataclasses.fields(thing))
+        # The dataclass decorator compiles the method from a text, and Python gives it this file
+        # name. An equality that the author wrote may look at more than the fields, or at less.
         and vars(type(thing))["__eq__"].__code__.co_filename == "<string>"
     )
 

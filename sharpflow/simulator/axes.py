@@ -28,17 +28,17 @@ class Axes:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the axes, in order."""
+        """Names of the axes, in the order of the dimensions of a dataset."""
         return tuple(self.values)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Points along each axis."""
+        """How many values each axis has, in the same order."""
         return tuple(len(values) for values in self.values.values())
 
     @property
     def num_points(self) -> int:
-        """Of the whole grid."""
+        """How many points the grid has: every combination of values is one."""
         return math.prod(self.shape)
 
     def index(self, point: int) -> tuple[int, ...]:
@@ -51,7 +51,7 @@ class Axes:
         return {name: values[place] for (name, values), place in places}
 
     def describe(self, point: int) -> str:
-        """A point in words."""
+        """The values of a point, as ``seed=0, learning_rate=0.1``, for errors."""
         return ", ".join(f"{name}={value}" for name, value in self.at(point).items())
 
 
@@ -88,6 +88,8 @@ def grid_axes(
         argument = f"{name}s" if name in BASE else f"axes[{name!r}]"
         if not labels:
             raise ValueError(f"{argument}: the axis {name} is empty; it needs at least one value")
+        # Two points with the same labels could not be told apart in the result, and would be
+        # computed twice.
         if len(set(labels)) < len(labels):
             raise ValueError(f"{argument}: the axis {name} holds a value twice: {shown(labels)}")
     if any(rate <= 0 for rate in values["learning_rate"]):
@@ -128,6 +130,7 @@ def _several(values: Any) -> list:
             f"learning_rates, weight_decays and seeds must be numbers or sequences of them, got "
             f"{shown(values)}, which hides values or has no order"
         )
+    # By this method, and not by class: pandas and xarray have it too, and are not imported for it.
     if hasattr(values, "__array__"):
         values = np.asarray(values)
         return list(values) if values.ndim else [values]

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSha
 
 from sharpflow.models import Problem
 from sharpflow.models.precision import compiled
-from sharpflow.simulator.loop import Rows, padded_rows, run_chunk, run_rows
+from sharpflow.simulator.loop import ChunkRows, padded_rows, run_chunk, run_rows
 from sharpflow.simulator.program import Program
 
 
@@ -52,7 +52,7 @@ class Chunk:
         gaps: np.ndarray,
         observe: np.ndarray | bool = True,
         snapshot: np.ndarray | bool = False,
-    ) -> Rows:
+    ) -> ChunkRows:
         """Rows of a group, padded to R.
 
         Args:
@@ -75,7 +75,7 @@ class Chunk:
         return self._program
 
     def run(
-        self, device: int, program: Program, state: Any, hyperparameters: Any, rows: Rows
+        self, device: int, program: Program, state: Any, hyperparameters: Any, rows: ChunkRows
     ) -> tuple:
         """Run a chunk on the device where ``program`` and ``state`` are; the state is reused.
 
@@ -128,6 +128,8 @@ class CompiledChunk(Chunk):
         # programs on devices: kept as long as a group uses them
         self._placed: weakref.WeakValueDictionary[tuple, Program] = weakref.WeakValueDictionary()
         self._placing = threading.Lock()
+        # The state is given away, so that it is in memory once and not twice; of a large network
+        # that decides how many points fit.
         chunk = compiled(run_rows, donate_argnames=("state",))
         resting = self.rows(np.zeros((1, self.width), np.int32))
 
@@ -142,6 +144,7 @@ class CompiledChunk(Chunk):
         programs = [lowered(sharding) for sharding in self._shardings]
         with ThreadPoolExecutor(len(self._shardings)) as pool:
             self._compiled = list(pool.map(lambda program: program.compile(), programs))
+        # Of the first device, because all run the same program.
         analysis = self._compiled[0].memory_analysis()
         self.memory_bytes = 0 if analysis is None else analysis.peak_memory_in_bytes
 
@@ -169,6 +172,8 @@ class CompiledChunk(Chunk):
             stacked_problem = jax.tree.map(lambda *leaves: jnp.stack(leaves), *placed)
             rule = jax.device_put(self._program.rule, self._shardings[device])
             return dataclasses.replace(self._program, problem=stacked_problem, rule=rule)
+        # By identity, which is safe because the batch holds its problems for as long as the chunk
+        # is used.
         key = device, id(problems[0])
         with self._placing:  # one copy of the data, however many groups ask for it at once
             placed_program = self._placed.get(key)
@@ -186,9 +191,9 @@ class CompiledChunk(Chunk):
         return jax.device_put(tree, self._shardings[device])
 
     def run(
-        self, device: int, program: Program, state: Any, hyperparameters: Any, rows: Rows
+        self, device: int, program: Program, state: Any, hyperparameters: Any, rows: ChunkRows
     ) -> tuple:
-        """As of ``Chunk``."""
+        """As of ``Chunk``, by the program that was compiled for this device."""
         return self._compiled[device](program, state, hyperparameters, self.place(rows, device))
 
     def spread(self, jobs: Sequence[Job], work: Callable[[Any, int], None]) -> None:
@@ -204,6 +209,8 @@ class CompiledChunk(Chunk):
                 if not waiting:
                     return None
                 own = (job for job in waiting if job.device in (device, None))
+                # From the end where none is its own: the first in the queue are those that other
+                # devices come for next.
                 job = next(own, waiting[-1])
                 waiting.remove(job)
                 return job

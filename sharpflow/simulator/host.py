@@ -214,6 +214,8 @@ class Group:
             width = len(self.lanes)
             self.state, self.hyperparameters = stacked([(state, hyperparameters)] * width)
         else:
+            # Into arrays on the host and not on the device: there every new point would be an
+            # operation for each array, compiled for each index.
             kept = jax.tree.leaves((self.fetch(), self.hyperparameters))
             for leaf, value in zip(kept, jax.tree.leaves((state, hyperparameters)), strict=True):
                 leaf[index] = value
@@ -334,14 +336,14 @@ class Host:
             phases = [other.position % self.layout.pieces for _, other in group.occupied]
             position = self.resumed.positions.get
             fitting = (
-                place
-                for place, point in enumerate(self.waiting)
+                turn
+                for turn, point in enumerate(self.waiting)
                 if not phases or position(point, 0) % self.layout.pieces == phases[0]
             )
-            place = next(fitting, None)
-            if place is None:
+            turn = next(fitting, None)
+            if turn is None:
                 return
-            point = self.waiting.pop(place)
+            point = self.waiting.pop(turn)
             gaps = self.schedule.gaps(point, self.layout.pieces)
             starts = self.first_step + np.cumsum(gaps) - gaps
             entering = Lane(point, gaps, starts, position(point, 0))
@@ -394,7 +396,10 @@ class Host:
         state, columns, snapshots = self.chunk.run(
             device, group.program, state, hyperparameters, rows
         )
+        # Fetched here, in the thread of the device, so that several devices copy at once and the
+        # harvest after them waits for none.
         group.columns, group.snapshots = jax.tree.map(np.asarray, (columns, snapshots))
+        # Once for all lanes: a single number from a device takes as long as an array.
         steps, statuses = np.asarray(state.step), np.asarray(state.status)
         for index, lane in occupied:
             lane.step, lane.status = int(steps[index]), Status(int(statuses[index]))
@@ -473,7 +478,9 @@ class Host:
         """Keep where the points are that have begun, whether in a lane or waiting for one."""
         began = time.monotonic()
         self._tell("checkpoint")
-        flying = [(group, *place) for group in self.groups for place in group.occupied]
+        flying = [(group, *occupied) for group in self.groups for occupied in group.occupied]
+        # Points that an earlier launch had begun and that no lane has taken yet. The new checkpoint
+        # takes the place of the old one, which alone knew them.
         halted = [point for point in self.waiting if point in self.resumed.states]
         positions = {lane.point: lane.position for _, _, lane in flying}
         positions |= {point: self.resumed.positions[point] for point in halted}

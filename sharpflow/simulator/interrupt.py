@@ -46,6 +46,8 @@ def stop_between_chunks() -> Iterator[Stop]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         del frame
+        # The handlers go back at once, so that a second signal ends the program even where a chunk
+        # hangs.
         stop.signal_number = number
         for kind, handler in before.items():
             signal.signal(kind, handler)

@@ -28,6 +28,8 @@ def parameter_names(params: Params, prefix: str) -> list[str]:
         for path, _ in jax.tree_util.tree_leaves_with_path(params)
     ]
     names = [".".join([prefix, *path]) for path in paths]
+    # Escaped only where it is needed, so that the names of nearly all networks read as Flax has
+    # them.
     plain = len(set(names)) == len(names)
     if plain and all(key and key == key.strip(".") for path in paths for key in path):
         return names

@@ -44,7 +44,7 @@ _Record = Callable[[Problem, LoopState, _Step, Params, Array], tuple[dict[str, A
 
 
 @chex.dataclass(frozen=True)
-class Rows:
+class ChunkRows:
     """What a chunk does: each row may record, and then makes updates.
 
     A chunk is compiled for R rows and runs ``count`` of them. The updates from a record to
@@ -68,7 +68,7 @@ def padded_rows(
     observe: np.ndarray | bool,
     snapshot: np.ndarray | bool,
     num_rows: int,
-) -> Rows:
+) -> ChunkRows:
     """Rows of a chunk, padded to the number that it was compiled for.
 
     Args:
@@ -80,11 +80,11 @@ def padded_rows(
     padded = np.zeros((num_rows, lanes), np.int32)
     observed, kept = np.zeros(num_rows, bool), np.zeros((num_rows, lanes), bool)
     padded[:count], observed[:count], kept[:count] = gaps, observe, snapshot
-    return Rows(gaps=padded, observe=observed, snapshot=kept, count=np.int32(count))
+    return ChunkRows(gaps=padded, observe=observed, snapshot=kept, count=np.int32(count))
 
 
 def run_rows(
-    program: Program, state: LoopState, hyperparameters: Hyperparameters, rows: Rows
+    program: Program, state: LoopState, hyperparameters: Hyperparameters, rows: ChunkRows
 ) -> tuple[LoopState, dict[str, Array], Params | None]:
     """Record and update through a chunk.
 
@@ -119,9 +119,9 @@ def run_rows(
         state, columns, snapshots, taken = carry
         if snapshots is not None:
             # out of range, and so dropped, in lanes without a snapshot
-            place = jnp.where(rows.snapshot[index], taken, program.num_snapshots)
+            slot = jnp.where(rows.snapshot[index], taken, program.num_snapshots)
             snapshots = jax.tree.map(
-                lambda kept, now: kept.at[place, lanes].set(now, mode="drop"),
+                lambda kept, now: kept.at[slot, lanes].set(now, mode="drop"),
                 snapshots,
                 state.params,
             )
@@ -187,6 +187,8 @@ def _one_step(
     problem = problem.at_precision(program.matmul_precision)
     with products_at(program.matmul_precision):
         loss, gradient = jax.value_and_grad(problem.loss_value)(state.params)
+        # Within the context of the training steps: a rule may make products too, as that of SAM
+        # does.
         changes, optimizer_state = update_with_extras(
             program.rule.update(hyperparameters),
             gradient,
@@ -214,6 +216,7 @@ def _one_step(
         memories=state.memories,
     )
     moving = active & (status == Status.SUCCESS)
+    # Selected and not branched over: under vmap a branch becomes this selection anyway.
     kept = jax.tree.map(lambda new, old: jnp.where(moving, new, old), after, state)
     kept = kept.replace(status=jnp.where(active, status, state.status))
     return kept, _Step(loss, gradient, step_hyperparameters(optimizer_state))

@@ -246,6 +246,8 @@ def _window(
         ),
     )
     near = real & np.all(np.isfinite(c) & np.isfinite(d), axis=-1)
+    # The prediction is averaged with the weights that the measurement has: an output with few
+    # snapshots near Γ counts as little in both.
     weights = near.sum(axis=1) / max(near.sum(), 1)
     c, d = np.where(near[..., None], c, 0.0), np.where(near[..., None], d, 0.0)
     covariance = np.einsum("jsa,jsb->ab", c, c) / max(near.sum(), 1)
@@ -303,6 +305,8 @@ def _coordinates(
         snapping = jnp.asarray(_SNAPPING, point.dtype)
         response = edge_response(space, jnp.log(threshold), kappa=kappa, on_sphere=on_sphere)
         m = edge_covariance(response, b, snapping).covariance
+        # Eigenvectors come in any order and sign, and turn along the flow. Without a common basis
+        # the entries off the diagonal would average to nothing.
         turn = continuing_turn(common, space.frame, jnp.zeros((k, k), point.dtype))
         basis = turn @ space.frame
         tolerance = jnp.sqrt(jnp.finfo(point.dtype).eps)  # of r, whose size is √(2L)
@@ -316,9 +320,13 @@ def _coordinates(
             flat, unravel = ravel_pytree(params)
             theta = onto(flat)
             loss, gradient = jax.value_and_grad(problem.loss_value)(unravel(theta))
+            # The step after a snapshot is made again instead of kept: every second snapshot would
+            # otherwise be one step after another, and twice as much memory.
             following = onto(theta - rate * ravel_pytree(gradient)[0])
             return oscillation(theta), oscillation(following), loss - problem.loss_infimum
 
+        # In batches, since a retraction holds a linearization and all at once would be as many
+        # copies of the activations as there are snapshots.
         now, then, losses = jax.lax.map(sample, (near, steps), batch_size=_TOGETHER)
         hessian = turn @ (space.eigenvalues[:, None] * turn.T)
         return now, then, losses, hessian, turn @ m @ turn.T

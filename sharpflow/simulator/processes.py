@@ -35,6 +35,7 @@ class Processes:
         Returns:
           Every ``count``-th of them, from the ``index``-th on.
         """
+        # In turn and not in blocks: the longest come first, and so every process gets some of them.
         return items[self.index :: self.count]
 
 
@@ -80,6 +81,8 @@ def join_processes(
         index, count = jax.process_index(), jax.process_count()
         from jax.experimental.multihost_utils import broadcast_one_to_all
 
+        # Drawn in every process, and that of the first counts. Numbers of the cluster would not do:
+        # a job that is started again may have the same ones.
         token = np.frombuffer(uuid.uuid4().bytes, np.uint8)
         agreed = np.asarray(broadcast_one_to_all(token), np.uint8)
     finally:

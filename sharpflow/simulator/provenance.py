@@ -20,6 +20,7 @@ def provenance(params: Params | None = None) -> dict[str, Any]:
         "device": device.platform if device.device_kind == device.platform else kind,
         "python": platform.python_version(),
     }
+    # Those whose version can change a number.
     for package in ("sharpflow", "jax", "jaxlib", "flax", "optax", "numpy"):
         try:
             made[f"{package}_version"] = version(package)
@@ -44,6 +45,8 @@ def launch_provenance(params: Params | None = None) -> dict[str, Any]:
 def _git_revision() -> str | None:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
+        # By the program and not by a library, which would be one more dependency for one line.
+        # Where there is no git, or it hangs on a slow disk, the result is made without.
         git = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None

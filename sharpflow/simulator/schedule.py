@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sharpflow.models.arguments import MOST, POSITIVE, ArgumentError, count, shown
+from sharpflow.models.arguments import COUNT, MOST, POSITIVE, ArgumentError, shown
 from sharpflow.simulator.rules.edge_rule import edge_dynamics
 
 
@@ -41,6 +41,8 @@ class Schedule:
         """Recorded steps of a point, increasing, 0 first."""
         last = int(self.num_steps[point])
         if self.count is not None:
+            # In integers, so that no rounding moves a step between machines; in 64 bits, because
+            # the product overflows 32.
             return np.arange(self.count, dtype=np.int64) * last // self.count
         if self.at is not None:
             return np.array([step for step in self.at if step < last], np.int64)
@@ -55,6 +57,8 @@ class Schedule:
         """
         gaps = np.diff(np.append(self.steps(point), self.num_steps[point]))
         share, rest = np.divmod(gaps, pieces)
+        # The first rows of a record get the updates that are left over. The first is never empty,
+        # because it makes the record.
         spread = share[:, None] + (np.arange(pieces) < rest[:, None])
         return spread.reshape(-1).astype(np.int32)
 
@@ -118,13 +122,12 @@ def flow_time_per_step(state: Any) -> float:
     return math.nan if rate is None else float(rate)
 
 
-def require_count(name: str, value: Any, *, least: int = 1) -> int:
-    """An integer of at least ``least``, as a Python number.
+def require_count(name: str, value: Any) -> int:
+    """An integer of at least 1, as a Python number.
 
     Args:
       name: what to call it in the error.
       value: the number.
-      least: the smallest that is allowed.
 
     Returns:
       The number.
@@ -132,7 +135,7 @@ def require_count(name: str, value: Any, *, least: int = 1) -> int:
     Raises:
       ValueError: anything else.
     """
-    count(least).require(name, value)
+    COUNT.require(name, value)
     return int(value)
 
 
@@ -162,6 +165,7 @@ def _steps_of(tau: Any, rates: np.ndarray) -> np.ndarray:
         )
         allowed = f"a flow time that every point reaches, but {slowest}: give num_steps instead"
         raise ArgumentError("tau", allowed, shown(tau))
+    # Rounded and not cut off: τ/ηλ is often a whole number that comes out a hair below it.
     steps = np.maximum(np.rint(tau / rates), 1.0)
     if steps.max() > MOST:
         allowed = f"a flow time of at most {MOST} steps; the slowest point takes {steps.max():.3g}"

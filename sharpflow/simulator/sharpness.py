@@ -21,11 +21,11 @@ from sharpflow.theory.retraction import retract_flat
 
 # (where to start, whether it is wanted) -> eigenvalues, where to start the next time
 _Find = Callable[[Params, Array | bool], tuple[Array, Params]]
-Place = Literal["iterate", "midpoint", "manifold"]
-PLACES: tuple[Place, ...] = ("iterate", "midpoint", "manifold")
+Location = Literal["iterate", "midpoint", "manifold"]
+LOCATIONS: tuple[Location, ...] = ("iterate", "midpoint", "manifold")
 
 # Where the Hessian is taken: in a label, and in a definition.
-_WHERE: dict[Place, tuple[str, str]] = {
+_WHERE: dict[Location, tuple[str, str]] = {
     "iterate": ("θₜ", "at the iterate, θₜ = wₜ/‖wₜ‖"),
     "midpoint": (
         "the midpoint",
@@ -47,9 +47,9 @@ _STABILITY_LINE = Quantity(
 )
 
 
-@checked(k=COUNT, at=choice(PLACES), every=COUNT, tolerance=optional(POSITIVE))
+@checked(k=COUNT, at=choice(LOCATIONS), every=COUNT, tolerance=optional(POSITIVE))
 def sharpness(
-    k: int = 1, at: Place = "iterate", *, every: int = 1, tolerance: float | None = None
+    k: int = 1, at: Location = "iterate", *, every: int = 1, tolerance: float | None = None
 ) -> Observable:
     """The k largest eigenvalues of the spherical Hessian, and the edge ratio with them.
 
@@ -164,7 +164,7 @@ def preconditioned_sharpness(
     )
 
 
-def _spherical_quantities(at: Place) -> tuple[Quantity, Quantity]:
+def _spherical_quantities(at: Location) -> tuple[Quantity, Quantity]:
     """The columns of ``sharpness(at=at)``."""
     label, where = _WHERE[at]
     eigenvalues = Quantity(
@@ -213,6 +213,8 @@ class _Tracked:
     tolerance: float | None
 
     def memory(self, params: Params) -> _Memory:
+        # One more vector than eigenvalues: the estimate of an error needs the next eigenvalue, from
+        # which the gap is taken.
         rows = min(self.k + 1, sum(leaf.size for leaf in jax.tree.leaves(params)))
         start = jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape), leaf.dtype), params)
         return _Memory(start, jnp.zeros((), jnp.int32))
@@ -237,6 +239,7 @@ class _Tracked:
 
     def when_due(self, find: _Find, memory: _Memory, active: Array | bool) -> tuple[Array, _Memory]:
         """``find`` from what is remembered, at every so many records of an active lane."""
+        # Without the branch, which side by side with other lanes would run both ways.
         if self.every == 1:
             values, start = find(memory.start, active)
             return values, _Memory(start, memory.wait)
@@ -255,7 +258,9 @@ class _Tracked:
 
 @dataclasses.dataclass(frozen=True)
 class _SphericalSharpness(_Tracked):
-    place: Place
+    # The description of a run names an observable by its repr. Under another name of this field, or
+    # of this class, runs that were begun before could not go on.
+    place: Location
 
     def __call__(self, moment: Moment, memory: _Memory) -> tuple[dict[str, Array], _Memory]:
         find = self._on_manifold if self.place == "manifold" else self._at_point
@@ -322,6 +327,8 @@ class _PreconditionedSharpness(_Tracked):
     ) -> tuple[Array, Params]:
         """The Hessian of u ↦ L(P^{-1/2} u) at u = P^{1/2} w is P^{-1/2} ∇²L(w) P^{-1/2}."""
         problem = moment.problem
+        # A problem of its own whose data are the other problem and the scale, so that Lanczos'
+        # method needs no second version, and nothing is closed over.
         scaled = Problem(init=problem.init, loss=_scaled_loss, data=(problem, scale))
         at_point = jax.tree.map(jnp.divide, moment.params, scale)
         return self.at(scaled, at_point, start, wanted)

@@ -107,6 +107,8 @@ def simulate(
         or a trajectory that another rule made.
     """
     requested, running = resolve(observables)
+    # One trajectory is a grid of one point. Its flow time per step is not asked for, because a
+    # number of steps is given.
     times = schedule(
         num_steps,
         None,
@@ -204,6 +206,8 @@ def _joined(parts: Sequence[np.ndarray], num_rows: int) -> np.ndarray:
     missing = num_rows - len(values)
     if not missing:
         return values
+    # Integers have no NaN, so that a column of them becomes one of floats where something is
+    # missing. By jnp, which knows bfloat16.
     floating = jnp.issubdtype(values.dtype, jnp.inexact)
     nothing = np.full((missing, *values.shape[1:]), np.nan, values.dtype if floating else float)
     return np.concatenate([values, nothing])
@@ -223,6 +227,7 @@ def log_spaced(num_steps: int, count: int) -> np.ndarray:
     Raises:
       ValueError: numbers below 1.
     """
+    # From 1, minus 1, because step 0 has no place on a logarithmic axis.
     return np.unique(np.concatenate([[0], np.geomspace(1, num_steps, count).astype(int) - 1]))
 
 
@@ -254,6 +259,8 @@ def _starting_state(
             "optimizer must be the rule that made this trajectory, with the same numbers; "
             "start from trajectory.final_params to change it"
         )
+    # Copied: the loop overwrites the state that it is given, and the user still holds the
+    # trajectory.
     state = jax.tree.map(jnp.copy, state)
     memories = initial_memories(state.params, observables)
     if _shapes(memories) != _shapes(state.memories):

@@ -61,6 +61,10 @@ def edge_space(
       The edge space; usable under jit.
     """
     most = min(linearization.theta.shape[0], linearization.residual.shape[0])
+    # One more than is asked for: whether the edge has room for another eigenvalue is seen by the
+    # next one.
+    # One more than is asked for: whether the edge has room for another eigenvalue is seen by the
+    # next one.
     values, frame = linearization.top_eigenpairs(min(k + 1, most), start)
     following = values[k] if k < most else jnp.zeros((), values.dtype)
     return EdgeSpace(
@@ -84,6 +88,10 @@ def edge_gradients(space: EdgeSpace, *, on_sphere: bool = True) -> Float[Array, 
     Source: docs/theory.md, sections 4 and 8.
     """
     residual, theta = space.linearization.function, space.theta
+    # ∇⟨Jv_a, Jv_b⟩ = ⟨∇(Jv_a), Jv_b⟩ + ⟨Jv_a, ∇(Jv_b)⟩, of which one product gives one half. A
+    # third derivative of the loss is never formed.
+    # ∇⟨Jv_a, Jv_b⟩ = ⟨∇(Jv_a), Jv_b⟩ + ⟨Jv_a, ∇(Jv_b)⟩, of which one product gives one half. A
+    # third derivative of the loss is never formed.
     stretched = jax.vmap(lambda vector: jax.jvp(residual, (theta,), (vector,))[1])(space.frame)
 
     def halves(vector: Array) -> Array:
@@ -198,6 +206,10 @@ def edge_covariance(
     """
     ratios = response.ratios
     identity = jnp.eye(ratios.shape[0], dtype=ratios.dtype)
+    # Half of the step length above, below which a distance would be taken for a rate: at least
+    # 1e-3, and more where the flow itself is less exact.
+    # Half of the step length above, below which a distance would be taken for a rate: at least
+    # 1e-3, and more where the flow itself is less exact.
     ratios = jnp.where(ratios >= 1.0 - jnp.maximum(3.0 * rtol, 1e-3), 1.0, ratios)
     drive = b * (identity - (identity - jnp.diag(ratios)) / _DECAY)
     return solve_edge_program(response.gram, drive, b)

@@ -97,6 +97,10 @@ def linear_regression_angle(
     """
     tangent = jnp.tan(jnp.asarray(angle0))
     power = (1.0 + kappa) / b - 0.5
+    # In the logarithm, in which the equation is nearly linear: in α itself Newton's method would
+    # overshoot near π/2.
+    # In the logarithm the slopes of the equation are bounded, so that Newton's method converges
+    # from any start.
     start = jnp.log(jnp.where(tangent > 0, tangent, 1.0))  # u = log tan α
     target = start + power * jax.nn.softplus(2.0 * start) - (1.0 + kappa) * jnp.asarray(tau)
     log_tangent = target

@@ -47,6 +47,11 @@ def least_norm_solution(
     of_operator = unit_of(gradient)
     gradient = gradient / of_operator
 
+    # Some units, since a product with Jᵀ adds up many numbers. A tenth would go on into rounding,
+    # where null directions grow; ten times as much would end a unit of precision too soon in
+    # float32.
+    # Some units, since a product with Jᵀ adds up many numbers. A tenth would go on into rounding,
+    # where null directions grow; ten times as much would leave a digit of float32 unused.
     rounding = 10.0 * jnp.finfo(target.dtype).eps
     first = jnp.sum(jnp.square(gradient))
 
@@ -68,6 +73,10 @@ def least_norm_solution(
             "remainder": remainder,
             "direction": gradient + (following / square) * direction,
             "square": following,
+            # The largest stretching met so far bounds ‖J‖ from below, for nothing: to compute ‖J‖
+            # would take an iteration of its own.
+            # The largest stretching met so far bounds ‖J‖ from below, for nothing: to compute ‖J‖
+            # would take an iteration of its own.
             "norm_squared": jnp.maximum(
                 state["norm_squared"], curvature / jnp.sum(jnp.square(direction))
             ),

@@ -74,6 +74,8 @@ def settled_excess(excess: float, damping: float, drift: float) -> float:
 
     q = damping * (excess / drift)
     # the ends of the range, where the bracket below closes and differences cancel
+    # At 1e-8 the difference q − z/2 keeps no digit in float64; the limit is right to q itself
+    # there.
     if q < 1e-8:
         return -excess
     if q > 40.0:  # e^{−z} is below the rounding of z
@@ -90,6 +92,10 @@ def _period_two(problem: Problem, theta: Params) -> PeriodTwo:
     def gradient(w: Array) -> Array:
         return ravel_pytree(jax.grad(problem.loss_value)(unravel(w)))[0]
 
+    # Formed, because its pseudo-inverse is needed; this is for small problems, as the docstring
+    # says.
+    # Formed, because its pseudo-inverse is needed; this is for small problems, as the docstring
+    # says.
     hessian = jax.jacfwd(gradient)(flat)
     values, vectors = jnp.linalg.eigh(0.5 * (hessian + hessian.T))
     top = vectors[:, -1]

@@ -47,6 +47,8 @@ def relax(
     """
     first = step.astype(start.dtype) * rate(start)
     count = stages.astype(start.dtype)
+    # The coefficients follow from the number of stages while the program runs: the stiffness
+    # changes from step to step, and a table would hold one number of stages each.
     width = 4.0 / (count * count + count - 2.0)
 
     def weight(stage: Array) -> Array:

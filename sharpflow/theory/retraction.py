@@ -56,6 +56,8 @@ def retract_flat(
     value = residual(theta)
     if tolerance is None:
         tolerance = residual_tolerance(residual, theta)
+    # A Jacobian that is formed is decomposed in a time that is small beside its forming; without
+    # it, a linearization costs many products, and chords save most of them.
     chords = resolve_method(method, value.shape[0], theta.shape[0]) != "dense"
 
     def step(at_point: Linearization, point: Array, value: Array) -> tuple[Array, Array]:

@@ -126,6 +126,8 @@ def _integrate(
         third = velocity(theta + 0.5 * step * second)
         fourth = velocity(theta + step * third)
         moved = theta + step / 6.0 * (first + 2.0 * second + 2.0 * third + fourth)
+        # After the step and not after each of its stages: in between the points are off Γ by the
+        # square of the step, which the formula does not feel to its own order.
         return retract_flat(residual, moved)[0]
 
     def advance(theta: Array, gap: Array) -> tuple[Array, Array]:

@@ -187,6 +187,8 @@ def entry_delay(
             f"equilibrium_amplitude must exceed amplitude = {amplitude:g}, "
             f"got {equilibrium_amplitude:g}"
         )
+    # In numbers of Python: the result is one number for people, and float32 would lose the small
+    # rates.
     growth, rate = math.log(equilibrium_amplitude / amplitude), b * intrinsic_rate
     if not 0.0 < rate < math.inf:
         raise ValueError(
@@ -261,6 +263,8 @@ def edge_loss_integral(
 
     Source: docs/theory.md, section 5.
     """
+    # The trapezium for λ*, which is smooth; tr M jumps where an eigenvalue reaches the edge, and
+    # its integral is taken exactly.
     between = 0.5 * (threshold[1:] + threshold[:-1])
     return edge_loss(intrinsic_rate, between, edge_trace_integral(tau, threshold, b))
 

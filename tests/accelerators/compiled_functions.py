@@ -14,8 +14,7 @@ from jax.flatten_util import ravel_pytree
 
 import sharpflow as sf
 from sharpflow.models.flax_adapter.micro_batch import split
-from sharpflow.simulator.loop import Rows as ChunkRows
-from sharpflow.simulator.loop import _step_shapes, padded_rows
+from sharpflow.simulator.loop import ChunkRows, _step_shapes, padded_rows
 from sharpflow.simulator.program import LoopState, Program
 from sharpflow.theory.flow_integration import FlowPoint, FlowRows
 from sharpflow.theory.integration import Progress

@@ -12,6 +12,7 @@ from malformed import malformed_configs
 from typer.testing import CliRunner
 
 import sharpflow as sf
+from sharpflow.experiments import environment
 from sharpflow.experiments import run as runs
 from sharpflow.experiments.cli import app
 
@@ -258,6 +259,18 @@ def test_a_platform_that_is_not_there_is_told_in_one_line(
         assert result.exit_code == 2
         (line,) = result.stderr.splitlines()
         assert line.startswith("error: JAX_PLATFORMS: got cuda; allowed here is cpu")
+
+
+@pytest.mark.parametrize(("best", "missing"), [("gpu", False), ("cpu", True)])
+def test_a_gpu_is_there_where_it_is_the_best_that_jax_finds(monkeypatch, request, best, missing):
+    before = jax.config.values["jax_platforms"]
+    request.addfinalizer(lambda: jax.config.update("jax_platforms", before))
+    environment.configure_jax("gpu")
+    # by the name "gpu" jax asks for CUDA and ROCm, and fails where one of the two is not installed
+    assert jax.config.values["jax_platforms"] is None
+    monkeypatch.setattr(jax, "default_backend", lambda: best)
+    sentence = environment.missing_platform("gpu")
+    assert sentence is None if not missing else sentence.startswith("--device: got gpu; allowed")
 
 
 def test_an_error_of_our_own_is_not_taken_for_an_absent_platform(call, config, monkeypatch):

@@ -56,6 +56,8 @@ def _size(values: Values) -> list[str]:
     lists = {key: values[key] for key in ("seed", *_RATES) if key in values}
     lists |= values.get("axes", {})
     points = math.prod(len(entries) for entries in lists.values())
+    # From the lengths of the lists alone: the points themselves are not made before they are known
+    # to be few enough.
     if points <= _MOST_POINTS:
         return []
     sizes = " × ".join(f"{len(entries)} {key}" for key, entries in lists.items())

@@ -95,6 +95,8 @@ class Function:
                 said = f"{self.key}: {self.reference} raised {reason(error)}"
                 raise ConfigError(source, [said]) from error
 
+        # Without the attributes: those of a callable object are its state, and not that of this
+        # function.
         functools.update_wrapper(call, self.function, updated=())
         return call
 
@@ -111,6 +113,8 @@ def find(key: str, reference: str, folder: Path | None) -> tuple[Function | None
         return Function(key, reference, OPTIMIZERS[reference]), []
     module_name, _, path = reference.partition(":")
     try:
+        # A module of the user's may raise anything, and a script that was meant to be run by itself
+        # calls sys.exit. An interrupt goes through.
         with _importable(folder, reference):
             target: Any = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:

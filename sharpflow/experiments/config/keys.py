@@ -14,6 +14,8 @@ from sharpflow.simulator.grid.engine import LANES
 from sharpflow.simulator.observables import BUILT_IN, RUNNING
 
 OBSERVABLES = (*BUILT_IN, *RUNNING)
+# Options are nested two or three levels deep. Every level costs a few frames of the readers below,
+# so that ten times as many come near the end of the stack.
 _DEEPEST = 8  # levels of an option; Python's own stack ends at some hundred
 
 
@@ -80,6 +82,7 @@ SCHEMA: dict[str, Key] = {
 }
 KEYS = ("preset", *SCHEMA, "problem_options", "axes")
 
+# What TOML promises for its integers; a larger one would be refused by numpy much later.
 _WHOLE = count(-(2**63), 2**63 - 1)
 _PLAIN = Kind(
     "numbers other than nan, integers of 64 bits, texts, booleans, lists and tables",
@@ -165,6 +168,7 @@ def _axis(path: str, values: Any) -> tuple[tuple | None, list[str]]:
     allowed = "a list of finite numbers, of texts, or of lists of integers, all of one kind"
     if not isinstance(values, list) or not values:
         return None, [mistake(path, values, f"at least one value in {allowed}")]
+    # All entries of one kind, because they become one coordinate of a dataset, which has one dtype.
     for fits, read in _ENTRIES:
         if all(map(fits, values)):
             return _distinct(path, tuple(map(read, values)))

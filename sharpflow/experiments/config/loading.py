@@ -59,6 +59,8 @@ def load(
         raise ConfigError(error.source, [*error.mistakes, *mistakes]) from error
     table = overlaid(table, changes)
     mistakes += _misgiven(table)
+    # A file that gives both has a mistake already. Which of the two functions was meant is not
+    # known, and to check one of them would report mistakes of a problem that nobody asked for.
     doubtful = {"preset", "problem"} <= table.keys()
     table, wrong = under_preset(table)
     mistakes += wrong
@@ -67,6 +69,8 @@ def load(
     mistakes += wrong
     if "preset" not in table:
         mistakes += _missing(table)
+    # Always, with the values that are right and the defaults for others: a reader learns all that
+    # is wrong at once, and not one thing with every try.
     mistakes += inconsistent(values)
     if check_functions and not doubtful:
         mistakes += _unusable(values, table, folder)

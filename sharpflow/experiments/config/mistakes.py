@@ -6,7 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from sharpflow.experiments.config.toml import toml_key, toml_scalar
 from sharpflow.models.arguments import ArgumentError
 
+# As many lines as a terminal shows with room to spare. Ten times as many scroll the first mistake
+# out of sight, and it is often the cause of the others.
 _MOST_LISTED = 20
+# A value and its sentence fit on two lines of a terminal. A tenth would cut most names, and ten
+# times as much would bury the sentence.
 _LONGEST = 60
 
 

@@ -16,6 +16,8 @@ from sharpflow.models.arguments import checked, instance
 from sharpflow.models.leaves import x64_enabled
 from sharpflow.models.problem import Problem
 
+# A list of forty seeds or so. Two values that differ later than that are told by their key alone;
+# whole lists of thousands would fill the screen.
 _LONGEST = 200
 # The command line enables x64, where jax.random draws float64 unless it is told otherwise.
 _DRAWN = ", as jax.random.normal(key, shape, dtype) does, or with data[...].dtype for dtype"
@@ -147,6 +149,8 @@ class Config:
         taken = [name for name in self.axes if function.takes(name)]
         if not taken:
             return problem()
+        # The grid calls a problem function with the axes that its signature names, and this one
+        # takes what the user's function takes.
         problem.__signature__ = functions.keyword_signature(taken)  # type: ignore[attr-defined]
         return problem
 
@@ -155,12 +159,16 @@ class Config:
         if not isinstance(problem, Problem):
             allowed = f"a function that returns a Problem, not {type(problem).__name__}"
             raise ConfigError(self.source, [mistake("problem", self.problem, allowed)])
+        # A start of the user's own replaces what init draws, so that the dtype of init says nothing
+        # then.
         if self.start is None:
             self._check_dtype(problem, function)
         return problem
 
     def _check_dtype(self, problem: Problem, function: functions.Function) -> None:
         try:
+            # Drawn once here, before the grid is compiled: a wrong dtype would otherwise come to
+            # light in the middle of a compiled step, as an error about branches of a loop.
             params = problem.init(jax.random.key(self.seed[0]))
         except Exception as error:
             said = f"problem: the init of {self.problem} raised {reason(error)}"

@@ -23,7 +23,12 @@ Table = dict[str, Any]
 ALTERNATIVES = (("num_steps", "tau"), ("record_every", "record_at", "num_records"))
 _TABLES = ("axes", "problem_options")
 
+# 16 MB. The ten million points that are allowed at most are the product of a few short lists, so
+# that a larger file is data given by mistake. tomllib takes about ten seconds for 16 MB; ten times
+# as much would seem to hang.
 _LARGEST_FILE = 2**24
+# Bare keys alone: no key of a config needs quotes, and a quoted key would have to pass through a
+# shell.
 _PATH = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 # What is no TOML is text if it begins as a word or a path does: the rest are mistyped numbers,
 # lists and quoted texts.
@@ -162,6 +167,8 @@ def _text(name: str) -> str:
     if len(data) > _LARGEST_FILE:
         raise ConfigError(name, [f"is larger than {_LARGEST_FILE} bytes; allowed a smaller file"])
     try:
+        # Editors of Windows begin a file with a mark that is no TOML; this leaves it out, where it
+        # is there.
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         where = f"line {data[: error.start].count(10) + 1}, byte {error.start}"
@@ -176,6 +183,7 @@ def _parsed(name: str, text: str) -> Table:
 
 
 def _value(text: str) -> Any:
+    # A shell hands on bytes that are not UTF-8 as lone surrogates, which no TOML file could hold.
     if text.encode(errors="replace").decode() != text:
         raise ValueError("is not UTF-8")
     try:
@@ -184,6 +192,7 @@ def _value(text: str) -> Any:
         if _TEXT.fullmatch(text) and text.isprintable():
             return text
         raise
+    # A value with a line break in it could go on with further keys.
     if parsed.keys() != {"value"}:
         raise ValueError("is more than one value")
     return parsed["value"]

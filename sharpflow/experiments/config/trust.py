@@ -5,6 +5,8 @@ from sharpflow.experiments.config.resolved import Config
 from sharpflow.experiments.config.sources import preset_names, preset_table
 
 _FUNCTIONS = ("problem", "start", "optimizer")
+# By its name, since a config may give it to a preset's own function: a folder that somebody sent
+# could have the reader's disk filled.
 _FETCHES = "download"  # the one option of a preset's function that writes files
 
 

@@ -165,6 +165,7 @@ def write_numbers(
         combine_attrs="override",
     )
     merged.attrs = made
+    # By name, because xarray would take whichever library it finds first, and files would differ.
     merged.to_netcdf(path, engine="h5netcdf")
     return path
 

@@ -15,8 +15,13 @@ if TYPE_CHECKING:
     import xarray
 
 PART = "network on digits"
+# Scale invariance leaves only ηλ to matter once the start is at the edge.
 LEARNING_RATE = 0.1
+# Of the outputs in τ. A burst of the oscillation lasts about √(ηλ) in τ, so that a mean between two
+# outputs is one over several bursts.
 SPACING = 0.1
+# Two decades of ηλ, from 1.6e-3 to 1.6e-5, by factors of √10. At larger rates theory ends, and the
+# next smaller one would take longer than all of these together.
 STEPS_PER_OUTPUT = (64, 200, 640, 2000, 6400)
 
 
@@ -57,6 +62,8 @@ def run(quick: bool = False, progress: bool | None = None) -> DigitsResult:
     comparisons, last = [], None
     for steps in ladder:
         rate = SPACING / steps
+        # At the edge and not from a random start: all rates then start from one point, and what
+        # differs is the rate.
         start = sf.theory.start_at_edge(problem, theta0, LEARNING_RATE, rate / LEARNING_RATE)
         last = sf.simulate(
             problem,
@@ -70,6 +77,8 @@ def run(quick: bool = False, progress: bool | None = None) -> DigitsResult:
         comparisons.append(sf.compare(last, flow, problem))
     assert last is not None
     rates = SPACING / np.array(ladder)
+    # Before that the flow has moved little, and the error over the distance moved is large and
+    # means nothing.
     late = tau >= 0.5
     errors = np.array(
         [np.sqrt(np.mean(np.square(c["relative_error"].values[late]))) for c in comparisons]
@@ -84,6 +93,8 @@ def _single_edge_error(
     problem: sf.Problem, theta0: dict, flow: sf.FlowSolution, trajectory: sf.Trajectory
 ) -> np.ndarray:
     tau = np.asarray(flow.tau)
+    # Twenty times the default step: from where a second eigenvalue reaches the edge the formula is
+    # wrong by as much whatever the step is, which is what is to be shown.
     single = sf.theory.single_edge_flow(problem, theta0, tau, max_step=0.02)
     reached = sf.simulator.project_snapshots(problem, trajectory.params).theta
     difference = jax.tree.map(lambda a, b: a - b, single, reached)
@@ -107,6 +118,8 @@ def _checks(
     single: np.ndarray,
 ) -> list[Check]:
     oscillating = np.linalg.eigvalsh(np.asarray(flow.edge_covariance[-1]))
+    # The rank of M up to its solver: eigenvalues that are not at the edge are zero to rounding, and
+    # those that are hold some per cent at least.
     at_edge = float(np.sum(oscillating > 1e-3 * oscillating.sum()))
     smallest = comparisons[-1]
     checks = [Check(PART, "eigenvalues at the edge at the last τ, rank of M", at_edge, 2.0)]

@@ -51,6 +51,7 @@ def vgg11_cifar10(
       FileNotFoundError: no images below ``root``.
       ValueError: more images than there are, or what ``vgg11`` refuses.
     """
+    # One seed for both sets is enough, because they are drawn from different files.
     (x, y), test = _images(root, num_images, num_test_images, sample_seed, download)
     return vgg11(
         x,
@@ -141,6 +142,8 @@ def _balanced(images: Images, name: str, number: int | None, seed: int) -> Image
         raise ValueError(f"none of the images of {name} is there: {images!r}")
     if number is None:
         return images
+    # A multiple of the number of classes, so that all are equally frequent: batch-normed logits
+    # reach no other smoothed targets, and accuracies are then shares of one kind.
     classes = len(images.classes)
     if number < classes or number % classes:
         raise ValueError(f"{name} must be a positive multiple of {classes} classes, got {number}")

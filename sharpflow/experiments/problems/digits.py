@@ -80,8 +80,12 @@ def linear_regression_digits(num_images: int = 20, *, dtype: object = None) -> P
 
     def angle(w: jax.Array) -> jax.Array:
         inside = span @ w
+        # By arctan2: arcsin of the share outside would lose half of the digits near π/2, and arccos
+        # of the share inside near 0.
         return jnp.arctan2(jnp.linalg.norm(w - inside @ span), jnp.linalg.norm(inside))
 
+    # A problem of its own around the functions of the other one, so that the metric is beside its
+    # residual; init and residual are bound to their data already.
     metrics = {"angle_to_solution": angle}
     return Problem(init=problem.init, residual=problem.residual, metrics=metrics)
 
@@ -126,6 +130,8 @@ def start_at_angle(
     x, y = _numbered_digits(num_images)
     centred, inside = x - x.mean(axis=0), minimum_norm_direction(x, y)
     targets = standardized_targets(y[:, None], np.dtype(np.float64))[:, 0]
+    # In numpy and from given data, so that it is a constant of the program: eigenvectors inside of
+    # compiled code would be computed anew at every start of a grid.
     jacobian = centred - np.outer(targets, targets @ centred) / num_images
     _, sizes, rows = np.linalg.svd(jacobian, full_matrices=False)
     flattest = np.square(sizes[0] / np.std(centred @ inside)) / num_images  # λ_1 at α = 0
@@ -135,6 +141,7 @@ def start_at_angle(
     theta = direction_at_angle(x, y, alpha, jax.random.normal(key, inside.shape, resolved))
     sharpness = jnp.asarray(flattest, resolved) / jnp.square(jnp.cos(alpha))
     norm = jnp.sqrt(0.5 * eta * sharpness / (1.0 - eta * decay))
+    # Exactly on Γ the gradient is zero and gradient descent would never leave.
     return norm * (theta + perturbation * jnp.asarray(rows[0], resolved))
 
 

@@ -21,10 +21,16 @@ if TYPE_CHECKING:
 
 TITLE = "adaptive steps: quasi-RMSprop, scalar RMSprop, RMSprop by coordinate"
 
+# On both sides of b = 2, that of GD+WD, at which a wrong power of b would not show.
 RESPONSES = (0.5, 1.0, 2.0, 4.0)
+# η²/2 = 2e-4 is the intrinsic rate of this rule, in the middle of the ladder of GD+WD.
 LEARNING_RATE = 0.02
+# Long enough for several eigenvalues to reach the edge, with outputs close enough for means in
+# between.
 TAU = np.linspace(0.0, 2.0, 21)
 SETTLED = 0.5  # flow time after which errors count: before, little has moved
+# Each of the two numbers is changed by itself, so that a ratio that depends on one would show
+# which.
 BY_COORDINATE = ((3e-4, 0.99), (1e-3, 0.99), (3e-4, 0.999))  # η and β₂
 
 ADAPTIVE = by_name(
@@ -107,6 +113,8 @@ def _without_invariance(progress: bool | None) -> tuple[list[Check], "xarray.Dat
         errors = one["relative_error"].values[one["tau"] >= SETTLED]
         rings = "factorisation" in name and amplitude is not None
         statement = f"{name}, η = {learning_rate:g}: tracking error / distance moved, τ ≥ 0.5"
+        # No bound where the ringing is not damped within the run: theory says that the error stays
+        # large there, and by C·M, measured below, when that is.
         high = math.inf if rings else 0.02
         checks.append(Check(part, statement, float(errors.max()), high=high))
         columns_of_runs.append(_columns(one, "plain"))
@@ -144,6 +152,7 @@ def _at_edge(
     rate = 0.5 * learning_rate**2
     if amplitude is None:
         amplitude = float(np.sqrt(rate * float(flow.edge_trace[0])))
+    # √v = η λ_1/2, at which the threshold 2√v/η is λ_1.
     v0 = (0.5 * learning_rate * start.sharpness) ** 2
     window = round(float(TAU[1]) / rate)
     trajectory = sf.simulate(

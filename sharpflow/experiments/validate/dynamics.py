@@ -22,9 +22,14 @@ if TYPE_CHECKING:
 TITLE = "other normalised dynamics: projected GD, no weight decay, SAM"
 
 LEARNING_RATE, WEIGHT_DECAY = 2.0, 5e-4
+# All below the sharpness on arrival, 15, and above the 4.6 of the flattest point that GD+WD
+# reaches: below that there would be nowhere to rest.
 THRESHOLDS = (5.0, 6.0, 8.0)  # of projected GD; the second is drawn
+# The gradient is taken three per cent of the norm away. At ten times as much that is a third of the
+# norm; at a tenth the drift, which goes as the square, would not show within the run.
 RHO = 0.03
 SEED = 1  # of the first params
+# τ = ηλt goes to 6, by when the flow of GD+WD has come down to the flattest point it reaches.
 NUM_STEPS = 6000
 GDWD, PROJECTED, NO_DECAY, SAM = "GD+WD", "projected GD", "no weight decay", "SAM"
 
@@ -165,6 +170,8 @@ def _projected_checks(
             statement = "change of λ_1 over the second half: no drift below the edge"
             checks.append(Check(part, statement, drift, high=1e-8))
     point, terms = start.point, start.terms
+    # The prediction is for one eigenvalue near the edge: at an excess of 0.1 the second takes part,
+    # and the end is −0.079 for a derived −0.083 (docs/other-dynamics.md, section 4).
     for excess in (0.01, 0.03):
         threshold = point.sharpness / (1.0 + excess)
         rule = sf.simulator.projected_gd(2.0 / threshold)
@@ -225,10 +232,13 @@ def _no_decay_checks(trajectory: sf.Trajectory) -> list[Check]:
 def _sam_checks(trajectory: sf.Trajectory, start: _AtEdge, progress: bool | None) -> list[Check]:
     """Its oscillation and its drift, from a point of Γ at the derived amplitude."""
     part = "SAM, no weight decay"
+    # Far below the edge, because SAM oscillates without it. The reach is small, so that terms of
+    # higher order in it are, and the drift, of its square, is still a part in a hundred of λ_1.
     point, ratio, rho = start.point, 0.25, 1e-3  # ratio: λ_1/λ* at the start
     problem, step = point.problem, 2.0 * ratio / point.sharpness
     amplitude = ratio * rho / (1.0 - ratio)
     rate = ratio * rho**2 * float(start.terms.drift) / (1.0 - ratio) ** 2
+    # Farther, and the rate itself would change along the run.
     num_steps = round(0.01 / rate)  # λ_1 falls by one part in a hundred
     early = sf.simulate(
         problem,

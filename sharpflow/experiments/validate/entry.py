@@ -14,7 +14,10 @@ from sharpflow.simulator.quantity import Quantity, by_name
 if TYPE_CHECKING:
     import xarray
 
+# As in the demo: large beside rounding, and so small that the loss is that of a rest.
 AMPLITUDE = 2e-8  # of the first displacement along v_1
+# Some sixty of them within the delay, which is interpolated between two. A tenth would leave six;
+# ten times as many would be more than a short run has steps.
 NUM_RECORDS = 128  # at least, of a run
 
 _FROM_ZERO = "from the crossing until the loss is that of an oscillation of the equilibrium size"
@@ -112,6 +115,8 @@ def _at(
     at_edge = sf.theory.start_at_edge(
         case.problem, case.starts[seed], case.learning_rate, weight_decay, AMPLITUDE
     )
+    # Three tenths of a delay before the crossing, one for the delay, and the rest for the
+    # overshoot, which comes after it.
     num_steps = int(2.2 * longest)
     run = sf.simulate(
         case.problem,
@@ -135,6 +140,8 @@ def _entry(
     entered = int(np.argmax(threshold <= start))
     answered = np.where(step < step[entered], -1.0, loss - np.log(0.5 * start * equilibrium**2))
     grown = first_crossing(step, answered)
+    # The records around the time at which the oscillation has grown, where the ratio is largest.
+    # All of them would have to be retracted.
     peak = int(np.searchsorted(step, grown)) - 1 + np.arange(len(flow.tau) - 1)
     rows = np.clip([entered, *peak], 0, len(step) - 1)
     snapshots = jax.tree.map(lambda leaf: leaf[rows], run.params)

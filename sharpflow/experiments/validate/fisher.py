@@ -31,14 +31,26 @@ MODES: dict[str, dict[str, Any]] = {
     "batch norm, last layer": {"output_normalization": "batch"},
 }
 SHARP, FLAT = list(MODES)[:3], list(MODES)[3:]
+# Factors of two over more than a decade, for the exponent. At 2048 the matrix of samples alone is
+# four times as large, and one seed takes as long as all of these.
 WIDTHS = (64, 128, 256, 512, 1024)
+# On both sides of T = M, where the bounds cross over.
 RATIOS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+# The second largest, so that eight samples for each unit still fit: 4,096.
 RATIO_WIDTH = 512
+# As many as the narrowest network has units. The theory of few samples holds where the layers are
+# at least four times as wide.
 FEW_SAMPLES = 64
+# Few, because each is one more row of the Jacobian for every sample.
 NUM_OUTPUTS = 2
+# As in the ladders: whether an exponent depends on the seed.
 NUM_SEEDS = 3
 
+# An eigenvalue lies within its residual, and seeds differ by more. A tenth would take more products
+# for digits that no statement reads.
 _TOLERANCE = 5e-3  # of a residual, in float32; the value itself is nearer
+# Where no eigenvalue stands out, tr F² is a sum of very many like terms, which one random vector
+# averages by itself. Where some do, ten times as many would not do, and the bound is left out.
 _NUM_PROBES = 2
 _PART = "Fisher spectrum"
 
@@ -113,6 +125,8 @@ def run(progress: bool | None = None) -> Findings:
     equal = [(width, width) for width in WIDTHS]
     few = [(width, FEW_SAMPLES) for width in WIDTHS]
     ratios = [(RATIO_WIDTH, round(ratio * RATIO_WIDTH)) for ratio in RATIOS]
+    # Each size once, although two series share some; from small to large, so that the progress
+    # tells early whether all goes well.
     sizes = sorted({*equal, *few, *ratios}, key=lambda size: size[0] * size[1])
     spectra = {}
     with progress_bar(len(sizes) + 1, progress, "Fisher spectra") as advance:

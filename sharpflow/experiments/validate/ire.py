@@ -29,10 +29,16 @@ if TYPE_CHECKING:
 
 TITLE = "IRE: more motion along flat directions"
 
+# Without, and then by factors of two: the speed-up has a limit, 1 + 2b/G², which it nears at the
+# largest.
 KAPPAS = (0.0, 1.0, 2.0, 4.0)
 TRACKING, HALVING = 0.03, 0.10  # largest relative errors
+# Below the equilibrium amplitude √(ηλ tr M) of every problem, which is 8e-4 where G² is 300. At ten
+# times as much the run would begin with a burst, and at a tenth with a delay.
 _PERTURBATION = 3e-4
+# Of each run: the halving time is read off between two, by a straight line in log λ_1.
 _OUTPUTS = 41
+# Theory says nothing of which share is flat; docs/flat-directions.md tells what this one does.
 _COORDINATES = 0.8  # γ of the diagonal estimate
 _LEVEL = 0.3  # of the sharpness at the start, below what a burst at the start reaches
 _OVER_TIME = ("problem", "kappa", "output")

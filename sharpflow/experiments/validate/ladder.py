@@ -15,8 +15,16 @@ from sharpflow.simulator.quantity import Quantity, by_name
 if TYPE_CHECKING:
     import xarray
 
+# Two decades, five rungs: an interval of an exponent over fewer than four is too wide to say
+# anything. Larger rates are those of `limits`; one rung further down would take as long as all of
+# these, since the steps go as 1/ηλ.
 RATES = (2e-3, 6e-4, 2e-4, 6e-5, 2e-5)
+# Of a run, each of which is kept in memory and retracted. A tenth would leave a dozen for a window
+# of the covariance, whose noise would be 30 %.
 MOST_SNAPSHOTS = 500
+# Along v_1: exactly on Γ the gradient is zero and nothing would start. Ten times as much is near
+# the equilibrium amplitude of the smallest rung, 2e-3; from a tenth the oscillation takes longer to
+# begin, and more of the run is transient.
 PERTURBATION = 1e-4
 
 _LATE = "over the second half of the flow time"
@@ -156,6 +164,8 @@ def _measured(
     compared = sf.compare(run, flow, case.problem)
     end = float(case.tau[-1])
     late = compared["tau"].values >= 0.5 * end
+    # The second half, in which the start is forgotten, in two windows: one would average over a
+    # basis that turns, and shorter ones hold too few bursts.
     windows = [(0.5 * end, 0.75 * end), (0.75 * end, end)]
     oscillation = sf.simulator.measure_oscillation(run, flow, case.problem, windows)
     errors = {

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 TITLE = "momentum: its threshold, and its flow with weight decay"
 
+# Of the runs on the sphere, where only ηλ matters.
 LEARNING_RATE = 0.1
+# Without momentum as the control, and up to the usual 0.9. At 0.99 one ladder would take ten times
+# as long, since ηλ must be smaller by (1 − β)/(1 + β).
 BETAS = (0.0, 0.5, 0.9)
 TAU = np.linspace(0.0, 2.0, 21)
 SMALL = 2e-4  # ηλ (1 + β)/(1 − β), the small parameter of the theory
@@ -69,9 +72,13 @@ def run(progress: bool | None = None) -> Findings:
 def _fixed(progress: bool | None) -> list[Check]:
     """A tanh network sharpens until its Hessian reaches the threshold, and stays there."""
     part = "no scale invariance, fixed η: λ_1(∇²L) over 2(1 + β)/((1 − β)η)"
+    # One threshold for every β. At half its usual size the network begins with a sharpness of 9,
+    # below it, and sharpens up to it; at full size it would begin with 48, beyond it.
     problem, line = small_networks.unnormed(32), 25.0
     params = jax.tree.map(lambda w: 0.5 * w, problem.init(jax.random.key(0)))
     checks = []
+    # No lower bound for β = 0.9: η is 19 times larger there, and the network fits its data at 0.62
+    # of the threshold before it could sharpen further (docs/other-dynamics.md, section 3).
     for beta, bounds in ((0.0, (0.95, 1.05)), (0.5, (0.95, 1.05)), (0.9, (-math.inf, 1.05))):
         rule = sf.simulator.momentum(_learning_rate(beta, line), beta=beta)
         ratio = _ratios(problem, params, rule, 3000, progress)[1]
@@ -93,8 +100,11 @@ def _ramp(progress: bool | None) -> tuple[list[Check], "xarray.Dataset"]:
         problem, start, sf.gdwd(0.02, 0.0), 4000, record_every=4000, progress=progress
     ).final_params
     sharpness = float(sf.theory.top_eigenpairs(problem, start).values[0])
+    # From a little above λ_1, so that the meeting is within the run, down to half of it.
     first, last = 1.1 * sharpness, 0.5 * sharpness
     checks, lines = [], []
+    # More steps for more momentum, because a change of η must be slow beside the memory 1/(1 − β),
+    # and λ_1 answers more slowly too.
     for beta, num_steps in zip(BETAS, (4000, 8000, 40000), strict=True):
         rule = _rising(
             sf.simulator.momentum(_learning_rate(beta, first), beta=beta),
@@ -162,6 +172,7 @@ def _flow(progress: bool | None) -> tuple[list[Check], "xarray.Dataset"]:
     joined = xarray.concat(
         [one[names] for one in comparisons], xarray.Variable("beta", list(BETAS))
     )
+    # xarray keeps the attributes of the first, which would be taken for those of all.
     joined.attrs = {}  # of one run among several
     return checks, renamed(described(joined, MOMENTUM), {name: f"flow_{name}" for name in names})
 

@@ -29,6 +29,7 @@ class Part:
 
 def _module(name: str) -> Part:
     """A part in a module of its own."""
+    # By name, because each such module is a part by itself, with its title beside what it runs.
     module = importlib.import_module(f"sharpflow.experiments.validate.{name}")
     return Part(module.TITLE, module.run)
 

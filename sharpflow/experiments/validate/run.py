@@ -37,6 +37,7 @@ def run_validation(names: Sequence[str], out: Path, *, progress: bool | None = N
       ValueError: an unknown part.
       OSError: the folder cannot be made.
     """
+    # All parts before the first runs: a name with a mistake in it, the last of ten, shows at once.
     parts = {name: part_named(name) for name in names or DEFAULT}
     out.mkdir(parents=True, exist_ok=True)
     console, began = Console(), time.perf_counter()
@@ -58,6 +59,7 @@ def run_validation(names: Sequence[str], out: Path, *, progress: bool | None = N
         )
         numbers = numbers.assign_attrs(made)
         numbers.to_netcdf(out / f"{name.replace(':', '-')}.nc", engine="h5netcdf")
+        # After each part, so that what is done is kept where a later part fails or is interrupted.
         drawn += [_saved(figure, out / f"{title}.png") for title, figure in result.figures.items()]
         checks += result.checks
     made = launch_provenance() | {"parts": list(parts), "seconds": time.perf_counter() - began}

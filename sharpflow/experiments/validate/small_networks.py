@@ -46,6 +46,8 @@ def on_manifold(problem: sf.Problem, seed: int, step: float, num_steps: int) -> 
     """
     on_sphere = problem.scale_invariant
     rule = sf.simulator.projected_gd(step) if on_sphere else sf.gdwd(step, 0.0)
+    # The steps are so small that training stays below the edge: a point that was at the edge has
+    # been flattened already.
     theta = trained_to_manifold(problem, seed, rule, num_steps)
     pairs = sf.theory.top_eigenpairs(problem, theta)
     top = jax.tree.map(lambda rows: rows[0], pairs.vectors)

@@ -78,6 +78,8 @@ def validated_pixels(images: np.ndarray, name: str = "images") -> np.ndarray:
     Raises:
       ValueError: another shape or dtype, no images, or NaN or infinite entries.
     """
+    # A copy always: the digest in `source` is of what was given, whatever the caller does with the
+    # array later.
     pixels = np.array(images)
     if pixels.ndim not in (2, 3, 4) or 0 in pixels.shape:
         raise ValueError(

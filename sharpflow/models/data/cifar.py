@@ -27,6 +27,7 @@ from sharpflow.models.data.standardization import (
 )
 from sharpflow.models.paths import user_path
 
+# As the files have a picture: all of its red, then all of its green, then all of its blue.
 _CHANNELS_HEIGHT_WIDTH = (3, 32, 32)
 _PIXEL_BYTES = 3 * 32 * 32
 
@@ -194,6 +195,8 @@ def _num_records(path: Path, layout: BinaryLayout, official: int) -> int:
     if not path.is_file():
         return 0
     size = path.stat().st_size
+    # By the size alone, so that the record of what is there costs no reading; the files have no
+    # header that would say it.
     count, rest = divmod(size, layout.record_bytes)
     if rest or not count:
         raise ValueError(
@@ -214,9 +217,13 @@ def _read_files(
     start = 0
     for file in (file for file in origin.files if file.found):
         stop = start + file.found
+        # As many bytes as were counted: a file that another process is still writing may have
+        # grown.
         content = np.fromfile(folder / file.name, np.uint8, file.found * layout.record_bytes)
         records = content.reshape(file.found, layout.record_bytes)
         for place, (byte, names) in enumerate(layout.classes.items()):
+            # Every byte of labels is looked at, also where the other kind was asked for: a file of
+            # another layout shows itself there, and nowhere else.
             require_labels(records[:, place], range(len(names)), str(folder / file.name))
             if byte == kind:
                 labels[start:stop] = records[:, place]

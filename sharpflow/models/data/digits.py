@@ -34,10 +34,13 @@ def digits(
 
     Source: Alpaydin and Kaynak 1998, UCI; embedded in scikit-learn.
     """
+    # Here, so that only who wants digits waits for scikit-learn, which takes as long to load as all
+    # of this package.
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     kept = np.isin(bunch.target, classes)
+    # The pixels are counts from 0 to 16 of the 4 × 4 bits that were scanned for each.
     images, labels = bunch.data[kept] / 16.0, bunch.target[kept].astype(np.int64)
     stop = len(labels) if num_images is None else offset + num_images
     if not 0 <= offset < stop <= len(labels):

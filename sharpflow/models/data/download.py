@@ -13,7 +13,11 @@ import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
+# Large enough that Python's share of the time does not show, and small enough to hold. Nothing else
+# depends on it.
 _CHUNK_BYTES = 1 << 20
+# Of silence, and not of the whole download. After ten minutes of it a program would seem to hang;
+# six seconds would give up a server that is only slow.
 _TIMEOUT_SECONDS = 60.0
 # What a system says of a name that is too long, or that is a file and a folder at once.
 _OF_A_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EINVAL}
@@ -73,14 +77,18 @@ def download(remote: RemoteFile, path: Path) -> None:
       OSError: no connection, or no room.
       ValueError: another size or digest; no more than the official size is written.
     """
+    # MD5, because that is what the publishers give. It guards against damage and a changed file,
+    # not against an attacker; builds of Python without it for security allow this use.
     digest, size = hashlib.md5(usedforsecurity=False), 0
     try:
         with (
             urllib.request.urlopen(remote.url, timeout=_TIMEOUT_SECONDS) as response,
+            # Mode x, which fails where there is a file: nobody's data are overwritten.
             path.open("xb") as file,
         ):
             while chunk := response.read(_CHUNK_BYTES):
                 size += len(chunk)
+                # While it is read, so that a server that never ends does not fill the disk.
                 if size > remote.size:
                     raise ValueError(
                         f"{remote.url} is longer than the {remote.size} bytes of the official file"
@@ -114,6 +122,8 @@ def unpack(path: Path, folder: Path) -> None:
         cannot be one; no file at all; or not a gzipped tar archive.
     """
     try:
+        # Not extractall: its filters allow links and members beside the one folder, and a member
+        # that comes twice would silently replace the first.
         with tarfile.open(path, "r:gz") as archive:
             for member in archive:
                 _unpack_member(archive, member, folder)
@@ -166,6 +176,8 @@ def _built_as_a_whole(target: Path) -> Iterator[Path]:
             folder.mkdir()
             yield folder
             _put(folder, target)
+    # Also for an interrupt, which is no Exception: the folders that were made on the way go, where
+    # they are empty.
     except BaseException:
         for folder in made:
             with contextlib.suppress(OSError):

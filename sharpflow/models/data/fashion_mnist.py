@@ -22,6 +22,7 @@ from sharpflow.models.paths import user_path
 
 _DATASET = "fashion_mnist"
 _FOLDERS = ("fashion-mnist", "FashionMNIST/raw")  # our own download's, and torchvision's
+# The publisher's own, which has no https; the digests below vouch for what comes.
 _URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 _SIZE = (28, 28)
 _SPLITS = {  # split: images, labels, official number
@@ -106,6 +107,8 @@ def read(
 def _read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, Origin]:
     """Pixels, shape (n, 28, 28, 1), labels, shape (n,), and their record."""
     images_name, labels_name, official = _SPLITS[split]
+    # Either both or none: a set of images without labels would otherwise look like one that is not
+    # there.
     images_path, labels_path = _path(folder, images_name), _path(folder, labels_name)
     if images_path is None and labels_path is None:
         origin = Origin(_DATASET, split, (FileRead(images_name, 0, official),))

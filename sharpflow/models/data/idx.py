@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+# The code of the type in the third byte of a file.
 _UNSIGNED_BYTE = 0x08
+# What is held beside the data while they are unpacked. Nothing else depends on it.
 _PIECE_BYTES = 1 << 20
 
 
@@ -43,6 +45,8 @@ def read_idx(path: Path, num_axes: int, records: int, record: int, what: str) ->
         )
     if len(content) < header:
         raise ValueError(f"{path} ends within its header of {header} bytes")
+    # As integers of Python: the product of three lengths of four bytes overflows 64 bits, and a
+    # hostile header could then claim to be small.
     shape = tuple(int(length) for length in np.frombuffer(content, ">u4", num_axes, offset=4))
     if len(content) - header > most and math.prod(shape) <= most:
         raise ValueError(

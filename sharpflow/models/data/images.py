@@ -128,12 +128,16 @@ class Images:
             raise ValueError(f"seed must be from 0 to 2**64 - 1, got {seed}")
         # Raw words of Philox, of which the n smallest win: NumPy keeps the bits of a
         # generator through all versions (NEP 19), but not what choice() makes of them.
+        # One word for every image, in the order in which it stands. That is why a smaller n draws a
+        # part of the same images, and a class keeps its images whichever others are there.
         words = np.random.Philox(key=operator.index(seed)).random_raw(self.num_images)
         chosen = []
         for positions, what in self._groups(per_class):
             n = _require_count(n, positions.size, what)
             chosen.append(positions[np.argsort(words[positions], kind="stable")[:n]])
         rule = {"rule": "sample", "n": n, "seed": operator.index(seed), "per_class": per_class}
+        # In the order of the files, and not of the draw: batch norm does not see the order, and a
+        # subset of a subset can be found again by its indices.
         return self._taken(np.sort(np.concatenate(chosen)), rule)
 
     def keep(self, classes: Sequence[int]) -> "Images":
@@ -194,6 +198,7 @@ class Images:
 
     @cached_property
     def _sha256(self) -> str:
+        # In one byte order, so that the same images have the same digest on every machine.
         little = self.pixels.dtype.newbyteorder("<")
         digest = hashlib.sha256(f"{self.pixels.shape} {little.str}".encode())
         digest.update(np.ascontiguousarray(self.pixels, little).data)

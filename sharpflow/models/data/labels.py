@@ -6,6 +6,8 @@ import numpy as np
 
 from sharpflow.models.arguments import shown
 
+# Far beyond any data set, and still a second's work. A number of examples that was given by mistake
+# for one of classes may be a billion, which would fill the memory with names.
 _MOST_CLASSES = 1_000_000  # each takes a name, and a column of the targets
 
 

@@ -90,6 +90,7 @@ def npz(
         size.
     """
     path = user_path(path)
+    # Where there is no file, the error of opening it below says so.
     if path.exists() and not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not an .npz archive")
     with _opened(path) as stored:
@@ -151,4 +152,6 @@ def _named(stored: np.lib.npyio.NpzFile, name: str, path: Path) -> np.ndarray:
         raise ValueError(f"{path} has no array {name!r}; it holds {sorted(stored.files)}")
     # a ValueError is an array of objects, which only pickle can read
     with _told(f"{path}: the array {name!r} cannot be read"):
+        # Read here and not when it is used: a damaged archive shows only when its bytes are
+        # unpacked, and the sentence should name the file.
         return stored[name]

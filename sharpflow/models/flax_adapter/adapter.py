@@ -154,6 +154,8 @@ def from_flax(
             f"micro_batch must be a positive integer or None, got {shown(micro_batch)}"
         )
     resolved = resolve_dtype(dtype, x)
+    # An embedding needs integers as they are. Only the networks of this package say that theirs are
+    # numbers like any other, so that a user's module gets what was given.
     keep_integers = not getattr(module, "floating_inputs", False)
     inputs = validated_inputs(x, resolved, keep_integers=keep_integers)
     labels = np.asarray(y)
@@ -186,6 +188,7 @@ def from_flax(
         test_inputs, test_labels = validated_test(test, labels, inputs.dtype)
         test_scores = score(scored=test_labels)
         scores |= {f"test_{name}": one for name, one in test_scores.items()}
+        # Before the test inputs, whose rows are counted by the scores.
         data = dataclasses.replace(data, scores=scores)
         data = with_test_inputs(network, data, test_inputs, micro_batch)
     if scale_invariant is None:

@@ -93,7 +93,8 @@ def _moments(module: nn.BatchNorm, x: Array, weights: Array) -> Moments:
     rows = weights.astype(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
     per_row = np.prod([x.shape[axis] for axis in reduced[1:]], initial=1.0).astype(x.dtype)
     size = jnp.sum(rows) * per_row
-    mean = jnp.sum(rows * x, axis=reduced, keepdims=True) / jnp.maximum(size, 1.0)
+    # Two passes, first the mean and then the deviations from it: E x² − (E x)² cancels in float32.
+    mean = jnp.sum(rows * x, axis=reduced, keepdims=True) / size
     deviations = jnp.sum(rows * jnp.square(x - mean), axis=reduced)
     return Moments(size, jnp.squeeze(mean, axis=reduced), deviations)
 
@@ -104,6 +105,7 @@ def _normalized(module: nn.BatchNorm, x: Array, statistics: Statistics) -> Array
     for axis in _feature_axes(module, x):
         shape[axis] = x.shape[axis]
     mean, variance = (statistic.reshape(shape) for statistic in statistics)
+    # In Flax's own order of operations, so that a micro-batch rounds as a whole batch would.
     factor = jax.lax.rsqrt(variance + module.epsilon)
     if module.use_scale:
         factor = factor * _parameter(module, "scale").astype(factor.dtype).reshape(shape)

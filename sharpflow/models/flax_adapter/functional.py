@@ -76,6 +76,7 @@ def training_rows(num_training: int, inputs: Array) -> Array:
 def in_dtype(leaf: Any, dtype: np.dtype) -> Any:
     """A floating-point array in a dtype; what counts, chooses or draws stays what it is."""
     dtype_of_leaf = getattr(leaf, "dtype", None)
+    # Counters, keys of random numbers and indices are among the variables of a module too.
     floating = dtype_of_leaf is not None and jnp.issubdtype(dtype_of_leaf, jnp.floating)
     return jnp.asarray(leaf, dtype) if floating else leaf
 

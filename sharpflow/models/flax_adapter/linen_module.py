@@ -22,6 +22,8 @@ from sharpflow.models.problem import is_concrete
 from sharpflow.models.reading import reading
 from sharpflow.models.static_function import StaticFunction
 
+# An entry takes about 4 MB. Ten times as many would let a long session grow by gigabytes; a tenth
+# would compile again in a sweep over seven widths.
 _MOST_MODULES = 64  # whose compiled init is kept
 _Init = Callable[[jax.Array, Array], Any]
 
@@ -59,6 +61,8 @@ class LinenModule:
 
     def init(self, key: jax.Array, sample: Array) -> tuple[dict[str, Array], dict[str, Any]]:
         """Parameters by path, and the other collections."""
+        # Cast after the drawing: param_dtype is a matter of each layer, and most modules leave it
+        # at float32.
         variables = jax.tree.map(partial(in_dtype, dtype=self.dtype), self._init(key, sample))
         collections = {name: value for name, value in variables.items() if name != "params"}
         return flatten_dict(variables.get("params", {}), sep="/"), collections
@@ -91,6 +95,8 @@ class LinenModule:
     ) -> tuple[Float[Array, "n c"], Mapping[str, Any]]:
         """Outputs, and the collections named in ``collect`` as the call leaves them."""
         variables = {"params": unflatten_dict(dict(params), sep="/"), **constants}
+        # Collections may be written to, and what is written is thrown away: batch norm in training
+        # mode insists on updating its running averages.
         mutable = [*constants, *collect]
         try:
             with nn.intercept_methods(_by_our_convolution):

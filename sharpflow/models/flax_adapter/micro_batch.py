@@ -82,6 +82,8 @@ def split(
     devices = sharding.num_devices
     largest = max(micro_batch // devices, 1) * devices
     number = -(-len(rows) // largest)
+    # First the fewest micro-batches, then the least equal size for so many, a multiple of the
+    # devices. Rounding up may leave the last one empty, so that their number is counted again.
     size = -(-len(rows) // (number * devices)) * devices
     number = -(-len(rows) // size)
     weights = np.arange(number * size).reshape(number, size) < len(rows)
@@ -159,6 +161,8 @@ def _moments_after(
                 "micro_batch needs the inputs of every BatchNorm, but one of them runs "
                 "inside a transformation that hides it, such as nn.scan or nn.vmap"
             )
+        # One layer alone leaves its moments: those before it have their statistics and those after
+        # it leave nothing.
         return Moments(*leaves)
 
     return moments

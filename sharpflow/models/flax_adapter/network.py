@@ -1,6 +1,7 @@
 """A Flax module and the arrays of its problem: the functions of the problem."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -29,6 +30,9 @@ from sharpflow.models.metrics import Scores
 from sharpflow.models.precision import compiled, full_precision
 from sharpflow.models.problem import Params
 
+# Ten times as many would take, when the problem is made, the memory that micro-batches are there to
+# save. A dozen would find a layer that mixes all its examples; more are taken in case it mixes some
+# of them only.
 _COMPARED = 128  # examples on which micro-batches are compared with one batch
 
 
@@ -154,7 +158,7 @@ class Network:
         """(f − y)/√n, flat: half its square is the mean over examples of ½‖f − y‖²."""
         outputs = self.outputs(params, data)
         data.require_targets_for(outputs)
-        root_count = np.sqrt(data.num_training).astype(data.targets.dtype)
+        root_count = math.sqrt(data.num_training)
         return ((outputs - data.targets) / root_count).ravel()
 
     def apply(
@@ -194,7 +198,7 @@ class CrossEntropyOfData:
         return self.of(data)(logits)
 
     def infimum(self, data: NetworkData) -> Float[Array, ""]:
-        """inf L."""
+        """inf L: the mean entropy of the targets among the data."""
         return self.of(data).infimum
 
     def residual(self, logits: Float[Array, "n c"], data: NetworkData) -> Float[Array, " n*c"]:
@@ -215,7 +219,7 @@ class Score:
     name: str
 
     def __call__(self, params: Params, data: NetworkData) -> Float[Array, ""]:
-        """The score, shape ()."""
+        """The score of the outputs at these params, shape ()."""
         data.require_matching_rows()
         return _score(self, params, data)
 
@@ -373,12 +377,18 @@ def _require_separate_examples(
 ) -> None:
     """Compare two or more micro-batches of some examples with one batch of them."""
     number = min(len(inputs), max(micro_batch, _COMPARED))
+    # Spread over the batch, because data are often sorted by class, and the first rows would be of
+    # one.
     some = inputs[np.linspace(0, len(inputs) - 1, number).astype(int)]
     two = split(some, -(-number // 2), dtype=network.module.dtype)
     halves = dataclasses.replace(data, inputs=two, targets=data.targets[:number], num_devices=1)
     whole = dataclasses.replace(halves, inputs=jnp.asarray(some))
+    # On one device: what is asked is whether the module mixes its examples, and not where they lie.
     network = dataclasses.replace(network, sharding=ExampleSharding())
     params = network.init(jax.random.key(1), whole)
+    # Measured and not looked up in a list of layers that mix: a user's module may mix examples in
+    # ways that have no name. Another key than that of the fixed parameters, so that a draw that
+    # happens to hide it is not used twice.
     change = float(_splitting(network, params, halves, whole))
     if not change < _tolerance(network.module.dtype):
         raise ValueError(
@@ -434,4 +444,6 @@ def _matches(path: str, name: str) -> bool:
 
 
 def _tolerance(dtype: np.dtype) -> float:
+    # Between rounding, a few eps for a layer, and what mixing changes: of n examples, a share of
+    # 1/√n where it is through a mean.
     return float(np.sqrt(np.finfo(dtype).eps))

@@ -139,6 +139,9 @@ class NnxModule:
         for _, node in nnx.iter_graph(module):
             for theirs, ours in _SUBSTITUTES.items():
                 if isinstance(node, theirs):
+                    # The class of the object is exchanged, and not the object in its module: a
+                    # module may refer to the same layer from several places, and nnx has no
+                    # interceptors as linen has.
                     object.__setattr__(node, "__class__", _substituted(type(node), theirs, ours))
         return module
 

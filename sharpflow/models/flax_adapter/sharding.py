@@ -65,6 +65,8 @@ def example_sharding(devices: Sequence[jax.Device] | None) -> ExampleSharding:
         raise ValueError(f"devices must be a sequence of jax devices, got {devices!r}")
     if len(set(several)) != len(several):
         raise ValueError(f"devices must be distinct, got {devices!r}")
+    # With Auto the compiler finds how what follows from the inputs is spread. With Explicit every
+    # operation of a user's module would have to say so where jax cannot tell.
     return ExampleSharding(Mesh(np.array(several), (AXIS,), axis_types=(AxisType.Auto,)))
 
 

@@ -35,9 +35,13 @@ class MLP(NormalizedNetwork):
     @nn.compact
     def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n c"]:
         """Outputs of shape (n, widths[-1]) for inputs of shape (n, ...)."""
+        # Images too, whatever their shape: the example axis is the first everywhere in this
+        # package.
         x = x.reshape(x.shape[0], -1)
         for width in self.widths[:-1]:
             x = self.activated(self.normalized(self.dense(width, x))(x))
+        # Without a name of its own Flax numbers the last layer as the others, Dense_2 of two hidden
+        # layers, by which `fixed` finds it.
         return self.outputs(x, self.widths[-1], name=None)
 
 

@@ -113,6 +113,7 @@ class RandomNetwork:
           ValueError: another dtype, or float64 without x64.
         """
         dtype = resolve_dtype(dtype)
+        # A key for every array: what is drawn from one key twice is not independent.
         keys = jax.random.split(key, (len(self.widths) - 1, 2))
 
         def normal(key: Array, shape: tuple[int, ...], variance: float) -> Array:
@@ -129,7 +130,7 @@ class RandomNetwork:
         ]
 
     def __call__(self, params: Params, x: Float[Array, "T M_0"]) -> Float[Array, "T C"]:
-        """f of all samples together."""
+        """f(x) of all samples together, the batch that normalizations take statistics from."""
         phi, normalize = ACTIVATIONS[self.activation], _OF_HIDDEN[self.normalization]
         h = x
         for layer in params[:-1]:
@@ -197,6 +198,8 @@ def random_network(
     return Problem(
         init=partial(network.init, dtype=inputs.dtype),
         outputs=network,
+        # With outputs and a criterion rather than a residual: the Fisher information is that of the
+        # outputs, and needs them apart from the targets.
         criterion=HalfMeanSquare(jnp.asarray(targets)),
         scale_invariant=False,
         data=inputs,

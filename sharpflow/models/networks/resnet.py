@@ -20,6 +20,8 @@ from sharpflow.models.networks.network import (
 from sharpflow.models.networks.scaling import scaled
 from sharpflow.models.problem import Problem
 
+# As published. Each stage has half the height and width and twice the features of the one before,
+# so that all cost the same.
 RESNET20 = (16, 32, 64)
 
 
@@ -54,6 +56,8 @@ class ResNet(NormalizedNetwork):
 
 def _shortcut(x: Array, channels: int, stride: int) -> Array:
     """Every ``stride``-th position, and zeros for the features that are new."""
+    # Option A of the paper. The others project by 1 × 1 convolutions, whose parameters would need a
+    # normalization of their own to be scale-invariant.
     x = x[:, ::stride, ::stride]
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, channels - x.shape[-1])))
 

@@ -12,6 +12,8 @@ def scaled(
     if not width > 0.0:
         raise ValueError(f"width must be positive, got {width}")
     unit = num_groups if normalization == "group" else 1
+    # At least one unit of each, because a narrow network for a test may ask for less than one
+    # feature; 0 stands for pooling in VGG and stays.
     return tuple(
         max(round(width * number / unit), 1) * unit if number else 0 for number in features
     )

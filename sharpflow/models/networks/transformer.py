@@ -43,9 +43,13 @@ class Transformer(NormalizedNetwork):
         rows, columns = x.shape[1] // self.patch, x.shape[2] // self.patch
         tokens = tokens + jnp.asarray(_positions(rows, columns, self.width)[None], x.dtype)
         for _ in range(self.depth):
+            # The sum itself is not normalized. Each summand is, which is enough for the scale of no
+            # projection to reach the loss.
             tokens = tokens + self._attention(tokens)
             hidden = self.activated(self._projected(tokens, 2 * self.width))
             tokens = tokens + self._projected(hidden, self.width)
+        # The mean over the tokens and no token of its own for the class, which would be trained and
+        # normalized by nothing.
         return self.outputs(jnp.mean(tokens, axis=1), self.num_outputs)
 
     def _projected(self, x: Array, features: int) -> Array:
@@ -141,6 +145,8 @@ def _patches(x: Float[Array, "n h w c"], patch: int) -> Float[Array, "n t f"]:
 
 def _positions(rows: int, columns: int, width: int) -> np.ndarray:
     """Sines and cosines of row and column at wavelengths up to 2π·10⁴, shape (t, width)."""
+    # A quarter of the features for each of sine and cosine of row and column. The longest wave, 6e4
+    # patches, is nearly constant over any image; it tells positions as little with 1e5.
     frequencies = 1e4 ** -np.linspace(0.0, 1.0, width // 4)
     row, column = np.indices((rows, columns)).reshape(2, -1, 1)
     waves = (row * frequencies, column * frequencies)

@@ -19,7 +19,9 @@ from sharpflow.models.networks.pooling import POOLINGS, pooled
 from sharpflow.models.networks.scaling import scaled
 from sharpflow.models.problem import Problem
 
+# No convolution has 0 channels.
 POOL = 0
+# As published, for images of 32 × 32 pixels: five poolings leave one position.
 VGG11 = (64, POOL, 128, POOL, 256, 256, POOL, 512, 512, POOL, 512, 512, POOL)
 
 

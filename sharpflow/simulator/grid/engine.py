@@ -237,6 +237,7 @@ def lengths(schedule: Schedule, points: Sequence[int]) -> tuple[list[int], list[
 
 def longest_lane(lengths: Sequence[int], lanes: int) -> int:
     """Largest sum of lengths in a lane, where each goes to the lane that is free first."""
+    # A heap of equal numbers is one already.
     ends = [0] * lanes
     for length in lengths:
         heapq.heapreplace(ends, ends[0] + length)
@@ -269,7 +270,11 @@ class _Trial:
 def time_chunk(chunk: CompiledChunk, points: Points, pending: Sequence[int]) -> Timing:
     """Time updates and records of the first points, a group on every device."""
     count = chunk.num_devices * chunk.width
+    # A few points that take turns, because each is drawn and copied to a device, and what a step
+    # takes does not depend on where it starts.
     several = [pending[index % min(len(pending), 16)] for index in range(count)]
+    # On all devices at once, as the grid will run: on a CPU the devices share memory and caches,
+    # and one of them alone would be too fast.
     trials = [
         _Trial(chunk, points, several[start : start + chunk.width])
         for start in range(0, count, chunk.width)
@@ -287,6 +292,8 @@ def time_chunk(chunk: CompiledChunk, points: Points, pending: Sequence[int]) -> 
     while (taken := seconds(gap, False)) < _RELIABLE and gap < _MOST_TIMED:
         gap *= 4
     update = taken / gap
+    # Of two measured times; where a record costs next to nothing the difference may come out below
+    # zero.
     return Timing(update=update, record=max(with_record - update, 0.0), points=count)
 
 
@@ -320,6 +327,7 @@ def device_memory(device: jax.Device, devices: int) -> float:
     statistics = device.memory_stats() if device.platform != "cpu" else None
     if statistics and "bytes_limit" in statistics:
         return float(statistics["bytes_limit"])
+    # What is free now, and not what is installed: other programs hold the rest.
     return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) / devices
 
 
@@ -351,6 +359,8 @@ def warn_of_narrowing(width: int, narrower: int) -> None:
 
 def chunk_rows(num_rows: int, seconds_per_row: float, aligned: int) -> int:
     """Rows of a chunk that takes about two seconds, a multiple of ``aligned`` if it can."""
+    # The least keeps a division from failing where a clock did not advance; no row takes a
+    # nanosecond.
     rows = int(max(min(_CHUNK_SECONDS / max(seconds_per_row, 1e-9), num_rows), 1))
     return rows - rows % aligned if rows >= aligned else rows
 

@@ -214,8 +214,12 @@ def _run_batch(
         try:
             return host.run(pending, begun, stop, advance)
         except jax.errors.JaxRuntimeError as error:
+            # The next attempt is made outside of this clause: within it the traceback would keep
+            # the arrays of the failed one alive.
             if engine.layout.width == 1 or not is_out_of_memory(error):
                 raise
+        # Half, since nobody knows how much too much it was. Each halving costs a compilation, of
+        # which there are at most ten or so.
         width = engine.layout.width // 2
         warn_of_narrowing(engine.layout.width, width)
         narrower = dataclasses.replace(engine.layout, width=width)
@@ -243,6 +247,8 @@ def _shared(
     left = set(unfinished)
     together: dict[tuple, list[int]] = {}
     for point in grid.longest_first([p for p in points.batch.points if p in left]):
+        # A chunk of the store is a file that one process replaces as a whole: two processes that
+        # wrote to one would undo each other's points.
         seed, *cell = grid.axes.index(point)
         together.setdefault((seed // seeds_per_chunk(grid.axes), *cell), []).append(point)
     return [point for block in processes.share(list(together.values())) for point in block]

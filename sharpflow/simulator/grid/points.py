@@ -136,6 +136,7 @@ class Points:
         if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(params)):
             raise ValueError(f"the start at {self.axes.describe(point)} is not finite")
         begun = self._begin(params, self.hyperparameters(point))
+        # numpy has no such dtype, and neither have checkpoints.
         if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(begun)):
             raise ValueError(
                 "optimizer keeps a typed key of jax.random in its state, as optax.add_noise does, "
@@ -180,12 +181,16 @@ class Points:
         at = self.axes.at(point)
         if self._start is not None:
             others = {name: at[name] for name in self._start_takes}
+            # A key for every seed and no further split by rates: points of one seed start alike, so
+            # that what differs between them are the rates.
             key = jax.random.key(at["seed"])
             return self._start(key, at["learning_rate"], at["weight_decay"], **others)
         # the rates do not enter: drawn once for each seed and problem
         place = at["seed"], self.batch.problem_of[point]
         if place not in self._drawn:
             if len(self._drawn) >= _MOST_DRAWN:
+                # The oldest: points enter seed by seed, so that it is the least likely to be asked
+                # for again.
                 del self._drawn[next(iter(self._drawn))]
             drawn = self.problem(point).init(jax.random.key(at["seed"]))
             self._drawn[place] = jax.tree.map(np.asarray, drawn)

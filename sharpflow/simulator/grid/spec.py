@@ -64,7 +64,7 @@ class Grid:
 
     @property
     def title(self) -> str:
-        """For progress."""
+        """What a progress bar calls the grid: how many points it has."""
         return f"grid of {self.axes.num_points}"
 
     def longest_first(self, points: Sequence[int]) -> list[int]:
@@ -297,6 +297,8 @@ def prepare(spec: GridSpec) -> Grid:
         batches=points,
         by_problem=by_problem,
         variables=variables,
+        # Through JSON, in which a run stores it: tuples become lists and numbers what they are when
+        # they are read again, so that a resume compares like with like.
         description=json.loads(json.dumps(description)),
         snapshot_every=snapshot_every,
         final_params=spec.final_params,
@@ -320,6 +322,7 @@ def _axes_of_problem(others: Sequence[str], spec: GridSpec) -> tuple[str, ...]:
 
 def _rates(axes: Axes, batches: Sequence[Points]) -> np.ndarray:
     """Flow time per step of every point; the seed does not enter."""
+    # A rule is made for the rates of every point once, and not for every seed again.
     cells = axes.num_points // axes.shape[0]
     rates = np.full(cells, math.nan)
     for points in batches:
@@ -370,6 +373,8 @@ def _name(thing: Callable | Observable) -> str:
     """What to call a function or an observable, the same in another process."""
     if isinstance(thing, Observable):
         compute = thing.compute
+        # With its options, because two sharpnesses of another tolerance are other columns. Fields
+        # and class names of our own observables are part of the format of a run by this.
         text = f"{thing.name}: {compute!r}" if dataclasses.is_dataclass(compute) else thing.name
     else:
         text = f"{thing.__module__}:{getattr(thing, '__qualname__', repr(thing))}"

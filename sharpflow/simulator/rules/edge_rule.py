@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array
 
 from sharpflow.models import Params
-from sharpflow.models.arguments import SHARE, Kind, shown
+from sharpflow.models.arguments import Kind, shown
 
 OPTIMIZER = Kind(
     "an optax transformation, with init and update",
@@ -137,10 +137,13 @@ def edge_dynamics(state: Any) -> EdgeDynamics:
         return _former_dynamics(state)
     parts = [edge_dynamics(part) for part in state] if isinstance(state, tuple) else []
     # a chain has a plain tuple, and what holds one rule beside numbers of its own a named one
+    # What is not known is left out. To guess that the rest of a chain changes nothing would give a
+    # threshold that is wrong by the factor of an optax.scale.
     changed = isinstance(state, _NOT_ITS_STEPS) or (type(state) is tuple and len(state) > 1)
     of_step = [part for part in parts if part.of_step and not changed]
     return dataclasses.replace(
         of_step[0] if of_step else EdgeDynamics(),
+        # Enhancements around one another multiply.
         kappa=math.prod(1.0 + part.kappa for part in parts) - 1.0,
         hyperparameters=dict(ChainMap(*(dict(part.hyperparameters) for part in parts))),
     )
@@ -190,16 +193,3 @@ def euclidean_step_size(learning_rate: Array, weight_decay: Array) -> Array:
     Source: docs/theory.md, sections 5 and 10.
     """
     return learning_rate / (1.0 - 0.5 * learning_rate * weight_decay)
-
-
-def require_share(name: str, value: float) -> None:
-    """Refuse a weight of a moving average that is not in [0, 1); a traced one passes.
-
-    Args:
-      name: what to call it in the error.
-      value: the weight of the past.
-
-    Raises:
-      ValueError: names it.
-    """
-    SHARE.require(name, value)

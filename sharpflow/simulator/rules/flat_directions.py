@@ -19,7 +19,8 @@ from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.retraction import residual_tolerance, retract_flat, unit
 from sharpflow.theory.scaling import norm
 
-# ‖r‖ at Φ over that at θ: Φ need only be better than the expansion about it
+# ‖r‖ at Φ over that at θ: Φ need only be better than the expansion about it. Gauss–Newton converges
+# quadratically, so that ten times as much or as little mostly takes as many steps, one or two.
 _RETRACTION_GAIN = 1e-4
 
 
@@ -186,6 +187,8 @@ class _AtManifold:
         else:
             projected = at_manifold.project(vector, on_sphere=self.on_sphere)
         usable = (status == Status.SUCCESS) & jnp.all(jnp.isfinite(projected))
+        # Without a projection the base rule goes on alone. An update that is NaN would end the run
+        # in the middle of its training, far from Γ.
         return unravel(jnp.where(usable, projected, 0.0)), state
 
     @full_precision
@@ -247,6 +250,8 @@ class _Coordinates:
         state = jax.lax.cond(due, lambda: self._refreshed(state, params), lambda: state)
         flat, unravel = ravel_pytree(updates)
         theta = unit(ravel_pytree(params)[0])
+        # The radial part is taken off before the coordinates are chosen, and again after: dropping
+        # coordinates of a tangent vector leaves one with a radial part.
         if not self.radial:
             flat = flat - theta * (theta @ flat)
         flat = jnp.where(state.flat, flat, 0.0)
@@ -258,6 +263,8 @@ class _Coordinates:
     def _refreshed(self, state: _CoordinatesState, params: Params) -> _CoordinatesState:
         flat, _ = ravel_pytree(params)
         value, pullback = jax.vjp(residual_form(self.problem, params), flat)
+        # From the step and not from a key in the state: a resumed run draws what it would have
+        # drawn, and a grid stores no keys.
         key = jax.random.fold_in(jax.random.key(self.seed), state.step)
         probes = jax.random.normal(key, (self.num_probes, *value.shape), flat.dtype)
         (pulled,) = jax.vmap(pullback)(probes)

@@ -8,17 +8,17 @@ import optax
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params
-from sharpflow.models.arguments import require_within
+from sharpflow.models.arguments import SHARE, checked, require_within
 from sharpflow.simulator.rules.edge_rule import (
     EdgeDynamics,
     euclidean_step_size,
     norm_squared,
-    require_share,
 )
 from sharpflow.theory import effective_learning_rate
 from sharpflow.theory.arguments import validate_rates
 
 
+@checked(beta=SHARE)
 def momentum(
     learning_rate: float, weight_decay: float = 0.0, *, beta: float = 0.9
 ) -> optax.GradientTransformation:
@@ -43,7 +43,6 @@ def momentum(
     Source: docs/other-dynamics.md, section 3.
     """
     validate_rates(learning_rate, weight_decay)
-    require_share("beta", beta)
 
     def init(params: Params) -> MomentumState:
         dtype = jax.tree.leaves(params)[0].dtype
@@ -100,5 +99,7 @@ def _momentum_update(
         raise ValueError("momentum needs params: call update(gradients, state, params)")
     eta, decay = state.learning_rate, state.weight_decay
     average = optax.tree.update_moment(updates, state.average, state.beta, 1)
+    # Weight decay is added to the average and not to the gradient within it: decoupled, it has no
+    # memory, and ‖w‖² shrinks by (1 − ηλ)² in a step as under gradient descent.
     changes = jax.tree.map(lambda m, w: -eta * (m + decay * w), average, params)
     return changes, state._replace(average=average)

@@ -102,5 +102,7 @@ def _quasi_rmsprop_update(
     shrink = jnp.where(state.on_sphere, jax.lax.rsqrt(norm_squared(stepped)), 1.0)
     moved = jax.tree.map(lambda new, old: shrink.astype(new.dtype) * new - old, stepped, params)
     share = state.b * jnp.square(state.learning_rate)
+    # After the step: v_t knows the gradients up to t − 1, as ‖w_t‖² does in GD+WD. RMSprop takes in
+    # the gradient of the step itself.
     v = (1.0 - share) * state.v + share * norm_squared(updates)
     return moved, state._replace(v=v)

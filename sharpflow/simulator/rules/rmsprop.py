@@ -92,6 +92,8 @@ def _rmsprop_update(
     updates: Params, state: RMSpropState, params: Params | None = None
 ) -> tuple[Params, RMSpropState]:
     del params
+    # Made anew from the state, which optax allows, because its transformation keeps no numbers but
+    # in this closure. The arithmetic is then optax's own to the bit.
     scale = optax.scale_by_rms(state.decay, state.epsilon, eps_in_sqrt=False)
     scaled, after = scale.update(updates, optax.ScaleByRmsState(nu=state.nu))
     changes = jax.tree.map(lambda part: -state.learning_rate * part, scaled)

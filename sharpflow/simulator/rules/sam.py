@@ -88,6 +88,8 @@ def _sam_update(
     # where the gradient is zero there is no uphill, and SAM rests
     reach = state.rho * jnp.sqrt(norm_squared(params) / jnp.where(size > 0, size, 1.0))
     uphill = jax.tree.map(lambda w, g: w + reach * g, params, updates)
+    # Weight decay at w itself, and not at the point uphill: so SAM has it, and the radial part of
+    # the step is that of GD+WD.
     eta, decay = state.learning_rate, state.weight_decay
     changes = jax.tree.map(lambda g, w: -eta * (g + decay * w), jax.grad(value_fn)(uphill), params)
     return changes, state

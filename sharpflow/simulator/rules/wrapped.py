@@ -40,6 +40,8 @@ def update_with_extras(
     given = {name: value for name, value in extras.items() if takes_any or name in parameters}
     try:
         return update(gradient, state, params, **given)
+    # Told by the words of the message, since Python has no other sign of it. Any other TypeError is
+    # the rule's own.
     except TypeError as error:
         # a chain takes any and hands them on, perhaps to a rule that takes none
         if not given or "unexpected keyword argument" not in str(error):

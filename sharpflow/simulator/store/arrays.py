@@ -137,6 +137,8 @@ def zarr_dataset(
     )
     own = {stored: str(a.attrs[NAME]) for stored, a in opened.items() if NAME in a.attrs}
     opened = opened.rename_vars(own)
+    # The attribute says only what the file is called; a dataset that is saved again under its names
+    # must not carry it.
     for name in own.values():
         del opened[name].attrs[NAME]
     return opened

@@ -44,10 +44,13 @@ def write_checkpoint(
     name = _name(numbers[-1] + 1 if numbers else 0)
     arrays = {f"{index:04d}": leaf for index, leaf in enumerate(leaves)}
     data = folder / f"{name}.npz"
+    # Not compressed: parameters are noise to a compressor, and the device waits meanwhile.
     write_atomically(data, lambda file: np.savez(file, allow_pickle=False, **arrays))
     points = [[int(point), int(rows)] for point, rows in positions.items()]
     write_sealed(folder / f"{name}.json", {"data": digest(data), "points": points})
+    # By their names and not by their age: clocks of machines on one disk differ.
     kept = {name, *(_name(number) for number in numbers[1 - _KEPT :])}
+    # In the order of names "00000001.json" comes before "00000001.npz": the manifest goes first.
     for path in sorted(folder.iterdir()):
         if path.stem not in kept:
             path.unlink(missing_ok=True)

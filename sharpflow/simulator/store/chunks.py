@@ -16,6 +16,7 @@ CODECS = ("bytes", "vlen-utf8", "zstd", "crc32c")
 
 REMEDY = "put it back from a copy of the run; without one, run again into another folder"
 
+# Of CRC-32C, by its definition.
 _CHECKSUM_BYTES = 4
 
 

@@ -21,6 +21,7 @@ def note_ended(folder: Path, process: int, ended: np.ndarray) -> None:
       ended: which points have ended, shape (points,); a bit for each is kept.
     """
     folder.mkdir(exist_ok=True)
+    # Two letters for eight points: the note is written again at every checkpoint.
     bits = np.packbits(ended).tobytes().hex()
     write_sealed(folder / f"{process}.json", {"points": len(ended), "ended": bits})
 

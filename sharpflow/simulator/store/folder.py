@@ -121,6 +121,8 @@ class RunFolder:
             written = None
             if self.config is not None:
                 written = self._write_config(self.config)
+            # The description is written last and has this digest: a launch that was killed earlier
+            # leaves no run, and metadata that somebody changed are found.
             arrays = digest(self.data / "zarr.json")
             write_description(self.path / "run.json", description, arrays, written)
 
@@ -313,6 +315,8 @@ class RunFolder:
             checkpoint, wrong = read_newest(folder)
             damaged += wrong
             for point, rows in checkpoint.positions.items() if checkpoint else ():
+                # A point may be in the checkpoints of two processes, where a launch with another
+                # number of processes took it over.
                 if rows > positions.get(point, -1):
                     positions[point], states[point] = rows, checkpoint.states[point]  # type: ignore[union-attr]
         return Checkpoint(positions, states), damaged
@@ -353,5 +357,7 @@ def _same(key: str, stored: Any, now: Any) -> bool:
     """Equal; a measured loss up to the rounding of another machine."""
     if key == "loss_at_start" and isinstance(stored, float) and isinstance(now, float):
         both_nan = math.isnan(stored) and math.isnan(now)
+        # The loss at the start tells other data of the same shapes. Rounding on another machine
+        # changes it by 1e-6 of itself in float32; other data rarely agree so far.
         return both_nan or math.isclose(stored, now, rel_tol=1e-4)
     return bool(stored == now)

@@ -51,6 +51,7 @@ def launch_lock(folder: Path, process: int, token: str) -> Iterator[None]:
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Let the processes of a launch pass one at a time."""
+    # Here, because Windows has no such module, and only who writes to a folder needs it.
     import fcntl
 
     with (folder / "locks" / "turn").open("a+") as file:
@@ -76,6 +77,7 @@ def announced(folder: Path, token: str) -> Any:
             launch = json.loads((folder / "locks" / "launch.json").read_text(encoding="utf-8"))
             if launch["token"] == token:
                 return launch["content"]
+        # Looked for and not waited for: a shared file system tells nobody when a file appears.
         time.sleep(0.05)
     raise RunLockedError(
         f"{folder}: the first process of this launch did not open the run within {_PATIENCE:.0f} s"
@@ -86,6 +88,8 @@ def _try_lock(file: IO[str]) -> bool:
     import fcntl
 
     try:
+        # The lock is one of the open file, and the system drops it when the process dies in
+        # whatever way. A file that says "locked" would outlive a killed run.
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False

@@ -162,6 +162,7 @@ def promised_chunks(run: RunFolder) -> Chunks:
     for name, indices in lacking.items():
         for index in indices:
             path = run.data / arrays[name].key(index)
+            # A second look: the run may go on in another process, which has written the file since.
             if of_all[name][index] and not path.is_file():
                 raise RunError(
                     f"{path} is missing; {REMEDY}"
@@ -228,5 +229,7 @@ def _same_values(stored: np.ndarray, known: np.ndarray) -> bool:
     if stored.shape != known.shape:
         return False
     if known.dtype.kind == "f":
+        # Coordinates such as steps times ηλ are computed again, and may round otherwise on another
+        # machine, by some 1e-16. A value that was changed by hand differs by more than 1e-6.
         return bool(np.allclose(stored, known, rtol=1e-6, atol=0.0, equal_nan=True))
     return bool(np.array_equal(stored.astype(known.dtype), known))

@@ -72,6 +72,7 @@ class Sink:
                 self._put(name, self.axes.index(lane.point), leaf)
         place = self.axes.index(lane.point)
         self._put("final_step", place, lane.step)
+        # Last, for a reader takes a point whose status is there to have all else.
         self._put("status", place, int(lane.status))
         self._ended[lane.point] = True
 

@@ -87,8 +87,11 @@ def grid_variables(
     variables["final_step"] = of_points(np.int64, 0)
     variables["num_steps"] = known(points, schedule.num_steps.reshape(axes.shape))
     for name, like in columns.items():
+        # A column of integers or truths is kept as floats, because rows that were not reached hold
+        # NaN.
         dtype = like.dtype if np.issubdtype(like.dtype, np.floating) else np.float64
         own = tuple(zip(dimensions(name, len(like.shape)), like.shape, like.shape, strict=True))
+        # Records share a file, and snapshots below do not: a snapshot is as large as the params.
         rows = (time, records, min(records, _MOST_ROWS))
         variables[name] = of_points(dtype, np.nan, (rows, *own))
     of_params = [] if snapshots is None else parameter_names(snapshots, "params")

@@ -36,6 +36,10 @@ class DenseLinearization:
         value, pullback = jax.vjp(function, theta)
         m, d = value.shape[0], theta.shape[0]
         if m <= d:
+            # Backwards where there are fewer residuals than parameters, forwards otherwise: as many
+            # products as the smaller side has.
+            # Backwards where there are fewer residuals than parameters, forwards otherwise: as many
+            # products as the smaller side has.
             (jacobian,) = jax.vmap(pullback)(jnp.eye(m, dtype=theta.dtype))
             gram = jacobian @ jacobian.T
         else:
@@ -87,6 +91,10 @@ class DenseLinearization:
             return vectors - (vectors @ kept) @ kept.T
         inverse = inverse_of(self.eigenvalues, self.kept())
         for _ in range(2):  # the second pass removes what rounding left of the first
+            # Through JJᵀ, which has been decomposed already. An SVD of J itself would be more
+            # exact, and takes many times as long; the second pass makes up for it.
+            # Through JJᵀ, which has been decomposed already. An SVD of J itself would be more
+            # exact, and takes many times as long; the second pass makes up for it.
             coordinates = (vectors @ self.jacobian.T) @ (self.basis * inverse[None])
             vectors = vectors - (coordinates @ self.basis.T) @ self.jacobian
         return vectors
