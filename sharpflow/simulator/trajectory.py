@@ -10,8 +10,8 @@ import numpy as np
 
 from sharpflow.models import Params, Problem
 from sharpflow.models.arguments import checked, instance
+from sharpflow.models.parameter_names import parameter_dimensions, parameter_names
 from sharpflow.simulator.columns import dimensions
-from sharpflow.simulator.labels import parameter_dimensions, parameter_names
 from sharpflow.simulator.program import LoopState
 from sharpflow.simulator.quantities import described, quantity_of
 from sharpflow.simulator.quantity import Quantity

@@ -21,6 +21,7 @@ from sharpflow.models.arguments import (
     shown,
 )
 from sharpflow.models.compiled_function import special_values_allowed
+from sharpflow.models.parameter_names import parameter_names
 from sharpflow.models.problem import PROBLEM
 from sharpflow.simulator.axes import BASE, keywords_of
 from sharpflow.simulator.grid.engine import (
@@ -34,7 +35,6 @@ from sharpflow.simulator.grid.execute import run_in_folder, run_in_memory
 from sharpflow.simulator.grid.points import MakeProblem
 from sharpflow.simulator.grid.spec import GridArguments, GridSpec, prepare, with_signature
 from sharpflow.simulator.host import Lanes, Layout
-from sharpflow.simulator.labels import parameter_names
 from sharpflow.simulator.processes import PROCESSES, Processes
 from sharpflow.simulator.program import MakeOptimizer, rule_at
 from sharpflow.simulator.quantities import quantity_of
