@@ -15,12 +15,14 @@ from sharpflow.experiments.config.toml import toml_key, toml_value
 from sharpflow.models.arguments import checked, instance
 from sharpflow.models.leaves import x64_enabled
 from sharpflow.models.problem import Problem
+from sharpflow.models.representation import summarized
 
 _LONGEST = 200
 # The command line enables x64, where jax.random draws float64 unless it is told otherwise.
 _DRAWN = ", as jax.random.normal(key, shape, dtype) does, or with data[...].dtype for dtype"
 
 
+@summarized
 @dataclasses.dataclass(frozen=True)
 class Config:
     """What ``load`` makes of a file or a preset; fields are named as its keys.

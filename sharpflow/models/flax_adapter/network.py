@@ -28,10 +28,12 @@ from sharpflow.models.leaves import on_device
 from sharpflow.models.metrics import Scores
 from sharpflow.models.precision import compiled, full_precision
 from sharpflow.models.problem import Params
+from sharpflow.models.representation import summarized
 
 _COMPARED = 128  # examples on which micro-batches are compared with one batch
 
 
+@summarized
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=("inputs", "fixed", "constants", "targets", "test_inputs", "scores"),
