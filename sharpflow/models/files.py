@@ -22,7 +22,8 @@ def replaced(path: Path) -> Iterator[Path]:
 
     Yields:
       Where to write; flushed to the disk before it is moved. After an error it is removed, and what
-      was there before stays.
+      was there before stays. A folder that is replaced is moved aside first: a kill just then
+      leaves it whole beside its place, under a name that ends in ``.partial``.
     """
     # a process number would not do: containers on one disk have the same ones
     partial, former = (path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}") for _ in range(2))
