@@ -732,6 +732,9 @@ CALLS: dict[str, Call] = {
     "sharpflow.simulator.open_run": Call(
         lambda: {"folder": "nowhere"}, {"folder": PATH, "verify": FLAG}
     ),
+    "sharpflow.simulator.load": Call(
+        lambda: {"path": "nowhere"}, {"path": PATH.also("nowhere.nc"), "like": PARAMS.or_none}
+    ),
     "sharpflow.simulator.join_processes": Call(
         lambda: {"coordinator": "localhost:1", "num_processes": 1, "process_id": 0},
         {

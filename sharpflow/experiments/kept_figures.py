@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from sharpflow.simulator.store.files import digest, read_sealed, write_sealed
+from sharpflow.models.files import digest, read_sealed, write_sealed
 
 _NOTE = "figures.json"
 

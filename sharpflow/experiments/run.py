@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sharpflow.experiments.config import Config, ConfigError, differences, load
+from sharpflow.models.representation import duration_in_words, size_in_words
 from sharpflow.simulator import GridPlan, Processes, RunError, plan_grid, simulate_grid
 from sharpflow.simulator.axes import BASE
 from sharpflow.simulator.store.folder import CONFIG_FILE, RunFolder
@@ -141,21 +142,5 @@ def describe(config: Config, plan: GridPlan) -> list[str]:
     measured = "" if plan.peak_bytes is None else f"; {size_in_words(plan.peak_bytes)} measured"
     lines.append(f"memory of a device: {size_in_words(plan.memory_bytes)}{measured}")
     lines.append(f"on disk: at most {size_in_words(plan.stored_bytes)}")
-    lines.append(f"time: about {_duration(plan.seconds)}, compiling aside")
+    lines.append(f"time: about {duration_in_words(plan.seconds)}, compiling aside")
     return lines
-
-
-def size_in_words(count: float) -> str:
-    """A number of bytes in the unit that suits it."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:.3g} TiB"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.2g} seconds" if seconds < 10 else f"{seconds:.0f} seconds"

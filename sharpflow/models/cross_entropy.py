@@ -10,8 +10,10 @@ from jaxtyping import Array, Float
 
 from sharpflow.models.arguments import DATA, FINITE, INTEGER, TEXT, checked, optional
 from sharpflow.models.inputs import floating_dtype, one_hot
+from sharpflow.models.representation import summarized
 
 
+@summarized
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class SmoothedCrossEntropy:

@@ -37,12 +37,14 @@ from sharpflow.models.arguments import (
     Kind,
     checked,
 )
+from sharpflow.models.representation import summarized
 
 OF_ACTIVATIONS = ("batch", "layer", "group", "instance", "rms")
 OF_WEIGHTS = ("weight", "standardized")
 NORMALIZATIONS = (*OF_ACTIVATIONS, *OF_WEIGHTS, "none")
 
 
+@summarized
 class Normalization(nn.Module):
     """Normalizes what a layer puts out, without affine parameters.
 

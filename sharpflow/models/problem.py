@@ -12,6 +12,7 @@ from sharpflow.models.arguments import instance, shown
 from sharpflow.models.bound_function import BoundFunction, is_pytree_of_arrays
 from sharpflow.models.leaves import require_x64_for, validated_leaves
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
+from sharpflow.models.representation import Summary, of_params, summarized, words
 from sharpflow.models.static_function import StaticFunction, static_part
 
 Params: TypeAlias = PyTree[Float[Array, "..."]]
@@ -20,6 +21,7 @@ Scalar = Float[Array, ""]
 _FORMS = ("residual", "outputs", "criterion", "loss")
 
 
+@summarized
 @jax.tree_util.register_pytree_with_keys_class
 class Problem:
     """A loss L, the data that it is made of, how its parameters start, and its metrics.
@@ -144,14 +146,21 @@ class Problem:
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"a Problem does not change: make another one for another {name}")
 
-    def __repr__(self) -> str:
-        forms = ", ".join(
-            f"{name}={self._functions[name].function!r}"
-            for name in _FORMS
-            if name in self._functions
+    def _summary(self) -> Summary:
+        forms = {name: self._functions[name] for name in _FORMS if name in self._functions}
+        data = [leaf for leaf in jax.tree.leaves(self.data) if hasattr(leaf, "shape")]
+        invariant = "yes" if self.scale_invariant else "marked as not: no flow on the sphere"
+        return Summary(
+            f"Problem with a loss by its {' and '.join(forms)}",
+            [
+                *((name, words(bound.function)) for name, bound in forms.items()),
+                ("metrics", ", ".join(self._metrics) or "none"),
+                ("data", of_params(data) if data else "none"),
+                ("scale-invariant", invariant),
+                ("has a manifold Γ", "yes" if self.has_manifold_form else "no: a loss alone"),
+                ("products", f"at {self.matmul_precision} precision"),
+            ],
         )
-        number = len(jax.tree.leaves(self))
-        return f"Problem({forms}, metrics={list(self._metrics)}, {number} arrays of data)"
 
     @property
     def init(self) -> Callable[[Key[Array, ""]], Params]:

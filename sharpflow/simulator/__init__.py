@@ -3,6 +3,7 @@
 from sharpflow.simulator.comparison import compare
 from sharpflow.simulator.grid import GridPlan, GridSpec, grid_point, plan_grid, simulate_grid
 from sharpflow.simulator.interrupt import Interrupted
+from sharpflow.simulator.loading import load
 from sharpflow.simulator.moment import Moment, Observable
 from sharpflow.simulator.oscillation import measure_oscillation
 from sharpflow.simulator.prediction import Projection, predict, project_snapshots
@@ -30,7 +31,7 @@ from sharpflow.simulator.sharpness import (
 )
 from sharpflow.simulator.simulation import log_spaced, simulate
 from sharpflow.simulator.store import RunError, RunLockedError, StorageError, open_run
-from sharpflow.simulator.trajectory import Trajectory, concatenate
+from sharpflow.simulator.trajectory import Snapshot, Trajectory, concatenate
 
 __all__ = [
     "EdgeDynamics",
@@ -46,6 +47,7 @@ __all__ = [
     "Quantity",
     "RunError",
     "RunLockedError",
+    "Snapshot",
     "StorageError",
     "Trajectory",
     "compare",
@@ -56,6 +58,7 @@ __all__ = [
     "hessian_sharpness",
     "ire",
     "join_processes",
+    "load",
     "log_spaced",
     "measure_oscillation",
     "momentum",

@@ -363,7 +363,7 @@ def compare(
 
 def _matched(trajectory: Trajectory, flow: FlowSolution) -> tuple[np.ndarray, np.ndarray]:
     """Indices of snapshots and of flow outputs at the same τ, to half a step."""
-    snapshot_tau = trajectory.intrinsic_rate * trajectory.snapshot_step
+    snapshot_tau = trajectory.snapshot_tau
     times = np.asarray(flow.tau)
     nearest = np.argmin(np.abs(snapshot_tau[None, :] - times[:, None]), axis=1)
     slack = 0.51 * trajectory.intrinsic_rate + 1e-6 * np.abs(times)
@@ -372,7 +372,7 @@ def _matched(trajectory: Trajectory, flow: FlowSolution) -> tuple[np.ndarray, np
     if not close.any():
         raise ValueError(
             "flow has no output at the time of a snapshot; take its tau from the trajectory "
-            "(trajectory.intrinsic_rate * trajectory.snapshot_step), as predict does"
+            "(trajectory.snapshot_tau), as predict does"
         )
     return nearest[close], np.flatnonzero(close)
 
@@ -394,7 +394,8 @@ def _predicted_entry_step(trajectory: Trajectory, flow: FlowSolution) -> float:
     excess = np.log(float(flow.threshold[0]) / float(flow.eigenvalues[0, 0]))
     rate, decay = trajectory.intrinsic_rate, trajectory.decay_at_rest
     decay = decay if np.isfinite(decay) else float(flow.b) * rate
-    return float(flow.tau[0]) / rate + steps_to_edge(max(float(excess), 0.0), decay)
+    start = trajectory.clock_step + (float(flow.tau[0]) - trajectory.clock_tau) / rate
+    return start + steps_to_edge(max(float(excess), 0.0), decay)
 
 
 def _equilibrium(trajectory: Trajectory, flow: FlowSolution) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 
 from sharpflow.models import Params, Problem
 from sharpflow.models.precision import compiled
+from sharpflow.models.stored_tree import with_leaves
 from sharpflow.simulator.chunk import Chunk, stacked
 from sharpflow.simulator.interrupt import Interrupted, Stop
 from sharpflow.simulator.observables import RUNNING
@@ -356,13 +357,7 @@ class Host:
             return self.starts.state(point)
         if self._example is None:
             self._example = self.starts.state(point)
-        like, structure = jax.tree.flatten(self._example)
-        # numpy's files keep the bytes of bfloat16, and not what they mean
-        typed = (
-            leaf.view(own.dtype) if leaf.dtype.kind == "V" else leaf
-            for leaf, own in zip(leaves, like, strict=True)
-        )
-        return jax.tree.unflatten(structure, typed)
+        return with_leaves(self._example, leaves)
 
     def _run_chunk(self, group: Group, device: int) -> None:
         """One chunk of a group, on a device; called by a thread of its own."""

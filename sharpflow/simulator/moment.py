@@ -8,10 +8,12 @@ from jaxtyping import Array
 
 from sharpflow.models import Params, Problem
 from sharpflow.models.arguments import ArgumentError, shown
+from sharpflow.models.representation import Summary, summarized, words
 from sharpflow.simulator.quantity import Quantity
 from sharpflow.simulator.rules import EdgeDynamics
 
 
+@summarized
 class Moment(NamedTuple):
     """A trajectory just before update t, as an observable sees it.
 
@@ -39,6 +41,7 @@ class Moment(NamedTuple):
     active: Array | bool = True
 
 
+@summarized
 @dataclasses.dataclass(frozen=True)
 class Observable:
     """A named recorder.
@@ -80,6 +83,24 @@ class Observable:
             raise ArgumentError("quantities", "one for each column", f"the names {names}")
         # compiled programs are found again by their observables: these need a hash
         object.__setattr__(self, "quantities", tuple(self.quantities))
+
+    def _summary(self) -> Summary:
+        needs = {
+            "the params before": self.needs_previous,
+            "a rule that tells η̃": self.needs_rule,
+        }
+        needed = ", ".join(name for name, needed in needs.items() if needed)
+        remembered = "nothing" if self.memory is None else "something from record to record"
+        columns = [(each.name, f"{each.label} [{each.unit}]") for each in self.quantities]
+        return Summary(
+            f"Observable {self.name!r}",
+            [
+                *(columns or [("columns", "not described")]),
+                ("computed by", words(self.compute)),
+                ("remembers", remembered),
+                ("needs", needed or "nothing else"),
+            ],
+        )
 
     def observe(self, moment: Moment, memory: Any) -> tuple[Mapping[str, Array], Any]:
         """The columns of one record, and the memory after it.

@@ -25,7 +25,7 @@ from sharpflow.models.arguments import (
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import compiled
 from sharpflow.models.problem import PROBLEM
-from sharpflow.simulator.rules import edge_dynamics
+from sharpflow.models.representation import summarized
 from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory, recorded_snapshots
 from sharpflow.theory import (
     FlowSolution,
@@ -40,6 +40,7 @@ from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.scaling import norm
 
 
+@summarized
 @chex.dataclass(frozen=True)
 class Projection:
     """Snapshots of a trajectory brought to Γ.
@@ -166,7 +167,7 @@ def predict(
         )
     count = len(trajectory.snapshot_step) - arrival
     chosen = arrival + np.unique(np.linspace(0, count - 1, min(count, num_outputs)).astype(int))
-    tau = trajectory.intrinsic_rate * trajectory.snapshot_step[chosen]
+    tau = trajectory.snapshot_tau[chosen]
     return sharpness_flow(
         problem,
         theta0,
@@ -199,8 +200,7 @@ def _require_predictable(problem: Problem, trajectory: Trajectory) -> None:
             "that tells a positive one: gdwd or momentum with a weight_decay above 0, or "
             "quasi_rmsprop"
         )
-    state = trajectory.final_state
-    on_sphere = state is not None and bool(edge_dynamics(state.optimizer_state).on_sphere)
+    on_sphere = trajectory.final_state is not None and trajectory.rule_on_sphere
     if not problem.scale_invariant and on_sphere:
         raise ValueError(
             "problem is marked as not scale-invariant, and its optimizer has a flow on the sphere "

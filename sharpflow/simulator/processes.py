@@ -8,10 +8,12 @@ import jax
 import numpy as np
 
 from sharpflow.models.arguments import COUNT, TEXT, checked, count, instance, optional
+from sharpflow.models.representation import summarized
 
 T = TypeVar("T")
 
 
+@summarized
 @dataclasses.dataclass(frozen=True)
 class Processes:
     """The processes of one launch.

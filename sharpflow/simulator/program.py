@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from sharpflow.models import Params, Problem
 from sharpflow.models.bound_function import is_pytree_of_arrays
 from sharpflow.models.precision import FULL, MatmulPrecision
+from sharpflow.models.representation import summarized
 from sharpflow.models.static_function import StaticFunction, static_part
 from sharpflow.simulator.moment import Observable
 from sharpflow.simulator.rules.edge_rule import OPTIMIZER
@@ -86,6 +87,7 @@ class Rule:
         return cls(children[0] if static is None else static.function, makes, static)
 
 
+@summarized
 @chex.dataclass(frozen=True)
 class LoopState:
     """Everything a trajectory needs to go on, bit for bit.

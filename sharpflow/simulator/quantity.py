@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from sharpflow.models.arguments import ArgumentError, Kind, choice, optional, real, shown
+from sharpflow.models.representation import summarized
 
 Scale = Literal["linear", "log"]
 SCALES: tuple[Scale, ...] = ("linear", "log")
@@ -39,6 +40,7 @@ _KINDS = {
 }
 
 
+@summarized
 @dataclasses.dataclass(frozen=True)
 class Quantity:
     """What a column of a dataset holds, as its attributes, figures and reports say it.

@@ -1,6 +1,8 @@
 """Simulate a single trajectory."""
 
+import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Sequence, Set
 from typing import Any
 
@@ -14,6 +16,7 @@ from sharpflow.models.arguments import COUNT, FLAG, FUNCTION, checked, optional
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
 from sharpflow.models.problem import PROBLEM
+from sharpflow.models.stored_tree import StoredLeaves
 from sharpflow.simulator.chunk import Chunk
 from sharpflow.simulator.host import Host, Lane, Layout, Starts
 from sharpflow.simulator.interrupt import Stop
@@ -32,15 +35,17 @@ from sharpflow.simulator.provenance import provenance
 from sharpflow.simulator.quantities import recorded_quantities
 from sharpflow.simulator.rules import edge_dynamics
 from sharpflow.simulator.rules.edge_rule import OPTIMIZER
-from sharpflow.simulator.rules.wrapped import require_followed_schedules
+from sharpflow.simulator.rules.wrapped import at_step, buffers, require_followed_schedules
 from sharpflow.simulator.schedule import schedule
 from sharpflow.simulator.store.checkpoint import Checkpoint
-from sharpflow.simulator.trajectory import Trajectory, rule_fields
+from sharpflow.simulator.trajectory import Snapshot, Trajectory, rule_fields
 from sharpflow.theory import Status
 
 # Of a trajectory, about. Progress shows after each, and the host waits for a device as often. With
 # ten times as many a short run would be mostly waiting; with a tenth the bar would jump.
 _CHUNKS = 32
+
+_OF_CALLER = 5  # frames between a warning here and the call of ``simulate``
 
 
 @special_values_allowed()
@@ -56,7 +61,7 @@ _CHUNKS = 32
 )
 def simulate(
     problem: Problem,
-    params: "Params | Trajectory",
+    params: "Params | Trajectory | Snapshot",
     optimizer: optax.GradientTransformation,
     num_steps: int,
     *,
@@ -76,7 +81,10 @@ def simulate(
     Args:
       problem: what to train.
       params: where to start; or a ``Trajectory``, to go on from its end with its
-        optimizer state: steps are then counted on.
+        optimizer state; or what its method ``snapshot`` returns, to go on from there with any
+        rule. Steps and flow time are then counted on. From a snapshot a schedule begins at its
+        step; buffers of the rule, such as averages of gradients, begin as at a start, which a
+        warning says. A trajectory may be one that ``load`` read.
       optimizer: an optax transformation, or anything with its ``init`` and ``update``; of
         ``value``, ``grad`` and ``value_fn`` it is passed those that its update takes.
       num_steps: number of updates.
@@ -105,6 +113,9 @@ def simulate(
     Raises:
       ValueError: unusable params, numbers out of range, an unknown observable or precision,
         or a trajectory that another rule made.
+
+    Warns:
+      UserWarning: a rule whose buffers are not in a snapshot.
     """
     requested, running = resolve(observables)
     # One trajectory is a grid of one point. Its flow time per step is not asked for, because a
@@ -145,6 +156,7 @@ def simulate(
     last, num_records = records.last_state, records.num_records
     seconds = time.perf_counter() - began
     snapshot_row = np.arange(0, num_records, snapshot_every) if snapshot_every else np.zeros(0, int)
+    rule = rule_fields(problem, last.optimizer_state)
     return Trajectory(
         step=start + times.steps(0)[:num_records],
         columns={name: _joined(parts, num_records) for name, parts in records.columns.items()},
@@ -156,7 +168,8 @@ def simulate(
         final_params=last.params,
         final_state=last,
         status=Status(int(last.status)),
-        **rule_fields(problem, last.optimizer_state),
+        **rule,
+        **_clock(params, rule["intrinsic_rate"]),
         attributes=provenance(last.params)
         | _hyperparameters(last.optimizer_state)
         | {"matmul_precision": matmul_precision, "seconds": seconds},
@@ -238,36 +251,71 @@ def _rows_per_chunk(num_rows: int) -> int:
 
 def _starting_state(
     problem: Problem,
-    params: "Params | Trajectory",
+    params: "Params | Trajectory | Snapshot",
     optimizer: optax.GradientTransformation,
     observables: tuple[Observable, ...],
     keep_previous: bool,
 ) -> LoopState:
     if not isinstance(params, Trajectory):
+        step = params.step if isinstance(params, Snapshot) else 0
+        params = params.params if isinstance(params, Snapshot) else params
         params = validate_params(problem, params)
         begun = optimizer.init(params)
         require_followed_schedules(begun)
-        return initial_state(params, begun, observables, keep_previous=keep_previous)
-    state = params.final_state
-    if state is None:
-        raise ValueError("params is a point of a grid, which holds no state to go on from")
-    fresh = optimizer.init(state.params)
+        if step and (fresh_buffers := buffers(begun)):
+            warnings.warn(
+                f"params is a snapshot, which holds no state of an optimizer: {fresh_buffers} of "
+                f"the rule begin at step {step} as at a start. To keep them go on from the "
+                "trajectory itself, where it ends",
+                stacklevel=_OF_CALLER,
+            )
+        begun = at_step(begun, step) if step else begun
+        state = initial_state(params, begun, observables, keep_previous=keep_previous)
+        return dataclasses.replace(state, step=jnp.asarray(step, state.step.dtype))
+    last = params.final_state
+    if last is None:
+        raise ValueError(
+            "params is a point of a grid, which holds no state to go on from: take "
+            "params.snapshot(step)"
+        )
+    fresh = optimizer.init(last.params)
+    state = _with_classes(last, fresh)
     # as sets, because jax declares no comparison of structures
     same = {jax.tree.structure(fresh)} == {jax.tree.structure(state.optimizer_state)}
     if not same or _hyperparameters(fresh) != _hyperparameters(state.optimizer_state):
         raise ValueError(
             "optimizer must be the rule that made this trajectory, with the same numbers; "
-            "start from trajectory.final_params to change it"
+            "start from trajectory.snapshot() to change it, or from trajectory.final_params to "
+            "count the steps anew"
         )
     # Copied: the loop overwrites the state that it is given, and the user still holds the
     # trajectory.
     state = jax.tree.map(jnp.copy, state)
     memories = initial_memories(state.params, observables)
+    if isinstance(state.memories, StoredLeaves) and state.memories.fits(memories):
+        state = state.replace(memories=state.memories.like(memories))
     if _shapes(memories) != _shapes(state.memories):
         state = state.replace(memories=memories)
     if keep_previous and state.previous is None:
         return state.replace(previous=jax.tree.map(jnp.copy, state.params))
     return state if keep_previous else state.replace(previous=None)
+
+
+def _with_classes(state: LoopState, fresh: Any) -> LoopState:
+    """A state that a file gave back, with the classes of the rule; one of another rule as it is."""
+    stored = state.optimizer_state
+    if isinstance(stored, StoredLeaves) and stored.fits(fresh):
+        return dataclasses.replace(state, optimizer_state=stored.like(fresh))
+    return state
+
+
+def _clock(start: "Params | Trajectory | Snapshot", intrinsic_rate: float) -> dict[str, Any]:
+    """Where the flow time of a trajectory is counted from."""
+    if isinstance(start, Snapshot):
+        return start.clock(intrinsic_rate)
+    if isinstance(start, Trajectory):
+        return {"clock_step": start.clock_step, "clock_tau": start.clock_tau}
+    return {}
 
 
 def _shapes(tree: Any) -> tuple:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from typing import TYPE_CHECKING, Any
 
 import chex
@@ -9,9 +10,12 @@ import jax
 import numpy as np
 
 from sharpflow.models import Params, Problem
-from sharpflow.models.arguments import checked, instance
+from sharpflow.models.arguments import INTEGER, PATH, checked, instance, optional
+from sharpflow.models.parameter_names import parameter_dimensions, parameter_names
+from sharpflow.models.representation import Summary, course, of_params, span, summarized
+from sharpflow.models.saving import save
+from sharpflow.models.stored_tree import StoredLeaves
 from sharpflow.simulator.columns import dimensions
-from sharpflow.simulator.labels import parameter_dimensions, parameter_names
 from sharpflow.simulator.program import LoopState
 from sharpflow.simulator.quantities import described, quantity_of
 from sharpflow.simulator.quantity import Quantity
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     import xarray
 
 
+@summarized
 @chex.dataclass(frozen=True, mappable_dataclass=False)
 class Trajectory:
     """What was recorded along a trajectory; row i is the state before update ``step[i]``.
@@ -46,6 +51,9 @@ class Trajectory:
         for GD+WD, (1 − β)/(1 + β) with momentum; NaN for other rules.
       attributes: how it was made.
       quantities: what the columns are, by name, as their observables say.
+      rule_on_sphere: whether the flow of this rule lives on the sphere, whatever the problem.
+      clock_step, clock_tau: the step at which this rule began to be followed, and τ there: 0, but
+        after a fork, where another rule takes up the clock of the one before.
     """
 
     step: np.ndarray
@@ -64,6 +72,9 @@ class Trajectory:
     oscillation_share: float = 1.0
     decay_at_rest: float = math.nan
     quantities: dict[str, Quantity] = dataclasses.field(default_factory=dict)
+    rule_on_sphere: bool = True
+    clock_step: int = 0
+    clock_tau: float = 0.0
 
     def __getitem__(self, name: str) -> np.ndarray:
         """The column ``name``, shape (T, ...)."""
@@ -85,13 +96,98 @@ class Trajectory:
 
     @property
     def tau(self) -> np.ndarray:
-        """Flow time τ = intrinsic rate × step of every row, shape (T,)."""
-        return self.intrinsic_rate * self.step
+        """Flow time τ of every row, shape (T,): intrinsic rate × step, and on after a fork."""
+        return self.tau_at(self.step)
+
+    def tau_at(self, step: np.ndarray | int) -> np.ndarray:
+        """Flow time τ at any steps, shape (...).
+
+        Args:
+          step: numbers of updates, shape (...).
+        """
+        return np.asarray(self.clock_tau + self.intrinsic_rate * (step - self.clock_step))
+
+    @property
+    def snapshot_tau(self) -> np.ndarray:
+        """Flow time τ of every snapshot, shape (S,)."""
+        return self.tau_at(self.snapshot_step)
 
     @property
     def snapshot_step(self) -> np.ndarray:
         """Step of every snapshot, shape (S,)."""
         return self.step[self.snapshot_row]
+
+    @checked(step=optional(INTEGER))
+    def snapshot(self, step: int | None = None) -> "Snapshot":
+        """The params at a step, to go on from with any rule: ``simulate`` counts the steps on.
+
+        Args:
+          step: of a snapshot, one of ``snapshot_step``; by default ``final_step``, the end.
+
+        Returns:
+          The params with step and flow time. The state of the optimizer is not in it: whoever goes
+          on with the same rule and its buffers gives ``simulate`` the trajectory itself.
+
+        Raises:
+          ValueError: no snapshot of this step.
+        """
+        if step is None or step == self.final_step:
+            params = self.final_params
+            if params is None:
+                raise ValueError(
+                    "step must be one of snapshot_step: the grid of this point did not keep its "
+                    "last params, which final_params=True does"
+                )
+        else:
+            rows = np.flatnonzero(self.snapshot_step == step)
+            if self.params is None or not rows.size:
+                raise ValueError(f"step must be {self._snapshots_in_words()}, got {step}")
+            params = jax.tree.map(lambda leaf: leaf[rows[0]], self.params)
+        at = self.final_step if step is None else int(step)
+        return Snapshot(
+            params=params,
+            step=at,
+            tau=float(self.tau_at(at)),
+            intrinsic_rate=self.intrinsic_rate,
+            clock_step=self.clock_step,
+            clock_tau=self.clock_tau,
+        )
+
+    def _snapshots_in_words(self) -> str:
+        if self.params is None:
+            return (
+                f"the last one, {self.final_step}, as there are no snapshots: simulate with "
+                "snapshot_every=... keeps some"
+            )
+        steps = self.snapshot_step
+        told = steps.tolist() if len(steps) <= 8 else [*steps[:4].tolist(), "...", int(steps[-1])]
+        return f"that of a snapshot, of {', '.join(map(str, told))}, or {self.final_step}, the last"
+
+    @checked(path=PATH)
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the trajectory to a file, every bit of it; ``sharpflow.load`` reads it.
+
+        The file holds the dataset of ``to_dataset`` for all who read without this package, and
+        beside it what is needed to go on. It is there as a whole or not at all. One that is there
+        already is replaced.
+
+        Args:
+          path: ending in ``.nc`` for a netCDF file, in ``.zarr`` for a Zarr folder.
+
+        Raises:
+          ValueError: another ending, a folder that holds something else, or attributes or states
+            that are no numbers, text or arrays.
+        """
+        state = self.final_state
+        if state is not None:
+            # what the rule and the observables remember has classes of theirs, which whoever goes
+            # on has too
+            state = dataclasses.replace(
+                state,
+                optimizer_state=StoredLeaves.of(state.optimizer_state),
+                memories=StoredLeaves.of(state.memories),  # type: ignore[arg-type]
+            )
+        save(dataclasses.replace(self, final_state=state), self.to_dataset(), path, CLASSES)
 
     def to_dataset(self) -> "xarray.Dataset":
         """The columns with dimension ``step``, coordinate ``tau``, and how they were made.
@@ -123,6 +219,59 @@ class Trajectory:
         return described(
             dataset, {str(name): self.quantity(str(name)) for name in dataset.variables}
         )
+
+    def _summary(self) -> Summary:
+        rule = f"ηλ = {self.intrinsic_rate:g}, b = {self.response:g}"
+        lines = [
+            ("step t", span(self.step)),
+            ("flow time τ", span(self.tau) if np.isfinite(self.intrinsic_rate) else "none known"),
+        ]
+        if self.clock_step:
+            lines.append(("forked", f"at step {self.clock_step}, τ = {self.clock_tau:g}"))
+        if np.isfinite(self.intrinsic_rate):
+            lines.append(("rule", rule + (f", κ = {self.kappa:g}" if self.kappa else "")))
+        kept = "none" if self.params is None else of_params(self.params, "snapshots")
+        lines.append(("params", kept))
+        lines += [(name, course(values)) for name, values in self.columns.items()]
+        return Summary(f"Trajectory: {self.status.name} after {self.final_step:,} steps", lines)
+
+
+@summarized
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class Snapshot:
+    """The params of a trajectory at one step, from which ``simulate`` goes on with any rule.
+
+    Attributes:
+      params: as of the problem.
+      step: updates made before.
+      tau: flow time there; NaN after a rule that tells none.
+      intrinsic_rate: flow time per step of the rule before.
+      clock_step, clock_tau: as of the trajectory.
+    """
+
+    params: Params
+    step: int
+    tau: float
+    intrinsic_rate: float = math.nan
+    clock_step: int = 0
+    clock_tau: float = 0.0
+
+    def clock(self, intrinsic_rate: float) -> dict[str, Any]:
+        """The fields ``clock_step`` and ``clock_tau`` of a trajectory that goes on from here.
+
+        Args:
+          intrinsic_rate: of its rule. Where it is the same, the clock is the same, and τ has the
+            bits that it would have without a break. After a rule without a clock τ counts from
+            here.
+        """
+        if intrinsic_rate == self.intrinsic_rate:
+            return {"clock_step": self.clock_step, "clock_tau": self.clock_tau}
+        tau = self.tau if math.isfinite(self.tau) else 0.0
+        return {"clock_step": self.step, "clock_tau": tau}
+
+
+# what the file of a trajectory may hold
+CLASSES = {kind.__name__: kind for kind in (Trajectory, Snapshot, LoopState, Quantity, Status)}
 
 
 def _storable(values: np.ndarray) -> np.ndarray:
@@ -157,6 +306,11 @@ def concatenate(first: Trajectory, second: Trajectory) -> Trajectory:
         )
     if (first.params is None) != (second.params is None):
         raise ValueError("first and second must both have snapshots, or neither")
+    if not np.array_equal(first.tau, second.tau_at(first.step), equal_nan=True):
+        raise ValueError(
+            "second goes by another flow time than first: it was forked with another rule, so "
+            "that they are two trajectories; draw or compare each by itself"
+        )
     return dataclasses.replace(
         second,
         step=np.concatenate([first.step, second.step]),
@@ -201,4 +355,7 @@ def rule_fields(problem: Problem, optimizer_state: Any) -> dict[str, Any]:
         "kappa": rule.kappa,
     }
     known = {name: math.nan if value is None else float(value) for name, value in numbers.items()}
-    return known | {"on_sphere": problem.scale_invariant and bool(rule.on_sphere)}
+    return known | {
+        "on_sphere": problem.scale_invariant and bool(rule.on_sphere),
+        "rule_on_sphere": bool(rule.on_sphere),
+    }

@@ -1,5 +1,8 @@
 """The central flow: where the average of gradient descent with weight decay goes."""
 
+import os
+from typing import TYPE_CHECKING
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,15 +11,22 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params, Problem, validate_params
-from sharpflow.models.arguments import FLAG, POSITIVE, checked, require_within
+from sharpflow.models.arguments import FLAG, PATH, POSITIVE, checked, require_within
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.problem import PROBLEM
+from sharpflow.models.representation import Summary, course, number, of_params, span, summarized
+from sharpflow.models.saving import save
 from sharpflow.theory.arguments import TIMES, require_at_least_one, require_positive, validate_rates
 from sharpflow.theory.central_integration import integrate
-from sharpflow.theory.status import Status
+from sharpflow.theory.flow_dataset import flow_dataset
+from sharpflow.theory.status import Status, reached
 from sharpflow.theory.times import last_reached, padded_times, validated_times
 
+if TYPE_CHECKING:
+    import xarray
 
+
+@summarized
 @chex.dataclass(frozen=True)
 class CentralFlowSolution:
     """The predicted average of GD+WD at output times.
@@ -56,6 +66,66 @@ class CentralFlowSolution:
     num_gradients: Int[Array, ""]
     num_products: Int[Array, ""]
     num_third: Int[Array, ""]
+
+    def to_dataset(self) -> "xarray.Dataset":
+        """The central flow with dimension ``tau``, and how the integration ended.
+
+        The points w(τ) become variables ``params.<path>``. The attributes of every array say what
+        it holds: ``long_name``, ``units`` and ``definition``.
+        """
+        return flow_dataset(
+            self.tau,
+            {
+                "loss": self.loss,
+                "mean_loss": self.mean_loss,
+                "eigenvalues": self.eigenvalues,
+                "covariance": self.covariance,
+                "norm_squared": self.norm_squared,
+            },
+            ("params", self.params),
+            {
+                "status": Status(int(self.status)).name,
+                "edge": float(self.edge),
+                "num_steps": int(self.num_steps),
+                "num_rejected": int(self.num_rejected),
+                "num_gradients": int(self.num_gradients),
+                "num_products": int(self.num_products),
+                "num_third": int(self.num_third),
+            },
+        )
+
+    @checked(path=PATH)
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the solution to a file, every bit of it; ``sharpflow.load`` reads it.
+
+        The file holds the dataset of ``to_dataset`` for all who read without this package, and
+        is there as a whole or not at all. One that is there already is replaced.
+
+        Args:
+          path: ending in ``.nc`` for a netCDF file, in ``.zarr`` for a Zarr folder.
+
+        Raises:
+          ValueError: another ending, or a folder that holds something else.
+        """
+        save(self, self.to_dataset(), path, {"CentralFlowSolution": CentralFlowSolution})
+
+    def _summary(self) -> Summary:
+        values, norm_squared = np.asarray(self.eigenvalues), np.asarray(self.norm_squared)
+        counted = {"∇L": self.num_gradients, "∇²L v": self.num_products, "∇³L": self.num_third}
+        return Summary(
+            f"CentralFlowSolution: {reached(self.status, self.tau, norm_squared)}",
+            [
+                ("τ", span(self.tau)),
+                ("loss", course(self.loss)),
+                ("mean loss", course(self.mean_loss)),
+                ("eigenvalues", f"{values.shape[1]} followed; λ₁ {course(values[:, 0])}"),
+                ("edge 2/η − λ", number(self.edge)),
+                ("‖w‖²", course(norm_squared)),
+                ("w", of_params(self.params, "points")),
+                ("steps", f"{number(self.num_steps)}, {number(self.num_rejected)} rejected"),
+                ("evaluations", ", ".join(f"{number(n)} {of}" for of, n in counted.items())),
+            ],
+        )
 
 
 @special_values_allowed()

@@ -25,6 +25,7 @@ from sharpflow.models.arguments import (
 )
 from sharpflow.models.precision import compiled, full_precision
 from sharpflow.models.problem import PROBLEM, is_concrete, require_fitting
+from sharpflow.models.representation import summarized
 from sharpflow.theory.lanczos import Matvec, Stop, lanczos
 from sharpflow.theory.lanczos_lanes import Operators, lanczos_of_lanes
 from sharpflow.theory.ritz import RitzPairs, resolve_tolerance, ritz_status
@@ -39,6 +40,7 @@ EigenMethod = Literal["auto", "dense", "lanczos"]
 _DENSE_DIMENSION = 400
 
 
+@summarized
 @chex.dataclass(frozen=True)
 class Eigenpairs:
     """The k largest eigenvalues of a symmetric operator, and how well they are known.

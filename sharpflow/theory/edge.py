@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from sharpflow.models.arguments import NOT_NEGATIVE, array, checked, shown
 from sharpflow.models.precision import full_precision
 from sharpflow.models.problem import is_concrete
+from sharpflow.models.representation import summarized
 from sharpflow.theory.status import Status, failure_unless
 
 # Programs of the flow take 7 to 28 iterations, so 60 end only those that rounding has stopped. Six
@@ -26,6 +27,7 @@ _BOUNDARY_FRACTION = 0.98
 _ACCEPTED_SLACK = 1e4
 
 
+@summarized
 @chex.dataclass(frozen=True)
 class EdgeSolution:
     """Solution of the edge program.

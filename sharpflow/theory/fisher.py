@@ -22,6 +22,7 @@ from sharpflow.models.arguments import (
 )
 from sharpflow.models.bound_function import BoundFunction
 from sharpflow.models.precision import FULL, full_precision
+from sharpflow.models.representation import summarized
 from sharpflow.theory.lanczos import lanczos
 from sharpflow.theory.linearization import METHODS, Method, Residual, linearize, resolve_method
 from sharpflow.theory.linearization.spectrum import unit_rows
@@ -33,6 +34,7 @@ from sharpflow.theory.scaling import norm
 _MOST_MEANS = 16
 
 
+@summarized
 @chex.dataclass(frozen=True)
 class FisherSpectrum:
     """The k largest eigenvalues of F, two moments of all, and how well they are known.

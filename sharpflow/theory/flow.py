@@ -1,6 +1,8 @@
 """The sharpness-reduction flow, with any number of eigenvalues at the edge."""
 
+import os
 from functools import partial
+from typing import TYPE_CHECKING
 
 import chex
 import jax
@@ -13,6 +15,7 @@ from sharpflow.models import Params, Problem, check_scale_invariance, validate_p
 from sharpflow.models.arguments import (
     FLAG,
     INTEGER,
+    PATH,
     POSITIVE,
     checked,
     choice,
@@ -23,14 +26,21 @@ from sharpflow.models.arguments import (
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import compiled
 from sharpflow.models.problem import PROBLEM
+from sharpflow.models.representation import Summary, course, number, of_params, span, summarized
+from sharpflow.models.saving import save
 from sharpflow.theory.arguments import KAPPA, TIMES, require_at_least_one, require_positive
+from sharpflow.theory.flow_dataset import flow_dataset
 from sharpflow.theory.flow_integration import FlowPoint, FlowRows, integrate
 from sharpflow.theory.integration import Progress
 from sharpflow.theory.linearization import METHODS, Method, linearize, resolve_method
 from sharpflow.theory.manifold import require_on_manifold
 from sharpflow.theory.residuals import residual_form
-from sharpflow.theory.status import Status
+from sharpflow.theory.status import Status, reached
 from sharpflow.theory.times import last_reached, padded_times, validated_times
+
+if TYPE_CHECKING:
+    import xarray
+
 
 # In τ. The control corrects it at once: from 1e-4 to 1e-1 a flow of 56 attempts takes 56 to 58.
 _FIRST_STEP = 1e-3
@@ -40,6 +50,7 @@ _FIRST_STEP = 1e-3
 _WITHIN_REACH = 0.7
 
 
+@summarized
 @chex.dataclass(frozen=True)
 class FlowSolution:
     """The predicted motion on the minimizer manifold at output times.
@@ -90,6 +101,63 @@ class FlowSolution:
         """
         trace = jnp.where(self.edge_trace > 0, self.edge_trace, jnp.nan)
         return self.b * (1.0 / trace - 2.0) / (1.0 + self.kappa)
+
+    def to_dataset(self) -> "xarray.Dataset":
+        """The flow with dimension ``tau``, and how the integration ended.
+
+        The points ζ(τ) become variables ``theta.<path>``. The attributes of every array say what it
+        holds: ``long_name``, ``units`` and ``definition``.
+        """
+        return flow_dataset(
+            self.tau,
+            {
+                "threshold": self.threshold,
+                "eigenvalues": self.eigenvalues,
+                "edge_covariance": self.edge_covariance,
+            },
+            ("theta", self.theta),
+            {
+                "status": Status(int(self.status)).name,
+                "num_steps": int(self.num_steps),
+                "num_rejected": int(self.num_rejected),
+                "b": float(self.b),
+                "kappa": float(self.kappa),
+                "on_sphere": str(bool(self.on_sphere)),
+            },
+        )
+
+    @checked(path=PATH)
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the solution to a file, every bit of it; ``sharpflow.load`` reads it.
+
+        The file holds the dataset of ``to_dataset`` for all who read without this package, and
+        is there as a whole or not at all. One that is there already is replaced.
+
+        Args:
+          path: ending in ``.nc`` for a netCDF file, in ``.zarr`` for a Zarr folder.
+
+        Raises:
+          ValueError: another ending, or a folder that holds something else.
+        """
+        save(self, self.to_dataset(), path, {"FlowSolution": FlowSolution})
+
+    def _summary(self) -> Summary:
+        values, threshold = np.asarray(self.eigenvalues), np.asarray(self.threshold)
+        trace = np.trace(np.asarray(self.edge_covariance), axis1=-2, axis2=-1)
+        place = "the unit sphere" if self.on_sphere else "all of ℝᵈ"
+        return Summary(
+            f"FlowSolution: {reached(self.status, self.tau, threshold)}",
+            [
+                ("τ", span(self.tau)),
+                ("threshold λ*", course(threshold)),
+                ("eigenvalues", f"{values.shape[1]} followed; λ₁ {course(values[:, 0])}"),
+                ("edge ratio λ₁/λ*", course(values[:, 0] / threshold)),
+                ("trace of M", course(trace)),
+                ("θ", of_params(self.theta, "points")),
+                ("rule", f"b = {float(self.b):g}, κ = {float(self.kappa):g}, on {place}"),
+                ("steps", f"{number(self.num_steps)}, {number(self.num_rejected)} rejected"),
+            ],
+        )
 
 
 FLOW = instance(FlowSolution, "a FlowSolution, as sharpness_flow returns it")

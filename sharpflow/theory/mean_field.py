@@ -10,8 +10,10 @@ import numpy as np
 from sharpflow.models import RandomNetwork
 from sharpflow.models.activations import in_double, second_moment, variance
 from sharpflow.models.arguments import INTEGER, checked, instance
+from sharpflow.models.representation import summarized
 
 
+@summarized
 @dataclasses.dataclass(frozen=True)
 class OrderParameters:
     """The numbers that the statistics of a wide random network depend on.
@@ -34,6 +36,7 @@ class OrderParameters:
     covariance: float
 
 
+@summarized
 @dataclasses.dataclass(frozen=True)
 class FisherPrediction:
     """Statistics of the spectrum of F for a wide network and T samples, NaN where unknown.

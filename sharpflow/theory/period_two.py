@@ -13,8 +13,10 @@ from sharpflow.models import Params, Problem, validate_params
 from sharpflow.models.arguments import POSITIVE, checked
 from sharpflow.models.precision import compiled
 from sharpflow.models.problem import PROBLEM
+from sharpflow.models.representation import summarized
 
 
+@summarized
 class PeriodTwo(NamedTuple):
     """What limits an oscillation along v_1 at the edge.
 

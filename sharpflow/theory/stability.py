@@ -20,6 +20,7 @@ from sharpflow.models.arguments import (
     shown,
 )
 from sharpflow.models.problem import PROBLEM, is_concrete
+from sharpflow.models.representation import summarized
 from sharpflow.theory.arguments import validate_rates
 from sharpflow.theory.curvature import spherical_sharpness
 from sharpflow.theory.flow import FLOW, FlowSolution
@@ -147,6 +148,7 @@ def steps_to_edge(excess: float, decay: float) -> float:
     return excess / decay if decay > 0 else math.inf
 
 
+@summarized
 class EntryDelay(NamedTuple):
     """How late the oscillation answers the crossing of the edge.
 

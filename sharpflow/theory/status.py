@@ -3,7 +3,10 @@
 import enum
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int
+
+from sharpflow.theory.times import last_reached
 
 
 class Status(enum.IntEnum):
@@ -78,6 +81,20 @@ def first_failure(*statuses: Int[Array, ""]) -> Int[Array, ""]:
     for status in reversed(statuses):
         first = jnp.where(status != Status.SUCCESS, status, first)
     return first
+
+
+def reached(status: Array | int, tau: Array | np.ndarray, column: Array | np.ndarray) -> str:
+    """How a flow ended, for people: ``SUCCESS``, or what failed and where.
+
+    Args:
+      status: a ``Status`` code, shape ().
+      tau: output times, shape (T,).
+      column: numbers at them, NaN where they were not reached, shape (T,).
+    """
+    code = Status(int(status))
+    if code == Status.SUCCESS:
+        return code.name
+    return f"{code.name} after τ = {last_reached(np.asarray(tau), np.asarray(column)):g}"
 
 
 def failure_unless(holds: Bool[Array, ""], failure: Status) -> Int[Array, ""]:

@@ -13,8 +13,8 @@ from sharpflow.experiments.config import load
 from sharpflow.experiments.plots.run import plot_run
 from sharpflow.experiments.report import write_report
 from sharpflow.experiments.run import run_config
+from sharpflow.models.files import digest
 from sharpflow.simulator.store.description import read_description, write_description
-from sharpflow.simulator.store.files import digest
 
 CONFIG = """
 problem = "sharpflow.models:matrix_completion"

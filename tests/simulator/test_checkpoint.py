@@ -8,19 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sharpflow.simulator.store import checkpoint
-from sharpflow.simulator.store.checkpoint import (
-    read_newest,
-    remove_checkpoints,
-    write_checkpoint,
-)
-from sharpflow.simulator.store.files import (
+from sharpflow.models.files import (
     digest,
     read_sealed,
     remove_partial,
     write_atomically,
     write_json,
     write_sealed,
+)
+from sharpflow.simulator.store import checkpoint
+from sharpflow.simulator.store.checkpoint import (
+    read_newest,
+    remove_checkpoints,
+    write_checkpoint,
 )
 
 

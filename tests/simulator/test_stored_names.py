@@ -15,12 +15,12 @@ import sharpflow as sf
 from sharpflow.experiments.plots import folder as plots_folder
 from sharpflow.experiments.plots import quantities
 from sharpflow.experiments.report import write_report
+from sharpflow.models.parameter_names import parameter_dimensions, parameter_names
+from sharpflow.models.stored_names import stored_names
 from sharpflow.simulator.axes import grid_axes
 from sharpflow.simulator.host import Lane
-from sharpflow.simulator.labels import parameter_dimensions, parameter_names
 from sharpflow.simulator.program import initial_state
 from sharpflow.simulator.quantities import quantity_of
-from sharpflow.simulator.store.names import stored_names
 from sharpflow.simulator.store.sink import Sink
 
 TEXTS = [

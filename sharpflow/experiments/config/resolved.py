@@ -15,6 +15,7 @@ from sharpflow.experiments.config.toml import toml_key, toml_value
 from sharpflow.models.arguments import checked, instance
 from sharpflow.models.leaves import x64_enabled
 from sharpflow.models.problem import Problem
+from sharpflow.models.representation import summarized
 
 # A list of forty seeds or so. Two values that differ later than that are told by their key alone;
 # whole lists of thousands would fill the screen.
@@ -23,6 +24,7 @@ _LONGEST = 200
 _DRAWN = ", as jax.random.normal(key, shape, dtype) does, or with data[...].dtype for dtype"
 
 
+@summarized
 @dataclasses.dataclass(frozen=True)
 class Config:
     """What ``load`` makes of a file or a preset; fields are named as its keys.

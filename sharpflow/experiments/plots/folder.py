@@ -21,7 +21,7 @@ from sharpflow.experiments.plots.grid import heat_maps
 from sharpflow.experiments.plots.outcomes import outcome_maps
 from sharpflow.models.arguments import PATH, TEXT, checked
 from sharpflow.models.paths import user_path
-from sharpflow.simulator.store.names import stored_names
+from sharpflow.models.stored_names import stored_names
 
 if TYPE_CHECKING:
     import xarray

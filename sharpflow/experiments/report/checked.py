@@ -8,7 +8,7 @@ from typing import Any
 from sharpflow.experiments.checks import Check
 from sharpflow.experiments.report.figures import embedded, is_whole
 from sharpflow.experiments.report.page import Cell, Page, Sphere, Table, number, words
-from sharpflow.simulator.store.files import read_json
+from sharpflow.models.files import read_json
 
 _HEADS = ("part", "statement", "measured", "allowed", "holds", "note")
 _DEMO = (

@@ -20,9 +20,10 @@ from sharpflow.experiments.report.predicted import (
 )
 from sharpflow.experiments.report.spheres import predicted_sphere, recorded_sphere
 from sharpflow.experiments.report.statements import SETTLED, statement_table
-from sharpflow.experiments.run import own_config, size_in_words
+from sharpflow.experiments.run import own_config
+from sharpflow.models.files import read_json
+from sharpflow.models.representation import size_in_words
 from sharpflow.simulator import RunError, open_run
-from sharpflow.simulator.store.files import read_json
 from sharpflow.simulator.store.folder import CONFIG_FILE, RunFolder
 from sharpflow.simulator.store.reading import noted_memory, verified_digest
 

@@ -8,8 +8,8 @@ from sharpflow.experiments.report.render import render
 from sharpflow.experiments.report.run import run_page
 from sharpflow.experiments.report.size import fitted
 from sharpflow.models.arguments import FLAG, INTEGER, PATH, checked, optional
+from sharpflow.models.files import write_atomically
 from sharpflow.models.paths import user_path
-from sharpflow.simulator.store.files import write_atomically
 
 NAME = "report.html"
 

@@ -5,7 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sharpflow.models.representation import summarized
 
+
+@summarized
 class Standardization(NamedTuple):
     """The constants of x = (pixel − mean) / deviation, for pixels in [0, 1].
 

@@ -29,6 +29,7 @@ from sharpflow.models.leaves import on_device
 from sharpflow.models.metrics import Scores
 from sharpflow.models.precision import compiled, full_precision
 from sharpflow.models.problem import Params
+from sharpflow.models.representation import summarized
 
 # Ten times as many would take, when the problem is made, the memory that micro-batches are there to
 # save. A dozen would find a layer that mixes all its examples; more are taken in case it mixes some
@@ -36,6 +37,7 @@ from sharpflow.models.problem import Params
 _COMPARED = 128  # examples on which micro-batches are compared with one batch
 
 
+@summarized
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=("inputs", "fixed", "constants", "targets", "test_inputs", "scores"),

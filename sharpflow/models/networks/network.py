@@ -16,10 +16,12 @@ from sharpflow.models.flax_adapter import LOSSES, from_flax
 from sharpflow.models.inputs import holds_classes, resolve_dtype
 from sharpflow.models.normalization import NORMALIZATIONS, normalized
 from sharpflow.models.problem import Problem
+from sharpflow.models.representation import summarized
 
 HEADS = ("normalized", "fixed", "trained")
 
 
+@summarized
 class NormalizedNetwork(nn.Module):
     """Linear layers without biases, each normalized, with an activation between them.
 

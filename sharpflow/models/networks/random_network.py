@@ -25,6 +25,7 @@ from sharpflow.models.arguments import (
 from sharpflow.models.inputs import resolve_dtype, validated_inputs
 from sharpflow.models.normalization import Normalization, batch_normalize
 from sharpflow.models.problem import Params, Problem
+from sharpflow.models.representation import summarized
 
 
 def _identity(x: Array) -> Array:
@@ -53,6 +54,7 @@ _OF_OUTPUTS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+@summarized
 @dataclasses.dataclass(frozen=True)
 class RandomNetwork:
     """A fully connected network, all of whose weights and biases are Gaussian and trained.

@@ -21,7 +21,9 @@ from sharpflow.models.arguments import (
     shown,
 )
 from sharpflow.models.compiled_function import special_values_allowed
+from sharpflow.models.parameter_names import parameter_names
 from sharpflow.models.problem import PROBLEM
+from sharpflow.models.representation import Summary, duration_in_words, size_in_words, summarized
 from sharpflow.simulator.axes import BASE, keywords_of
 from sharpflow.simulator.grid.engine import (
     DEVICES,
@@ -34,7 +36,6 @@ from sharpflow.simulator.grid.execute import run_in_folder, run_in_memory
 from sharpflow.simulator.grid.points import MakeProblem
 from sharpflow.simulator.grid.spec import GridArguments, GridSpec, prepare, with_signature
 from sharpflow.simulator.host import Lanes, Layout
-from sharpflow.simulator.labels import parameter_names
 from sharpflow.simulator.processes import PROCESSES, Processes
 from sharpflow.simulator.program import MakeOptimizer, rule_at
 from sharpflow.simulator.quantities import quantity_of
@@ -117,6 +118,7 @@ def simulate_grid(
     return open_run(run)
 
 
+@summarized
 @dataclasses.dataclass(frozen=True)
 class GridPlan:
     """What a grid will take.
@@ -139,6 +141,22 @@ class GridPlan:
     peak_bytes: int | None
     stored_bytes: int
     seconds: float
+
+    def _summary(self) -> Summary:
+        points = int(np.prod(list(self.shape.values())))
+        widths = sorted({layout.width for layout in self.layouts})
+        measured = "" if self.peak_bytes is None else f"; {size_in_words(self.peak_bytes)} measured"
+        return Summary(
+            f"GridPlan: {points:,} points",
+            [
+                ("shape", ", ".join(f"{count} {name}" for name, count in self.shape.items())),
+                ("updates", f"{self.updates:,} in all"),
+                ("time", f"about {duration_in_words(self.seconds)}, compiling aside"),
+                ("memory", f"{size_in_words(self.memory_bytes)} of a device{measured}"),
+                ("on disk", f"at most {size_in_words(self.stored_bytes)}"),
+                ("programs", f"{len(self.layouts)}, groups of {', '.join(map(str, widths))}"),
+            ],
+        )
 
 
 @with_signature

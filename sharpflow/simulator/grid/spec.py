@@ -14,6 +14,7 @@ import numpy as np
 from sharpflow.models import Problem
 from sharpflow.models.arguments import COUNT, FLAG, FUNCTION, POSITIVE, instance, nearest, optional
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
+from sharpflow.models.representation import Summary, summarized, words
 from sharpflow.simulator.axes import BASE, Axes, grid_axes, keywords_of
 from sharpflow.simulator.chunk import stacked
 from sharpflow.simulator.grid.points import (
@@ -96,6 +97,7 @@ class GridArguments(TypedDict, total=False):
     matmul_precision: MatmulPrecision
 
 
+@summarized
 @dataclasses.dataclass(frozen=True, eq=False)
 class GridSpec:
     """What a grid simulates; how and where it runs is given separately.
@@ -150,6 +152,13 @@ class GridSpec:
         for name, kind in _KINDS.items():
             kind.require(name, getattr(self, name))
         validated_precision(self.matmul_precision)
+
+    def _summary(self) -> Summary:
+        fields = dataclasses.fields(self)
+        given = {field.name: getattr(self, field.name) for field in fields[1:]}
+        own = {f.name: given[f.name] for f in fields[1:] if given[f.name] is not f.default}
+        lines = [(name, words(value)) for name, value in own.items() if value is not None]
+        return Summary("GridSpec", [("problem", words(self.problem)), *lines])
 
     @classmethod
     def of(

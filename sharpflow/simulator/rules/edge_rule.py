@@ -15,6 +15,7 @@ from jaxtyping import Array
 
 from sharpflow.models import Params
 from sharpflow.models.arguments import Kind, shown
+from sharpflow.models.representation import summarized
 
 OPTIMIZER = Kind(
     "an optax transformation, with init and update",
@@ -24,6 +25,7 @@ OPTIMIZER = Kind(
 )
 
 
+@summarized
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EdgeDynamics:
     """How an update rule acts at the Edge of Stability, as far as that is derived.

@@ -13,6 +13,7 @@ from sharpflow.models import Params, Problem
 from sharpflow.models.arguments import COUNT, FLAG, SEED, SHARE, checked, number, optional
 from sharpflow.models.precision import full_precision
 from sharpflow.models.problem import PROBLEM
+from sharpflow.models.representation import summarized
 from sharpflow.theory import Linearization, Status, linearize
 from sharpflow.theory.linearization import Method, resolve_method
 from sharpflow.theory.residuals import residual_form
@@ -158,6 +159,7 @@ def flattest_coordinates(
     return _Coordinates(problem, share, refresh_every, decay, num_probes, radial, seed)
 
 
+@summarized
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=("problem",),
@@ -218,6 +220,7 @@ class _CoordinatesState(NamedTuple):
     flat: Bool[Array, " d"]
 
 
+@summarized
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=("problem",),

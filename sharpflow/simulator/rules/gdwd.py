@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from sharpflow.models import Params
 from sharpflow.models.arguments import require_within
 from sharpflow.simulator.rules.edge_rule import EdgeDynamics, euclidean_step_size, norm_squared
+from sharpflow.simulator.rules.printed import printed_as
 from sharpflow.theory import effective_learning_rate
 from sharpflow.theory.arguments import validate_rates
 
@@ -39,7 +40,8 @@ def gdwd(learning_rate: float, weight_decay: float) -> optax.GradientTransformat
             weight_decay=jnp.asarray(weight_decay, dtype),
         )
 
-    return optax.GradientTransformation(init, _gdwd_update)
+    rule = optax.GradientTransformation(init, _gdwd_update)
+    return printed_as(rule, "gdwd", learning_rate=learning_rate, weight_decay=weight_decay)
 
 
 class GDWDState(NamedTuple):

@@ -14,6 +14,7 @@ from sharpflow.models import Params
 from sharpflow.models.arguments import NOT_NEGATIVE, Kind, checked, require_within
 from sharpflow.simulator.rules.edge_rule import OPTIMIZER, EdgeDynamics, edge_dynamics
 from sharpflow.simulator.rules.flat_directions import FlatProjection
+from sharpflow.simulator.rules.printed import printed_as
 from sharpflow.simulator.rules.wrapped import update_with_extras
 
 PROJECTION = Kind(
@@ -56,7 +57,8 @@ def ire(
             along_manifold=jnp.asarray(projection.along_manifold),
         )
 
-    return optax.GradientTransformationExtraArgs(init, _Update(base.update, projection))
+    rule = optax.GradientTransformationExtraArgs(init, _Update(base.update, projection))
+    return printed_as(rule, "ire", base=base, kappa=kappa, projection=projection)
 
 
 class IREState(NamedTuple):

@@ -14,6 +14,7 @@ from sharpflow.simulator.rules.edge_rule import (
     euclidean_step_size,
     norm_squared,
 )
+from sharpflow.simulator.rules.printed import printed_as
 from sharpflow.theory import effective_learning_rate
 from sharpflow.theory.arguments import validate_rates
 
@@ -54,7 +55,10 @@ def momentum(
             average=optax.tree.zeros_like(params),
         )
 
-    return optax.GradientTransformation(init, _momentum_update)
+    rule = optax.GradientTransformation(init, _momentum_update)
+    return printed_as(
+        rule, "momentum", learning_rate=learning_rate, weight_decay=weight_decay, beta=beta
+    )
 
 
 class MomentumState(NamedTuple):

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from sharpflow.models import Params
 from sharpflow.models.arguments import POSITIVE, checked, require_within
 from sharpflow.simulator.rules.edge_rule import EdgeDynamics, norm_squared
+from sharpflow.simulator.rules.printed import printed_as
 
 
 @checked(effective_learning_rate=POSITIVE)
@@ -36,7 +37,8 @@ def projected_gd(effective_learning_rate: float) -> optax.GradientTransformation
         require_within(dtype, effective_learning_rate=effective_learning_rate)
         return ProjectedGDState(learning_rate=jnp.asarray(effective_learning_rate, dtype))
 
-    return optax.GradientTransformation(init, _projected_gd_update)
+    rule = optax.GradientTransformation(init, _projected_gd_update)
+    return printed_as(rule, "projected_gd", effective_learning_rate=effective_learning_rate)
 
 
 class ProjectedGDState(NamedTuple):

@@ -19,6 +19,7 @@ from sharpflow.models.arguments import (
 )
 from sharpflow.models.problem import is_concrete
 from sharpflow.simulator.rules.edge_rule import EdgeDynamics, norm_squared
+from sharpflow.simulator.rules.printed import printed_as
 
 
 @checked(learning_rate=POSITIVE, b=POSITIVE, v0=optional(POSITIVE), on_sphere=FLAG)
@@ -59,7 +60,10 @@ def quasi_rmsprop(
             on_sphere=jnp.asarray(on_sphere),
         )
 
-    return optax.GradientTransformation(init, _quasi_rmsprop_update)
+    rule = optax.GradientTransformation(init, _quasi_rmsprop_update)
+    return printed_as(
+        rule, "quasi_rmsprop", learning_rate=learning_rate, b=b, v0=v0, on_sphere=on_sphere
+    )
 
 
 class QuasiRMSpropState(NamedTuple):

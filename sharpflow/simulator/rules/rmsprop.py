@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from sharpflow.models import Params
 from sharpflow.models.arguments import NOT_NEGATIVE, POSITIVE, SHARE, checked, require_within
 from sharpflow.simulator.rules.edge_rule import EdgeDynamics
+from sharpflow.simulator.rules.printed import printed_as
 
 
 @checked(learning_rate=POSITIVE, decay=SHARE, epsilon=POSITIVE, initial_scale=NOT_NEGATIVE)
@@ -58,7 +59,15 @@ def rmsprop(
             nu=optax.tree.full_like(params, initial_scale),
         )
 
-    return optax.GradientTransformation(init, _rmsprop_update)
+    rule = optax.GradientTransformation(init, _rmsprop_update)
+    return printed_as(
+        rule,
+        "rmsprop",
+        learning_rate=learning_rate,
+        decay=decay,
+        epsilon=epsilon,
+        initial_scale=initial_scale,
+    )
 
 
 class RMSpropState(NamedTuple):

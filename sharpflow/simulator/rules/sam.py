@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from sharpflow.models import Params
 from sharpflow.models.arguments import POSITIVE, checked, require_within
 from sharpflow.simulator.rules.edge_rule import EdgeDynamics, euclidean_step_size, norm_squared
+from sharpflow.simulator.rules.printed import printed_as
 from sharpflow.theory import effective_learning_rate
 from sharpflow.theory.arguments import validate_rates
 
@@ -49,7 +50,8 @@ def sam(
             rho=jnp.asarray(rho, dtype),
         )
 
-    return optax.GradientTransformationExtraArgs(init, _sam_update)
+    rule = optax.GradientTransformationExtraArgs(init, _sam_update)
+    return printed_as(rule, "sam", learning_rate=learning_rate, weight_decay=weight_decay, rho=rho)
 
 
 class SAMState(NamedTuple):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from sharpflow.models import Params
@@ -92,6 +93,59 @@ def with_step_hyperparameters(before: Any, hyperparameters_of_step: list[dict[st
         return jax.tree.map(told, tree, is_leaf=_is_injected)
 
     return walked(before) if hyperparameters_of_step else before
+
+
+def at_step(state: Any, step: int) -> Any:
+    """A fresh optimizer state whose schedules have come to a step.
+
+    Args:
+      state: as ``init`` returns it.
+      step: updates that were made before, by any rule.
+
+    Returns:
+      The state; averages of gradients in it stay as they begin.
+    """
+
+    # The count of a schedule stands alone in its state, or beside the hyperparameters that it
+    # injects. Adam's stands beside its averages and tells how many gradients are in those.
+    def is_scheduled(part: Any) -> bool:
+        return _is_injected(part) or getattr(part, "_fields", ()) == ("count",)
+
+    def set_count(part: Any) -> Any:
+        if not is_scheduled(part):
+            return part
+        others = {
+            name: jax.tree.map(set_count, value, is_leaf=is_scheduled)
+            for name, value in part._asdict().items()
+            if name != "count"
+        }
+        count = {"count": jnp.asarray(step, part.count.dtype)} if hasattr(part, "count") else {}
+        return part._replace(**count, **others)
+
+    return jax.tree.map(set_count, state, is_leaf=is_scheduled)
+
+
+def buffers(state: Any) -> list[str]:
+    """Where an optimizer state keeps what it has seen, such as averages of gradients.
+
+    Args:
+      state: of any optax transformation.
+
+    Returns:
+      The field of each such pytree of arrays, without the hyperparameters and counts of steps.
+    """
+    constants = {*edge_dynamics(state).hyperparameters, "count", "hyperparams"}
+    found: dict[str, None] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        names = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)]
+        is_array = getattr(leaf, "shape", ()) != ()
+        if names and not constants & set(names) and (is_array or names[-1] in _AVERAGES):
+            found[names[-1]] = None
+    return list(found)
+
+
+# Fields of one number that change with every gradient.
+_AVERAGES = ("v",)
 
 
 def require_followed_schedules(state: Any) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sharpflow.models.stored_names import NAME, stored_names
 from sharpflow.simulator.store.chunks import ArrayFiles, is_consolidated, read_metadata
-from sharpflow.simulator.store.names import NAME, stored_names
 
 if TYPE_CHECKING:
     import xarray

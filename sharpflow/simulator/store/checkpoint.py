@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sharpflow.simulator.store.files import digest, read_sealed, write_atomically, write_sealed
+from sharpflow.models.files import digest, read_sealed, write_atomically, write_sealed
 
 # Checkpoints that stay. While the newest is written the one before must be whole, and that is all
 # that a kill at any moment needs.

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sharpflow.models.files import digest_of, read_json, write_json
 from sharpflow.simulator.store.errors import RunError
-from sharpflow.simulator.store.files import digest_of, read_json, write_json
 
 FORMAT = 2  # since chunks have checksums, and none is left out
 # The format before that, whose runs can still be opened and resumed.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sharpflow.simulator.store.files import read_sealed, write_sealed
+from sharpflow.models.files import read_sealed, write_sealed
 
 
 def note_ended(folder: Path, process: int, ended: np.ndarray) -> None:

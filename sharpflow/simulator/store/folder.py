@@ -13,6 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from sharpflow.models.files import (
+    PARTIAL,
+    digest,
+    read_json,
+    read_sealed,
+    remove_partial,
+    write_atomically,
+    write_json,
+    write_sealed,
+)
 from sharpflow.models.paths import user_path
 from sharpflow.simulator.store.arrays import (
     Variable,
@@ -34,16 +44,6 @@ from sharpflow.simulator.store.description import (
 )
 from sharpflow.simulator.store.ended import note_ended, read_ended
 from sharpflow.simulator.store.errors import RunError, storage_errors
-from sharpflow.simulator.store.files import (
-    PARTIAL,
-    digest,
-    read_json,
-    read_sealed,
-    remove_partial,
-    write_atomically,
-    write_json,
-    write_sealed,
-)
 from sharpflow.simulator.store.lock import alone
 
 CONFIG_FILE = "config.toml"

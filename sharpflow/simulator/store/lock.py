@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from sharpflow.models.files import write_json
 from sharpflow.simulator.store.errors import RunLockedError, storage_errors
-from sharpflow.simulator.store.files import write_json
 
 # Seconds that other processes wait for the first, which prepares the folder: it may have to check
 # every file of a large run. Ten times as long would hide for most of an hour that it had died.

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 
 from sharpflow.models import Params
+from sharpflow.models.parameter_names import parameter_names
 from sharpflow.simulator.axes import Axes
 from sharpflow.simulator.host import Lane
-from sharpflow.simulator.labels import parameter_names
 from sharpflow.simulator.observables import RUNNING
 from sharpflow.simulator.program import LoopState
 from sharpflow.simulator.store.arrays import PENDING

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 
 from sharpflow.models import Params
+from sharpflow.models.parameter_names import parameter_dimensions, parameter_names
 from sharpflow.simulator.axes import BASE, Axes
 from sharpflow.simulator.columns import dimensions
-from sharpflow.simulator.labels import parameter_dimensions, parameter_names
 from sharpflow.simulator.quantities import axis_quantity, quantity_of
 from sharpflow.simulator.quantity import Quantity
 from sharpflow.simulator.schedule import Schedule

@@ -7,10 +7,12 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float
 
 from sharpflow.models.precision import full_precision
+from sharpflow.models.representation import summarized
 from sharpflow.theory.linearization.protocol import Residual
 from sharpflow.theory.linearization.spectrum import inverse_of, nonzero, unit_rows, without_radial
 
 
+@summarized
 @chex.dataclass(frozen=True)
 class DenseLinearization:
     """With the Jacobian itself, and the eigenvectors of its smaller Gram matrix.

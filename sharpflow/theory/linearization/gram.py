@@ -7,6 +7,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from sharpflow.models.precision import full_precision
+from sharpflow.models.representation import summarized
 from sharpflow.theory.linearization.iterative import IterativeLinearization
 from sharpflow.theory.linearization.protocol import Residual
 from sharpflow.theory.linearization.spectrum import (
@@ -19,6 +20,7 @@ from sharpflow.theory.linearization.spectrum import (
 )
 
 
+@summarized
 @chex.dataclass(frozen=True)
 class GramLinearization:
     """With JJᵀ decomposed, and products with J and Jᵀ: memory 2 m² instead of m d.

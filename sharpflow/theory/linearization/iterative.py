@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from sharpflow.models.precision import full_precision
+from sharpflow.models.representation import summarized
 from sharpflow.theory.lanczos import lanczos
 from sharpflow.theory.least_squares import least_norm_solution
 from sharpflow.theory.linearization.protocol import Residual
@@ -16,6 +17,7 @@ from sharpflow.theory.linearization.spectrum import map_rows, unit_rows, without
 from sharpflow.theory.scaling import norm
 
 
+@summarized
 @chex.dataclass(frozen=True)
 class IterativeLinearization:
     """By products with J and Jᵀ alone: memory of a few vectors.

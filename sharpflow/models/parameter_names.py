@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jax
 
-from sharpflow.models import Params
+from sharpflow.models.problem import Params
 
 _ESCAPED = {"%": "%25", ".": "%2E"}
 

@@ -1,28 +1,63 @@
 """Files that are there as a whole or not at all, and JSON that shows when it is damaged."""
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 PARTIAL = ".partial"
 
 
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A place beside a file or a folder, which takes its place at the end; or neither is there.
+
+    Args:
+      path: of the file or folder, which may be there already.
+
+    Yields:
+      Where to write; flushed to the disk before it is moved. After an error it is removed, and what
+      was there before stays. A folder that is replaced is moved aside first: a kill just then
+      leaves it whole beside its place, under a name that ends in ``.partial``.
+    """
+    # a process number would not do: containers on one disk have the same ones
+    partial, former = (path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}") for _ in range(2))
+    try:
+        yield partial
+        _flush(partial)
+        if path.is_dir():  # which no rename replaces, unless it is empty
+            path.replace(former)
+        try:
+            partial.replace(path)
+        except OSError:
+            if former.exists():
+                former.replace(path)
+            raise
+    finally:
+        for left in (partial, former):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Have the bytes of a file, or of all files of a folder, on the disk."""
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
+
+
 def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
     """Write a file beside its place, flush it to the disk, and put it in its place."""
-    # a process number would not do: containers on one disk have the same ones
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replaced(path) as partial, partial.open("wb") as file:
+        write(file)
 
 
 def write_json(path: Path, content: Any) -> None:
