@@ -131,16 +131,22 @@ def test_the_rest_of_an_excess_is_known_where_the_bracket_closes():
         assert settled_excess(q, 1.0, 1.0) == pytest.approx(limit, rel=1e-5)
 
 
-def test_params_that_a_loss_does_not_know_are_refused_with_what_it_says():
+def test_params_that_a_loss_does_not_know_are_refused_with_what_differs():
     made = sf.Problem(
         init=lambda key: {"a": jnp.ones(2), "b": jnp.ones(2)},
         loss=lambda w: jnp.sum(w["a"] @ w["b"]),
         scale_invariant=False,
     )
-    for params in (
-        {"a": np.ones(2)},
-        {"a": np.ones(2), "b": None},
-        {"a": np.ones(2), "b": np.ones(3)},
+    given = {"a": np.ones(2), "b": np.ones(2)}
+    for params, differs in (
+        ({"a": np.ones(2)}, "b is missing"),
+        (given | {"b": None}, "b is missing"),
+        (given | {"b": np.ones(3)}, "b has shape (3,) instead of (2,)"),
     ):
-        with pytest.raises(ValueError, match="params do not fit the problem: with arrays of shape"):
+        with pytest.raises(ValueError, match="params do not fit the problem, whose init") as caught:
             sf.simulate(made, params, sf.gdwd(0.1, 0.0), 2)
+        assert differs in str(caught.value)
+    # an init that jax cannot trace says nothing of what differs, and the loss speaks for itself
+    opaque = sf.Problem(init=lambda key: float(key) * 1.0, loss=made.loss, scale_invariant=False)
+    with pytest.raises(ValueError, match=r"params do not fit .* of shapes .* raises KeyError: 'b'"):
+        sf.simulate(opaque, {"a": np.ones(2)}, sf.gdwd(0.1, 0.0), 2)

@@ -457,17 +457,57 @@ def require_fitting(problem: Problem, params: Params, name: str = "params") -> N
       name: what to call them in errors.
 
     Raises:
-      ValueError: naming them, with what the functions say.
+      ValueError: naming them, with the arrays that differ from those of ``init``, or with what the
+        functions say.
     """
     try:
         _check_shapes(problem, params)
-    except (TypeError, LookupError, AttributeError) as error:
-        # what a function meets that is given other arrays than it knows, or fewer
+    except Exception as error:  # a function that is given other arrays may raise anything
+        differences = _differences(problem, params)
+        if differences:
+            raise ValueError(
+                f"{name} do not fit the problem, whose init gives other arrays: "
+                f"{'; '.join(differences)}. Take problem.init(jax.random.key(seed)), or the "
+                "problem that they belong to"
+            ) from error
+        if not isinstance(error, TypeError | LookupError | AttributeError):
+            raise
         shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
         raise ValueError(
             f"{name} do not fit the problem: with arrays of shapes {shown(shapes)} its loss raises "
             f"{type(error).__name__}: {error}"
         ) from error
+
+
+def _differences(problem: Problem, params: Params) -> list[str]:
+    """How params differ from those that ``init`` gives, in words; empty where nobody can tell.
+
+    Asked only where something failed: an init may draw what jax cannot trace, and a loss may take
+    more than its init gives.
+    """
+    try:
+        expected = jax.eval_shape(problem.init, jax.random.key(0))
+        known, given = (
+            dict(zip(parameter_paths(tree), jax.tree.leaves(tree), strict=True))
+            for tree in (expected, params)
+        )
+    except Exception:
+        return []
+    lines = [f"{path or 'the array'} is missing" for path in known if path not in given]
+    lines += [f"{path or 'the array'} is unknown" for path in given if path not in known]
+    lines += [
+        f"{path or 'the array'} has shape {given[path].shape} instead of {like.shape}"
+        for path, like in known.items()
+        if path in given and given[path].shape != like.shape
+    ]
+    dtypes = [sorted({str(leaf.dtype) for leaf in tree.values()}) for tree in (given, known)]
+    if not lines and dtypes[0] != dtypes[1]:
+        lines = [
+            f"they are {' and '.join(dtypes[0])} instead of {' and '.join(dtypes[1])}, which a "
+            "cast mends, or data in their dtype"
+        ]
+    most = 6  # lines, of which a reader sees what is wrong; a large network has a hundred arrays
+    return lines[:most] + ([f"and {len(lines) - most} more"] if len(lines) > most else [])
 
 
 def _as_array(leaf: Any, name: str) -> jax.Array:

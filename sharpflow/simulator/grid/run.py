@@ -12,7 +12,6 @@ from sharpflow.models import Params, Problem
 from sharpflow.models.arguments import (
     COUNT,
     FLAG,
-    FUNCTION,
     PATH,
     Kind,
     checked,
@@ -39,6 +38,7 @@ from sharpflow.simulator.processes import PROCESSES, Processes
 from sharpflow.simulator.program import MakeOptimizer, rule_at
 from sharpflow.simulator.quantities import quantity_of
 from sharpflow.simulator.rules import gdwd
+from sharpflow.simulator.rules.edge_rule import MAKE_OPTIMIZER
 from sharpflow.simulator.store.arrays import PENDING
 from sharpflow.simulator.store.folder import RunFolder
 from sharpflow.simulator.store.reading import open_run
@@ -199,7 +199,7 @@ GRID = Kind(
 )
 
 
-@checked(grid=GRID, problem=PROBLEM, optimizer=FUNCTION)
+@checked(grid=GRID, problem=PROBLEM, optimizer=MAKE_OPTIMIZER)
 def grid_point(
     grid: "xarray.Dataset", problem: Problem, *, optimizer: MakeOptimizer = gdwd, **point: Any
 ) -> Trajectory:

@@ -30,6 +30,7 @@ from sharpflow.simulator.observables import DEFAULT, OBSERVABLES, RUNNING, resol
 from sharpflow.simulator.program import EffectiveRate, MakeOptimizer, Program, Rule
 from sharpflow.simulator.quantities import recorded_quantities
 from sharpflow.simulator.rules import gdwd
+from sharpflow.simulator.rules.edge_rule import MAKE_OPTIMIZER
 from sharpflow.simulator.schedule import Schedule, plain, schedule
 from sharpflow.simulator.store.arrays import Variable
 from sharpflow.simulator.store.variables import grid_variables
@@ -193,7 +194,7 @@ _KINDS = {
     "observables": OBSERVABLES,
     "snapshot_every": optional(COUNT),
     "final_params": FLAG,
-    "optimizer": FUNCTION,
+    "optimizer": MAKE_OPTIMIZER,
     "start": optional(FUNCTION),
     "effective_learning_rate": optional(FUNCTION),
 }

@@ -14,13 +14,26 @@ import optax
 from jaxtyping import Array
 
 from sharpflow.models import Params
-from sharpflow.models.arguments import SHARE, Kind, shown
+from sharpflow.models.arguments import FUNCTION, SHARE, Kind, shown
 
 OPTIMIZER = Kind(
     "an optax transformation, with init and update",
     lambda value: (
         callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))
     ),
+    lambda value: (
+        "call the function with its rates, as sharpflow.gdwd(learning_rate, weight_decay)"
+        if callable(value)
+        else ""
+    ),
+)
+MAKE_OPTIMIZER = FUNCTION.with_remedy(
+    lambda value: (
+        "give the function that makes the transformation, as optimizer=sharpflow.gdwd: a grid "
+        "calls it with the rates of each point"
+        if OPTIMIZER.fits(value)
+        else ""
+    )
 )
 
 
