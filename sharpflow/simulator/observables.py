@@ -90,6 +90,7 @@ BUILT_IN: dict[str, Observable] = {
         "effective_learning_rate",
         _effective_learning_rate,
         needs_rule=True,
+        assumes_invariance=True,
         quantities=[
             Quantity(
                 "effective_learning_rate",
@@ -107,6 +108,7 @@ BUILT_IN: dict[str, Observable] = {
         "threshold",
         _threshold,
         needs_rule=True,
+        assumes_invariance=True,
         quantities=[
             Quantity(
                 "threshold",

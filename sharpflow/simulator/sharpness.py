@@ -99,6 +99,7 @@ def sharpness(
         compute=tracked,
         needs_previous=at == "midpoint",
         memory=tracked.memory,
+        assumes_invariance=True,
         quantities=_spherical_quantities(at),
     )
 

@@ -83,7 +83,9 @@ def linear_regression_digits(num_images: int = 20, *, dtype: object = None) -> P
         return jnp.arctan2(jnp.linalg.norm(w - inside @ span), jnp.linalg.norm(inside))
 
     metrics = {"angle_to_solution": angle}
-    return Problem(init=problem.init, residual=problem.residual, metrics=metrics)
+    return Problem(
+        init=problem.init, residual=problem.residual, metrics=metrics, scale_invariant=True
+    )
 
 
 @checked(key=KEY, angle=number(least=0, below=np.pi / 2), num_images=COUNT, perturbation=FINITE)

@@ -130,8 +130,9 @@ def from_flax(
       devices: jax devices over which the examples are spread, of each micro-batch or
         of the whole batch; parameters are copied to all.
       dtype: float32 or float64; by default that of jax.
-      scale_invariant: False marks an ablation; by default what a linen module tells as
-        its ``scale_invariant``, as those of ``sharpflow.models`` do, and True otherwise.
+      scale_invariant: as of ``Problem``: False marks an ablation; by default what a linen module
+        tells as its ``scale_invariant``, as those of ``sharpflow.models`` do, and otherwise the
+        loss is taken to be invariant, and the first simulation looks whether it is.
 
     Returns:
       A Problem whose params are the module's, without the fixed ones: nested
@@ -188,11 +189,9 @@ def from_flax(
         scores |= {f"test_{name}": one for name, one in test_scores.items()}
         data = dataclasses.replace(data, scores=scores)
         data = with_test_inputs(network, data, test_inputs, micro_batch)
-    if scale_invariant is None:
-        declared = (
-            getattr(module, "scale_invariant", True) if isinstance(module, nn.Module) else True
-        )
-        scale_invariant = bool(declared)
+    if scale_invariant is None and isinstance(module, nn.Module):
+        declared = getattr(module, "scale_invariant", None)
+        scale_invariant = None if declared is None else bool(declared)
     problem = partial(
         Problem,
         network.init,

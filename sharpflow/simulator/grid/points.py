@@ -15,6 +15,7 @@ from sharpflow.models.arguments import require_within, shown
 from sharpflow.models.precision import compiled
 from sharpflow.simulator.axes import BASE, Axes, keywords_of
 from sharpflow.simulator.host import Starts
+from sharpflow.simulator.premises import require_possible_rule
 from sharpflow.simulator.program import (
     Hyperparameters,
     LoopState,
@@ -165,6 +166,7 @@ class Points:
             raise ValueError(f"at {self.axes.describe(point)}: {error}") from error
         state = optimizer.init(self.example)
         require_followed_schedules(state)
+        require_possible_rule(state, self.example)
         return flow_time_per_step(state)
 
     @property

@@ -27,6 +27,7 @@ from sharpflow.simulator.grid.points import (
 from sharpflow.simulator.loop import column_shapes
 from sharpflow.simulator.moment import Observable
 from sharpflow.simulator.observables import DEFAULT, OBSERVABLES, RUNNING, resolve
+from sharpflow.simulator.premises import warn_of_missing_columns
 from sharpflow.simulator.program import EffectiveRate, MakeOptimizer, Program, Rule
 from sharpflow.simulator.quantities import recorded_quantities
 from sharpflow.simulator.rules import gdwd
@@ -260,6 +261,11 @@ def prepare(spec: GridSpec) -> Grid:
         num_records=num_records,
     )
     columns = _columns(points, running, axes.names)
+    for points_together in points:
+        state = points_together.state(points_together.batch.points[0]).optimizer_state
+        made_of = points_together.batch.program.problem
+        rate = spec.effective_learning_rate
+        warn_of_missing_columns(spec.observables, observables, made_of, state, rate)
     keeps_params = snapshot_every is not None or spec.final_params
     example = _one_shape(points) if keeps_params else None
     variables = grid_variables(

@@ -91,6 +91,21 @@ class EdgeDynamics:
             if value is not None and not callable(value):
                 raise ValueError(f"{name} must be a function or None, got {shown(value)}")
 
+    def effective_rate(self, params: Params, *, scale_invariant: bool) -> Array | None:
+        """η̃ at params, or None where it is not known.
+
+        Args:
+          params: w.
+          scale_invariant: whether the direction of w is what moves, or w itself.
+
+        Returns:
+          Shape ().
+        """
+        if not scale_invariant:
+            return self.step_size
+        tell = self.effective_learning_rate
+        return None if tell is None else tell(params)
+
     @property
     def of_step(self) -> bool:
         """Whether it tells of a step, and not merely κ of what changes the steps of others."""
