@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from sharpflow.models.arguments import FLAG, instance, optional, shown
 from sharpflow.models.bound_function import BoundFunction, is_pytree_of_arrays
 from sharpflow.models.leaves import require_x64_for, validated_leaves
+from sharpflow.models.names import require_free
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
 from sharpflow.models.static_function import StaticFunction, static_part
 
@@ -66,7 +67,8 @@ class Problem:
     Args:
       init: key -> params, a pytree of floating-point arrays of one dtype.
       residual, outputs, criterion, loss: the loss, as above.
-      metrics: named functions params -> scalar, for instance a test error.
+      metrics: named functions params -> scalar, for instance a test error. Each becomes a column
+        of this name, which no other column has.
       scale_invariant: False marks an ablation without normalization, which is
         simulated but gets no flow on the sphere. True says that the loss is invariant to the scale
         of its params. By default it is taken to be, and ``simulate`` and ``simulate_grid`` look
@@ -83,8 +85,9 @@ class Problem:
 
     Raises:
       ValueError: not exactly one form is given, something that is no function or takes neither
-        one argument nor two, metrics without names, data that are no arrays, a function that needs
-        data where there are none, or one with a default for its ``data``.
+        one argument nor two, metrics without names or with the name of another column, data that
+        are no arrays, a function that needs data where there are none, or one with a default for
+        its ``data``.
     """
 
     scale_invariant: bool
@@ -316,7 +319,7 @@ class Problem:
           metrics: named functions of params, or of params and the data of this problem.
 
         Raises:
-          ValueError: something that is no function.
+          ValueError: something that is no function, or the name of another column.
         """
         named = _bound_metrics(metrics, self.data)
         return _made(self._functions, named, self.data, self._mark, FULL).at_precision(
@@ -423,6 +426,7 @@ def _bound(name: str, function: Any, data: Any) -> BoundFunction:
 def _bound_metrics(metrics: Any, data: Any) -> dict[str, BoundFunction]:
     if not isinstance(metrics, Mapping) or not all(isinstance(name, str) for name in metrics):
         raise ValueError(f"metrics must be a dictionary of functions by name, got {metrics!r}")
+    require_free("metrics", metrics)
     return {name: _bound(f"metrics[{name!r}]", metric, data) for name, metric in metrics.items()}
 
 

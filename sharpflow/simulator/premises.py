@@ -161,7 +161,7 @@ def warn_of_scale(
     except ValueError as error:
         assumed_by = ", ".join(assuming)
         warn_caller(
-            f"problem is taken to be scale-invariant, as is assumed by {assumed_by}, but {error} Or "
-            "say what it is when you make it: scale_invariant=False for an ablation, whose "
+            f"problem is taken to be scale-invariant, as is assumed by {assumed_by}, but {error} "
+            "Or say what it is when you make it: scale_invariant=False for an ablation, whose "
             "sharpness and threshold are those at w itself; True if it is near enough"
         )

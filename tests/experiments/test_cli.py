@@ -90,6 +90,9 @@ def test_a_dry_run_prints_the_grid_its_memory_and_its_time(call, config, tmp_pat
     assert "6 points: 2 seed × 3 learning_rate × 1 weight_decay" in result.output
     assert "updates: 240 in all" in result.output
     assert "memory of a device" in result.output and "time: about" in result.output
+    assert "\nseed: 0, 1\n" in result.output
+    alone = call("run", config, "--dry-run", "--set", "seed=3")
+    assert "\nseed: one seed, 3\n" in alone.output  # and not three
     assert list(tmp_path.glob("**/run.json")) == []
 
 

@@ -21,7 +21,7 @@ from sharpflow.models.arguments import (
 )
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.problem import PROBLEM
-from sharpflow.simulator.axes import BASE, keywords_of
+from sharpflow.simulator.axes import BASE, BY_POSITION, keywords_of
 from sharpflow.simulator.grid.engine import (
     DEVICES,
     Placement,
@@ -247,7 +247,8 @@ def grid_point(
         snapshot_row = snapshot_row[existing]
         params = _params(at, example, "params", existing)
     has_last = all(name in at for name in parameter_names(example, "final_params"))
-    taken = (*BASE[1:], *keywords_of(optimizer, [name for name in axes if name not in BASE]))
+    others = [name for name in axes if name not in BASE]
+    taken = (*BASE[1:], *keywords_of(optimizer, others, BY_POSITION["optimizer"]))
     rates = {name: labels[name] for name in taken}
     state = rule_at(optimizer, rates).init(jax.tree.map(_ones, example))
     return Trajectory(

@@ -12,9 +12,19 @@ import jax
 import numpy as np
 
 from sharpflow.models import Problem
-from sharpflow.models.arguments import COUNT, FLAG, FUNCTION, POSITIVE, instance, nearest, optional
+from sharpflow.models.arguments import (
+    COUNT,
+    FLAG,
+    FUNCTION,
+    POSITIVE,
+    ArgumentError,
+    instance,
+    nearest,
+    optional,
+    shown,
+)
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
-from sharpflow.simulator.axes import BASE, Axes, grid_axes, keywords_of
+from sharpflow.simulator.axes import BASE, BY_POSITION, Axes, call_mistake, grid_axes, keywords_of
 from sharpflow.simulator.chunk import stacked
 from sharpflow.simulator.grid.points import (
     Batch,
@@ -315,12 +325,24 @@ def _axes_of_problem(others: Sequence[str], spec: GridSpec) -> tuple[str, ...]:
     by_problem: tuple[str, ...] = ()
     if not isinstance(spec.problem, Problem) and callable(spec.problem):
         by_problem = keywords_of(spec.problem, others)
-    functions = [function for function in (spec.start, spec.optimizer) if function is not None]
-    taken = {*by_problem, *(name for f in functions for name in keywords_of(f, others))}
+    taken = set(by_problem)
+    for name in ("start", "optimizer"):
+        function = getattr(spec, name)
+        if function is None:
+            continue
+        own = keywords_of(function, others, BY_POSITION[name])
+        wrong = call_mistake(function, BY_POSITION[name], own)
+        if wrong is not None:
+            allowed, said = wrong
+            remedy = "what stands in front is passed by position: wrap what takes it by keyword"
+            raise ArgumentError(name, allowed, shown(function), f"{said}; {remedy}")
+        taken.update(own)
     unused = [name for name in others if name not in taken]
     if unused:
         raise ValueError(
-            f"axes has {unused}, which neither problem, start nor optimizer takes as a keyword"
+            f"axes has {unused}, which neither problem, start nor optimizer takes as a keyword: "
+            "the rates have axes of their own, learning_rates and weight_decays, and are passed by "
+            "position; any other axis needs a keyword of its name in one of the three"
         )
     return by_problem
 
