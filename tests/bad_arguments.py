@@ -511,6 +511,7 @@ CALLS: dict[str, Call] = {
             "dtype": DTYPE,
             "scale_invariant": FLAG.or_none,
             "label_smoothing": REAL,
+            "metrics": Bad((3, [np.sum], {"mine": 3}, {"loss": np.sum}, {3: np.sum})),
         },
     ),
     "sharpflow.models.linear_regression": Call(

@@ -4,11 +4,13 @@ import inspect
 import pickle
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from bad_arguments import CALLS, START
+from bad_arguments import CALLS, START, problem, trajectory
 from test_public_names import FUNCTIONS
 
 import sharpflow as sf
@@ -131,16 +133,169 @@ def test_the_rest_of_an_excess_is_known_where_the_bracket_closes():
         assert settled_excess(q, 1.0, 1.0) == pytest.approx(limit, rel=1e-5)
 
 
-def test_params_that_a_loss_does_not_know_are_refused_with_what_it_says():
+def test_params_that_a_loss_does_not_know_are_refused_with_what_differs():
     made = sf.Problem(
         init=lambda key: {"a": jnp.ones(2), "b": jnp.ones(2)},
         loss=lambda w: jnp.sum(w["a"] @ w["b"]),
         scale_invariant=False,
     )
-    for params in (
-        {"a": np.ones(2)},
-        {"a": np.ones(2), "b": None},
-        {"a": np.ones(2), "b": np.ones(3)},
+    given = {"a": np.ones(2), "b": np.ones(2)}
+    for params, differs in (
+        ({"a": np.ones(2)}, "b is missing"),
+        (given | {"b": None}, "b is missing"),
+        (given | {"b": np.ones(3)}, "b has shape (3,) instead of (2,)"),
     ):
-        with pytest.raises(ValueError, match="params do not fit the problem: with arrays of shape"):
+        with pytest.raises(ValueError, match="params do not fit the problem, whose init") as caught:
             sf.simulate(made, params, sf.gdwd(0.1, 0.0), 2)
+        assert differs in str(caught.value)
+    # an init that jax cannot trace says nothing of what differs, and the loss speaks for itself
+    opaque = sf.Problem(init=lambda key: float(key) * 1.0, loss=made.loss, scale_invariant=False)
+    with pytest.raises(ValueError, match=r"params do not fit .* of shapes .* raises KeyError: 'b'"):
+        sf.simulate(opaque, {"a": np.ones(2)}, sf.gdwd(0.1, 0.0), 2)
+
+
+X = np.random.default_rng(0).normal(size=(4, 3))
+RULE = sf.gdwd(0.1, 0.1)
+GRID = {"seeds": 0, "learning_rates": 0.1, "weight_decays": 0.1, "num_steps": 2}
+
+
+def _network(**keywords):
+    return sf.models.from_flax(nn.Dense(2), X.astype(np.float32), [0, 1, 0, 1], **keywords)
+
+
+def _unlike(params, **changes):
+    return {name: value for name, value in (params | changes).items() if value is not None}
+
+
+# What somebody does who has misunderstood, and what must be said: the argument and the remedy.
+MISTAKES = {
+    "params before the problem": (
+        lambda p, w: sf.simulate(w, p, RULE, 3),
+        ["problem must be", "the order is simulate(problem, params, optimizer, num_steps)"],
+    ),
+    "the rule before the params": (
+        lambda p, w: sf.simulate(p, RULE, w, 3),
+        ["optimizer must be", "the order is simulate(problem, params, optimizer, num_steps)"],
+    ),
+    "the number of steps before the rule": (
+        lambda p, w: sf.simulate(p, w, 3, RULE),
+        ["optimizer must be", "got 3; the order is simulate("],
+    ),
+    "the trajectory before the problem": (
+        lambda p, w: sf.predict(trajectory(), p),
+        ["problem must be", "the order is predict(problem, trajectory)"],
+    ),
+    "params before the problem of theory": (
+        lambda p, w: sf.theory.spherical_sharpness(w, p),
+        ["problem must be", "the order is spherical_sharpness(problem, params)"],
+    ),
+    "an observable for a number": (
+        lambda p, w: sf.sharpness(p, w),
+        ["k must be an integer", "sharpflow.theory.spherical_sharpness(problem, params)"],
+    ),
+    "a misspelt keyword": (
+        lambda p, w: sf.simulate(p, w, RULE, 3, observable=["loss"]),
+        ["unexpected keyword argument 'observable'", "id you mean", "observables"],
+    ),
+    "a misspelt observable": (
+        lambda p, w: sf.simulate(p, w, RULE, 3, observables=["metric"]),
+        ["observables names 'metric'", 'did you mean "metrics"?'],
+    ),
+    "the function for the observable": (
+        lambda p, w: sf.simulate(p, w, RULE, 3, observables=[sf.sharpness]),
+        ["observables names", "call the function, which returns the observable"],
+    ),
+    "a metric for an observable": (
+        lambda p, w: sf.simulate(p, w, RULE, 3, observables=["test_accuracy"]),
+        ["observables names 'test_accuracy'", 'record "metrics"', "test=(x, y)"],
+    ),
+    "a column that was not recorded": (
+        lambda p, w: trajectory()["test_error"],
+        ["'test_error' was not recorded", 'record "metrics"', "test=(x, y)"],
+    ),
+    "a column of a rule that was not recorded": (
+        lambda p, w: trajectory()["stability_line"],
+        ["'stability_line' was not recorded", "It comes with 'hessian_sharpness'"],
+    ),
+    "the function for the rule": (
+        lambda p, w: sf.simulate(p, w, sf.gdwd, 3),
+        ["optimizer must be", "call the function with its rates"],
+    ),
+    "the rule for the function": (
+        lambda p, w: sf.simulate_grid(p, **GRID, optimizer=RULE),
+        ["optimizer must be a function", "as optimizer=sharpflow.gdwd"],
+    ),
+    "a schedule for a learning rate": (
+        lambda p, w: sf.gdwd(optax.cosine_decay_schedule(0.1, 10), 0.01),
+        ["learning_rate must be", "optax.sgd(schedule)", "effective_learning_rate="],
+    ),
+    "rates by keyword alone": (
+        lambda p, w: sf.simulate_grid(
+            p, **GRID, optimizer=lambda *, learning_rate, weight_decay: RULE
+        ),
+        ["optimizer must be", "as f(learning_rate, weight_decay)", "wrap what takes it by keyword"],
+    ),
+    "a third rate that nobody gives": (
+        lambda p, w: sf.simulate_grid(p, **GRID, optimizer=lambda lr, wd, beta: RULE),
+        ["optimizer must be", "missing a required argument: 'beta'"],
+    ),
+    "a start without rates": (
+        lambda p, w: sf.simulate_grid(p, **GRID, start=lambda key: w),
+        ["start must be", "as f(key, learning_rate, weight_decay)"],
+    ),
+    "an axis for a rate": (
+        lambda p, w: sf.simulate_grid(p, **GRID, axes={"lr": [0.1]}, optimizer=lambda lr, wd: RULE),
+        ["axes has ['lr']", "learning_rates and weight_decays, and are passed by position"],
+    ),
+    "a metric with the name of a column": (
+        lambda p, w: _network(metrics={"loss": lambda w: 0.0}),
+        ["metrics has 'loss'", "rename it"],
+    ),
+    "a metric twice": (
+        lambda p, w: _network(metrics={"train_accuracy": lambda w: 0.0}),
+        ["metrics has ['train_accuracy']", "rename them"],
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_common_mistake_is_told_by_its_argument_with_the_remedy(mistake):
+    call, expected = MISTAKES[mistake]
+    with pytest.raises((ValueError, TypeError, KeyError)) as caught:
+        call(problem(), jnp.asarray(START))
+    error = caught.value
+    # a KeyError shows its text as Python would write it
+    said = error.args[0] if isinstance(error, KeyError) else str(error)
+    for part in expected:
+        assert part in said, said
+
+
+def test_params_of_another_network_are_told_by_the_names_of_their_arrays():
+    made = _network()
+    params = made.init(jax.random.key(0))
+    for changed, differs in (
+        ({"kernel": jnp.ones((5, 2), jnp.float32)}, "kernel has shape (5, 2) instead of (3, 2)"),
+        ({"bias": None}, "bias is missing"),
+        ({"more": jnp.ones(2, jnp.float32)}, "more is unknown"),
+    ):
+        with pytest.raises(ValueError, match="params do not fit the problem") as caught:
+            sf.simulate(made, _unlike(params, **changed), RULE, 2)
+        assert differs in str(caught.value)
+    # what is held constant is no longer one of the params, and would be taken for one of them
+    with pytest.raises(ValueError, match="params do not fit the problem.*: bias is unknown"):
+        sf.simulate(_network(fixed=["bias"]), params, RULE, 2)
+
+
+def test_metrics_of_a_network_are_its_own_and_those_that_are_given():
+    made = _network(
+        metrics={
+            "size": lambda params: jnp.sum(params["kernel"] ** 2),
+            "rows": lambda params, data: 1.0 * len(data.targets) + 0.0 * params["bias"][0],
+        }
+    )
+    params = made.init(jax.random.key(0))
+    assert list(made.metrics) == ["train_accuracy", "size", "rows"]
+    assert float(made.metrics["size"](params)) == pytest.approx(
+        float(jnp.sum(params["kernel"] ** 2))
+    )
+    assert float(made.metrics["rows"](params)) == 4.0

@@ -238,7 +238,8 @@ def _require_folder(out: Path) -> None:
 def _judge(failed: int, out: Path) -> None:
     """Status 1 where statements fail."""
     if failed:
-        typer.echo(f"{failed} of the statements fail: see {out / 'checks.json'}", err=True)
+        said = "1 statement fails" if failed == 1 else f"{failed} statements fail"
+        typer.echo(f"{said}: see {out / 'checks.json'}", err=True)
         raise typer.Exit(1)
 
 

@@ -130,7 +130,9 @@ def describe(config: Config, plan: GridPlan) -> list[str]:
     lines = [f"{points} points: {shape}", f"problem: {config.problem}"]
     for name in ("seed", "learning_rate", "weight_decay", *config.axes):
         values = config.axes[name] if name in config.axes else getattr(config, name)
-        lines.append(f"{name}: {', '.join(str(value) for value in values)}")
+        # of one integer, which may be meant for a count, it is said that it is one seed
+        one = "one seed, " if name == "seed" and len(values) == 1 else ""
+        lines.append(f"{name}: {one}{', '.join(str(value) for value in values)}")
     each = f"num_steps = {config.num_steps}" if config.tau is None else f"tau = {config.tau:g}"
     lines.append(f"updates: {plan.updates:,} in all, {each} each")
     lines.append(f"columns: {', '.join(config.observables)}")

@@ -32,14 +32,26 @@ class ArgumentError(ValueError):
       name: of the argument, or a product of several, as ``"learning_rate * weight_decay"``.
       allowed: in words, after "must be".
       got: what was given, in one line.
+      remedy: what to do about it, where more can be said than what is allowed; or empty.
     """
 
-    def __init__(self, name: str, allowed: str, got: str) -> None:
-        super().__init__(name, allowed, got)
-        self.name, self.allowed, self.got = name, allowed, got
+    def __init__(self, name: str, allowed: str, got: str, remedy: str = "") -> None:
+        super().__init__(name, allowed, got, remedy)
+        self.name, self.allowed, self.got, self.remedy = name, allowed, got, remedy
 
     def __str__(self) -> str:
-        return f"{self.name} must be {self.allowed}, got {self.got}"
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        return f"{self.name} must be {self.allowed}, got {self.got}{remedy}"
+
+
+def no_remedy(value: Any) -> str:
+    """Nothing more to say of a value than that it is not what is allowed.
+
+    Args:
+      value: what was given.
+    """
+    del value
+    return ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +62,13 @@ class Kind:
       allowed: in words, after "must be".
       fits: whether a value is that. It is not asked for values that jax traces, of which Python
         knows no numbers.
+      remedy: what to do about a value that is something else, for those that are often given by
+        mistake; empty for all others.
     """
 
     allowed: str
     fits: Callable[[Any], bool]
+    remedy: Callable[[Any], str] = no_remedy
 
     def require(self, name: str, value: Any) -> None:
         """Refuse a value that is something else.
@@ -66,13 +81,23 @@ class Kind:
           ArgumentError: a ValueError that names the argument, the value and what is allowed.
         """
         if not isinstance(value, jax.core.Tracer) and not self.fits(value):
-            raise ArgumentError(name, self.allowed, shown(value))
+            raise ArgumentError(name, self.allowed, shown(value), self.remedy(value))
+
+    def with_remedy(self, remedy: Callable[[Any], str]) -> "Kind":
+        """The same kind, which says more of some values that it refuses.
+
+        Args:
+          remedy: value -> what to do about it, or an empty text.
+        """
+        return dataclasses.replace(self, remedy=remedy)
 
 
 def checked(**kinds: Kind) -> Callable[[_Function], _Function]:
     """Have a function refuse arguments that are not what they must be, by their names.
 
-    What depends on several arguments together is for the function itself to look at.
+    What depends on several arguments together is for the function itself to look at. Two mistakes
+    are told apart from others, because the value itself does not show them: arguments that stand
+    in another order, and a keyword that is misspelt.
 
     Args:
       **kinds: of the arguments, by name; those that are left out are not looked at, and
@@ -84,17 +109,35 @@ def checked(**kinds: Kind) -> Callable[[_Function], _Function]:
 
     def decorate(function: _Function) -> _Function:
         parameters = inspect.signature(function).parameters
+        variable = {p.kind for p in parameters.values()} & {inspect.Parameter.VAR_KEYWORD}
         names = [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY]
         unknown = kinds.keys() - parameters.keys()
         assert not unknown, f"{function.__qualname__} has no argument {sorted(unknown)}"
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            for name, value in (*zip(names, args, strict=False), *kwargs.items()):
+            given = (*zip(names, args, strict=False), *kwargs.items())
+            for place, (name, value) in enumerate(given):
                 kind = kinds.get(name)
-                if kind is not None:
+                if kind is None:
+                    continue
+                try:
                     kind.require(name, value)
-            return function(*args, **kwargs)
+                except ArgumentError as error:
+                    # numbers fit the kinds of many arguments, and tell nothing of their order
+                    others = [other for other in args if real(other) is None]
+                    if error.remedy or place >= len(args) or not any(map(kind.fits, others)):
+                        raise
+                    order = f"the order is {function.__name__}({', '.join(names[: len(args)])})"
+                    raise ArgumentError(error.name, error.allowed, error.got, order) from None
+            try:
+                return function(*args, **kwargs)
+            except TypeError as error:
+                misspelt = [name for name in kwargs if name not in parameters]
+                # Python 3.13 says what was meant, and earlier ones do not
+                if misspelt and not variable and "did you mean" not in str(error).lower():
+                    error.args = (f"{error}{nearest(misspelt[0], parameters)}",)
+                raise
 
         return call  # type: ignore[return-value]
 

@@ -58,12 +58,8 @@ def check_scale_invariance(
     paths, leaves = parameter_paths(params), jax.tree.leaves(params)
     flat = np.concatenate([np.ravel(leaf) for leaf in leaves])
     if tolerance is None:
-        tolerance = float(np.sqrt(jnp.finfo(flat.dtype).eps))
-    random = np.random.default_rng(seed)
-    directions = random.normal(size=(num_scales, flat.size))
-    directions *= np.linalg.norm(flat) / np.linalg.norm(directions, axis=1, keepdims=True)
-    points = flat[None] + directions.astype(flat.dtype)
-    scales = (max_scale ** random.uniform(-1.0, 1.0, num_scales)).astype(flat.dtype)
+        tolerance = _usual_tolerance(flat.dtype)
+    points, scales = _points_around(flat, num_scales, max_scale, seed)
     leaf_of = np.repeat(np.arange(len(paths)), [leaf.size for leaf in leaves])
 
     def largest_change(scaled: np.ndarray, *, enlarged: bool = False) -> float:
@@ -125,6 +121,40 @@ def check_scale_invariance(
             "as an epsilon in a normalization layer makes it: set that epsilon to 0."
         )
     raise ValueError(message)
+
+
+def points_around(
+    params: Params, count: int
+) -> tuple[np.ndarray, np.ndarray, Callable[[Array], Params], float]:
+    """Points and scales at which invariance shows, as ``check_scale_invariance`` takes them.
+
+    Args:
+      params: around which; d entries.
+      count: n, of points.
+
+    Returns:
+      Points, shape (n, d); scales, shape (n,); what makes a pytree of a point; and the largest
+      relative change of the loss that is usually accepted.
+    """
+    flat, unravel = ravel_pytree(params)
+    points, scales = _points_around(np.asarray(flat), count, 4.0, 0)
+    return points, scales, unravel, _usual_tolerance(flat.dtype)
+
+
+def _points_around(
+    flat: np.ndarray, count: int, max_scale: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Random points as far from a point as the origin is, and scales up to the largest."""
+    random = np.random.default_rng(seed)
+    directions = random.normal(size=(count, flat.size))
+    directions *= np.linalg.norm(flat) / np.linalg.norm(directions, axis=1, keepdims=True)
+    points = flat[None] + directions.astype(flat.dtype)
+    scales = (max_scale ** random.uniform(-1.0, 1.0, count)).astype(flat.dtype)
+    return points, scales
+
+
+def _usual_tolerance(dtype: np.dtype) -> float:
+    return float(np.sqrt(jnp.finfo(dtype).eps))
 
 
 def _told_of_precision(problem: Problem, total: float, tolerance: float, imprecise: int) -> str:

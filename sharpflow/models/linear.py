@@ -46,7 +46,12 @@ def linear_regression(x: np.ndarray, y: np.ndarray, *, dtype: object = None) -> 
         raise ValueError(f"y must have shape ({x.shape[0]},) to match x, got {y.shape}")
     targets = standardized_targets(y[:, None], resolved)[:, 0]  # numbers, never classes
     _require_attainable(x, targets)
-    return Problem(init=_init, residual=_residual, data={"inputs": x, "targets": targets})
+    return Problem(
+        init=_init,
+        residual=_residual,
+        data={"inputs": x, "targets": targets},
+        scale_invariant=True,
+    )
 
 
 def _residual(w: jax.Array, data: dict[str, jax.Array]) -> jax.Array:

@@ -128,6 +128,7 @@ def _problem(targets: np.ndarray, observed: np.ndarray, width: int, init_scale: 
         init=partial(_init, shape=targets.shape, width=width, scale=init_scale / np.sqrt(width)),
         residual=_residual,
         metrics={"test_error": _test_error},
+        scale_invariant=True,
         data={
             "seen": seen,
             "unseen": unseen,

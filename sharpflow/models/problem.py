@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from sharpflow.models.arguments import instance, shown
+from sharpflow.models.arguments import FLAG, instance, optional, shown
 from sharpflow.models.bound_function import BoundFunction, is_pytree_of_arrays
 from sharpflow.models.leaves import require_x64_for, validated_leaves
+from sharpflow.models.names import require_free
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
 from sharpflow.models.representation import Summary, of_params, summarized, words
 from sharpflow.models.static_function import StaticFunction, static_part
@@ -71,27 +72,34 @@ class Problem:
     Args:
       init: key -> params, a pytree of floating-point arrays of one dtype.
       residual, outputs, criterion, loss: the loss, as above.
-      metrics: named functions params -> scalar, for instance a test error.
+      metrics: named functions params -> scalar, for instance a test error. Each becomes a column
+        of this name, which no other column has.
       scale_invariant: False marks an ablation without normalization, which is
-        simulated but gets no flow on the sphere.
+        simulated but gets no flow on the sphere. True says that the loss is invariant to the scale
+        of its params. By default it is taken to be, and ``simulate`` and ``simulate_grid`` look
+        once whether it is, and warn where it is not.
       data: a pytree of arrays, or None. Numbers of Python take the dtype of the floating-point
         arrays among them; without any they adapt to the params.
 
     Attributes:
       init, residual, outputs, criterion, loss, metrics: the same functions with their data,
         or None; ``loss`` is there for every form.
-      scale_invariant, data: as above.
+      scale_invariant: whether the loss is taken to be invariant: all but the marked ones.
+      data: as above.
       matmul_precision: of the products that these functions make; see ``at_precision``.
 
     Raises:
       ValueError: not exactly one form is given, something that is no function or takes neither
-        one argument nor two, metrics without names, data that are no arrays, a function that needs
-        data where there are none, or one with a default for its ``data``.
+        one argument nor two, metrics without names or with the name of another column, data that
+        are no arrays, a function that needs data where there are none, or one with a default for
+        its ``data``.
     """
 
     scale_invariant: bool
     data: Any
     matmul_precision: MatmulPrecision
+    _mark: bool | None
+    _answered: set[str]
     _functions: dict[str, BoundFunction]
     _metrics: dict[str, BoundFunction]
 
@@ -103,10 +111,11 @@ class Problem:
         criterion: Callable[..., Scalar] | None = None,
         loss: Callable[..., Scalar] | None = None,
         metrics: Mapping[str, Callable[..., Scalar]] | None = None,
-        scale_invariant: bool = True,
+        scale_invariant: bool | None = None,
         *,
         data: Any = None,
     ) -> None:
+        optional(FLAG).require("scale_invariant", scale_invariant)
         given = {"residual": residual, "outputs": outputs, "criterion": criterion, "loss": loss}
         forms = {name: function for name, function in given.items() if function is not None}
         data = validated_leaves(data)
@@ -130,7 +139,7 @@ class Problem:
         functions: dict[str, BoundFunction],
         metrics: dict[str, BoundFunction],
         data: Any,
-        scale_invariant: bool,
+        mark: bool | None,
         precision: MatmulPrecision,
     ) -> None:
         # Past __setattr__, which refuses: a problem whose functions changed would still be taken
@@ -139,8 +148,10 @@ class Problem:
             _functions=functions,
             _metrics=metrics,
             data=data,
-            scale_invariant=scale_invariant,
+            scale_invariant=mark is not False,
             matmul_precision=precision,
+            _mark=mark,
+            _answered=set(),
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -239,6 +250,23 @@ class Problem:
         value = known(self.data) if callable(known) else known
         return float(value) if is_concrete(value) else value
 
+    @property
+    def is_marked(self) -> bool:
+        """Whether ``scale_invariant`` was said, and not merely taken to be True."""
+        return self._mark is not None
+
+    def is_new_to(self, question: str) -> bool:
+        """Whether this object is asked a question for the first time, which then counts as asked.
+
+        What is looked at once for each problem, and not for each simulation of it, asks here.
+
+        Args:
+          question: in a word.
+        """
+        new = question not in self._answered
+        self._answered.add(question)
+        return new
+
     def loss_value(self, params: Params) -> Scalar:
         """L(params).
 
@@ -308,12 +336,12 @@ class Problem:
           metrics: named functions of params, or of params and the data of this problem.
 
         Raises:
-          ValueError: something that is no function.
+          ValueError: something that is no function, or the name of another column.
         """
         named = _bound_metrics(metrics, self.data)
         # The new metrics are bound at the highest precision and the other functions at that of this
         # problem. One call brings all of them to the same.
-        return _made(self._functions, named, self.data, self.scale_invariant, FULL).at_precision(
+        return _made(self._functions, named, self.data, self._mark, FULL).at_precision(
             self.matmul_precision
         )
 
@@ -330,7 +358,7 @@ class Problem:
         rest = tuple((n, static_part(f.static), f.takes_data) for n, f in functions.items())
         attribute = jax.tree_util.GetAttrKey
         children = ((attribute("data"), self.data), (attribute("functions"), own))
-        return children, (rest, self.scale_invariant, self.matmul_precision)
+        return children, (rest, self._mark, self.matmul_precision)
 
     @classmethod
     def tree_unflatten(cls, constants: tuple, children: tuple) -> "Problem":
@@ -342,7 +370,7 @@ class Problem:
         Returns:
           The problem.
         """
-        rest, scale_invariant, precision = constants
+        rest, mark, precision = constants
         data, own = children
         functions = {
             name: BoundFunction(
@@ -356,7 +384,7 @@ class Problem:
         }
         roles = {name: f for name, f in functions.items() if not name.startswith(_METRIC)}
         metrics = {n[len(_METRIC) :]: f for n, f in functions.items() if n.startswith(_METRIC)}
-        return _made(roles, metrics, data, scale_invariant, precision)
+        return _made(roles, metrics, data, mark, precision)
 
     def _changed(
         self,
@@ -369,7 +397,7 @@ class Problem:
             {name: change(function) for name, function in self._functions.items()},
             {name: change(metric) for name, metric in self._metrics.items()},
             self.data if data is None else data,
-            self.scale_invariant,
+            self._mark,
             self.matmul_precision if precision is None else precision,
         )
 
@@ -396,12 +424,12 @@ def _made(
     functions: dict[str, BoundFunction],
     metrics: dict[str, BoundFunction],
     data: Any,
-    scale_invariant: bool,
+    mark: bool | None,
     precision: MatmulPrecision,
 ) -> Problem:
     """A problem of parts that are known to be right, or that jax puts in their places."""
     problem = object.__new__(Problem)
-    problem._set(functions, metrics, data, scale_invariant, precision)
+    problem._set(functions, metrics, data, mark, precision)
     return problem
 
 
@@ -423,6 +451,7 @@ def _bound(name: str, function: Any, data: Any) -> BoundFunction:
 def _bound_metrics(metrics: Any, data: Any) -> dict[str, BoundFunction]:
     if not isinstance(metrics, Mapping) or not all(isinstance(name, str) for name in metrics):
         raise ValueError(f"metrics must be a dictionary of functions by name, got {metrics!r}")
+    require_free("metrics", metrics)
     return {name: _bound(f"metrics[{name!r}]", metric, data) for name, metric in metrics.items()}
 
 
@@ -484,17 +513,68 @@ def require_fitting(problem: Problem, params: Params, name: str = "params") -> N
       name: what to call them in errors.
 
     Raises:
-      ValueError: naming them, with what the functions say.
+      ValueError: naming them, with the arrays that differ from those of ``init``, or with what the
+        functions say.
     """
     try:
         _check_shapes(problem, params)
-    except (TypeError, LookupError, AttributeError) as error:
-        # what a function meets that is given other arrays than it knows, or fewer
+    except Exception as error:  # a function that is given other arrays may raise anything
+        differences = _differences(problem, params)
+        if not differences and not isinstance(error, ValueError):  # those here tell the dtype
+            differences = _other_dtypes(problem, params)
+        if differences:
+            raise ValueError(
+                f"{name} do not fit the problem, whose init gives other arrays: "
+                f"{'; '.join(differences)}. Take problem.init(jax.random.key(seed)), or the "
+                "problem that they belong to"
+            ) from error
+        if not isinstance(error, TypeError | LookupError | AttributeError):
+            raise
         shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
         raise ValueError(
             f"{name} do not fit the problem: with arrays of shapes {shown(shapes)} its loss raises "
             f"{type(error).__name__}: {error}"
         ) from error
+
+
+def _differences(problem: Problem, params: Params) -> list[str]:
+    """How arrays differ from those that ``init`` gives, in words; empty where nobody can tell."""
+    known, given = _drawn(problem), _by_path(params)
+    if known is None:
+        return []
+    lines = [f"{path or 'the array'} is missing" for path in known if path not in given]
+    lines += [f"{path or 'the array'} is unknown" for path in given if path not in known]
+    lines += [
+        f"{path or 'the array'} has shape {given[path].shape} instead of {like.shape}"
+        for path, like in known.items()
+        if path in given and given[path].shape != like.shape
+    ]
+    most = 6  # lines, of which a reader sees what is wrong; a large network has a hundred arrays
+    return lines[:most] + ([f"and {len(lines) - most} more"] if len(lines) > most else [])
+
+
+def _other_dtypes(problem: Problem, params: Params) -> list[str]:
+    """Of what dtype arrays are instead of that which ``init`` draws."""
+    given, known = (
+        " and ".join(sorted({str(leaf.dtype) for leaf in (tree or {}).values()}))
+        for tree in (_by_path(params), _drawn(problem))
+    )
+    return [f"they are {given} instead of {known}"] if known and given != known else []
+
+
+def _drawn(problem: Problem) -> dict[str, Any] | None:
+    """What ``init`` gives, by path; None where jax cannot trace it.
+
+    Asked only where something failed: a loss may take other arrays than its init gives.
+    """
+    try:
+        return _by_path(jax.eval_shape(problem.init, jax.random.key(0)))
+    except Exception:  # an init is anybody's code, and is not what has failed
+        return None
+
+
+def _by_path(tree: Params) -> dict[str, Any]:
+    return dict(zip(parameter_paths(tree), jax.tree.leaves(tree), strict=True))
 
 
 def _as_array(leaf: Any, name: str) -> jax.Array:

@@ -15,6 +15,14 @@ from sharpflow.simulator.schedule import plain
 
 BASE = ("seed", "learning_rate", "weight_decay")
 
+# What is passed by position to each of the functions that a grid, or a config for it, calls.
+BY_POSITION: dict[str, tuple[str, ...]] = {
+    "problem": (),
+    "observables": (),
+    "start": ("key", "learning_rate", "weight_decay"),
+    "optimizer": ("learning_rate", "weight_decay"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
@@ -114,13 +122,46 @@ def _validate_names(names: Iterable[Any]) -> None:
         )
 
 
-def keywords_of(function: Callable, names: Sequence[str]) -> tuple[str, ...]:
-    """Those of ``names`` that a function takes as keywords."""
-    parameters = inspect.signature(function).parameters.values()
+def keywords_of(
+    function: Callable, names: Sequence[str], by_position: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Those of ``names`` that a function takes as keywords.
+
+    Args:
+      function: any.
+      names: of axes.
+      by_position: what a grid passes by position, which is then no keyword, whatever it is called.
+    """
+    parameters = list(inspect.signature(function).parameters.values())
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    filled = positional[: len(by_position)]
     if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
-        return tuple(names)
+        return tuple(name for name in names if name not in filled)
     taken = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    return tuple(name for name in names if name in taken)
+    return tuple(name for name in names if name in taken - set(filled))
+
+
+def call_mistake(
+    function: Callable, by_position: Sequence[str], keywords: Sequence[str]
+) -> tuple[str, str] | None:
+    """Why a function cannot be called as a grid calls it; None where it can.
+
+    Args:
+      function: any.
+      by_position: names of what is passed by position.
+      keywords: names of what is passed by keyword.
+
+    Returns:
+      What it must be, and what Python says of it.
+    """
+    try:
+        inspect.signature(function).bind(*by_position, **dict.fromkeys(keywords))
+    except TypeError as error:
+        called = ", ".join([*by_position, *(f"{name}=..." for name in keywords)])
+        return f"a function that can be called as f({called})", str(error)
+    except ValueError:  # written in C, without a signature
+        return None
+    return None
 
 
 def _several(values: Any) -> list:

@@ -1,11 +1,11 @@
 """The columns of a record, put together from all observables: one name is one column."""
 
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from sharpflow.models.names import is_of_params, is_text
 from sharpflow.simulator.moment import Observable
 from sharpflow.simulator.observables import STANDARD, makes_standard_columns
 from sharpflow.simulator.quantities import RESULT
@@ -16,9 +16,6 @@ RESERVED = (*RESULT, "key")
 
 # what ``grid_point`` takes beside the labels of the axes
 KEYWORDS = ("grid", "problem", "optimizer")
-
-# variables of params, and the dimensions of params that are one array
-_OF_PARAMS = re.compile(r"(final_)?params(\..*|_+\d+)?", re.DOTALL)
 
 
 def is_free(name: str) -> bool:
@@ -31,7 +28,7 @@ def is_free(name: str) -> bool:
 
 
 def _is_reserved(name: str) -> bool:
-    return name in RESERVED or _OF_PARAMS.fullmatch(name) is not None
+    return name in RESERVED or is_of_params(name)
 
 
 def dimensions(name: str, rank: int) -> tuple[str, ...]:
@@ -96,14 +93,3 @@ def _mistakes(
     for name in (*makers, *axes):
         if name in lengths:
             yield f"{name!r} is a dimension of the column {lengths[name]!r}"
-
-
-def is_text(name: object) -> bool:
-    """Whether this is text that can be written down, of at least one character.
-
-    Args:
-      name: of a column, a metric or an observable.
-    """
-    if not isinstance(name, str) or not name:
-        return False
-    return not any("\ud800" <= character <= "\udfff" for character in name)

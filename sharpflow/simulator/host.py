@@ -210,7 +210,7 @@ class Group:
         """Put a trajectory into a lane that is empty."""
         self.lanes[index] = lane
         if len(self.lanes) == 1:  # leaves of any kind: numbers of Python, keys of random numbers
-            self.state, self.hyperparameters = _as_lane((state, hyperparameters))
+            self.state, self.hyperparameters = as_lane((state, hyperparameters))
         elif self.state is None:  # the other lanes do nothing, so they get the same numbers
             width = len(self.lanes)
             self.state, self.hyperparameters = stacked([(state, hyperparameters)] * width)
@@ -237,8 +237,12 @@ class Group:
         return jax.tree.map(lambda leaf: leaf[index], self.fetch())
 
 
-def _as_lane(tree: Any) -> Any:
-    """Arrays with an axis for lanes; of those on a device a copy, which the loop may overwrite."""
+def as_lane(tree: Any) -> Any:
+    """Arrays with an axis for one lane; of those on a device a copy, which the loop may overwrite.
+
+    Args:
+      tree: a state of a trajectory, and hyperparameters.
+    """
     if all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(tree)):
         return jax.tree.map(lambda leaf: leaf[None], tree)  # a grid's: placed, and copied, later
     return _as_placed_lane(tree)

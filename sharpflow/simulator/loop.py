@@ -253,13 +253,11 @@ def _record(
 ) -> tuple[dict[str, Array], tuple]:
     optimizer_state = with_step_hyperparameters(state.optimizer_state, step.hyperparameters)
     rule = edge_dynamics(optimizer_state)
-    effective: Array | None = None
-    if program.rate is not None:
-        effective = program.rate(optimizer_state, state.params)
-    elif not problem.scale_invariant:
-        effective = rule.step_size
-    elif rule.effective_learning_rate is not None:
-        effective = rule.effective_learning_rate(state.params)
+    effective = (
+        rule.effective_rate(state.params, scale_invariant=problem.scale_invariant)
+        if program.rate is None
+        else program.rate(optimizer_state, state.params)
+    )
     moment = Moment(
         problem=problem,
         params=state.params,

@@ -53,6 +53,8 @@ class Observable:
       needs_previous: whether it looks at w_{t−1}, which is otherwise not kept.
       needs_rule: whether it needs η̃ and is left out where nobody tells it.
       memory: params -> what it remembers from record to record, a pytree of arrays.
+      assumes_invariance: whether its columns mean something else than they say where the loss is
+        not scale-invariant and not marked so.
       quantities: what its columns hold, a ``Quantity`` for each, which has the column's name.
         Datasets, figures and reports take label, definition and unit from it. A column without
         one has its name for a label and an unknown unit.
@@ -68,6 +70,7 @@ class Observable:
     needs_rule: bool = False
     memory: Callable[[Params], Any] | None = None
     quantities: Sequence[Quantity] = ()
+    assumes_invariance: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):

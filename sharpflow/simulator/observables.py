@@ -90,6 +90,7 @@ BUILT_IN: dict[str, Observable] = {
         "effective_learning_rate",
         _effective_learning_rate,
         needs_rule=True,
+        assumes_invariance=True,
         quantities=[
             Quantity(
                 "effective_learning_rate",
@@ -107,6 +108,7 @@ BUILT_IN: dict[str, Observable] = {
         "threshold",
         _threshold,
         needs_rule=True,
+        assumes_invariance=True,
         quantities=[
             Quantity(
                 "threshold",
@@ -231,8 +233,8 @@ def resolve(
             observables.append(BUILT_IN[item])
         else:
             raise ValueError(
-                f"observables names {shown(item)}{nearest(item, known)}; known are {known}, or "
-                "pass a sharpflow.simulator.Observable"
+                f"observables names {shown(item)}{how_to_get(item) or nearest(item, known)}; known "
+                f"are {known}, or pass a sharpflow.simulator.Observable"
             )
     # two of somebody else's may share a name that no column has
     names = [seen.name for seen in observables if makes_standard_columns(seen)] + running
@@ -240,6 +242,41 @@ def resolve(
     if repeated:
         raise ValueError(f"observables names {sorted(repeated)} more than once")
     return tuple(observables), tuple(running)
+
+
+def how_to_get(name: object) -> str:
+    """How a column that is not there is recorded; empty where the name alone does not tell.
+
+    Args:
+      name: of the column, or whatever was given in place of one.
+    """
+    if callable(name):
+        return ": call the function, which returns the observable"
+    if not isinstance(name, str):
+        return ""
+    if name in METRICS:
+        return (
+            f'. It is a metric of the problem: record "metrics", and make the problem with '
+            f"{'test=(x, y)' if name.startswith('test') else 'integer classes as its targets'}"
+        )
+    if name in BUILT_IN or name in RUNNING:
+        known = BUILT_IN.get(name)
+        rule = known is not None and known.needs_rule
+        return f'. Record it with observables=[..., "{name}"]' + (
+            ", and for a rule that does not tell its rate give effective_learning_rate="
+            if rule
+            else ""
+        )
+    makers = [
+        observable.name
+        for observable in BUILT_IN.values()
+        if any(quantity.name == name for quantity in observable.quantities)
+    ]
+    return (
+        f". It comes with {' or '.join(map(repr, makers))}, where the rule tells it"
+        if makers
+        else ""
+    )
 
 
 def makes_standard_columns(observable: Observable) -> bool:

@@ -183,12 +183,15 @@ def predict(
     )
 
 
-# Of the first loss, at which a trajectory counts as one that fits its data. The loss grows with the
-# square of the distance to the manifold, so that an arrival lies far below; with ten times as much,
-# a trajectory that is halfway there would not be told to go on.
-_FITTED = 1e-3
+# Of the loss halfway: a loss that falls by less than this in the second half of a run hardly falls
+# any more. On the way to the manifold it falls exponentially, and by far more.
+_FALLING = 0.5
 # With fewer snapshots than this the time between two of them is a good part of the run.
 _FEW_SNAPSHOTS = 8
+
+# Snapshots of which the edge ratio is looked at where a trajectory does not arrive: each takes an
+# iteration for an eigenvalue, and at the edge the ratio stays about 1.
+_LOOKED_AT = 8
 
 _retracted = compiled(retract_with_status, static_argnames=("on_sphere", "method"))
 
@@ -226,10 +229,11 @@ def _arrival(
                 f"{trajectory.snapshot_step[:5]} ... {trajectory.snapshot_step[-1]}"
             )
         return int(snapshots[0])
-    closest = np.inf
+    closest, failed = np.inf, 0
     for index in range(len(trajectory.snapshot_row)):
         one = jax.tree.map(lambda leaf: leaf[index : index + 1], trajectory.params)  # noqa: B023
-        distance = project_snapshots(problem, one, on_sphere=trajectory.on_sphere).distance[0]
+        projected = project_snapshots(problem, one, on_sphere=trajectory.on_sphere)
+        distance, failed = projected.distance[0], failed + bool(projected.status[0])
         # snapshots on the sphere are taken at unit norm; only a relative distance means as much
         distance = distance / (1.0 if trajectory.on_sphere else float(optax.tree.norm(one)))
         closest = min(closest, distance) if np.isfinite(distance) else closest
@@ -238,42 +242,81 @@ def _arrival(
     raise ValueError(
         f"no snapshot lies within arrival_distance = {largest_distance:g} of the minimizer "
         f"manifold; the closest is {closest:.2g} away. "
-        + " ".join(_reasons_of_no_arrival(problem, trajectory, closest))
+        + " ".join(_reasons_of_no_arrival(problem, trajectory, largest_distance, closest, failed))
     )
 
 
+def _edge_ratio(problem: Problem, trajectory: Trajectory, index: int) -> float:
+    """λ₁/λ* at a snapshot; NaN where the eigenvalue is not found, which tells nothing."""
+    params = jax.tree.map(lambda leaf: leaf[index], trajectory.params)
+    threshold = float(trajectory["threshold"][trajectory.snapshot_row[index]])
+    with contextlib.suppress(RuntimeError):
+        return float(spherical_sharpness(problem, params)[0][0]) / threshold
+    return np.nan
+
+
 def _reasons_of_no_arrival(
-    problem: Problem, trajectory: Trajectory, closest: float
+    problem: Problem,
+    trajectory: Trajectory,
+    largest_distance: float,
+    closest: float,
+    failed: int,
 ) -> Iterator[str]:
-    """Why no snapshot is near the manifold, each with what helps; at least one sentence."""
-    first = jax.tree.map(lambda leaf: leaf[0], trajectory.params)
+    """Why no snapshot is near the manifold, each with what helps; at least one sentence.
+
+    Args:
+      problem, trajectory: as of ``predict``.
+      largest_distance: that counts as arrived.
+      closest: least distance of a snapshot.
+      failed: snapshots from which the retraction did not reach the manifold.
+    """
+    count = len(trajectory.snapshot_row)
     if trajectory.on_sphere:
         try:
-            check_scale_invariance(problem, first)
+            check_scale_invariance(problem, jax.tree.map(lambda leaf: leaf[0], trajectory.params))
         except ValueError as error:
             yield f"A manifold on the sphere needs an invariant loss, but {error}"
             return
-        threshold = float(trajectory["threshold"][trajectory.snapshot_row[0]])
-        ratio = np.nan
-        with contextlib.suppress(RuntimeError):  # an eigenvalue that is not found tells nothing
-            ratio = float(spherical_sharpness(problem, first)[0][0]) / threshold
-        if ratio >= 1.0:
-            yield (
-                f"The trajectory is at the edge before it comes near the manifold: its edge ratio "
-                f"is {ratio:.2g} at step {trajectory.snapshot_step[0]}. Lower learning_rate or "
-                "weight_decay, or use sharpflow.central_flow, which needs no manifold."
-            )
-    last = jax.tree.map(lambda leaf: leaf[-1], trajectory.params)
-    before, after = (float(problem.loss_value(params)) for params in (first, last))
-    if not after <= _FITTED * before:
-        yield (
-            f"The loss of the last snapshot is {after:.2g}, that of the first {before:.2g}: train "
-            "longer, or give the network more parameters if it cannot fit its data."
+        for index in np.unique(np.linspace(0, count - 1, min(count, _LOOKED_AT)).astype(int)):
+            ratio = _edge_ratio(problem, trajectory, index)
+            if ratio >= 1.0:
+                yield (
+                    f"The trajectory is at the edge before it comes near the manifold: its edge "
+                    f"ratio is {ratio:.2g} at step {trajectory.snapshot_step[index]}. Lower "
+                    "learning_rate or weight_decay, or use sharpflow.central_flow, which needs no "
+                    "manifold."
+                )
+                break
+    before, halfway, after = (
+        float(problem.loss_value(jax.tree.map(lambda leaf: leaf[index], trajectory.params)))  # noqa: B023
+        - float(problem.loss_infimum)
+        for index in (0, count // 2, count - 1)
+    )
+    # near the manifold the loss falls with the square of the distance
+    if not after <= largest_distance**2 * before:
+        above = (
+            f"above its infimum {float(problem.loss_infimum):.3g} " if problem.loss_infimum else ""
         )
-    if len(trajectory.snapshot_row) < _FEW_SNAPSHOTS:
+        yield f"The loss {above}is {before:.2g} at the first snapshot and {after:.2g} at the last."
+        if after > _FALLING * halfway:
+            yield (
+                f"It hardly fell from {halfway:.2g} halfway: train longer, or with a larger "
+                "learning_rate. If it stays there, the network cannot fit its data: give it more "
+                "parameters or fewer data, or use sharpflow.central_flow."
+            )
+        else:
+            yield "It still falls: train longer."
+    if count < _FEW_SNAPSHOTS:
         yield (
-            f"There are {len(trajectory.snapshot_row)} snapshots, and the trajectory may have been "
+            f"There are {count} snapshots, and the trajectory may have been "
             "near between two of them: give simulate a smaller snapshot_every."
+        )
+    dtype = jax.tree.leaves(trajectory.params)[0].dtype
+    if failed and dtype == np.float32:
+        yield (
+            f"The retraction fails from {failed} of {count} snapshots. They "
+            "are float32, whose rounding may be the cause: make the problem in float64, with "
+            "jax_enable_x64."
         )
     if np.isfinite(closest):
         yield (

@@ -47,7 +47,22 @@ _STABILITY_LINE = Quantity(
 )
 
 
-@checked(k=COUNT, at=choice(LOCATIONS), every=COUNT, tolerance=optional(POSITIVE))
+def _measured_now(k: object) -> str:
+    """What to call instead, for who means the sharpness at some params."""
+    if not isinstance(k, Problem):
+        return ""
+    return (
+        "this makes an observable, which simulate records: for the eigenvalues at params call "
+        "sharpflow.theory.spherical_sharpness(problem, params), or top_eigenpairs for those of "
+        "the Hessian itself"
+    )
+
+
+# How many eigenvalues an observable records.
+_K = COUNT.with_remedy(_measured_now)
+
+
+@checked(k=_K, at=choice(LOCATIONS), every=COUNT, tolerance=optional(POSITIVE))
 def sharpness(
     k: int = 1, at: Location = "iterate", *, every: int = 1, tolerance: float | None = None
 ) -> Observable:
@@ -84,11 +99,12 @@ def sharpness(
         compute=tracked,
         needs_previous=at == "midpoint",
         memory=tracked.memory,
+        assumes_invariance=True,
         quantities=_spherical_quantities(at),
     )
 
 
-@checked(k=COUNT, every=COUNT, tolerance=optional(POSITIVE))
+@checked(k=_K, every=COUNT, tolerance=optional(POSITIVE))
 def hessian_sharpness(k: int = 1, *, every: int = 1, tolerance: float | None = None) -> Observable:
     """The k largest eigenvalues of ∇²L(w_t) itself, to be drawn against the line 2/η.
 
@@ -123,7 +139,7 @@ def hessian_sharpness(k: int = 1, *, every: int = 1, tolerance: float | None = N
     )
 
 
-@checked(k=COUNT, every=COUNT, tolerance=optional(POSITIVE))
+@checked(k=_K, every=COUNT, tolerance=optional(POSITIVE))
 def preconditioned_sharpness(
     k: int = 1, *, every: int = 1, tolerance: float | None = None
 ) -> Observable:

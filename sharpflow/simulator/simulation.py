@@ -18,10 +18,15 @@ from sharpflow.models.precision import FULL, MatmulPrecision, validated_precisio
 from sharpflow.models.problem import PROBLEM
 from sharpflow.models.stored_tree import StoredLeaves
 from sharpflow.simulator.chunk import Chunk
-from sharpflow.simulator.host import Host, Lane, Layout, Starts
+from sharpflow.simulator.host import Host, Lane, Layout, Starts, as_lane
 from sharpflow.simulator.interrupt import Stop
 from sharpflow.simulator.moment import Observable
 from sharpflow.simulator.observables import DEFAULT, OBSERVABLES, RUNNING, resolve
+from sharpflow.simulator.premises import (
+    require_possible_rule,
+    warn_of_missing_columns,
+    warn_of_scale,
+)
 from sharpflow.simulator.program import (
     EffectiveRate,
     LoopState,
@@ -110,12 +115,15 @@ def simulate(
       The trajectory. A loss, or an update, that is not finite ends it with status ``DIVERGED`` at
       this step.
 
+    Warns:
+      UserWarning: once of a problem that is not scale-invariant and not marked so, where something
+        recorded assumes it, with what ``check_scale_invariance`` says; and of an observable that
+        the rule or the problem makes no column of, with how to get it; and of a rule whose
+        buffers are not in the snapshot from which it begins.
+
     Raises:
       ValueError: unusable params, numbers out of range, an unknown observable or precision,
-        or a trajectory that another rule made.
-
-    Warns:
-      UserWarning: a rule whose buffers are not in a snapshot.
+        a rule that tells a negative rate, or a trajectory that another rule made.
     """
     requested, running = resolve(observables)
     # One trajectory is a grid of one point. Its flow time per step is not asked for, because a
@@ -130,6 +138,9 @@ def simulate(
     )
     keep_previous = any(observable.needs_previous for observable in requested)
     state = _starting_state(problem, params, optimizer, requested, keep_previous)
+    warn_of_missing_columns(
+        observables, requested, problem, state.optimizer_state, effective_learning_rate
+    )
     start = int(state.step)
     began = time.perf_counter()
     num_rows = _rows_per_chunk(times.num_records)
@@ -142,8 +153,9 @@ def simulate(
         matmul_precision=validated_precision(matmul_precision),
     )
     records = _Records({*RUNNING, "step"} - {*running})
+    chunk = Chunk(program, num_rows)
     host = Host(
-        Chunk(program, num_rows),
+        chunk,
         Layout(width=1, groups=1, devices=1, rows=num_rows, capacity=num_rows, pieces=1),
         Starts(lambda _: state, lambda _: {}, lambda _: problem),
         times,
@@ -152,6 +164,7 @@ def simulate(
         first_step=start,
     )
     with progress_bar(num_steps, progress) as advance:
+        warn_of_scale(chunk, program, problem, state, {}, as_lane)
         host.run([0], Checkpoint({}, {}), Stop(), lambda count, note="": advance(count))
     last, num_records = records.last_state, records.num_records
     seconds = time.perf_counter() - began
@@ -262,6 +275,7 @@ def _starting_state(
         params = validate_params(problem, params)
         begun = optimizer.init(params)
         require_followed_schedules(begun)
+        require_possible_rule(begun, params)
         if step and (fresh_buffers := buffers(begun)):
             warnings.warn(
                 f"params is a snapshot, which holds no state of an optimizer: {fresh_buffers} of "

@@ -16,6 +16,7 @@ from sharpflow.models.representation import Summary, course, of_params, span, su
 from sharpflow.models.saving import save
 from sharpflow.models.stored_tree import StoredLeaves
 from sharpflow.simulator.columns import dimensions
+from sharpflow.simulator.observables import how_to_get
 from sharpflow.simulator.program import LoopState
 from sharpflow.simulator.quantities import described, quantity_of
 from sharpflow.simulator.quantity import Quantity
@@ -79,7 +80,9 @@ class Trajectory:
     def __getitem__(self, name: str) -> np.ndarray:
         """The column ``name``, shape (T, ...)."""
         if name not in self.columns:
-            raise KeyError(f"{name!r} was not recorded; there are {sorted(self.columns)}")
+            raise KeyError(
+                f"{name!r} was not recorded; there are {sorted(self.columns)}{how_to_get(name)}"
+            )
         return self.columns[name]
 
     def __contains__(self, name: str) -> bool:

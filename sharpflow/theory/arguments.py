@@ -21,6 +21,21 @@ TIMES = Kind(
 KAPPA = Kind("finite and above -1", number(above=-1).fits)
 
 
+def _schedule(rate: Any) -> str:
+    """What takes a schedule, for who gives one where a number is meant."""
+    if not callable(rate):
+        return ""
+    return (
+        "a schedule needs a rule of optax, which counts its steps: "
+        "optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule)), with "
+        "effective_learning_rate= for the threshold"
+    )
+
+
+_LEARNING_RATE = POSITIVE.with_remedy(_schedule)
+_WEIGHT_DECAY = NOT_NEGATIVE.with_remedy(_schedule)
+
+
 def validate_rates(learning_rate: float, weight_decay: float) -> None:
     """Refuse rates with which GD+WD makes no sense; traced ones pass.
 
@@ -30,8 +45,8 @@ def validate_rates(learning_rate: float, weight_decay: float) -> None:
     Raises:
       ArgumentError: a ValueError: η ≤ 0, λ < 0, ηλ ≥ 1, or either is not finite.
     """
-    POSITIVE.require("learning_rate", learning_rate)
-    NOT_NEGATIVE.require("weight_decay", weight_decay)
+    _LEARNING_RATE.require("learning_rate", learning_rate)
+    _WEIGHT_DECAY.require("weight_decay", weight_decay)
     if not is_concrete(learning_rate, weight_decay):
         return
     product = learning_rate * weight_decay

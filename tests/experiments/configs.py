@@ -38,6 +38,13 @@ def of_data(dtype=None):
     return sf.Problem(init=init, loss=loss, data=jnp.ones(2, dtype), scale_invariant=False)
 
 
+LOSS = sf.simulator.Observable("twice", lambda moment: 2.0 * moment.loss)
+
+
+def tilt():
+    return sf.simulator.Observable("tilt", lambda moment: moment.params[0] / moment.params[1])
+
+
 def of_required(x, scale=1.0):
     return problem(scale)
 

@@ -93,6 +93,9 @@ def test_a_dry_run_prints_the_grid_its_memory_and_its_time(call, config, tmp_pat
     # the tests have one device, and a CPU computes the points in turn
     assert "at a time: 6 points, all on one device, computed in turn" in result.output
     assert "memory of a device" in result.output and "time: about" in result.output
+    assert "\nseed: 0, 1\n" in result.output
+    alone = call("run", config, "--dry-run", "--set", "seed=3")
+    assert "\nseed: one seed, 3\n" in alone.output  # and not three
     assert list(tmp_path.glob("**/run.json")) == []
 
 

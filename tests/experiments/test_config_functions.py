@@ -12,6 +12,7 @@ from malformed import TABLES, TOP, VALID, rendered
 
 import sharpflow as sf
 from sharpflow.experiments.config import ConfigError, load
+from sharpflow.experiments.config.trust import beyond_presets
 from sharpflow.simulator.observables import DEFAULT
 
 DRAWN = "as jax.random.normal(key, shape, dtype) does, or with data[...].dtype for dtype"
@@ -307,3 +308,45 @@ def test_a_rule_without_a_clock_refuses_a_flow_time(write, name):
     (line,) = error_of(write(rendered(top, TABLES))).mistakes
     assert line.startswith("tau: got 1.0; allowed a flow time that every point reaches, but the ")
     assert line.endswith(": give num_steps instead")
+
+
+def test_an_observable_of_ones_own_is_named_by_its_module_and_function(write, module):
+    name = module()
+    observables = f'["loss", "{name}:LOSS", "{name}:tilt"]'
+    config = load(write(rendered(own(name, observables=observables), {})))
+    assert config.observables == ("loss", f"{name}:LOSS", f"{name}:tilt")
+    arguments = config.build()
+    assert [getattr(one, "name", one) for one in arguments["observables"]] == [
+        *("loss", "twice", "tilt")
+    ]
+    data = sf.simulate_grid(**arguments)
+    np.testing.assert_allclose(data["twice"], 2.0 * data["loss"], rtol=1e-6)
+    assert "tilt" in data
+    # a folder that somebody sent calls them as little as its problem
+    lines = beyond_presets(config)
+    assert f"observables = '{name}:tilt'" in lines and not any("'loss'" in line for line in lines)
+    assert load(write(config.to_toml())) == config
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("{}:tlit", 'which has no "tlit"; did you mean "tilt"?'),
+        ("{}:NUMBER", "allowed a function or an Observable; this is int"),
+        ("{}:of_required", "f(); missing a required argument: 'x'"),
+        ("los", 'or "module:function", or a list of those; did you mean "loss"?'),
+    ],
+)
+def test_an_observable_that_is_none_is_told(write, module, reference, expected):
+    name = module()
+    path = write(rendered(own(name, observables=f'"{reference.format(name)}"'), {}))
+    (line,) = error_of(path).mistakes
+    assert line.startswith(f'observables: got "{reference.format(name)}"; allowed '), line
+    assert expected in line
+
+
+def test_a_function_of_an_observable_that_returns_something_else_is_told(write, module):
+    name = module()
+    config = load(write(rendered(own(name, observables=f'"{name}:of_nothing"'), {})))
+    with pytest.raises(ConfigError, match="allowed a function that returns an Observable, not int"):
+        config.build()

@@ -298,3 +298,32 @@ def test_a_statement_from_outside_the_package_is_one_function_in_one_file(tmp_pa
     for name, said in (("mine:nothing", 'has no "nothing"'), ("theirs:norm", "no module")):
         result = CliRunner().invoke(app, ["validate", name, "--out", "out"])
         assert result.exit_code == 2 and said in " ".join(result.output.split()), result.output
+
+
+def test_parts_do_not_write_over_the_files_of_each_other(tmp_path, monkeypatch):
+    part = _part(0.5)
+    for name in ("made-up", "other"):
+        monkeypatch.setitem(parts.PARTS, name, part)
+    result = CliRunner().invoke(app, ["validate", "made-up", "other", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        *("a-figure.png", "other-a-figure.png")
+    }
+    monkeypatch.chdir(tmp_path)
+    Path("made.py").write_text("def up(progress): ...", encoding="utf-8")
+    out = tmp_path / "out"
+    result = CliRunner().invoke(app, ["validate", "made-up", "made:up", "--out", str(out)])
+    said = " ".join(result.output.split())
+    assert result.exit_code == 2 and "made-up and made:up would both write made-up.nc" in said
+    assert not out.exists()
+
+
+def test_what_there_is_none_of_is_not_named(tmp_path, monkeypatch):
+    checks = [Check("made up", "a number", value, 0.0, 1.0) for value in (2.0, 3.0)]
+    for count, said in ((1, "1 statement fails: see"), (2, "2 statements fail: see")):
+        found = Findings(checks[:count], {}, xarray.Dataset())
+        made = parts.Part("made up for a test", lambda progress, found=found: found)
+        monkeypatch.setitem(parts.PARTS, "made-up", made)
+        result = CliRunner().invoke(app, ["validate", "made-up", "--out", str(tmp_path)])
+        assert result.exit_code == 1 and said in " ".join(result.output.split())
+        assert "figures:" not in result.output

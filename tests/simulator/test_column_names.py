@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import pytest
 
 import sharpflow as sf
+from sharpflow.models.names import TAKEN
 from sharpflow.simulator import Observable
+from sharpflow.simulator.columns import RESERVED
 from sharpflow.simulator.observables import STANDARD
 
 
@@ -34,33 +36,40 @@ RUNS = pytest.mark.parametrize("run", [_simulate, _grid])
 
 @RUNS
 def test_all_names_that_are_taken_are_refused_at_once(run):
-    problem = _problem("loss", "loss_mean", "step", "mine", "plain")
+    problem = _problem("mine", "plain")
     mine = Observable("mine", lambda moment: {"norm_squared": -moment.loss, "mine": moment.loss})
+    group = Observable("group", lambda moment: dict.fromkeys(("loss_mean", "step"), moment.loss))
     with pytest.raises(ValueError, match="columns need names of their own") as refused:
-        run(problem, "loss", "metrics", "loss_mean", "norm_squared", mine)
+        run(problem, "loss", "metrics", "loss_mean", "norm_squared", mine, group)
     said = str(refused.value)
-    for name in ("loss", "loss_mean", "step"):
-        assert f"'{name}' of 'metrics' is" in said, said
+    for name in ("loss_mean", "step"):
+        assert f"'{name}' of 'group' is" in said, said
     assert "'norm_squared' of 'mine' is the name of a column of" in said
     assert "'mine' of 'mine' is recorded by 'metrics' too" in said
     assert "plain" not in said and "rename the metrics" in said
 
 
-@RUNS
+def test_the_names_that_metrics_must_leave_free_are_those_of_all_results():
+    assert STANDARD | set(RESERVED) == TAKEN
+
+
 @pytest.mark.parametrize(
     "name",
     [
-        *("seed", "learning_rate", "weight_decay", "step", "record", "snapshot", "tau"),
-        *("status", "final_step", "num_steps", "intrinsic_rate"),
+        *sorted(TAKEN),
         *("params", "final_params", "params.u", "final_params.u", "params_0", "params__0"),
-        *("edge_ratio", "edge_ratio_manifold", "stability_line", "threshold", "loss_rises"),
         *("", 7, "\ud800"),
     ],
 )
-def test_a_metric_with_a_name_that_is_taken_is_refused_also_where_it_replaces_nothing(run, name):
-    with pytest.raises(ValueError, match="columns need names|metrics must be") as refused:
-        run(_problem(name), "metrics")
-    assert repr(name) in str(refused.value)
+def test_a_metric_with_a_name_that_is_taken_is_refused_where_the_problem_is_made(name):
+    made = _problem("plain")
+    for call in (
+        lambda: _problem("plain", name),
+        lambda: made.with_metrics({name: lambda w: jnp.sum(w)}),
+    ):
+        with pytest.raises(ValueError, match="metrics (has|must be)") as refused:
+            call()
+        assert repr(name) in str(refused.value)
 
 
 def test_an_observable_cannot_pass_for_one_of_sharpflows_own():
@@ -83,9 +92,9 @@ def test_a_column_or_a_dimension_is_not_named_as_an_axis_of_the_grid():
     pair = Observable("pair", lambda moment: jnp.ones(2))
     axes = {"width": [1.0, 2.0], "pair_0": [1.0]}
     with pytest.raises(ValueError, match="columns need names") as refused:
-        _grid(_problem("width", "status"), pair, "metrics", axes=axes, start=start)
+        _grid(_problem("width"), pair, "metrics", axes=axes, start=start)
     said = str(refused.value)
-    assert "'width' of 'metrics' is an axis of the grid" in said and "'status' of" in said
+    assert "'width' of 'metrics' is an axis of the grid" in said
     assert "'pair_0' is a dimension of the column 'pair'" in said
 
 

@@ -1,7 +1,10 @@
 """A trajectory that cannot be predicted is refused with the reason and with what helps."""
 
+import re
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import sharpflow as sf
@@ -39,6 +42,29 @@ def test_an_edge_that_comes_first(completion):
     told = _predict(completion, (30.0, 1e-3), 40)
     assert "at the edge before it comes near the manifold: its edge ratio is" in told
     assert "sharpflow.central_flow" in told
+
+
+def test_an_edge_that_comes_after_the_first_snapshot(completion):
+    # at the first one the ratio is below 1, and the arrival that is asked for is never reached
+    told = _predict(completion, (4.0, 1e-3), 400, arrival_distance=1e-9)
+    ratio, step = re.search(r"its edge ratio is (\S+) at step (\d+)\.", told).groups()
+    assert float(ratio) >= 1.0 and int(step) > 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_data_that_a_network_cannot_fit(dtype):
+    x = np.random.default_rng(0).normal(size=(12, 2)).astype(dtype)
+
+    def residual(w):  # at least 9 in most directions, wherever w points
+        return x @ w / jnp.linalg.norm(w) - 9.0
+
+    problem = sf.Problem(init=lambda key: jax.random.normal(key, (2,), dtype), residual=residual)
+    told = _predict(problem, (1e-3, 1e-3), 200)
+    assert "It hardly fell from" in told and "the network cannot fit its data" in told
+    assert "sharpflow.central_flow" in told and "It still falls" not in told
+    # of a retraction that fails in single precision nobody can say that rounding is not the cause
+    rounding = "snapshots. They are float32, whose rounding may be the cause" in told
+    assert rounding == (dtype == np.float32) and ("jax_enable_x64" in told) == rounding
 
 
 def test_a_run_that_is_too_short_or_recorded_too_seldom(completion):

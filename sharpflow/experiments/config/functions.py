@@ -14,13 +14,12 @@ from sharpflow.experiments.config.mistakes import ConfigError, mistake, reason, 
 from sharpflow.experiments.config.optimizers import OPTIMIZERS
 from sharpflow.models.arguments import nearest
 from sharpflow.models.problem import Problem
+from sharpflow.simulator.axes import BY_POSITION, call_mistake
+from sharpflow.simulator.moment import Observable
 
-# What the grid passes by position.
-_POSITIONAL = {
-    "problem": (),
-    "start": ("key", "learning_rate", "weight_decay"),
-    "optimizer": ("learning_rate", "weight_decay"),
-}
+# What a config may name in place of a function that makes it.
+_INSTANCES = {"problem": Problem, "observables": Observable}
+_INSTANCES_IN_WORDS = {"problem": "a Problem", "observables": "an Observable"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +27,10 @@ class Function:
     """A function of a config.
 
     Attributes:
-      key: what it is for: ``"problem"``, ``"start"`` or ``"optimizer"``.
+      key: what it is for: ``"problem"``, ``"start"``, ``"optimizer"`` or ``"observables"``.
       reference: how the config names it.
-      function: itself; for ``"problem"`` it may be a ``Problem``.
+      function: itself; for ``"problem"`` it may be a ``Problem``, for ``"observables"`` an
+        ``Observable``.
     """
 
     key: str
@@ -40,13 +40,13 @@ class Function:
     @functools.cached_property
     def _parameters(self) -> list[inspect.Parameter] | None:
         """Those after what is passed by position; None where Python cannot tell."""
-        if isinstance(self.function, Problem):
+        if isinstance(self.function, tuple(_INSTANCES.values())):
             return []
         try:
             parameters = list(inspect.signature(self.function).parameters.values())
         except (TypeError, ValueError):
             return None
-        count = len(_POSITIONAL[self.key])
+        count = len(BY_POSITION[self.key])
         return [
             parameter
             for index, parameter in enumerate(parameters)
@@ -71,16 +71,13 @@ class Function:
 
     def mistakes(self, keywords: Sequence[str]) -> list[str]:
         """Why it cannot be called as a grid calls it, with these keywords."""
-        if isinstance(self.function, Problem) or self._parameters is None:
+        if isinstance(self.function, tuple(_INSTANCES.values())) or self._parameters is None:
             return []
-        positional = _POSITIONAL[self.key]
-        try:
-            inspect.signature(self.function).bind(*positional, **dict.fromkeys(keywords))
-        except TypeError as error:
-            called = ", ".join([*positional, *(f"{name}=..." for name in keywords)])
-            allowed = f"a function that can be called as f({called})"
-            return [f"{mistake(self.key, self.reference, allowed)}; {error}"]
-        return []
+        wrong = call_mistake(self.function, BY_POSITION[self.key], keywords)
+        if wrong is None:
+            return []
+        allowed, said = wrong
+        return [f"{mistake(self.key, self.reference, allowed)}; {said}"]
 
     def guarded(self, folder: Path | None, source: str, given: Mapping[str, Any]) -> Callable:
         """The function with keywords given; what it raises becomes a ``ConfigError``."""
@@ -126,8 +123,9 @@ def find(key: str, reference: str, folder: Path | None) -> tuple[Function | None
             public = [known for known in dir(target) if not known.startswith("_")]
             allowed = f"a function of {module_name}, which has no {shown(name)}"
             return None, [mistake(key, reference, allowed) + nearest(name, public)]
-    if not callable(target) and not (key == "problem" and isinstance(target, Problem)):
-        kinds = "a function or a Problem" if key == "problem" else "a function"
+    instance = _INSTANCES.get(key, ())
+    if not callable(target) and not isinstance(target, instance):
+        kinds = f"a function or {_INSTANCES_IN_WORDS[key]}" if instance else "a function"
         return None, [mistake(key, reference, f"{kinds}; this is {type(target).__name__}")]
     return Function(key, reference, target), []
 

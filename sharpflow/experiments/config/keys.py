@@ -35,7 +35,12 @@ class Key(NamedTuple):
     read: Callable[[Any], Any] = lambda value: value
 
 
-def _is_reference(value: Any) -> bool:
+def is_reference(value: Any) -> bool:
+    """Whether this names a function, ``"module:function"``.
+
+    Args:
+      value: of a config.
+    """
     module, colon, attribute = value.partition(":") if isinstance(value, str) else ("", "", "")
     return bool(colon) and all(
         name.isidentifier() for name in (*module.split("."), *attribute.split("."))
@@ -50,12 +55,15 @@ def _one_of(*names: str) -> Key:
 # In the words of a list that may stand after "got VALUE; allowed", with the checks of the library.
 _POSITIVE = Kind("a finite number above 0", arguments.POSITIVE.fits)
 _NOT_NEGATIVE = Kind("a finite number of at least 0", arguments.NOT_NEGATIVE.fits)
-_REFERENCE = Kind('"module:function"', _is_reference)
+_REFERENCE = Kind('"module:function"', is_reference)
 _OPTIMIZER = Kind(
     ", ".join(f'"{name}"' for name in OPTIMIZERS) + ' or "module:function"',
     arguments.any_of(choice(OPTIMIZERS), _REFERENCE).fits,
 )
-_OBSERVABLE = Kind(f"names of observables ({', '.join(OBSERVABLES)})", choice(OBSERVABLES).fits)
+_OBSERVABLE = Kind(
+    f'names of observables ({", ".join(OBSERVABLES)}) or "module:function"',
+    arguments.any_of(choice(OBSERVABLES), _REFERENCE).fits,
+)
 
 # Not models of pydantic, which could check the same: loading and building them adds more than 0.1 s
 # to every start, a list of a million wrong entries takes it ten seconds, an entry that may be of

@@ -141,8 +141,13 @@ def _unusable(values: Values, table: Table, folder: Path | None) -> list[str]:
             mistakes += wrong
             if function is not None:
                 functions_by_key[key] = function
+    for reference in filter(keys.is_reference, values.get("observables", ())):
+        function, wrong = functions.find("observables", reference, folder)
+        mistakes += wrong
+        if function is not None:
+            mistakes += function.mistakes([])
     if functions_by_key.keys() != {"problem", "optimizer"} | ({"start"} & table.keys()):
         return mistakes
-    return functions.misplaced(
+    return mistakes + functions.misplaced(
         functions_by_key, values.get("problem_options", {}), values.get("axes", {})
     )

@@ -48,7 +48,8 @@ def refusals(check: Callable[[], object], keys: Mapping[str, str] | None = None)
         check()
     except ArgumentError as error:
         key = (keys or {}).get(error.name, error.name)
-        return [f"{key}: got {error.got}; allowed {error.allowed}"]
+        remedy = f"; {error.remedy}" if error.remedy else ""
+        return [f"{key}: got {error.got}; allowed {error.allowed}{remedy}"]
     return []
 
 

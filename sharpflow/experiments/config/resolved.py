@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from sharpflow.experiments.config import functions
+from sharpflow.experiments.config.keys import is_reference
 from sharpflow.experiments.config.mistakes import ConfigError, mistake, reason
 from sharpflow.experiments.config.toml import toml_key, toml_value
 from sharpflow.models.arguments import checked, instance
 from sharpflow.models.leaves import x64_enabled
 from sharpflow.models.problem import Problem
 from sharpflow.models.representation import summarized
+from sharpflow.simulator.moment import Observable
 
 # A list of forty seeds or so. Two values that differ later than that are told by their key alone;
 # whole lists of thousands would fill the screen.
@@ -35,7 +37,7 @@ class Config:
       optimizer, start, dtype: of all its points.
       num_steps, tau: how long; one of them is None.
       record_every, record_at, num_records: when is recorded; at least two are None.
-      observables: what is recorded.
+      observables: what is recorded, by name or as ``"module:function"``.
       snapshot_every, group_width, lanes, matmul_precision: as in ``simulate_grid``, or None.
       problem_options: keywords of the problem function, lists as tuples.
       axes: any other axes, name -> values.
@@ -100,7 +102,8 @@ class Config:
 
         Raises:
           ConfigError: a function that raises, a problem function that returns anything
-            but a Problem, or one whose parameters are not of the config's dtype.
+            but a Problem or one of an observable anything but an Observable, or a problem
+            whose parameters are not of the config's dtype.
         """
         if self.dtype == "float64" and not x64_enabled():
             allowed = "\"float32\"; or call jax.config.update('jax_enable_x64', True) first"
@@ -118,7 +121,8 @@ class Config:
             else optimizer.guarded(self.folder, self.source, {}),
             "start": None if self.start is None else self._guarded(self._found("start")),
         }
-        kept = ("num_steps", "tau", "record_every", "record_at", "num_records", "observables")
+        arguments["observables"] = tuple(map(self._observable, self.observables))
+        kept = ("num_steps", "tau", "record_every", "record_at", "num_records")
         arguments |= {name: getattr(self, name) for name in (*kept, "snapshot_every")}
         arguments |= {
             name: getattr(self, name) for name in ("group_width", "lanes", "matmul_precision")
@@ -130,8 +134,22 @@ class Config:
             if field.compare:
                 yield field.name, getattr(self, field.name)
 
-    def _found(self, key: str) -> functions.Function:
-        function, mistakes = functions.find(key, getattr(self, key), self.folder)
+    def _observable(self, name: str) -> str | Observable:
+        """What is recorded under a name of ours, or what a function of somebody else makes."""
+        if not is_reference(name):
+            return name
+        function = self._found("observables", name)
+        made = function.function
+        if not isinstance(made, Observable):
+            made = function.guarded(self.folder, self.source, {})()
+        if not isinstance(made, Observable):
+            allowed = f"a function that returns an Observable, not {type(made).__name__}"
+            raise ConfigError(self.source, [mistake("observables", name, allowed)])
+        return made
+
+    def _found(self, key: str, reference: str | None = None) -> functions.Function:
+        named = getattr(self, key) if reference is None else reference
+        function, mistakes = functions.find(key, named, self.folder)
         if function is None:
             raise ConfigError(self.source, mistakes)
         return function

@@ -1,5 +1,6 @@
 """What a config may call without its reader's word: what sharpflow's own presets call."""
 
+from sharpflow.experiments.config.keys import is_reference
 from sharpflow.experiments.config.optimizers import OPTIMIZERS
 from sharpflow.experiments.config.resolved import Config
 from sharpflow.experiments.config.sources import preset_names, preset_table
@@ -27,6 +28,7 @@ def beyond_presets(config: Config) -> list[str]:
         for key, reference in named.items()
         if reference is not None and reference not in ours | OPTIMIZERS.keys()
     ]
+    lines += [f"observables = {name!r}" for name in config.observables if is_reference(name)]
     given = {"problem_options": config.problem_options, "axes": config.axes}
     lines += [
         f"{table}.{_FETCHES} = {values[_FETCHES]!r}"

@@ -87,7 +87,9 @@ def linear_regression_digits(num_images: int = 20, *, dtype: object = None) -> P
     # A problem of its own around the functions of the other one, so that the metric is beside its
     # residual; init and residual are bound to their data already.
     metrics = {"angle_to_solution": angle}
-    return Problem(init=problem.init, residual=problem.residual, metrics=metrics)
+    return Problem(
+        init=problem.init, residual=problem.residual, metrics=metrics, scale_invariant=True
+    )
 
 
 @checked(key=KEY, angle=number(least=0, below=np.pi / 2), num_images=COUNT, perturbation=FINITE)

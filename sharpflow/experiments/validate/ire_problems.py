@@ -65,7 +65,9 @@ def gentle_circle() -> sf.Problem:
         height = jnp.tanh(_SOFTENING * w[2] / jnp.linalg.norm(w)) / _SOFTENING
         return (jnp.exp(0.5 * _SLOPE * cosine) * height)[None]
 
-    return sf.Problem(init=lambda key: jax.random.normal(key, (3,)), residual=residual)
+    return sf.Problem(
+        init=lambda key: jax.random.normal(key, (3,)), residual=residual, scale_invariant=True
+    )
 
 
 def two_digits() -> sf.Problem:

@@ -1,7 +1,7 @@
 """Run parts of the validation, and keep what they find."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,11 +34,12 @@ def run_validation(names: Sequence[str], out: Path, *, progress: bool | None = N
       The statements.
 
     Raises:
-      ValueError: an unknown part.
+      ValueError: an unknown part, or two that would write the same file.
       OSError: the folder cannot be made.
     """
     # All parts before the first runs: a name with a mistake in it, the last of ten, shows at once.
     parts = {name: part_named(name) for name in names or DEFAULT}
+    files = _files(parts)
     out.mkdir(parents=True, exist_ok=True)
     console, began = Console(), time.perf_counter()
     checks: list[Check] = []
@@ -58,15 +59,40 @@ def run_validation(names: Sequence[str], out: Path, *, progress: bool | None = N
             result.numbers, {str(n): quantity_of(str(n), a) for n, a in told.items()}
         )
         numbers = numbers.assign_attrs(made)
-        numbers.to_netcdf(out / f"{name.replace(':', '-')}.nc", engine="h5netcdf")
+        numbers.to_netcdf(out / files[name], engine="h5netcdf")
         # After each part, so that what is done is kept where a later part fails or is interrupted.
-        drawn += [_saved(figure, out / f"{title}.png") for title, figure in result.figures.items()]
+        for title, figure in result.figures.items():
+            # two parts may give one title, and neither is to lose its figure to the other
+            free = f"{title}.png" not in drawn
+            path = out / (f"{title}.png" if free else f"{Path(files[name]).stem}-{title}.png")
+            drawn.append(_saved(figure, path))
         checks += result.checks
     made = launch_provenance() | {"parts": list(parts), "seconds": time.perf_counter() - began}
     report(checks, out, made, "sharpflow validate", "".join(f" {name}" for name in names))
-    console.print(f"figures: {', '.join(drawn)}")
+    if drawn:
+        console.print(f"figures: {', '.join(drawn)}")
     console.print(f"in {out}")
     return checks
+
+
+def _files(names: Iterable[str]) -> dict[str, str]:
+    """The file of the numbers of each part.
+
+    Raises:
+      ValueError: two parts that would write the same one.
+    """
+    files: dict[str, str] = {}
+    for name in names:
+        file = f"{name.replace(':', '-')}.nc"
+        # a file system may take small and capital letters for the same
+        other = next((n for n, known in files.items() if known.lower() == file.lower()), None)
+        if other is not None:
+            raise ValueError(
+                f"PARTS: {other} and {name} would both write {file}: run them one after the other, "
+                "each into a folder of its own, by --out"
+            )
+        files[name] = file
+    return files
 
 
 def _saved(figure: "Figure", path: Path) -> str:

@@ -69,6 +69,7 @@ LOSSES = ("mse", "smoothed_cross_entropy")
     scale_invariant=optional(FLAG),
     test=PAIR,
     loss=TEXT,
+    metrics=optional(MAPPING),
 )
 def from_flax(
     module: "nn.Module | nnx.Module | Callable[[nnx.Rngs], nnx.Module]",
@@ -85,6 +86,7 @@ def from_flax(
     devices: Sequence[jax.Device] | None = None,
     dtype: object = None,
     scale_invariant: bool | None = None,
+    metrics: Mapping[str, Callable[..., Any]] | None = None,
 ) -> Problem:
     """A Flax module and its full training batch as a Problem.
 
@@ -130,8 +132,11 @@ def from_flax(
       devices: jax devices over which the examples are spread, of each micro-batch or
         of the whole batch; parameters are copied to all.
       dtype: float32 or float64; by default that of jax.
-      scale_invariant: False marks an ablation; by default what a linen module tells as
-        its ``scale_invariant``, as those of ``sharpflow.models`` do, and True otherwise.
+      scale_invariant: as of ``Problem``: False marks an ablation; by default what a linen module
+        tells as its ``scale_invariant``, as those of ``sharpflow.models`` do, and otherwise the
+        loss is taken to be invariant, and the first simulation looks whether it is.
+      metrics: further metrics, named functions of the params, or of the params and the data,
+        -> scalar, as of ``Problem``; beside those that the targets and ``test`` give.
 
     Returns:
       A Problem whose params are the module's, without the fixed ones: nested
@@ -145,7 +150,7 @@ def from_flax(
         random numbers, keywords that the module does not take or lacks, outputs that are
         no array or whose shape does not match the targets, or a split batch
         with an nnx module or one that mixes its examples otherwise than by
-        ``nn.BatchNorm``.
+        ``nn.BatchNorm``, or metrics with the name of another column.
     """
     if loss not in LOSSES:
         raise ValueError(f"loss must be one of {LOSSES}, got {loss!r}")
@@ -191,15 +196,17 @@ def from_flax(
         # Before the test inputs, whose rows are counted by the scores.
         data = dataclasses.replace(data, scores=scores)
         data = with_test_inputs(network, data, test_inputs, micro_batch)
-    if scale_invariant is None:
-        declared = (
-            getattr(module, "scale_invariant", True) if isinstance(module, nn.Module) else True
-        )
-        scale_invariant = bool(declared)
+    if scale_invariant is None and isinstance(module, nn.Module):
+        declared = getattr(module, "scale_invariant", None)
+        scale_invariant = None if declared is None else bool(declared)
+    own_metrics = {name: Score(network, name) for name in scores}
+    repeated = sorted(own_metrics.keys() & (metrics or {}).keys())
+    if repeated:
+        raise ValueError(f"metrics has {repeated}, which from_flax makes itself: rename them")
     problem = partial(
         Problem,
         network.init,
-        metrics={name: Score(network, name) for name in scores},
+        metrics=own_metrics | dict(metrics or {}),
         scale_invariant=scale_invariant,
         data=dataclasses.replace(data, scores=scores),
     )

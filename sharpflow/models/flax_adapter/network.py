@@ -135,11 +135,13 @@ class Network:
       sharding: how the examples are spread over devices.
       num_batch_norms: how often the module normalizes with the statistics of its batch, where
         that is split into micro-batches; None takes all rows at once.
+      trained: the paths of its params, sorted.
     """
 
     module: FunctionalModule
     sharding: ExampleSharding = dataclasses.field(default_factory=ExampleSharding)
     num_batch_norms: int | None = None
+    trained: tuple[str, ...] = ()
 
     def init(self, key: jax.Array, data: NetworkData) -> Params:
         """Parameters, without the fixed ones."""
@@ -150,6 +152,11 @@ class Network:
     def outputs(self, params: Params, data: NetworkData) -> Float[Array, "n c"]:
         """Outputs on the training batch, with its statistics."""
         data.require_matching_rows()
+        # A module overlooks an array that it does not know, and one that is held constant would
+        # replace it; both would be part of ‖w‖ and of the threshold.
+        given = sorted(flatten_dict(params, sep="/"))
+        if given != list(self.trained):
+            raise ValueError(f"the network trains {list(self.trained)}, got {given}")
         return _outputs(self, params, data)
 
     def test_outputs(self, params: Params, data: NetworkData) -> Float[Array, "k c"]:
@@ -277,7 +284,8 @@ def bound_network(
         fixed=sharding.replicated(_fixed(flat, fixed)),
         constants=sharding.replicated(constants),
     )
-    network = Network(module, sharding=sharding)
+    trained = tuple(sorted(flat.keys() - data.fixed.keys()))
+    network = Network(module, sharding=sharding, trained=trained)
     if micro_batch is None:
         return network, data
     params = jax.eval_shape(partial(network.init, data=data), jax.random.key(0))

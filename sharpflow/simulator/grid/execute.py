@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from sharpflow.simulator.chunk import CompiledChunk
+from sharpflow.simulator.chunk import CompiledChunk, stacked
 from sharpflow.simulator.grid.engine import (
     Engine,
     Placement,
@@ -21,6 +21,7 @@ from sharpflow.simulator.grid.points import Points
 from sharpflow.simulator.grid.spec import Grid
 from sharpflow.simulator.host import Host, Lanes, Layout
 from sharpflow.simulator.interrupt import Stop, stop_between_chunks
+from sharpflow.simulator.premises import warn_of_scale
 from sharpflow.simulator.processes import Processes
 from sharpflow.simulator.progress import Advance, progress_bar
 from sharpflow.simulator.provenance import launch_provenance
@@ -212,6 +213,7 @@ def _run_batch(
             batch=number,
         )
         try:
+            _warn_of_scale(engine, points, pending[0])
             return host.run(pending, begun, stop, advance)
         except jax.errors.JaxRuntimeError as error:
             # The next attempt is made outside of this clause: within it the traceback would keep
@@ -231,6 +233,17 @@ def _run_batch(
             begun = _begun(sink.run, number, narrower)
         del host  # and with it what its groups hold on the devices
         engine = build_engine(grid, points, pending, placement, stored=narrower)
+
+
+def _warn_of_scale(engine: Engine, points: Points, point: int) -> None:
+    """As of one trajectory; the problems of a batch have the same functions, and one is asked."""
+    state, hyperparameters = points.state(point), points.hyperparameters(point)
+
+    def as_lanes(tree: Any) -> Any:
+        return stacked([tree] * engine.layout.width)
+
+    program, problem = points.batch.program, points.problem(point)
+    warn_of_scale(engine.chunk, program, problem, state, hyperparameters, as_lanes)
 
 
 def _launch(grid: Grid) -> dict[str, Any]:

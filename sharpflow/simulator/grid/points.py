@@ -13,8 +13,9 @@ from jaxtyping import Array, Float
 from sharpflow.models import Params, Problem, validate_params
 from sharpflow.models.arguments import require_within, shown
 from sharpflow.models.precision import compiled
-from sharpflow.simulator.axes import BASE, Axes, keywords_of
+from sharpflow.simulator.axes import BASE, BY_POSITION, Axes, keywords_of
 from sharpflow.simulator.host import Starts
+from sharpflow.simulator.premises import require_possible_rule
 from sharpflow.simulator.program import (
     Hyperparameters,
     LoopState,
@@ -100,9 +101,11 @@ class Points:
         others = [name for name in axes.names if name not in BASE]
         self.axes, self.batch = axes, batch
         self._start = start
-        self._start_takes = keywords_of(start, others) if start is not None else ()
+        self._start_takes = (
+            keywords_of(start, others, BY_POSITION["start"]) if start is not None else ()
+        )
         self._optimizer = optimizer
-        self._rule_takes = keywords_of(optimizer, others)
+        self._rule_takes = keywords_of(optimizer, others, BY_POSITION["optimizer"])
         self._drawn: dict[tuple[int, int], Params] = {}
         first = batch.points[0]
         self.example = validate_params(batch.program.problem, self._params(first), "the start")
@@ -166,6 +169,7 @@ class Points:
             raise ValueError(f"at {self.axes.describe(point)}: {error}") from error
         state = optimizer.init(self.example)
         require_followed_schedules(state)
+        require_possible_rule(state, self.example)
         return flow_time_per_step(state)
 
     @property

@@ -12,7 +12,6 @@ from sharpflow.models import Params, Problem
 from sharpflow.models.arguments import (
     COUNT,
     FLAG,
-    FUNCTION,
     PATH,
     Kind,
     checked,
@@ -24,7 +23,7 @@ from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.parameter_names import parameter_names
 from sharpflow.models.problem import PROBLEM
 from sharpflow.models.representation import Summary, duration_in_words, size_in_words, summarized
-from sharpflow.simulator.axes import BASE, keywords_of
+from sharpflow.simulator.axes import BASE, BY_POSITION, keywords_of
 from sharpflow.simulator.grid.engine import (
     DEVICES,
     Placement,
@@ -40,6 +39,7 @@ from sharpflow.simulator.processes import PROCESSES, Processes
 from sharpflow.simulator.program import MakeOptimizer, rule_at
 from sharpflow.simulator.quantities import quantity_of
 from sharpflow.simulator.rules import gdwd
+from sharpflow.simulator.rules.edge_rule import MAKE_OPTIMIZER
 from sharpflow.simulator.store.arrays import PENDING
 from sharpflow.simulator.store.folder import RunFolder
 from sharpflow.simulator.store.reading import open_run
@@ -217,7 +217,7 @@ GRID = Kind(
 )
 
 
-@checked(grid=GRID, problem=PROBLEM, optimizer=FUNCTION)
+@checked(grid=GRID, problem=PROBLEM, optimizer=MAKE_OPTIMIZER)
 def grid_point(
     grid: "xarray.Dataset", problem: Problem, *, optimizer: MakeOptimizer = gdwd, **point: Any
 ) -> Trajectory:
@@ -265,7 +265,8 @@ def grid_point(
         snapshot_row = snapshot_row[existing]
         params = _params(at, example, "params", existing)
     has_last = all(name in at for name in parameter_names(example, "final_params"))
-    taken = (*BASE[1:], *keywords_of(optimizer, [name for name in axes if name not in BASE]))
+    others = [name for name in axes if name not in BASE]
+    taken = (*BASE[1:], *keywords_of(optimizer, others, BY_POSITION["optimizer"]))
     rates = {name: labels[name] for name in taken}
     state = rule_at(optimizer, rates).init(jax.tree.map(_ones, example))
     return Trajectory(

@@ -12,10 +12,20 @@ import jax
 import numpy as np
 
 from sharpflow.models import Problem
-from sharpflow.models.arguments import COUNT, FLAG, FUNCTION, POSITIVE, instance, nearest, optional
+from sharpflow.models.arguments import (
+    COUNT,
+    FLAG,
+    FUNCTION,
+    POSITIVE,
+    ArgumentError,
+    instance,
+    nearest,
+    optional,
+    shown,
+)
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
 from sharpflow.models.representation import Summary, summarized, words
-from sharpflow.simulator.axes import BASE, Axes, grid_axes, keywords_of
+from sharpflow.simulator.axes import BASE, BY_POSITION, Axes, call_mistake, grid_axes, keywords_of
 from sharpflow.simulator.chunk import stacked
 from sharpflow.simulator.grid.points import (
     Batch,
@@ -28,9 +38,11 @@ from sharpflow.simulator.grid.points import (
 from sharpflow.simulator.loop import column_shapes
 from sharpflow.simulator.moment import Observable
 from sharpflow.simulator.observables import DEFAULT, OBSERVABLES, RUNNING, resolve
+from sharpflow.simulator.premises import warn_of_missing_columns
 from sharpflow.simulator.program import EffectiveRate, MakeOptimizer, Program, Rule
 from sharpflow.simulator.quantities import recorded_quantities
 from sharpflow.simulator.rules import gdwd
+from sharpflow.simulator.rules.edge_rule import MAKE_OPTIMIZER
 from sharpflow.simulator.schedule import Schedule, plain, schedule
 from sharpflow.simulator.store.arrays import Variable
 from sharpflow.simulator.store.variables import grid_variables
@@ -202,7 +214,7 @@ _KINDS = {
     "observables": OBSERVABLES,
     "snapshot_every": optional(COUNT),
     "final_params": FLAG,
-    "optimizer": FUNCTION,
+    "optimizer": MAKE_OPTIMIZER,
     "start": optional(FUNCTION),
     "effective_learning_rate": optional(FUNCTION),
 }
@@ -268,6 +280,11 @@ def prepare(spec: GridSpec) -> Grid:
         num_records=num_records,
     )
     columns = _columns(points, running, axes.names)
+    for points_together in points:
+        state = points_together.state(points_together.batch.points[0]).optimizer_state
+        made_of = points_together.batch.program.problem
+        rate = spec.effective_learning_rate
+        warn_of_missing_columns(spec.observables, observables, made_of, state, rate)
     keeps_params = snapshot_every is not None or spec.final_params
     example = _one_shape(points) if keeps_params else None
     variables = grid_variables(
@@ -319,12 +336,24 @@ def _axes_of_problem(others: Sequence[str], spec: GridSpec) -> tuple[str, ...]:
     by_problem: tuple[str, ...] = ()
     if not isinstance(spec.problem, Problem) and callable(spec.problem):
         by_problem = keywords_of(spec.problem, others)
-    functions = [function for function in (spec.start, spec.optimizer) if function is not None]
-    taken = {*by_problem, *(name for f in functions for name in keywords_of(f, others))}
+    taken = set(by_problem)
+    for name in ("start", "optimizer"):
+        function = getattr(spec, name)
+        if function is None:
+            continue
+        own = keywords_of(function, others, BY_POSITION[name])
+        wrong = call_mistake(function, BY_POSITION[name], own)
+        if wrong is not None:
+            allowed, said = wrong
+            remedy = "what stands in front is passed by position: wrap what takes it by keyword"
+            raise ArgumentError(name, allowed, shown(function), f"{said}; {remedy}")
+        taken.update(own)
     unused = [name for name in others if name not in taken]
     if unused:
         raise ValueError(
-            f"axes has {unused}, which neither problem, start nor optimizer takes as a keyword"
+            f"axes has {unused}, which neither problem, start nor optimizer takes as a keyword: "
+            "the rates have axes of their own, learning_rates and weight_decays, and are passed by "
+            "position; any other axis needs a keyword of its name in one of the three"
         )
     return by_problem
 

@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array
 
 from sharpflow.models import Params
-from sharpflow.models.arguments import Kind, shown
+from sharpflow.models.arguments import FUNCTION, Kind, shown
 from sharpflow.models.representation import summarized
 
 OPTIMIZER = Kind(
@@ -22,6 +22,19 @@ OPTIMIZER = Kind(
     lambda value: (
         callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))
     ),
+    lambda value: (
+        "call the function with its rates, as sharpflow.gdwd(learning_rate, weight_decay)"
+        if callable(value)
+        else ""
+    ),
+)
+MAKE_OPTIMIZER = FUNCTION.with_remedy(
+    lambda value: (
+        "give the function that makes the transformation, as optimizer=sharpflow.gdwd: a grid "
+        "calls it with the rates of each point"
+        if OPTIMIZER.fits(value)
+        else ""
+    )
 )
 
 
@@ -80,6 +93,21 @@ class EdgeDynamics:
             value = getattr(self, name)
             if value is not None and not callable(value):
                 raise ValueError(f"{name} must be a function or None, got {shown(value)}")
+
+    def effective_rate(self, params: Params, *, scale_invariant: bool) -> Array | None:
+        """η̃ at params, or None where it is not known.
+
+        Args:
+          params: w.
+          scale_invariant: whether the direction of w is what moves, or w itself.
+
+        Returns:
+          Shape ().
+        """
+        if not scale_invariant:
+            return self.step_size
+        tell = self.effective_learning_rate
+        return None if tell is None else tell(params)
 
     @property
     def of_step(self) -> bool:
