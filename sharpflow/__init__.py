@@ -60,3 +60,8 @@ def __getattr__(name: str) -> Any:
 
         return plots
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """All public names, for those who complete them at a prompt."""
+    return sorted({*globals(), *__all__})

@@ -246,6 +246,7 @@ _PLOTTED = {
 }
 _BANDS = {
     **_PLOTTED,
+    "over": CHOICE,
     "against": CHOICE.or_none,
     "title": TEXT,
     "most_lines": COUNT,

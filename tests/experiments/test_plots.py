@@ -1,5 +1,8 @@
 """Figures show the numbers that they are given, and leave everything else alone."""
 
+import dataclasses
+
+import grids
 import jax
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from examples import (
     record,
 )
 from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 import sharpflow as sf
 from sharpflow.experiments import plots
@@ -156,26 +160,136 @@ def test_metric_without_any_clock_is_refused(clockless):
         plots.metric(clockless, "test_error")
 
 
-def test_trajectory_and_its_dataset_give_the_same_lines():
+OBSERVABLES = ("threshold", "loss", "hessian_sharpness", "sharpness_manifold")
+
+
+@pytest.fixture(scope="module")
+def regression():
+    """Batch-norm linear regression, and six steps of it."""
     x = np.random.default_rng(0).normal(size=(4, 5))
     problem = sf.models.linear_regression(x, x[:, 0])
-    trajectory = sf.simulate(
-        problem,
-        problem.init(jax.random.key(0)),
-        sf.gdwd(0.1, 0.01),
-        6,
-        observables=("threshold", "loss", "hessian_sharpness", "sharpness_manifold"),
-        progress=False,
-    )
+    start = problem.init(jax.random.key(0))
+    rule = sf.gdwd(0.1, 0.01)
+    trajectory = sf.simulate(problem, start, rule, 6, observables=OBSERVABLES, progress=False)
+    return problem, trajectory
+
+
+def test_trajectory_and_its_dataset_give_the_same_lines(regression):
+    _, trajectory = regression
     for draw in (
+        lambda of: plots.panel(of)[0],
+        lambda of: plots.panel(of)[1],
+        lambda of: plots.sharpness_and_threshold(of),
         lambda of: plots.edge_of_stability(of),
         lambda of: plots.metric(of, "loss"),
         lambda of: plots.edge_eigenvalues(FLOW, of),
         lambda of: plots.sharpness_and_threshold(COMPARISON, trajectory=of),
     ):
         drawn = [draw(of).lines for of in (trajectory, trajectory.to_dataset())]
+        assert drawn[0]
         for one, other in zip(*drawn, strict=True):
             np.testing.assert_array_equal(one.get_data(), other.get_data())
+
+
+def test_panel_draws_what_was_recorded_and_what_the_flow_says_of_it(regression):
+    _, trajectory = regression
+    loss, sharpness, hessian = plots.panel(trajectory)
+    tau = trajectory.tau
+    np.testing.assert_array_equal(_line(loss, "measured"), [tau, trajectory["loss"]])
+    measured = [tau, trajectory["sharpness_manifold"][:, 0]]
+    np.testing.assert_array_equal(_line(sharpness, "measured"), measured)
+    beside = _line(sharpness, r"threshold $\lambda^{\ast}$")
+    np.testing.assert_array_equal(beside, [tau, trajectory["threshold"]])
+    beside = _line(hessian, r"stability line $2/\eta$")
+    np.testing.assert_allclose(beside[1], 20.0)
+    assert [ax.get_ylabel() for ax in (loss, sharpness)] == [
+        "training loss $L$", r"sharpness $\lambda_1$ at $\Phi(\theta_t)$",
+    ]  # fmt: skip
+
+    steps = plots.panel(trajectory, FLOW, columns=["sharpness_manifold"], against="step")
+    drawn = [line.get_data() for line in steps[0].lines if line.get_linestyle() == "--"]
+    at = TAU / trajectory.intrinsic_rate
+    expected = [[at, FLOW.eigenvalues[:, 0]], [at, FLOW.threshold]]
+    np.testing.assert_allclose(drawn, expected, rtol=1e-12)
+
+    columns = ["sharpness", "test_error"]
+    compared, error = plots.panel(RECORD, comparison=COMPARISON, columns=columns)
+    np.testing.assert_array_equal(_line(compared, "measured"), [TAU, COMPARISON.sharpness])
+    np.testing.assert_array_equal(_line(compared, "predicted entry")[0], 0.4)
+    np.testing.assert_array_equal(_line(error, "measured"), [RECORD.tau, RECORD.test_error])
+
+
+def test_panel_draws_metrics_and_mean_loss_of_the_problem_along_the_flow(regression):
+    problem, trajectory = regression
+    accuracies = {"train_accuracy": lambda w: w.sum(), "test_accuracy": lambda w: w.max()}
+    problem = sf.Problem(init=problem.init, loss=problem.loss, metrics=accuracies)
+    columns = trajectory.columns | dict.fromkeys(accuracies, np.ones(6))
+    with_metrics = dataclasses.replace(trajectory, columns=columns | {"loss_mean": np.ones(6)})
+    at_edge = np.where(TAU > 1.0, 0.5, 0.0)[:, None, None] * np.diag([1.0, 0.0, 0.0])
+    flow = dataclasses.replace(FLOW, theta=np.outer(TAU, np.ones(5)), edge_covariance=at_edge)
+    loss, accuracy = plots.panel(with_metrics, flow, problem=problem)[:2]
+    mean = 0.5 * trajectory.intrinsic_rate * FLOW.threshold * 0.5
+    expected = [TAU, np.where(TAU > 1.0, mean, np.nan)]
+    np.testing.assert_allclose(_line(loss, "predicted flow"), expected, rtol=1e-12)
+    dashed = [line.get_ydata() for line in accuracy.lines if line.get_linestyle() == "--"]
+    np.testing.assert_allclose(dashed, [5.0 * TAU, TAU], rtol=1e-12)
+    assert accuracy.get_ylabel() == "accuracy"
+    assert {line.get_label() for line in accuracy.lines} >= {"training accuracy", "test accuracy"}
+
+
+def test_panel_takes_one_point_of_a_grid_and_passes_over_records_without_a_value():
+    dataset = grids.grid((1, 1, 1))
+    dataset["sharpness_iterate"][..., 1::2, :] = np.nan
+    (ax,) = plots.panel(dataset, columns=["sharpness_iterate"], against="step")
+    step, drawn = _line(ax, "measured")
+    np.testing.assert_array_equal(step, dataset["step"][::2])
+    np.testing.assert_array_equal(drawn, dataset["sharpness_iterate"].values[0, 0, 0, ::2, 0])
+    selected = plots.panel(dataset.isel(seed=0, learning_rate=0, weight_decay=0))
+    assert len(selected) == 3  # loss, accuracy, sharpness
+    with pytest.raises(ValueError, match=r"\{'seed': 2\}.*\.isel\(seed=0\)"):
+        plots.panel(grids.grid((2, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"columns": ["test_error", "missing"]}, "missing"),
+        ({"axes": [Figure().add_subplot()]}, "axes must be 3"),
+        ({"against": "time"}, "against must be one of"),
+        ({"trajectory": RESTING, "flow": FLOW}, "no flow time"),
+        ({"trajectory": RESTING, "against": "tau"}, "no flow time"),
+        ({"trajectory": RECORD[["threshold"]]}, "name columns"),
+    ],
+)
+def test_panel_refuses_what_it_cannot_draw(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        plots.panel(**{"trajectory": RECORD} | arguments)
+
+
+def test_sharpness_and_threshold_of_a_trajectory_alone_is_drawn_without_a_prediction(regression):
+    _, trajectory = regression
+    ax = plots.sharpness_and_threshold(trajectory)
+    assert len(ax.lines) == 2
+    drawn = _line(ax, r"$\lambda^{\ast}$ measured")
+    np.testing.assert_array_equal(drawn, [trajectory.tau, trajectory["threshold"]])
+    resting = plots.sharpness_and_threshold(RESTING)
+    assert resting.get_xlabel() == "step $t$"
+    np.testing.assert_array_equal(resting.lines[0].get_xdata(), RESTING.step)
+    with pytest.raises(ValueError, match="no flow time"):
+        plots.sharpness_and_threshold(RESTING, FLOW)
+    with pytest.raises(ValueError, match="observables="):
+        plots.sharpness_and_threshold(RECORD[["threshold"]])
+
+
+def test_metric_draws_what_its_column_is_compared_with():
+    ax = plots.metric(RECORD, "hessian_sharpness")
+    drawn = _line(ax, r"$2/\eta$")
+    np.testing.assert_array_equal(drawn, [RECORD.tau, RECORD.stability_line])
+    measured = _line(ax, "with weight decay")
+    np.testing.assert_array_equal(measured[1], RECORD.hessian_sharpness[:, 0])
+    ratio = RECORD.assign(edge_ratio_iterate=RECORD.test_error)
+    lines = plots.metric(ratio, "edge_ratio_iterate").lines
+    np.testing.assert_array_equal(lines[1].get_ydata(), [1.0, 1.0])
 
 
 @pytest.mark.parametrize(

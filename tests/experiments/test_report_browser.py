@@ -172,6 +172,14 @@ def test_dragging_turns_the_sphere(browser, paths):
         page.locator("#sphere").scroll_into_view_if_needed()
         page.wait_for_selector("#sphere-turning[data-drawn] canvas", timeout=60_000)
         assert not page.locator("#sphere-still").is_visible()
+        radii = page.evaluate(
+            """() => document.getElementById("sphere-turning").data
+              .filter((each) => each.type === "scatter3d" && each.showlegend !== undefined)
+              .map((each) => Math.min(...each.x.map((x, place) => x === null ? 1
+                : Math.hypot(x, each.y[place], each.z[place]))))"""
+        )
+        # the circles and the path of the trajectory: no part of either is below the surface
+        assert len(radii) == 2 and min(radii) > 0.985
         camera = (
             "document.getElementById('sphere-turning')._fullLayout.scene._scene.getCamera().eye"
         )
@@ -205,6 +213,16 @@ def test_a_phone_shows_a_page_without_scrolling_sideways(browser, paths, kind, s
             expect(dialog).to_be_visible()
             assert dialog.bounding_box()["width"] <= 375
             assert dialog.evaluate("found => found.scrollWidth <= found.clientWidth")
+            visit.page.locator("#trajectory-close").tap()
+        for box in visit.page.locator(".scroll:visible").all():
+            # its last column comes into sight, and the first one of the grid stays there
+            box.evaluate("found => { found.scrollLeft = found.scrollWidth; }")
+            frame = box.bounding_box()
+            cells = box.locator("tbody tr").first.locator("td")
+            last = cells.last.bounding_box()
+            assert last["x"] + last["width"] <= frame["x"] + frame["width"] + 1
+            if box.locator("#grid-table").count():
+                assert abs(cells.first.bounding_box()["x"] - frame["x"]) <= 2
         assert visit.wrong == []
 
 

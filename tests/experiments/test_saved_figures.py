@@ -25,6 +25,14 @@ def test_png_has_its_size_and_its_title(tmp_path):
         assert image.text == {"Title": "mean loss"}
 
 
+def test_axes_and_several_axes_are_saved_as_their_figure(tmp_path):
+    with plots.style():
+        _, axes = pyplot.subplots(1, 2)
+    forms = (axes[0].figure, axes[0], axes, tuple(axes))
+    kept = [plots.save(form, tmp_path / f"{i}.png", title="t") for i, form in enumerate(forms)]
+    assert len({path.read_bytes() for path in kept}) == 1
+
+
 @pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])
 def test_the_same_figure_makes_the_same_file(suffix, tmp_path, monkeypatch):
     figure = plots.mean_loss(COMPARISON).figure

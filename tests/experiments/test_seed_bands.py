@@ -200,3 +200,50 @@ def test_bands_pass_over_the_seeds_without_a_value(seeds):
     levels = [50, 0, 100] if seeds < 5 else [50, 10, 90]
     expected = np.nanpercentile(values[:, kept], levels, axis=0)
     np.testing.assert_array_equal([found.median, found.low, found.high], expected)
+
+
+def _late_metric(**ratios):
+    """A grid of two weight decays whose test accuracy is 0 at first, and then 0.45 and 0.49."""
+    dataset = grids.grid((1, 1, 2), rows=40)
+    late = np.broadcast_to(np.array([0.45, 0.49])[:, None], (2, 40)).copy()
+    late[:, :10] = np.linspace(-2.0, 0.0, 10)
+    late[:, 20] += 0.01  # a burst
+    dataset["test_accuracy"][:] = late
+    dataset["edge_ratio_iterate"][:] = np.where(np.arange(40) < 12, 0.5, 1.0)
+    return dataset.drop_vars([name for name, kept in ratios.items() if not kept])
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_axis_of_a_metric_begins_after_its_transient(known):
+    dataset = _late_metric(edge_ratio_iterate=known)
+    ax = plots.seed_bands(dataset, "test_accuracy", over="weight_decay")
+    low, high = ax.get_ylim()
+    assert 0.44 < low < 0.45 and 0.49 < high < 0.51
+    drawn = [line.get_ydata() for line in ax.lines]
+    np.testing.assert_array_equal(drawn, dataset["test_accuracy"].values[0, 0])
+    names = [text.get_text() for text in ax.figure.legends[0].get_texts()]
+    assert names == [r"$\lambda$ = $10^{-4}$", r"$\lambda$ = 0.01"]
+
+
+def test_the_axis_of_a_metric_holds_all_of_a_slow_fall_and_every_last_value():
+    dataset = _late_metric()
+    dataset["test_accuracy"][:] = np.linspace(1.0, 0.0, 40)
+    low, high = plots.seed_bands(dataset, "test_accuracy", over="weight_decay").get_ylim()
+    assert low < 0.0 and high > 1.0
+    dataset = _late_metric()
+    dataset["test_accuracy"][{"weight_decay": 0, "step": -1}] = -1.9
+    assert plots.seed_bands(dataset, "test_accuracy", over="weight_decay").get_ylim()[0] < -1.9
+
+
+def test_bands_over_weight_decays_are_those_of_each_and_want_one_learning_rate():
+    dataset = grids.grid((3, 2, 2))
+    with pytest.raises(ValueError, match=r"2 values of learning_rate.*over='learning_rate'"):
+        plots.seed_bands(dataset, "loss_mean", over="weight_decay")
+    ax = plots.seed_bands(dataset.isel(learning_rate=[1]), "loss_mean", over="weight_decay")
+    medians = np.median(dataset["loss_mean"].values[:, 1], axis=0)
+    np.testing.assert_allclose([line.get_ydata() for line in ax.lines], medians, rtol=1e-12)
+    figure = plots.seed_band_panels(dataset, "loss_mean", over="weight_decay")
+    titles = [panel.get_title() for panel in figure.axes]
+    assert titles == [r"$\eta$ = 0.01", r"$\eta$ = 1"]
+    drawn = [line.get_ydata() for line in figure.axes[1].lines]
+    np.testing.assert_allclose(drawn, medians, rtol=1e-12)

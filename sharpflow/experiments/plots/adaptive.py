@@ -99,6 +99,6 @@ def preconditioned(record: "xarray.Dataset") -> "Figure":
         drawing.time_axis(ax, label(RESULT["step"]))
         ax.set_ylim(0.0, 1.6)
         ax.set_ylabel(label(quantity))
-        ax.legend()
+        drawing.legend_above(ax)
         drawing.keep_tick_fonts(ax)
     return figure

@@ -8,7 +8,7 @@ from sharpflow.experiments.grid_summary import column, is_diverged, is_pending
 from sharpflow.experiments.plots import cells, drawing, quantities, series
 from sharpflow.experiments.plots.arguments import AX, DATASET
 from sharpflow.models.arguments import COUNT, TEXT, checked, optional
-from sharpflow.simulator.quantities import RESULT
+from sharpflow.simulator.quantities import RESULT, axis_quantity
 
 if TYPE_CHECKING:
     import xarray
@@ -21,12 +21,21 @@ _EDGE: dict[str, Any] = {"linewidth": 0.9, "linestyle": (0, (4, 2))}
 _MARK: dict[str, Any] = {"marker": "x", "linestyle": "none", "markersize": 5.0}
 
 
-@checked(dataset=DATASET, name=TEXT, ax=AX, against=optional(TEXT), title=TEXT, most_lines=COUNT)
+@checked(
+    dataset=DATASET,
+    name=TEXT,
+    ax=AX,
+    over=TEXT,
+    against=optional(TEXT),
+    title=TEXT,
+    most_lines=COUNT,
+)
 def seed_bands(
     dataset: "xarray.Dataset",
     name: str,
     ax: "Axes | None" = None,
     *,
+    over: str = "learning_rate",
     against: str | None = None,
     title: str = "",
     most_lines: int = MOST_LINES,
@@ -39,44 +48,53 @@ def seed_bands(
     between measurements of the sharpness, are passed over. With a sharpness the median
     of its edge is drawn, λ* or 2/η; with an edge ratio a line at 1: what the ``Quantity``
     of a column says that it is to be compared with. The axis holds
-    everything but the last tenth of the records of seeds that diverge.
+    everything but the last tenth of the records of seeds that diverge. Of a metric, whose first
+    records may dwarf all that follows, it holds what follows the entry into the edge, where an
+    edge ratio tells it, or else the second half of the records: of that the 1st to the 99th
+    percentile and every last value. Where that is more than half of the whole range it is the
+    whole.
 
     Args:
-      dataset: what ``sharpflow.simulate_grid`` returns, with one value of the weight
-        decay and of any further axis.
+      dataset: what ``sharpflow.simulate_grid`` returns, with one value of any further
+        axis, and of the learning rate or of the weight decay.
       name: of a column; of several eigenvalues the largest is drawn.
       ax: where to draw; by default on a new figure.
+      over: ``"learning_rate"``, or ``"weight_decay"`` for a colour for each of these; of the
+        other there must be one value.
       against: ``"step"`` or ``"tau"``; by default ``"step"`` where all points are to
         make equally many steps, or some have no flow time.
       title: put before what the legend says.
-      most_lines: of more learning rates, so many are drawn, evenly chosen.
+      most_lines: of more learning rates or weight decays, so many are drawn, evenly chosen.
 
     Returns:
       The axes.
 
     Raises:
-      ValueError: a column that was not recorded, several weight decays, an unknown clock
-        or one that the dataset does not have.
+      ValueError: a column that was not recorded, several values of what ``over`` does not name,
+        an unknown ``over`` or clock, or a clock that the dataset does not have.
     """
     grid, alone = cells.single_grid(dataset), ax is None
-    if grid.sizes["weight_decay"] > 1:
+    other = _other(over)
+    if grid.sizes[other] > 1:
         raise ValueError(
-            f"dataset has {grid.sizes['weight_decay']} values of weight_decay: select one, as in "
-            ".isel(weight_decay=[0]), or draw a panel for each with seed_band_panels"
+            f"dataset has {grid.sizes[other]} values of {other}: select one, as in "
+            f".isel({other}=[0]), draw a panel for each with seed_band_panels, or give "
+            f"over={other!r} where it is the one to compare"
         )
     clock = series.clock(grid, against)
-    chosen, note = series.thinned(grid, "learning_rate", most_lines)
+    chosen, note = series.thinned(grid, over, most_lines)
     with drawing.styled(ax) as ax:
-        _draw(ax, chosen, name, clock)
+        _draw(ax, chosen, name, clock, over)
         _set_scale(ax, series.bounds(chosen, name))
-        words = _legend(chosen, name, [title.replace("_", " "), note], 230.0 if alone else 200.0)
-        cells.put_legend(ax, words, alone)
+        notes = [title.replace("_", " "), note]
+        cells.put_legend(ax, _legend(chosen, name, notes, 230.0 if alone else 200.0, over), alone)
     return ax
 
 
 @checked(
     dataset=DATASET,
     name=TEXT,
+    over=TEXT,
     against=optional(TEXT),
     title=TEXT,
     most_lines=COUNT,
@@ -86,6 +104,7 @@ def seed_band_panels(
     dataset: "xarray.Dataset",
     name: str,
     *,
+    over: str = "learning_rate",
     against: str | None = None,
     title: str = "",
     most_lines: int = MOST_LINES,
@@ -97,7 +116,8 @@ def seed_band_panels(
       dataset: what ``sharpflow.simulate_grid`` returns, with one value of any further
         axis.
       name, against, title, most_lines: as for ``seed_bands``.
-      most_panels: of more weight decays, so many are drawn, evenly chosen.
+      over: as for ``seed_bands``; with ``"weight_decay"`` there is a panel for each learning rate.
+      most_panels: of more panels, so many are drawn, evenly chosen.
 
     Returns:
       The figure.
@@ -106,14 +126,16 @@ def seed_band_panels(
       ValueError: as ``seed_bands``.
     """
 
-    grid = cells.single_grid(dataset)
-    count = min(grid.sizes["weight_decay"], most_panels)
-    if grid.sizes["weight_decay"] == 1:
-        ax = seed_bands(dataset, name, against=against, title=title, most_lines=most_lines)
+    grid, each = cells.single_grid(dataset), _other(over)
+    count = min(grid.sizes[each], most_panels)
+    if grid.sizes[each] == 1:
+        ax = seed_bands(
+            dataset, name, over=over, against=against, title=title, most_lines=most_lines
+        )
         return drawing.figure_of(ax)
     clock = series.clock(grid, against)
-    chosen, note = series.thinned(grid, "learning_rate", most_lines)
-    chosen, other_note = series.thinned(chosen, "weight_decay", most_panels)
+    chosen, note = series.thinned(grid, over, most_lines)
+    chosen, other_note = series.thinned(chosen, each, most_panels)
     limits = series.bounds(chosen, name)
     columns = 2 if count in (2, 4) else min(count, 3)
     rows = -(-count // columns)
@@ -130,38 +152,52 @@ def seed_band_panels(
         )
         for ax in axes.flat[count:]:
             ax.remove()
-        names = cells.category_labels(chosen["weight_decay"].values)
+        names = cells.category_labels(chosen[each].values)
         for place, ax in enumerate(axes.flat[:count]):
-            _draw(ax, chosen.isel(weight_decay=[place]), name, clock)
+            _draw(ax, chosen.isel({each: [place]}), name, clock, over)
             _set_scale(ax, limits)
-            ax.set_title(rf"$\lambda$ = {names[place]}", fontsize=drawing.RC["legend.fontsize"])
+            ax.set_title(f"{_sign(each)} = {names[place]}", fontsize=drawing.RC["legend.fontsize"])
             if place % columns:
                 ax.set_ylabel("")
             if place + columns < count:
                 ax.set_xlabel("")
             drawing.keep_tick_fonts(ax)
-        words = _legend(chosen, name, [title.replace("_", " "), note, other_note], 460.0)
-        figure.legend(**words, loc="outside upper left")
+        notes = [title.replace("_", " "), note, other_note]
+        figure.legend(**_legend(chosen, name, notes, 460.0, over), loc="outside upper left")
     return figure
 
 
-def _draw(ax: "Axes", grid: "xarray.Dataset", name: str, clock: str) -> None:
-    """The lines, bands and marks of one weight decay."""
-    values = column(grid, name).squeeze("weight_decay")
+def _other(over: str) -> str:
+    """The axis of the grid of which axes show one value."""
+    others = {"learning_rate": "weight_decay", "weight_decay": "learning_rate"}
+    if over not in others:
+        raise ValueError(f"over must be one of {tuple(others)}, got {over!r}")
+    return others[over]
+
+
+def _sign(name: str) -> str:
+    """The symbol of an axis of the grid."""
+    return quantities.symbol(axis_quantity(name))
+
+
+def _draw(ax: "Axes", grid: "xarray.Dataset", name: str, clock: str, over: str) -> None:
+    """The lines, bands and marks of the values along ``over``; of the other axis there is one."""
+    other = _other(over)
+    values = column(grid, name).squeeze(other)
     edge = quantities.edge_of(grid, name)
-    edges = None if edge is None else column(grid, edge).squeeze("weight_decay")
-    lost = is_diverged(grid).squeeze("weight_decay")
-    clocks = series.times(grid, clock)[:, 0]
-    for place, colour in enumerate(_colours(grid.sizes["learning_rate"])):
+    edges = None if edge is None else column(grid, edge).squeeze(other)
+    lost = is_diverged(grid).squeeze(other)
+    clocks = series.times(grid, clock).reshape(grid.sizes[over], -1)
+    for place, colour in enumerate(_colours(grid.sizes[over])):
         time = clocks[place]
-        rows = values.isel(learning_rate=place).values
+        rows = values.isel({over: place}).values
         band = series.band(time, rows)
         if edges is not None:
-            line = series.band(time, edges.isel(learning_rate=place).values)
+            line = series.band(time, edges.isel({over: place}).values)
             ax.plot(line.time, line.median, color=colour, **_EDGE, zorder=1.8)
         ax.fill_between(band.time, band.low, band.high, color=colour, alpha=0.22, linewidth=0.0)
         ax.plot(band.time, band.median, color=colour, linewidth=1.3)
-        ended = lost.isel(learning_rate=place).values & np.isfinite(rows).any(axis=1)
+        ended = lost.isel({over: place}).values & np.isfinite(rows).any(axis=1)
         for row in rows[ended]:
             last = np.flatnonzero(np.isfinite(row))[-1:]
             ax.plot(time[last], row[last], **_MARK, color=colour, clip_on=False, zorder=5.0)
@@ -190,7 +226,7 @@ def _set_scale(ax: "Axes", limits: tuple[float, float, bool] | None) -> None:
 
 
 def _colours(count: int) -> "list[tuple[float, ...]] | list[str]":
-    """From dark to light with the learning rate; never as light as the paper."""
+    """From dark to light with the rate; never as light as the paper."""
     import matplotlib
 
     if count == 1:
@@ -198,12 +234,14 @@ def _colours(count: int) -> "list[tuple[float, ...]] | list[str]":
     return list(matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, count)))
 
 
-def _legend(grid: "xarray.Dataset", name: str, notes: list[str], width: float) -> dict[str, Any]:
+def _legend(
+    grid: "xarray.Dataset", name: str, notes: list[str], width: float, over: str
+) -> dict[str, Any]:
     """A legend of at most ``width`` points, under what the band means and the notes."""
     from matplotlib.lines import Line2D
 
-    rates = cells.category_labels(grid["learning_rate"].values)
-    labels = [rf"$\eta$ = {rate}" for rate in rates]
+    rates = cells.category_labels(grid[over].values)
+    labels = [f"{_sign(over)} = {rate}" for rate in rates]
     looks: list[dict[str, Any]] = [
         {"color": colour, "linewidth": 1.3} for colour in _colours(len(rates))
     ]

@@ -64,7 +64,7 @@ def central_panel(
         )
         loss.plot(tau, np.asarray(flow.loss), **drawing.DOTTED, label="central flow, loss at $w$")
         loss.set_ylabel("training loss")
-        loss.legend()
+        drawing.legend_above(loss)
 
         count = flow.eigenvalues.shape[1]
         for index in range(count):
@@ -80,14 +80,14 @@ def central_panel(
             )
         eigenvalues.axhline(1.0, **drawing.LINE, zorder=0.5)
         eigenvalues.set_ylabel(r"eigenvalues of $\nabla^2 L$ / edge")
-        eigenvalues.legend()
+        drawing.legend_above(eigenvalues)
 
         metrics.plot(
             measured.tau, measured.metric, **drawing.SOLID, label="GD, at its mean iterate"
         )
         metrics.plot(tau, metric, **drawing.DASHED, label="central flow")
         metrics.set_ylabel(name)
-        metrics.legend()
+        drawing.legend_above(metrics)
 
         errors.plot(tau, 100.0 * error, **drawing.FINE)
         errors.set_ylabel("distance / distance moved, %")
@@ -132,7 +132,7 @@ def above_edge_panel(
             ax.set_ylabel(label)
             drawing.time_axis(ax, "step of GD")
         axes[0].axhline(1.0, **drawing.LINE, zorder=0.5)
-        axes[0].legend()
+        drawing.legend_above(axes[0])
         for ax in axes:
             drawing.keep_tick_fonts(ax)
     return figure

@@ -61,6 +61,12 @@ RC: dict[str, Any] = {
     "svg.hashsalt": "sharpflow",
 }
 
+# What has to be told to a text that was made under other settings.
+FONT: dict[str, Any] = {
+    "fontfamily": RC["font.family"],
+    "math_fontfamily": RC["mathtext.fontset"],
+}
+
 SOLID: dict[str, Any] = {"color": MEASURED, "linewidth": 1.8}
 FINE: dict[str, Any] = {"color": MEASURED, "linewidth": 1.1}
 DASHED: dict[str, Any] = {"color": PREDICTED, "linewidth": 1.3, "linestyle": (0, (4, 2))}
@@ -153,17 +159,13 @@ def styled(
 
 def set_fonts(ax: "Axes") -> None:
     """Our fonts for the labels of axes that were made under other settings."""
-    font: dict[str, Any] = {
-        "fontfamily": RC["font.family"],
-        "math_fontfamily": RC["mathtext.fontset"],
-    }
     for name, axis in {"x": ax.xaxis, "y": ax.yaxis}.items():
         size = RC[f"{name}tick.labelsize"]
-        axis.label.set(**font, fontsize=RC["axes.labelsize"])
-        axis.set_tick_params(which="both", labelsize=size, labelfontfamily=RC["font.family"])
+        axis.label.set(**FONT, fontsize=RC["axes.labelsize"])
+        axis.set_tick_params(which="both", labelsize=size, labelfontfamily=FONT["fontfamily"])
         # ticks that are made later take the font of formulas from those that there are
         for text in (*axis.get_ticklabels(which="both"), axis.get_offset_text()):
-            text.set(**font, fontsize=size)
+            text.set(**FONT, fontsize=size)
 
 
 def keep_tick_fonts(ax: "Axes") -> None:
@@ -215,8 +217,7 @@ def legend_above(ax: "Axes") -> None:
     handles, labels = ax.get_legend_handles_labels()
     if len(handles) < 2:
         return
-    width = ax.get_position().width * figure_of(ax).get_size_inches()[0]
-    columns = legend_columns(labels, 72.0 * width)
+    columns = legend_columns(labels, 72.0 * width_inches(ax))
     ax.get_yticklabels()  # makes the power of ten that stands above a linear axis, if there is one
     lifted = bool(ax.yaxis.get_major_formatter().get_offset())
     ax.legend(
@@ -253,6 +254,29 @@ def figure_of(ax: "Axes | Figure") -> "Figure":
     figure = ax.get_figure(root=True)
     assert figure is not None
     return figure
+
+
+def width_inches(ax: "Axes") -> float:
+    """How wide axes are, as they were laid out last."""
+    return float(ax.get_position().width * figure_of(ax).get_size_inches()[0])
+
+
+def wrapped(text: str, width: float, size: float) -> str:
+    """A text in lines of at most ``width`` points, unless a word is longer.
+
+    Args:
+      text: with spaces where it may be broken.
+      width: in points.
+      size: of the font in points.
+    """
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".lstrip()
+        if text_width(longer, size) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(filter(None, lines))
 
 
 def text_width(text: str, size: float) -> float:

@@ -7,8 +7,10 @@ import numpy as np
 from sharpflow.experiments.plots import drawing
 from sharpflow.experiments.plots.arguments import AX, FIT, VECTOR
 from sharpflow.experiments.plots.cells import axis_label
+from sharpflow.experiments.plots.quantities import label
 from sharpflow.experiments.power_law import PowerLaw
 from sharpflow.models.arguments import FINITE, array, checked, optional, require_alike
+from sharpflow.simulator.comparison import COMPARISON
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,7 +117,7 @@ def single_edge_failure(
         drawing.time_axis(ax)
         if crossing is not None:
             drawing.mark(ax, crossing, r"$\lambda_2=\lambda_1$")
-        ax.set_ylabel("distance to GD / distance moved")
+        ax.set_ylabel(label(COMPARISON["relative_error"]))
         largest = np.nanmax([np.nanmax(flow_error), np.nanmax(single_error)])
         ax.set_ylim(0.0, min(1.05 * largest, 1.0))
         ax.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))

@@ -64,12 +64,12 @@ def sphere(
             ax.plot(*_near(manifold, view).T, **look, zorder=3, label=r"minimizers $\Gamma$")
         ax.plot(
             *_near(points, view).T,
-            color=(drawing.MEASURED, 0.3),
-            linewidth=0.25,
+            color=(drawing.MEASURED, 0.45),
+            linewidth=0.5,
             marker="o",
-            markersize=1.1,
+            markersize=_dot_size(len(points)),
             markeredgewidth=0.0,
-            markerfacecolor=(drawing.MEASURED, 0.7),
+            markerfacecolor=drawing.MEASURED,
             zorder=4,
             label=r"GD+WD $\theta_t$",
         )
@@ -80,7 +80,7 @@ def sphere(
             bbox_to_anchor=(0.5, 0.0),
             ncols=3,
             columnspacing=1.2,
-            markerscale=3.0,
+            markerscale=4.0 / _dot_size(len(points)),
         )
     return ax
 
@@ -208,14 +208,13 @@ def _globe(ax: "Axes3D", view: np.ndarray) -> None:
 
 
 def _flow(ax: "Axes3D", flow_points: np.ndarray, view: np.ndarray) -> None:
-    """The predicted flow, with a hollow dot where it begins and a full one where it ends."""
-    ax.plot(
-        *_near(flow_points, view).T,
-        color=drawing.PREDICTED,
-        linewidth=2.4,
-        zorder=5,
-        label=r"flow $\zeta(\tau)$",
-    )
+    """The predicted flow, with a hollow dot where it begins and a full one where it ends.
+
+    It has a white rim: where the trajectory follows it closely both are seen.
+    """
+    path = _near(flow_points, view).T
+    ax.plot(*path, color="white", linewidth=1.9, zorder=5)
+    ax.plot(*path, color=drawing.PREDICTED, linewidth=1.2, zorder=5, label=r"flow $\zeta(\tau)$")
     for end, face in zip(flow_points[[0, -1]], ("white", drawing.PREDICTED), strict=True):
         ax.plot(
             *_near(end[None], view).T,
@@ -225,6 +224,11 @@ def _flow(ax: "Axes3D", flow_points: np.ndarray, view: np.ndarray) -> None:
             markeredgecolor=drawing.PREDICTED,
             zorder=6,
         )
+
+
+def _dot_size(count: int) -> float:
+    """Points across a dot: few are seen one by one, and thousands are not a blot."""
+    return float(np.clip(45.0 / np.sqrt(count), 1.1, 3.2))
 
 
 def _faint(ax: "Axes3D", circle: np.ndarray, view: np.ndarray) -> None:

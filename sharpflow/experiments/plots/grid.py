@@ -69,7 +69,9 @@ def heat_map(dataset: "xarray.Dataset", name: str, ax: "Axes | None" = None) -> 
         if alone:
             drawing.figure_of(ax).suptitle(_title(grid), **_TITLE)
         else:
-            ax.set_title(_title(grid), fontsize=_TITLE["fontsize"], loc="left")
+            size, width = _TITLE["fontsize"], 72.0 * drawing.width_inches(ax)
+            lines = [drawing.wrapped(line, width, size) for line in _title(grid).split("\n")]
+            ax.set_title("\n".join(lines), fontsize=size, loc="left", **drawing.FONT)
         cells.frame(ax, grid)
         cells.lay_out(ax)
         _write_numbers(ax, grid, quantity, mesh)

@@ -65,11 +65,12 @@ def speed_up(
             Line2D([], [], linestyle="none", marker=marker, color=drawing.THRESHOLD, label=name)
             for marker, name in zip(_MARKERS, names, strict=False)
         ]
-        ax.legend(handles=[*lines[::-1], *points], handlelength=1.2, fontsize=7.5)
         ax.set_xlim(squares[0], squares[-1])
+        drawing.mark(ax, 2.0 * b, f"$G^2={2.0 * b:g}$")
+        beside = ax.get_legend_handles_labels()[0][len(lines) :]
+        ax.legend(handles=[*lines[::-1], *points, *beside], handlelength=1.2, fontsize=7.5)
         ax.set_ylim(0.95, None)
         drawing.log_axis(ax, "x")
-        drawing.mark(ax, 2.0 * b, f"{2.0 * b:g}")
         ax.set_xlabel(r"squared slope $G^2=\Vert\nabla_\Gamma\log\lambda_1\Vert^2$")
         ax.set_ylabel(r"speed-up by $\kappa$")
     return ax

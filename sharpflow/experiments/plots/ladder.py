@@ -122,7 +122,7 @@ def entry_ladder(entries: "xarray.Dataset") -> "Figure":
             ax.set_ylabel(label(shown_quantity(entries, name)))
             drawing.log_axis(ax, "x")
             drawing.log_axis(ax, "y")
-        axes[0].legend()
+        drawing.legend_above(axes[0])
     return figure
 
 
@@ -164,5 +164,5 @@ def covariance_eigenvalues(oscillation: "xarray.Dataset", ax: "Axes | None" = No
         drawing.log_axis(ax, "x")
         drawing.log_axis(ax, "y")
         ax.set_xlim(*ends)
-        ax.legend()
+        drawing.legend_above(ax)
     return ax

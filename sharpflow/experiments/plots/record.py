@@ -58,16 +58,16 @@ class Record:
         """What a column is."""
         return quantities.shown_quantity(self.dataset, name)
 
-    def curve(self, name: str) -> Curve:
-        """A column against the clock; of several eigenvalues the largest.
+    def curve(self, name: str, time: np.ndarray | None = None) -> Curve:
+        """A column against the clock, or other times; of several eigenvalues the largest.
 
         Records without a value, as between measurements of the sharpness, are passed over.
         """
         values = np.asarray(self.dataset[name], dtype=np.float64)
         values = values[:, 0] if values.ndim == 2 else values
         kept = np.isfinite(values)
-        time = np.asarray(self.dataset[self.clock], dtype=np.float64)
-        return Curve(time[kept], values[kept])
+        places = np.asarray(self.dataset[self.clock] if time is None else time, dtype=np.float64)
+        return Curve(places[kept], values[kept])
 
     def on_clock(self, tau: np.ndarray | float) -> np.ndarray:
         """Where flow times lie on the clock: a trajectory has the same flow time for each step."""

@@ -4,7 +4,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from sharpflow.experiments.grid_summary import column, is_diverged, time_dimension
+from sharpflow.experiments.grid_summary import (
+    AT_EDGE,
+    column,
+    edge_ratio_name,
+    is_diverged,
+    time_dimension,
+)
 from sharpflow.experiments.plots import quantities
 
 if TYPE_CHECKING:
@@ -12,6 +18,13 @@ if TYPE_CHECKING:
 
 ENOUGH_FOR_PERCENTILES = 5
 CLOCKS = ("step", "tau")
+
+# Of the values of a metric after the transient: at 5 and 95 a burst after the entry would be cut
+# off that takes a tenth of the records, at 0 and 100 a single record would make the axis.
+_LATE_PERCENTILES = (1.0, 99.0)
+# Whole range over the range after the transient from which on the latter makes the axis. Below 2
+# half of the axis or more would show it anyway.
+_WHOLE = 2.0
 
 
 class Band(NamedTuple):
@@ -68,10 +81,10 @@ def steady(dataset: "xarray.Dataset", name: str) -> "xarray.DataArray":
 def bounds(dataset: "xarray.Dataset", name: str) -> tuple[float, float, bool] | None:
     """Where a scale begins and ends that holds all that is steady, and whether it is a log one.
 
-    It holds the edge of a sharpness, too. That of a quantity with a value to be compared with, as
-    1 for an edge ratio, holds this value, and of the first half of the records no more than 1.5
-    times it or 1.2 times the largest of the second: before the edge it may be passed far and
-    shortly.
+    That of a metric holds what ``_late`` takes of it, and that of a sharpness its edge, too. That
+    of a quantity with a value to be compared with, as 1 for an edge ratio, holds this value, and of
+    the first half of the records no more than 1.5 times it or 1.2 times the largest of the second:
+    before the edge it may be passed far and shortly.
 
     Returns:
       None where there is no value.
@@ -86,12 +99,44 @@ def bounds(dataset: "xarray.Dataset", name: str) -> tuple[float, float, bool] | 
         late = parts[0][..., parts[0].shape[-1] // 2 :]
         most = max(1.5 * line, 1.2 * late[np.isfinite(late)].max(initial=line))
         shown = np.append(np.minimum(shown, most), line)
-    low, high = float(shown.min()), float(shown.max())
     if quantities.is_logarithmic(quantity, shown):
+        low, high = float(shown.min()), float(shown.max())
         room = (high / low) ** 0.04
         return low / room, high * room, True
+    if name in quantities.metric_names(dataset, time_dimension(dataset)):
+        shown = _late(dataset, parts[0], shown)
+    low, high = float(shown.min()), float(shown.max())
     margin = 0.04 * (high - low) or 0.1 * abs(high) or 1.0
     return low - margin, high + margin, False
+
+
+def _late(dataset: "xarray.Dataset", values: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """What the axis of a metric holds: all, or what follows the transient where that is small.
+
+    The first records of a metric may lie so far from all others that on an axis with them two
+    ends look alike that are not. The transient ends where the edge ratio first comes to
+    ``AT_EDGE``, after a tenth of the records at least; or in the middle of the records where it
+    was not recorded or comes there later. Of what follows, single values far from all others are
+    left out, but no last one.
+
+    Args:
+      dataset: a grid.
+      values: of the metric, NaN where there is none, shape (..., time).
+      shown: those that are finite, shape (V,).
+    """
+    records = np.arange(values.shape[-1])
+    begin = np.full(values.shape[:-1], values.shape[-1] // 2)
+    if (ratio := edge_ratio_name(dataset)) is not None:
+        at_edge = column(dataset, ratio).values >= AT_EDGE[0]
+        entry = np.where(at_edge.any(axis=-1), at_edge.argmax(axis=-1), begin)
+        begin = np.clip(entry, values.shape[-1] // 10, begin)
+    finite = np.isfinite(values)
+    after = values[finite & (records >= begin[..., None])]
+    if not after.size:
+        return shown
+    last = finite & (np.cumsum(finite[..., ::-1], axis=-1)[..., ::-1] == 1)
+    late = np.append(np.percentile(after, _LATE_PERCENTILES), values[last])
+    return late if np.ptp(shown) > _WHOLE * np.ptp(late) else shown
 
 
 def clock(dataset: "xarray.Dataset", against: str | None) -> str:

@@ -101,7 +101,7 @@ def panel(
         then, and the predicted entry is marked.
       problem: what was trained: its metrics and its mean loss are drawn along ``flow``.
       columns: what to draw, one panel for each name or group of names; by default what was
-        recorded, six panels at most.
+        recorded, six panels at most. With a comparison ``"sharpness"`` is its own.
       against: ``"tau"`` or ``"step"``; by default the flow time where the trajectory has one.
 
     Returns:
@@ -119,7 +119,9 @@ def panel(
         compared = Record(comparison, record.clock)
     if flow is not None and not has_flow_time(record.dataset):
         raise ValueError("trajectory has no flow time tau, so that flow has no place beside it")
-    groups = _recorded(record, flow, compared) if columns is None else _given(columns, record)
+    groups = (
+        _recorded(record, flow, compared) if columns is None else _given(columns, record, compared)
+    )
     predicted = {} if flow is None else _predictions(record, flow, problem, trajectory)
     if axes is not None and len(flat_axes(axes)) != len(groups):
         raise ValueError(
@@ -138,9 +140,14 @@ def panel(
     return tuple(placed)
 
 
-def _given(columns: Sequence[str | Sequence[str]], record: Record) -> list[_Names]:
+def _given(
+    columns: Sequence[str | Sequence[str]], record: Record, compared: Record | None
+) -> list[_Names]:
     groups = [(names,) if isinstance(names, str) else tuple(names) for names in columns]
-    require_columns("trajectory", record, *(name for names in groups for name in names))
+    wanted = {name for names in groups for name in names}
+    if compared is not None:
+        wanted.discard(_AT_MANIFOLD)
+    require_columns("trajectory", record, *sorted(wanted))
     return groups
 
 

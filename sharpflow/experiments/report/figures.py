@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 
 from sharpflow.experiments.kept_figures import kept
 from sharpflow.experiments.report.page import Figure
+from sharpflow.simulator.quantities import quantity_of
+from sharpflow.simulator.quantity import in_words
 
 if TYPE_CHECKING:
     import xarray
@@ -133,9 +135,16 @@ def caption(name: str) -> str:
         match = re.fullmatch(pattern, name)
         if match:
             parts = match.groupdict()
-            said = text.format(what=unquote(parts["what"]).replace("-", " "))
+            said = text.format(what=_words(unquote(parts["what"])))
             return f"{said[:-1]}, at {parts['axes']}." if parts.get("axes") else said
     return name.replace("-", " ")
+
+
+def _words(stem: str) -> str:
+    """What a figure calls the column after which its file is called: its label, if it has one."""
+    column = stem.replace("-", "_")
+    known = quantity_of(column)
+    return stem.replace("-", " ") if known.label == in_words(column) else known.label
 
 
 def data_uri(path: Path) -> str:

@@ -26,7 +26,7 @@
 
   const turns = Array.from({ length: 73 }, (_, index) => (Math.PI * index) / 36);
 
-  // The unit sphere as a mesh, a little smaller than the lines on it.
+  // The unit sphere as a mesh, smaller than the lines on it: its flat pieces must not cover them.
   function ball() {
     const heights = turns.slice(0, 37);
     const size = 0.985;
@@ -94,39 +94,64 @@
     };
   }
 
-  function curve([x, y, z], name, line, marker) {
-    const drawn = {
+  function curve([x, y, z], name, line) {
+    return {
       type: "scatter3d",
       x,
       y,
       z,
       name,
+      mode: "lines",
       line,
       hovertemplate: `${name}<extra></extra>`,
     };
-    return marker ? { ...drawn, mode: "lines+markers", marker } : { ...drawn, mode: "lines" };
   }
 
   function traces(sphere) {
     const found = [ball(), circles(rows(sphere.view))];
     if (sphere.manifold)
       found.push(curve(sphere.manifold, "minimizers Γ", { color: color("--second"), width: 3 }));
-    found.push(
-      curve(
-        sphere.points,
-        "trajectory θₜ",
-        { color: color("--line"), width: 1 },
-        { color: color("--measured"), size: 1.8, line: { width: 0 } },
-      ),
-    );
+    const name = "trajectory θₜ";
+    const points = lifted(sphere.points, 1.005);
+    found.push({
+      ...curve(arcs(points), name, { color: color("--quiet"), width: 2 }),
+      hoverinfo: "skip",
+      hovertemplate: null,
+      showlegend: false,
+    });
+    found.push({
+      ...curve(points, name),
+      mode: "markers",
+      marker: { color: color("--measured"), size: 2.6, line: { width: 0 } },
+    });
     if (sphere.flow)
       found.push(
         curve(
-          sphere.flow.map((values) => values.map((value) => 1.01 * value)),
+          lifted(sphere.flow, 1.015),
           "flow ζ(τ)",
           { color: color("--predicted"), width: 6 },
         ),
       );
+    return found;
+  }
+
+  const lifted = (columns, size) =>
+    columns.map((values) => values.map((value) => (value === null ? null : size * value)));
+
+  // The way from point to point on the sphere: a straight line would run below its surface.
+  function arcs(columns) {
+    const found = columns.map(() => []);
+    const count = columns[0].length;
+    for (let place = 0; place < count; place += 1) {
+      const here = columns.map((values) => values[place]);
+      const next = columns.map((values) => values[Math.min(place + 1, count - 1)]);
+      const parts = Math.max(1, Math.ceil(Math.hypot(...here.map((x, k) => next[k] - x)) / 0.1));
+      for (let part = 0; part < parts; part += 1) {
+        const between = here.map((x, k) => x + (part / parts) * (next[k] - x));
+        const size = Math.hypot(...here) / Math.hypot(...between);
+        between.forEach((x, k) => found[k].push(size * x));
+      }
+    }
     return found;
   }
 
@@ -156,13 +181,13 @@
       margin: { l: 0, r: 0, t: 0, b: 0 },
       paper_bgcolor: "rgba(0,0,0,0)",
       font: { color: color("--ink") },
-      legend: { orientation: "h", y: 0 },
+      legend: { orientation: "h", y: 0, itemsizing: "constant" },
       scene: {
         xaxis: hidden,
         yaxis: hidden,
         zaxis: hidden,
         aspectmode: "manual",
-        aspectratio: { x: 1.7, y: 1.7, z: 1.7 },
+        aspectratio: { x: 2.1, y: 2.1, z: 2.1 },
         camera: camera(sphere),
         dragmode: "orbit",
       },
