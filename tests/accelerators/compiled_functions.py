@@ -162,6 +162,9 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
             "": Call(((jax.tree.map(lambda leaf: leaf[0], lane), {}),))
         },
         "simulator.host._of_lane": {"": Call((lane,))},
+        "simulator.premises._effective_rate": {
+            "": Call((sf.gdwd(0.1, 0.01).init(params), params)),
+        },
         "simulator.grid.points._loss_value": {"": Call((problem, params))},
     }
 
