@@ -17,7 +17,6 @@ from sharpflow.simulator.chunk import CompiledChunk, stacked
 from sharpflow.simulator.grid.points import Points
 from sharpflow.simulator.grid.spec import Grid
 from sharpflow.simulator.host import Lanes, Layout
-from sharpflow.simulator.interrupt import Interrupted, Stop
 from sharpflow.simulator.program import Program
 from sharpflow.simulator.schedule import Schedule
 
@@ -141,7 +140,7 @@ def build_engine(
     *,
     stored: Layout | None = None,
     pieces: int | None = None,
-    stop: Stop | None = None,
+    before_more: Callable[[], None] = lambda: None,
     display: Display = UNSEEN,
 ) -> Engine:
     """Compile a batch for these devices.
@@ -157,11 +156,8 @@ def build_engine(
       placement: devices, and what the caller says of the layout.
       stored: the layout that the run was begun with, or None; it decides instead.
       pieces: of the layout, where checkpoints count rows of so many; or None to choose.
-      stop: looked at before other widths are compiled, of which nothing is kept.
+      before_more: called before other widths are compiled, when nothing of the batch has begun.
       display: told when something is compiled and timed.
-
-    Raises:
-      Interrupted: a signal came before all widths were tried; nothing of the batch has begun.
     """
     devices, schedule = placement.devices, grid.schedule
     if stored is None:
@@ -217,8 +213,7 @@ def build_engine(
         first, *others = candidate_widths(len(pending), devices, in_turn=in_turn)
         best = attempt(first)
         if cost(best) > _WORTH_TRYING:
-            if stop is not None and stop.signal_number is not None:
-                raise Interrupted("stopped before anything was simulated", stop.signal_number)
+            before_more()
             best = min([best, *(attempt(other) for other in others)], key=cost)
     chunk, timing = best
     groups = num_groups(len(pending), len(devices), chunk.width, in_turn=in_turn)

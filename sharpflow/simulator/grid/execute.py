@@ -22,7 +22,7 @@ from sharpflow.simulator.grid.engine import (
 from sharpflow.simulator.grid.points import Points
 from sharpflow.simulator.grid.spec import Grid
 from sharpflow.simulator.host import Host, Lanes, Layout
-from sharpflow.simulator.interrupt import Stop, stop_between_chunks
+from sharpflow.simulator.interrupt import Interrupted, Stop, stop_between_chunks
 from sharpflow.simulator.processes import Processes
 from sharpflow.simulator.provenance import launch_provenance
 from sharpflow.simulator.store.arrays import PENDING, dataset, in_memory
@@ -180,7 +180,21 @@ def _settled_engine(
     anew but for its pieces, of which the checkpoints count rows.
     """
     points = grid.batches[number]
-    build = partial(build_engine, grid, points, pending, placement, stop=stop, display=display)
+
+    def before_more() -> None:
+        """To compile other widths may take minutes, and whoever asks to stop need not wait."""
+        if stop.signal_number is not None:
+            raise Interrupted("stopped before anything was simulated", stop.signal_number)
+
+    build = partial(
+        build_engine,
+        grid,
+        points,
+        pending,
+        placement,
+        before_more=before_more,
+        display=display,
+    )
     if stored is not None and not stored.conflicts_with(placement.lanes):
         return build(stored=stored)
     pieces = None if stored is None else stored.pieces
