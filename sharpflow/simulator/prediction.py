@@ -208,9 +208,8 @@ def predict(
       arrival_distance: largest ‖θ − Φ(θ)‖, relative to ‖θ‖, that counts as arrived.
       num_outputs: most output times; later snapshots are thinned evenly to them.
       max_edge, rtol, max_steps, method, throw: as in ``sharpness_flow``.
-      max_seconds: of this call, compiling included: of the search for the arrival, which a
-        failure ends with an error, and of the flow as in ``sharpness_flow``. None, no limit,
-        by default.
+      max_seconds: of this call. The search for the arrival, snapshot by snapshot, ends after
+        them with an error, and the flow as in ``sharpness_flow``. None, no limit, by default.
       progress: a bar on a terminal, lines elsewhere; by default on a terminal only.
 
     Returns:
@@ -218,7 +217,7 @@ def predict(
 
     Raises:
       ValueError: nothing to predict from: no snapshots, no threshold, no arrival.
-      RuntimeError: the integration fails.
+      RuntimeError: the integration fails, or no arrival is found within ``max_seconds``.
 
     Source: docs/theory.md, sections 2 and 4.
     """

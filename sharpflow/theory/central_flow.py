@@ -1,5 +1,6 @@
 """The central flow: where the average of gradient descent with weight decay goes."""
 
+import time
 from functools import partial
 
 import chex
@@ -17,7 +18,7 @@ from sharpflow.models.progress import progress_bar
 from sharpflow.theory.arguments import TIMES, require_at_least_one, require_positive, validate_rates
 from sharpflow.theory.central_integration import CentralPoint, begin, finished_rows, integrate
 from sharpflow.theory.failure import LIMITS, NOT_SMOOTH, Standing
-from sharpflow.theory.pieces import LIMIT, Deadline, integrate_in_pieces
+from sharpflow.theory.pieces import LIMIT, Deadline, first_steps, integrate_in_pieces
 from sharpflow.theory.status import Status
 from sharpflow.theory.times import last_reached, padded_times, validated_times
 
@@ -123,10 +124,10 @@ def central_flow(
         gradient.
       rtol: tolerance on the error of a step, relative to ‖w‖ and to the edge.
       step_size: a fixed step in τ instead of error control.
-      max_steps: largest number of accepted and rejected steps. Where many of a hundred are
+      max_steps: largest number of accepted and rejected steps. Where many of fifty are
         rejected and the others lead hardly any further, the status is ``STALLED``.
-      max_seconds: of this call, compiling included, after which it ends at the next rest, half
-        a second or one step later. None, no limit, by default.
+      max_seconds: of this call, after which it ends at the next rest: half a second or one step
+        later, or once what was being compiled is compiled. None, no limit, by default.
       throw: False returns a failure in ``status`` instead of raising it.
       progress: a bar on a terminal, lines elsewhere; by default on a terminal only.
 
@@ -174,9 +175,13 @@ def central_flow(
     steps = jnp.asarray(max_steps, jnp.int32)
     length = (times[-1] - times[0]) / clock
     with progress_bar(length, progress, "central flow", whole=f"tau = {times[-1]:g}") as display:
+        began = time.monotonic()
+        start, path = jax.block_until_ready(begin(problem, params, **given))
         reached, path = integrate_in_pieces(
             partial(integrate, problem, params, max_steps=steps, **given),
-            *begin(problem, params, **given),
+            start,
+            path,
+            first=first_steps(time.monotonic() - began),
             deadline=deadline,
             display=display,
             num_at_edge=_num_at_edge,

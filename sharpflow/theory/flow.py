@@ -1,5 +1,6 @@
 """The sharpness-reduction flow, with any number of eigenvalues at the edge."""
 
+import time as clock
 from functools import partial
 
 import chex
@@ -26,11 +27,10 @@ from sharpflow.models.problem import PROBLEM
 from sharpflow.models.progress import progress_bar
 from sharpflow.theory.arguments import KAPPA, TIMES, require_at_least_one, require_positive
 from sharpflow.theory.failure import LIMITS, NOT_SMOOTH, Standing
-from sharpflow.theory.flow_integration import FlowPoint, FlowRows, empty_rows, integrate
-from sharpflow.theory.integration import Progress
+from sharpflow.theory.flow_integration import FlowPoint, FlowRows, begin, integrate
 from sharpflow.theory.linearization import METHODS, Method, linearize, resolve_method
 from sharpflow.theory.manifold import require_on_manifold
-from sharpflow.theory.pieces import LIMIT, Deadline, integrate_in_pieces
+from sharpflow.theory.pieces import LIMIT, Deadline, first_steps, integrate_in_pieces
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.status import Status
 from sharpflow.theory.times import last_reached, padded_times, validated_times
@@ -156,11 +156,11 @@ def sharpness_flow(
       rtol: tolerance on the difference of the first- and second-order results of a
         step, relative to the norm of ζ and to λ*.
       step_size: a fixed step in τ instead of error control.
-      max_steps: largest number of accepted and rejected steps. Where many of a hundred are
+      max_steps: largest number of accepted and rejected steps. Where many of fifty are
         rejected and the others lead hardly any further, the status is ``STALLED``.
-      max_seconds: of this call, compiling included, after which it ends at the next rest, half
-        a second or one step later. None by default: a limit by the clock would end a flow on
-        one machine and not on another.
+      max_seconds: of this call, after which it ends at the next rest: half a second or one step
+        later, or once what was being compiled is compiled. None by default: a limit by the
+        clock would end a flow on one machine and not on another.
       method: how the Jacobian is handled: ``"dense"``, ``"gram"``, ``"iterative"``, or by
         size (``sharpflow.theory.linearize``).
       throw: False returns a failure in ``status`` instead of raising it.
@@ -205,7 +205,9 @@ def sharpness_flow(
     num_residuals = jax.eval_shape(residual, flat).shape[0]
     method = resolve_method(method, num_residuals, flat.shape[0])
     most = min(max_edge, flat.shape[0], num_residuals)
+    began = clock.monotonic()
     spectrum = np.asarray(_spectrum(problem, theta0, k=most, method=method))
+    first = first_steps(clock.monotonic() - began)
     level, time = _crossing(spectrum[0], times[0], threshold0, b)
     dimension = _first_dimension(edge_dimension, method, spectrum / np.exp(level), most)
     run = partial(
@@ -222,17 +224,20 @@ def sharpness_flow(
         max_steps=jnp.asarray(max_steps, jnp.int32),
         method=method,
     )
-    reached = Progress.begun(
-        FlowPoint.with_room(flat, jnp.asarray(level, flat.dtype), dimension),
-        time=jnp.asarray(time, flat.dtype),
-        step=jnp.asarray(_FIRST_STEP if step_size is None else step_size, flat.dtype),
+    numbers = (level, time, _FIRST_STEP if step_size is None else step_size)
+    reached, rows = begin(
+        flat,
+        *(np.asarray(number, flat.dtype) for number in numbers),
+        num_times=run.keywords["tau"].shape[0],
+        num_eigenvalues=most,
+        edge_dimension=dimension,
     )
-    rows = _empty_rows(flat, num_times=run.keywords["tau"].shape[0], num_eigenvalues=most)
     whole = f"tau = {times[-1]:g}"
     with progress_bar(times[-1] - time, progress, "sharpness flow", whole=whole) as display:
         go_on = partial(
             integrate_in_pieces,
             run,
+            first=first,
             deadline=deadline,
             display=display,
             num_at_edge=lambda point: int(point.num_at_edge),
@@ -283,9 +288,6 @@ def _spectrum(problem: Problem, theta: Params, *, k: int, method: Method) -> Flo
     return linearize(residual_form(problem, theta), flat, method).top_eigenpairs(k)[0]
 
 
-_empty_rows = compiled(empty_rows, static_argnames=("num_times", "num_eigenvalues"))
-
-
 def _crossing(
     sharpness: float, time: float, threshold0: float | None, b: float
 ) -> tuple[float, float]:
@@ -320,7 +322,8 @@ def _raise(
     last = last_reached(np.asarray(solution.tau), np.asarray(solution.threshold))
     remedies = {
         Status.EDGE_FULL: f"max_edge = {max_edge} must grow",
-        Status.RETRACTION_FAILED: "the manifold may end or fold there",
+        Status.RETRACTION_FAILED: "the manifold may end or fold there, as it does at "
+        "the kinks of a network with relu: a smooth activation such as softplus has none",
         Status.EIGENPAIRS_FAILED: "the residual may have no finite derivative there; where it has, "
         'method="dense" or "gram" needs no iteration',
         Status.PROJECTION_FAILED: "the Jacobian may be too ill-conditioned for iterations; "

@@ -175,15 +175,28 @@ class FlowStepper:
         return Trial(end, measure.point, tried.error, jnp.asarray(False), tried.status)
 
 
-def empty_rows(like: Float[Array, " d"], num_times: int, num_eigenvalues: int) -> FlowRows:
-    """Rows of which none has been reached.
+@compiled(static_argnames=("num_times", "num_eigenvalues", "edge_dimension"))
+def begin(
+    theta: Float[Array, " d"],
+    log_threshold: Array,
+    time: Array,
+    step: Array,
+    *,
+    num_times: int,
+    num_eigenvalues: int,
+    edge_dimension: int,
+) -> tuple[Progress[FlowPoint], FlowRows]:
+    """An integration before its first step, and its rows, of which none has been reached.
 
     Args:
-      like: a point, for its size and dtype.
-      num_times, num_eigenvalues: T and k.
+      theta, log_threshold, edge_dimension: of the first point, as of ``FlowPoint.with_room``.
+      time, step: of the start, and the step to try first.
+      num_times, num_eigenvalues: T and k of the rows.
     """
-    shapes = (like.shape, (), (num_eigenvalues,), (num_eigenvalues, num_eigenvalues))
-    return FlowRows(*(jnp.full((num_times, *shape), jnp.nan, like.dtype) for shape in shapes))
+    shapes = (theta.shape, (), (num_eigenvalues,), (num_eigenvalues, num_eigenvalues))
+    rows = FlowRows(*(jnp.full((num_times, *shape), jnp.nan, theta.dtype) for shape in shapes))
+    point = FlowPoint.with_room(theta, log_threshold, edge_dimension)
+    return Progress.begun(point, time=time, step=step), rows
 
 
 @compiled(static_argnames=("num_eigenvalues", "on_sphere", "method"), donate_argnames=("rows",))

@@ -17,12 +17,14 @@ from sharpflow.theory.step_control import next_proposal, step_growth, step_towar
 # takes 55 steps and gives 9e-5; ten times as much takes 9 steps and gives 1.5e-2.
 _STEP_SHARE = 0.3
 # Attempts over which headway is judged. Error control leaves a step that was too long, or too short
-# by a factor of a million, within ten; a stretch of ten times as many that leads nowhere costs the
-# time of several whole flows.
-_STRETCH = 100
-# Of these, where kinks stop a flow: it was 40 to 50 of a digits network with relu, and is some ten
+# by a factor of a million, within ten; a stretch that leads nowhere costs the time of two flows.
+_STRETCH = 50
+# Of these, where kinks stop a flow: it was 23 to 27 of a digits network with relu, and is some five
 # where a flow is smooth.
-_MANY_FAILED = 30
+_MANY_FAILED = 15
+# Times the pace of a stretch, at which the rest would still use up all steps. With 1 a flow would
+# end that could get over its kinks and reach the end in time.
+_FASTER = 10
 
 Point = TypeVar("Point")
 Measure = TypeVar("Measure")
@@ -212,11 +214,11 @@ def integrate(
         used_up = progress.num_attempts >= max_steps
         in_time = failure_unless(finished | ~used_up, Status.MAX_STEPS)
         is_due = (progress.num_attempts > 0) & (progress.num_attempts % _STRETCH == 0)
-        # A hundred times as fast as over the last stretch it would still use up all its steps. A
-        # beginning that is fast, as of the central flow, takes short steps too, but they succeed.
+        # A beginning that is fast, as of the central flow, takes short steps too: those succeed.
         headway = progress.time - progress.stretch_time
         num_failed = progress.num_rejected - progress.stretch_rejected
-        slow = headway * max_steps.astype(times.dtype) < times[-1] - progress.time
+        within_limit = headway / _STRETCH * _FASTER * max_steps.astype(times.dtype)
+        slow = within_limit < times[-1] - progress.time
         hopeless = is_due & slow & (num_failed >= _MANY_FAILED)
         moving = failure_unless(finished | ~hopeless, Status.STALLED)
         here = progress._replace(

@@ -12,6 +12,7 @@ import numpy as np
 from sharpflow.models.arguments import POSITIVE, optional
 from sharpflow.models.problem import is_concrete
 from sharpflow.models.progress import UNSEEN, Display
+from sharpflow.theory.failure import eigenvalues_at_edge
 from sharpflow.theory.integration import Progress
 from sharpflow.theory.status import Status
 
@@ -22,10 +23,10 @@ _PIECE_SECONDS = 0.5
 # steps of a flow far below the edge, then makes a piece of 16 seconds at most; with 4 a flow of
 # many quick steps would come back to the host more often than it needs to.
 _LARGEST_GROWTH = 32
-# Steps of the first piece of a flow, before anything is known of their time. With one, a short flow
-# would be timed by the step that finds the edge; with sixteen, one of seconds for each step would
-# show nothing for a minute.
-_FIRST_STEPS = 4
+# Times as long as the eigenvalues at the start a step of a flow takes, as a first guess: one to ten
+# with and without the Jacobian. A short flow then ends within its first piece, which saves it a
+# return to the host; where the eigenvalues had to be compiled first, that piece is a single step.
+_STEP_COST = 4
 # Counts that no loop reaches: it runs to its end in one piece.
 UNBROKEN = np.iinfo(np.int32).max
 
@@ -60,6 +61,15 @@ class Pace:
         self.count = max(int(self.count * min(growth, _LARGEST_GROWTH)), 1)
 
 
+def first_steps(seconds: float) -> int:
+    """Steps of the first piece of a flow.
+
+    Args:
+      seconds: that the eigenvalues at its start have taken.
+    """
+    return max(int(_PIECE_SECONDS / (_STEP_COST * max(seconds, 1e-6))), 1)
+
+
 class Deadline:
     """A limit of time that counts from here.
 
@@ -87,6 +97,7 @@ def integrate_in_pieces(
     start: Progress[Point],
     rows: Row,
     *,
+    first: int,
     deadline: Deadline,
     display: Display,
     num_at_edge: Callable[[Point], int],
@@ -100,6 +111,7 @@ def integrate_in_pieces(
       run: from ``start`` and the rows until there are so many steps and rejected steps.
       start: where.
       rows: what is known of the outputs.
+      first: steps and rejected steps before the first rest.
       deadline: after which status ``MAX_SECONDS`` ends it at the next rest.
       display: advanced at every rest and at the end, by units of the flow's own time.
       num_at_edge: how many eigenvalues a point holds at the edge.
@@ -109,20 +121,19 @@ def integrate_in_pieces(
       As ``integration.integrate`` does where it does not rest.
     """
     if not is_concrete(*jax.tree.leaves((start, rows))):
-        return run(start, rows, jnp.asarray(UNBROKEN, jnp.int32))
-    progress, pace = start, Pace(_FIRST_STEPS)
-    attempts, shown = int(start.num_attempts), float(start.time)
+        return run(start, rows, np.int32(UNBROKEN))
+    progress, pace = start, Pace(first)
+    attempts, shown = _num_attempts(start), float(start.time)
     while True:
         pace.begin()
-        pause = min(attempts + pace.count, UNBROKEN)
-        progress, rows = run(progress, rows, np.int32(pause))
+        progress, rows = run(progress, rows, np.int32(min(attempts + pace.count, UNBROKEN)))
         ended = bool(progress.finished) or int(progress.status) != Status.SUCCESS
         pace.end()
         if display is not UNSEEN:
             note = (
                 f", {int(progress.num_steps)} steps, now of {tau_unit * float(progress.step):.1e}"
+                f", {eigenvalues_at_edge(num_at_edge(progress.point))}"
             )
-            note += f", {num_at_edge(progress.point)} eigenvalues at the edge"
             display.advance(float(progress.time) - shown, note)
             shown = float(progress.time)
         if ended:
@@ -130,4 +141,9 @@ def integrate_in_pieces(
         if deadline.passed:
             late = jnp.asarray(Status.MAX_SECONDS, jnp.int32)
             return progress._replace(status=late), rows
-        attempts = int(progress.num_attempts)
+        attempts = _num_attempts(progress)
+
+
+def _num_attempts(progress: Progress) -> int:
+    """On the host, where an operation of jax takes as long as a short step."""
+    return int(progress.num_steps) + int(progress.num_rejected)

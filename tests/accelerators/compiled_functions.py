@@ -18,9 +18,7 @@ from sharpflow.simulator.loop import Rows as ChunkRows
 from sharpflow.simulator.loop import _step_shapes, padded_rows
 from sharpflow.simulator.prediction import _no_projections
 from sharpflow.simulator.program import LoopState, Program
-from sharpflow.theory.central_integration import begin
-from sharpflow.theory.flow_integration import FlowPoint, empty_rows
-from sharpflow.theory.integration import Progress
+from sharpflow.theory import central_integration, flow_integration
 from sharpflow.theory.linearization.protocol import METHODS
 from sharpflow.theory.manifold import _begin
 
@@ -86,7 +84,8 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
     path = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), params)
     paths = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), path)
     pairs = {"k": k, "tolerance": 1e-4, "stop": "residual", "dense": False, "basis_size": None}
-    start = Progress.begun(FlowPoint.with_room(flat, one, k), time=one, step=one)
+    room = {"num_times": 3, "num_eigenvalues": k + 1, "edge_dimension": k}
+    start, rows = flow_integration.begin(flat, one, one, one, **room)
     flow = {
         "tau": times,
         "b": one,
@@ -97,10 +96,9 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
         "on_sphere": True,
         "max_steps": _COUNT,
     }
-    rows = empty_rows(flat, 3, k + 1)
     rates = {"times": times, "learning_rate": one, "weight_decay": one, "rtol": one}
     central = rates | {"step_size": one, "max_edge": k, "step_correction": True}
-    begun, path_rows = begin(problem, params, **central)
+    begun, central_path = central_integration.begin(problem, params, **central)
     retraction, tolerance = _begin(problem, params, on_sphere=True)
     projected = {"k": k, "on_sphere": True}
     projections = _no_projections(problem, path, **projected)
@@ -148,16 +146,18 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
         ),
         "theory.flow._spectrum": of_each_method(problem, params, k=k),
         "theory.flow._unpadded": {"": Call((params, rows), {"num_times": 2})},
-        "theory.flow._empty_rows": {"": Call((flat,), {"num_times": 3, "num_eigenvalues": k + 1})},
+        "theory.flow_integration.begin": {"": Call((flat, one, one, one), room)},
         "theory.flow_integration.integrate": of_each_method(
             problem, params, start, rows, _COUNT, **flow
         ),
         "theory.central_integration.begin": {"": Call((problem, params), central)},
         "theory.central_integration.integrate": {
-            "": Call((problem, params, begun, path_rows, _COUNT), central | {"max_steps": _COUNT})
+            "": Call(
+                (problem, params, begun, central_path, _COUNT), central | {"max_steps": _COUNT}
+            )
         },
         "theory.central_integration.finished_rows": {
-            "": Call((problem, params, begun.point, path_rows))
+            "": Call((problem, params, begun.point, central_path))
         },
         "theory.single_edge._integrate": {"": Call((problem, params, times, one, one, one))},
         "theory.period_two._period_two": {"": Call((problem, params))},
