@@ -211,6 +211,7 @@ _STEPS = {
     "max_steps": COUNT,
     "throw": FLAG,
 }
+_WATCHED = {"max_seconds": POSITIVE.or_none, "progress": FLAG.or_none}
 _TRACKED = {"k": COUNT, "every": COUNT, "tolerance": POSITIVE.or_none}
 _SIMULATED = {
     "observables": OBSERVABLES,
@@ -341,6 +342,7 @@ CALLS: dict[str, Call] = {
             "threshold0": POSITIVE.or_none,
             "edge_dimension": COUNT.or_none.also(99),
             "on_sphere": FLAG,
+            **_WATCHED,
         },
     ),
     "sharpflow.theory.central_flow": Call(
@@ -359,6 +361,7 @@ CALLS: dict[str, Call] = {
             **_STEPS,
             "intrinsic_rate": POSITIVE.or_none,
             "step_correction": FLAG,
+            **_WATCHED,
         },
     ),
     "sharpflow.theory.single_edge_flow": Call(
@@ -378,7 +381,13 @@ CALLS: dict[str, Call] = {
     ),
     "sharpflow.theory.retract": Call(
         lambda: {"problem": problem(), "params": START},
-        {"problem": PROBLEM, "params": VALID_PARAMS, "on_sphere": FLAG, **METHOD},
+        {
+            "problem": PROBLEM,
+            "params": VALID_PARAMS,
+            "on_sphere": FLAG,
+            **METHOD,
+            "progress": FLAG.or_none,
+        },
     ),
     "sharpflow.theory.retract_with_status": Call(
         lambda: {"problem": problem(), "params": START},
@@ -751,7 +760,13 @@ CALLS: dict[str, Call] = {
     ),
     "sharpflow.simulator.project_snapshots": Call(
         lambda: {"problem": problem(), "params": START[None]},
-        {"problem": PROBLEM, "params": PARAMS, "k": COUNT, "on_sphere": FLAG},
+        {
+            "problem": PROBLEM,
+            "params": PARAMS,
+            "k": COUNT,
+            "on_sphere": FLAG,
+            "progress": FLAG.or_none,
+        },
     ),
     "sharpflow.simulator.predict": Call(
         lambda: {"problem": problem(), "trajectory": trajectory()},
@@ -763,13 +778,21 @@ CALLS: dict[str, Call] = {
             "num_outputs": COUNT,
             "max_edge": COUNT,
             "rtol": POSITIVE,
+            "max_steps": COUNT,
             **METHOD,
             "throw": FLAG,
+            **_WATCHED,
         },
     ),
     "sharpflow.simulator.compare": Call(
         lambda: {"trajectory": trajectory(), "flow": flow(), "problem": problem()},
-        {"trajectory": OBJECT, "flow": OBJECT, "problem": PROBLEM, "settle_tau": NOT_NEGATIVE},
+        {
+            "trajectory": OBJECT,
+            "flow": OBJECT,
+            "problem": PROBLEM,
+            "settle_tau": NOT_NEGATIVE,
+            "progress": FLAG.or_none,
+        },
     ),
     "sharpflow.simulator.measure_oscillation": Call(
         lambda: {

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from sharpflow.models import Problem
-from sharpflow.models.arguments import NOT_NEGATIVE, checked
+from sharpflow.models.arguments import FLAG, NOT_NEGATIVE, checked, optional
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.problem import PROBLEM, parameter_rows
 from sharpflow.simulator.crossing import SETTLE_TAU, entry_step, known_mean, settled_step
@@ -236,13 +236,20 @@ _RESTING = 1e-6
 
 
 @special_values_allowed()
-@checked(trajectory=TRAJECTORY, flow=FLOW, problem=PROBLEM, settle_tau=NOT_NEGATIVE)
+@checked(
+    trajectory=TRAJECTORY,
+    flow=FLOW,
+    problem=PROBLEM,
+    settle_tau=NOT_NEGATIVE,
+    progress=optional(FLAG),
+)
 def compare(
     trajectory: Trajectory,
     flow: FlowSolution,
     problem: Problem,
     *,
     settle_tau: float = SETTLE_TAU,
+    progress: bool | None = None,
 ) -> "xarray.Dataset":
     """Set the snapshots of a trajectory against the flow at the same τ.
 
@@ -253,6 +260,7 @@ def compare(
       problem: what was trained.
       settle_tau: flow time that averages after the entry leave out. It counts from the record
         at which the loss of the oscillation first reaches half of the predicted one.
+      progress: a bar on a terminal, lines elsewhere; by default on a terminal only.
 
     Returns:
       A dataset over ``tau`` with
@@ -294,7 +302,11 @@ def compare(
     rows, times = _matched(trajectory, flow)
     snapshots = jax.tree.map(lambda leaf: leaf[rows], params)
     projection = project_snapshots(
-        problem, snapshots, k=flow.eigenvalues.shape[1], on_sphere=trajectory.on_sphere
+        problem,
+        snapshots,
+        k=flow.eigenvalues.shape[1],
+        on_sphere=trajectory.on_sphere,
+        progress=progress,
     )
     measured, predicted = parameter_rows(projection.theta), parameter_rows(flow.theta)[times]
     tau = np.asarray(flow.tau)[times]

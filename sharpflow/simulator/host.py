@@ -21,7 +21,6 @@ from sharpflow.simulator.chunk import Chunk, stacked
 from sharpflow.simulator.interrupt import Interrupted, Stop
 from sharpflow.simulator.observables import RUNNING
 from sharpflow.simulator.program import LoopState, Program
-from sharpflow.simulator.progress import Advance
 from sharpflow.simulator.schedule import Schedule
 from sharpflow.simulator.store.checkpoint import Checkpoint
 from sharpflow.theory import Status
@@ -297,7 +296,11 @@ class Host:
         self._saved_at, self._saving = -math.inf, 0.0  # the last checkpoint's end, and its seconds
 
     def run(
-        self, pending: Sequence[int], resumed: Checkpoint, stop: Stop, advance: Advance
+        self,
+        pending: Sequence[int],
+        resumed: Checkpoint,
+        stop: Stop,
+        advance: Callable[[int, str], None],
     ) -> None:
         """Run trajectories until all have ended.
 
@@ -305,7 +308,7 @@ class Host:
           pending: their points, in the order in which they enter.
           resumed: where those are that had begun.
           stop: looked at between chunks.
-          advance: called with the updates of every chunk.
+          advance: called with the updates of every chunk, and a note about the points.
 
         Raises:
           Interrupted: a signal came; a checkpoint has been written.

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import chex
 import jax
@@ -25,6 +26,7 @@ from sharpflow.models.arguments import (
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import compiled
 from sharpflow.models.problem import PROBLEM
+from sharpflow.models.progress import UNSEEN, progress_bar
 from sharpflow.models.representation import summarized
 from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory, recorded_snapshots
 from sharpflow.theory import (
@@ -36,6 +38,8 @@ from sharpflow.theory import (
     spherical_sharpness,
 )
 from sharpflow.theory.linearization import METHODS, Method
+from sharpflow.theory.manifold import retract_in_pieces
+from sharpflow.theory.pieces import LIMIT, Deadline, Pace
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.scaling import norm
 
@@ -64,9 +68,14 @@ class Projection:
 
 
 @special_values_allowed()
-@checked(problem=PROBLEM, params=PARAMS, k=COUNT, on_sphere=FLAG)
+@checked(problem=PROBLEM, params=PARAMS, k=COUNT, on_sphere=FLAG, progress=optional(FLAG))
 def project_snapshots(
-    problem: Problem, params: Params, *, k: int = 1, on_sphere: bool = True
+    problem: Problem,
+    params: Params,
+    *,
+    k: int = 1,
+    on_sphere: bool = True,
+    progress: bool | None = None,
 ) -> Projection:
     """Retract every snapshot to Γ, one after the other in compiled code.
 
@@ -75,6 +84,7 @@ def project_snapshots(
       params: snapshots, pytree with leading axis (S, ...).
       k: how many eigenvalues of the Hessian.
       on_sphere: whether the snapshots are taken by their directions.
+      progress: a bar on a terminal, lines elsewhere; by default on a terminal only.
 
     Returns:
       The projections; NaN, and a status, where the retraction failed.
@@ -82,29 +92,77 @@ def project_snapshots(
     Raises:
       ValueError: a loss alone, which has no Γ.
     """
-    theta, distance, eigenvalues, status = _project(problem, params, k=k, on_sphere=on_sphere)
+    num_snapshots = len(jax.tree.leaves(params)[0])
+    with progress_bar(
+        num_snapshots, progress, "projection", whole=f"{num_snapshots} snapshots"
+    ) as display:
+        made = _no_projections(problem, params, k=k, on_sphere=on_sphere)
+        done, pace = 0, Pace(1)
+        while done < num_snapshots:
+            until = min(done + pace.count, num_snapshots)
+            pace.begin()
+            made = _project(
+                problem, params, made, np.int32(done), np.int32(until), k=k, on_sphere=on_sphere
+            )
+            jax.block_until_ready(made)
+            pace.end()
+            display.advance(until - done)
+            done = until
     return Projection(
-        theta=theta,
-        distance=np.asarray(distance),
-        eigenvalues=np.asarray(eigenvalues),
-        status=np.asarray(status),
+        theta=made.theta,
+        distance=np.asarray(made.distance),
+        eigenvalues=np.asarray(made.eigenvalues),
+        status=np.asarray(made.status),
     )
 
 
-@compiled(static_argnames=("k", "on_sphere"))
-def _project(
-    problem: Problem, params: Params, *, k: int, on_sphere: bool
-) -> tuple[Params, Array, Array, Array]:
-    def one(snapshot: Params) -> tuple[Params, Array, Array, Array]:
-        theta, status = retract_with_status(problem, snapshot, on_sphere=on_sphere)
-        flat, there = ravel_pytree(snapshot)[0], ravel_pytree(theta)[0]
-        flat = flat / norm(flat) if on_sphere else flat
-        values, _ = linearize(residual_form(problem, snapshot), there).top_eigenpairs(k)
-        arrived = status == Status.SUCCESS
-        distance = jnp.where(arrived, norm(flat - there), jnp.nan)
-        return theta, distance, jnp.where(arrived, values, jnp.nan), status
+class _Projections(NamedTuple):
+    """As ``Projection``, in compiled code; of one snapshot, or with a leading axis (S, ...)."""
 
-    return jax.lax.map(one, params)
+    theta: Params
+    distance: Array
+    eigenvalues: Array
+    status: Array
+
+
+@compiled(static_argnames=("k", "on_sphere"))
+def _no_projections(problem: Problem, params: Params, *, k: int, on_sphere: bool) -> _Projections:
+    """Room for the projections of snapshots, of which none is made."""
+    num_snapshots = len(jax.tree.leaves(params)[0])
+    first = jax.tree.map(lambda leaf: leaf[0], params)
+    shapes = jax.eval_shape(lambda one: _projected(problem, one, k, on_sphere), first)
+    return jax.tree.map(lambda one: jnp.zeros((num_snapshots, *one.shape), one.dtype), shapes)
+
+
+@compiled(static_argnames=("k", "on_sphere"), donate_argnames=("made",))
+def _project(
+    problem: Problem,
+    params: Params,
+    made: _Projections,
+    first: Array,
+    until: Array,
+    *,
+    k: int,
+    on_sphere: bool,
+) -> _Projections:
+    """The projections with those of the snapshots from ``first`` to before ``until``."""
+
+    def add(index: Array, made: _Projections) -> _Projections:
+        snapshot = jax.tree.map(lambda leaf: leaf[index], params)
+        one = _projected(problem, snapshot, k, on_sphere)
+        return jax.tree.map(lambda every, new: every.at[index].set(new), made, one)
+
+    return jax.lax.fori_loop(first, until, add, made)
+
+
+def _projected(problem: Problem, snapshot: Params, k: int, on_sphere: bool) -> _Projections:
+    theta, status = retract_with_status(problem, snapshot, on_sphere=on_sphere)
+    flat, there = ravel_pytree(snapshot)[0], ravel_pytree(theta)[0]
+    flat = flat / norm(flat) if on_sphere else flat
+    values, _ = linearize(residual_form(problem, snapshot), there).top_eigenpairs(k)
+    arrived = status == Status.SUCCESS
+    distance = jnp.where(arrived, norm(flat - there), jnp.nan)
+    return _Projections(theta, distance, jnp.where(arrived, values, jnp.nan), status)
 
 
 @special_values_allowed()
@@ -118,6 +176,9 @@ def _project(
     rtol=POSITIVE,
     method=choice(METHODS),
     throw=FLAG,
+    max_steps=COUNT,
+    max_seconds=LIMIT,
+    progress=optional(FLAG),
 )
 def predict(
     problem: Problem,
@@ -128,8 +189,11 @@ def predict(
     num_outputs: int = 64,
     max_edge: int = 8,
     rtol: float = 1e-3,
+    max_steps: int = 10_000,
+    max_seconds: float | None = None,
     method: Method = "auto",
     throw: bool = True,
+    progress: bool | None = None,
 ) -> FlowSolution:
     """Predict a trajectory from where it arrives on the minimizer manifold.
 
@@ -144,23 +208,31 @@ def predict(
       arrival_step: take the snapshot at this step for the arrival.
       arrival_distance: largest ‖θ − Φ(θ)‖, relative to ‖θ‖, that counts as arrived.
       num_outputs: most output times; later snapshots are thinned evenly to them.
-      max_edge, rtol, method, throw: as in ``sharpness_flow``.
+      max_edge, rtol, max_steps, method, throw: as in ``sharpness_flow``.
+      max_seconds: of this call. The search for the arrival, snapshot by snapshot, ends after
+        them with an error, and the flow as in ``sharpness_flow``. None, no limit, by default.
+      progress: a bar on a terminal, lines elsewhere; by default on a terminal only.
 
     Returns:
       The flow; ``tau[0]`` is the arrival.
 
     Raises:
       ValueError: nothing to predict from: no snapshots, no threshold, no arrival.
-      RuntimeError: the integration fails.
+      RuntimeError: the integration fails, or no arrival is found within ``max_seconds``.
 
     Source: docs/theory.md, sections 2 and 4.
     """
+    deadline = Deadline(max_seconds)
     snapshots, thresholds = recorded_snapshots(trajectory)
     _require_predictable(problem, trajectory)
-    arrival = _arrival(problem, trajectory, arrival_step, arrival_distance)
+    arrival = _arrival(
+        problem, trajectory, arrival_step, arrival_distance, deadline=deadline, progress=progress
+    )
     start = jax.tree.map(lambda leaf: jnp.asarray(leaf[arrival]), snapshots)
-    theta0, status = _retracted(problem, start, on_sphere=trajectory.on_sphere, method=method)
-    if int(status) != Status.SUCCESS:
+    reached = retract_in_pieces(
+        problem, start, on_sphere=trajectory.on_sphere, method=method, display=UNSEEN
+    )
+    if not reached.arrived:
         raise ValueError(
             f"arrival_step = {trajectory.snapshot_step[arrival]} is too far from the minimizer "
             "manifold: the retraction fails there"
@@ -170,7 +242,7 @@ def predict(
     tau = trajectory.snapshot_tau[chosen]
     return sharpness_flow(
         problem,
-        theta0,
+        reached.theta,
         tau,
         threshold0=float(thresholds[arrival]),
         max_edge=max_edge,
@@ -178,8 +250,11 @@ def predict(
         kappa=trajectory.kappa,
         on_sphere=trajectory.on_sphere,
         rtol=rtol,
+        max_steps=max_steps,
+        max_seconds=deadline.left,
         method=method,
         throw=throw,
+        progress=progress,
     )
 
 
@@ -192,8 +267,6 @@ _FEW_SNAPSHOTS = 8
 # Snapshots of which the edge ratio is looked at where a trajectory does not arrive: each takes an
 # iteration for an eigenvalue, and at the edge the ratio stays about 1.
 _LOOKED_AT = 8
-
-_retracted = compiled(retract_with_status, static_argnames=("on_sphere", "method"))
 
 
 def _require_predictable(problem: Problem, trajectory: Trajectory) -> None:
@@ -219,7 +292,13 @@ def _require_predictable(problem: Problem, trajectory: Trajectory) -> None:
 
 
 def _arrival(
-    problem: Problem, trajectory: Trajectory, step: int | None, largest_distance: float
+    problem: Problem,
+    trajectory: Trajectory,
+    step: int | None,
+    largest_distance: float,
+    *,
+    deadline: Deadline,
+    progress: bool | None,
 ) -> int:
     if step is not None:
         snapshots = np.flatnonzero(trajectory.snapshot_step == step)
@@ -229,16 +308,26 @@ def _arrival(
                 f"{trajectory.snapshot_step[:5]} ... {trajectory.snapshot_step[-1]}"
             )
         return int(snapshots[0])
-    closest, failed = np.inf, 0
-    for index in range(len(trajectory.snapshot_row)):
-        one = jax.tree.map(lambda leaf: leaf[index : index + 1], trajectory.params)  # noqa: B023
-        projected = project_snapshots(problem, one, on_sphere=trajectory.on_sphere)
-        distance, failed = projected.distance[0], failed + bool(projected.status[0])
-        # snapshots on the sphere are taken at unit norm; only a relative distance means as much
-        distance = distance / (1.0 if trajectory.on_sphere else float(optax.tree.norm(one)))
-        closest = min(closest, distance) if np.isfinite(distance) else closest
-        if distance <= largest_distance:
-            return index
+    closest, failed, count = np.inf, 0, len(trajectory.snapshot_row)
+    with progress_bar(count, progress, "arrival", whole=f"{count} snapshots") as display:
+        for index in range(count):
+            if deadline.passed:
+                raise RuntimeError(
+                    f"the search for the arrival stopped after {index} of {count} snapshots: "
+                    f"max_seconds = {deadline.seconds:g} are over, and the closest is "
+                    f"{closest:.2g} from the minimizer manifold. Give arrival_step, the step of a "
+                    "snapshot that is near it, or let max_seconds grow"
+                )
+            one = jax.tree.map(lambda leaf: leaf[index : index + 1], trajectory.params)  # noqa: B023
+            on_sphere = trajectory.on_sphere
+            near = project_snapshots(problem, one, on_sphere=on_sphere, progress=False)
+            failed += bool(near.status[0])
+            # snapshots on the sphere are taken at unit norm; only a relative distance means as much
+            distance = near.distance[0] / (1.0 if on_sphere else float(optax.tree.norm(one)))
+            closest = min(closest, distance) if np.isfinite(distance) else closest
+            if distance <= largest_distance:
+                return index
+            display.advance(1, f", the closest is {closest:.1e} from the manifold")
     raise ValueError(
         f"no snapshot lies within arrival_distance = {largest_distance:g} of the minimizer "
         f"manifold; the closest is {closest:.2g} away. "

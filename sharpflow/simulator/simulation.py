@@ -16,6 +16,7 @@ from sharpflow.models.arguments import COUNT, FLAG, FUNCTION, checked, optional
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
 from sharpflow.models.problem import PROBLEM
+from sharpflow.models.progress import progress_bar
 from sharpflow.models.stored_tree import StoredLeaves
 from sharpflow.simulator.chunk import Chunk
 from sharpflow.simulator.host import Host, Lane, Layout, Starts, as_lane
@@ -35,7 +36,6 @@ from sharpflow.simulator.program import (
     initial_memories,
     initial_state,
 )
-from sharpflow.simulator.progress import progress_bar
 from sharpflow.simulator.provenance import provenance
 from sharpflow.simulator.quantities import recorded_quantities
 from sharpflow.simulator.rules import edge_dynamics
@@ -163,9 +163,9 @@ def simulate(
         snapshot_every=snapshot_every,
         first_step=start,
     )
-    with progress_bar(num_steps, progress) as advance:
+    with progress_bar(num_steps, progress) as display:
         warn_of_scale(chunk, program, problem, state, {}, as_lane)
-        host.run([0], Checkpoint({}, {}), Stop(), lambda count, note="": advance(count))
+        host.run([0], Checkpoint({}, {}), Stop(), lambda count, note: display.advance(count))
     last, num_records = records.last_state, records.num_records
     seconds = time.perf_counter() - began
     snapshot_row = np.arange(0, num_records, snapshot_every) if snapshot_every else np.zeros(0, int)

@@ -1,6 +1,8 @@
 """The central flow: where the average of gradient descent with weight decay goes."""
 
 import os
+import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import chex
@@ -11,19 +13,25 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params, Problem, validate_params
-from sharpflow.models.arguments import FLAG, PATH, POSITIVE, checked, require_within
+from sharpflow.models.arguments import FLAG, PATH, POSITIVE, checked, optional, require_within
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.problem import PROBLEM
+from sharpflow.models.progress import progress_bar
 from sharpflow.models.representation import Summary, course, number, of_params, span, summarized
 from sharpflow.models.saving import save
 from sharpflow.theory.arguments import TIMES, require_at_least_one, require_positive, validate_rates
-from sharpflow.theory.central_integration import integrate
+from sharpflow.theory.central_integration import CentralPoint, begin, finished_rows, integrate
+from sharpflow.theory.failure import LIMITS, NOT_SMOOTH, Standing
 from sharpflow.theory.flow_dataset import flow_dataset
+from sharpflow.theory.pieces import LIMIT, Deadline, first_steps, integrate_in_pieces
 from sharpflow.theory.status import Status, reached
 from sharpflow.theory.times import last_reached, padded_times, validated_times
 
 if TYPE_CHECKING:
     import xarray
+
+# Of tr C, for an eigenvalue of C that holds something at the edge, as in ``flow_integration``.
+_HOLDING = 1e-4
 
 
 @summarized
@@ -135,6 +143,8 @@ class CentralFlowSolution:
     rtol=POSITIVE,
     step_correction=FLAG,
     throw=FLAG,
+    max_seconds=LIMIT,
+    progress=optional(FLAG),
 )
 def central_flow(
     problem: Problem,
@@ -149,7 +159,9 @@ def central_flow(
     rtol: float = 1e-3,
     step_size: float | None = None,
     max_steps: int = 10_000,
+    max_seconds: float | None = None,
     throw: bool = True,
+    progress: bool | None = None,
 ) -> CentralFlowSolution:
     """Predict the average of GD+WD from any start, on any loss.
 
@@ -181,15 +193,20 @@ def central_flow(
         gradient.
       rtol: tolerance on the error of a step, relative to ‖w‖ and to the edge.
       step_size: a fixed step in τ instead of error control.
-      max_steps: largest number of accepted and rejected steps.
+      max_steps: largest number of accepted and rejected steps. Where many of fifty are
+        rejected and the others lead hardly any further, the status is ``STALLED``.
+      max_seconds: of this call, after which it ends at the next rest: half a second or one step
+        later, or once what was being compiled is compiled. None, no limit, by default.
       throw: False returns a failure in ``status`` instead of raising it.
+      progress: a bar on a terminal, lines elsewhere; by default on a terminal only.
 
     Returns:
       The solution at ``tau``. Its status is ``DIVERGED`` where no oscillation holds
       an eigenvalue at the edge, as above it on a quadratic loss, or where numbers
       stop being finite; ``EDGE_FULL`` where the edge has no room in ``max_edge``;
       ``EIGENPAIRS_FAILED`` where the eigenvalues of the Hessian cannot be computed;
-      ``STEP_TOO_SMALL`` where no step is short enough for ``rtol``; or ``MAX_STEPS``.
+      ``STEP_TOO_SMALL`` where no step is short enough for ``rtol``; or ``MAX_STEPS``,
+      ``MAX_SECONDS`` or ``STALLED`` where a limit ended it.
 
     Raises:
       ValueError: an argument is out of range, or ``tau`` does not increase.
@@ -199,6 +216,7 @@ def central_flow(
     weight decay and for steps of any length; the correction of the step, Hairer,
     Lubich and Wanner 2006, section IX.1.
     """
+    deadline = Deadline(max_seconds)
     params = validate_params(problem, params)
     validate_rates(learning_rate, weight_decay)
     require_positive(rtol=rtol, step_size=step_size)
@@ -214,18 +232,31 @@ def central_flow(
         rtol=rtol,
         step_size=None if step_size is None else step_size / clock,
     )
-    progress, rows = integrate(
-        problem,
-        params,
-        jnp.asarray((padded_times(times, flat.size) - times[0]) / clock, flat.dtype),
-        jnp.asarray(learning_rate, flat.dtype),
-        jnp.asarray(weight_decay, flat.dtype),
-        jnp.asarray(rtol, flat.dtype),
-        jnp.asarray(np.nan if step_size is None else step_size / clock, flat.dtype),
-        jnp.asarray(max_steps, jnp.int32),
-        max_edge=min(max_edge, flat.shape[0]),
-        step_correction=step_correction,
-    )
+    given = {
+        "times": jnp.asarray((padded_times(times, flat.size) - times[0]) / clock, flat.dtype),
+        "learning_rate": jnp.asarray(learning_rate, flat.dtype),
+        "weight_decay": jnp.asarray(weight_decay, flat.dtype),
+        "rtol": jnp.asarray(rtol, flat.dtype),
+        "step_size": jnp.asarray(np.nan if step_size is None else step_size / clock, flat.dtype),
+        "max_edge": min(max_edge, flat.shape[0]),
+        "step_correction": step_correction,
+    }
+    steps = jnp.asarray(max_steps, jnp.int32)
+    length = (times[-1] - times[0]) / clock
+    with progress_bar(length, progress, "central flow", whole=f"tau = {times[-1]:g}") as display:
+        began = time.monotonic()
+        start, path = jax.block_until_ready(begin(problem, params, **given))
+        reached, path = integrate_in_pieces(
+            partial(integrate, problem, params, max_steps=steps, **given),
+            start,
+            path,
+            first=first_steps(time.monotonic() - began),
+            deadline=deadline,
+            display=display,
+            num_at_edge=_num_at_edge,
+            tau_unit=clock,
+        )
+    rows = finished_rows(problem, params, reached.point, path)
     rows = jax.tree.map(lambda leaf: leaf[: len(times)], rows)
     solution = CentralFlowSolution(
         tau=jnp.asarray(times, flat.dtype),
@@ -236,16 +267,32 @@ def central_flow(
         covariance=rows.covariance,
         norm_squared=rows.norm_squared,
         edge=jnp.asarray(2.0 / learning_rate - weight_decay, flat.dtype),
-        status=progress.status,
-        num_steps=progress.num_steps,
-        num_rejected=progress.num_rejected,
-        num_gradients=progress.point.counts.gradients,
-        num_products=progress.point.counts.products,
-        num_third=progress.point.counts.third,
+        status=reached.status,
+        num_steps=reached.num_steps,
+        num_rejected=reached.num_rejected,
+        num_gradients=reached.point.counts.gradients,
+        num_products=reached.point.counts.products,
+        num_third=reached.point.counts.third,
     )
     if throw and int(solution.status) != Status.SUCCESS:
-        _raise(Status(int(solution.status)), solution, max_edge, max_steps)
+        status = Status(int(solution.status))
+        standing = Standing(
+            tau=times[0] + clock * float(reached.time),
+            last_tau=times[-1],
+            step=clock * float(reached.step),
+            num_steps=int(reached.num_steps),
+            num_rejected=int(reached.num_rejected),
+            num_at_edge=_num_at_edge(reached.point),
+        )
+        slow = standing.remedy(status, max_steps, max_seconds) if status in LIMITS else None
+        _raise(status, solution, standing, max_edge, slow)
     return solution
+
+
+def _num_at_edge(point: CentralPoint) -> int:
+    """Eigenvalues that C of the last step holds at the edge: those that have a part in it."""
+    held = np.linalg.eigvalsh(np.asarray(point.covariance))
+    return int(np.sum(held > _HOLDING * max(held.sum(), 1e-300)))
 
 
 def _validated_clock(
@@ -260,17 +307,23 @@ def _validated_clock(
     return float(clock)
 
 
-def _raise(status: Status, solution: CentralFlowSolution, max_edge: int, max_steps: int) -> None:
+def _raise(
+    status: Status,
+    solution: CentralFlowSolution,
+    standing: Standing,
+    max_edge: int,
+    slow: str | None,
+) -> None:
     last = last_reached(np.asarray(solution.tau), np.asarray(solution.norm_squared))
-    remedy = {
+    remedies = {
         Status.EDGE_FULL: f"max_edge = {max_edge} must grow",
-        Status.MAX_STEPS: f"max_steps = {max_steps} must grow, or rtol",
         Status.DIVERGED: "or no oscillation holds an eigenvalue at the edge, and GD diverges",
         Status.EIGENPAIRS_FAILED: "the loss may have no finite second derivatives there, or "
         f"rtol may be below the rounding of {solution.loss.dtype}",
-        Status.STEP_TOO_SMALL: "rtol may be below rounding, or the loss may not be smooth there",
-    }[status]
+        Status.STEP_TOO_SMALL: f"rtol may be below rounding, or {NOT_SMOOTH}",
+    }
+    remedy = remedies[status] if slow is None else slow
     raise RuntimeError(
-        f"the central flow stopped after tau = {last:g}: {status.message}; {remedy}. "
-        "throw=False returns what was reached"
+        f"the central flow stopped after tau = {last:g}: {status.message}; "
+        f"{standing.in_words()}; {remedy}. throw=False returns what was reached"
     )

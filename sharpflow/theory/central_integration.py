@@ -1,6 +1,7 @@
 """One compiled run of the central flow: its stepper, and the rows that it fills."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
@@ -54,7 +55,7 @@ class CentralPoint:
     counts: Counts
 
 
-class _CentralRows(NamedTuple):
+class CentralPath(NamedTuple):
     """What the loop keeps of T output times; NaN at those that were not reached.
 
     Attributes:
@@ -117,10 +118,10 @@ class CentralStepper:
         )
         return point, status
 
-    def row(self, measure: CentralPoint) -> tuple[_CentralRows, Int[Array, ""]]:
+    def row(self, measure: CentralPoint) -> tuple[CentralPath, Int[Array, ""]]:
         """A point with its eigenvalues, and C over the last step."""
         edge_point = measure.edge_point
-        row = _CentralRows(edge_point.params, edge_point.eigenvalues, measure.covariance)
+        row = CentralPath(edge_point.params, edge_point.eigenvalues, measure.covariance)
         return row, jnp.zeros((), jnp.int32)  # whether its eigenvalues are known, measure has said
 
     def attempt(self, measure: CentralPoint, step: Float[Array, ""]) -> Trial[CentralPoint]:
@@ -147,7 +148,7 @@ class CentralStepper:
 
 
 @compiled(static_argnames=("max_edge", "step_correction"))
-def integrate(
+def begin(
     problem: Problem,
     params: Params,
     times: Array,
@@ -155,37 +156,19 @@ def integrate(
     weight_decay: Array,
     rtol: Array,
     step_size: Array,
-    max_steps: Array,
     *,
     max_edge: int,
     step_correction: bool,
-) -> tuple[Progress[CentralPoint], CentralRows]:
-    """Integrate from ``params`` to the last output time, or until something fails.
+) -> tuple[Progress[CentralPoint], CentralPath]:
+    """An integration before its first step, and its outputs, of which none has been reached.
 
     Args:
-      problem: gives the loss.
-      params: w at the first output time.
-      times: output times t, in steps of GD, shape (T,), increasing, but for repeats at the end.
-      learning_rate, weight_decay: η and λ, shape ().
-      rtol, max_steps: as in ``central_flow``, shape ().
-      step_size: a fixed step in t, or NaN for error control, shape ().
-      max_edge, step_correction: as in ``central_flow``.
-
-    Returns:
-      Where it ended, and the rows.
-
-    Source: docs/theory.md, section 10.
+      problem, params, times, learning_rate, weight_decay, rtol, step_size, max_edge,
+        step_correction: as of ``integrate``.
     """
     flat, unravel = ravel_pytree(params)
-    dynamics = Dynamics(
-        problem=problem,
-        unravel=unravel,
-        k=max_edge,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        # 30 units of rounding are what products with the Hessian of a network can be trusted to
-        tolerance=jnp.maximum(_EIGENVALUE_SHARE * rtol, 30 * jnp.finfo(flat.dtype).eps),
-        step_correction=step_correction,
+    dynamics = _dynamics(
+        problem, unravel, learning_rate, weight_decay, rtol, max_edge, step_correction
     )
     zero = jnp.zeros((), jnp.int32)
     none = jnp.zeros((max_edge, max_edge), flat.dtype)
@@ -202,30 +185,110 @@ def integrate(
         started=jnp.asarray(False),
         counts=counts.plus(gradients=1),
     )
-    progress, rows = integration.integrate(
+    path = CentralPath(
+        *(
+            jnp.full((times.shape[0], *leaf.shape), jnp.nan, flat.dtype)
+            for leaf in (flat, edge_point.eigenvalues, none)
+        )
+    )
+    return Progress.begun(start, time=times[0], step=first_step), path
+
+
+@compiled(static_argnames=("max_edge", "step_correction"), donate_argnames=("path",))
+def integrate(
+    problem: Problem,
+    params: Params,
+    start: Progress[CentralPoint],
+    path: CentralPath,
+    pause: Array,
+    *,
+    times: Array,
+    learning_rate: Array,
+    weight_decay: Array,
+    rtol: Array,
+    step_size: Array,
+    max_steps: Array,
+    max_edge: int,
+    step_correction: bool,
+) -> tuple[Progress[CentralPoint], CentralPath]:
+    """Integrate from ``start`` to the last output time, a rest, or until something fails.
+
+    Args:
+      problem: gives the loss.
+      params: w at the first output time, for its structure.
+      start: of ``begin``, or where an integration rests.
+      path: what is known so far; its memory is reused.
+      pause: how many steps and rejected steps there are when it rests, shape ().
+      times: output times t, in steps of GD, shape (T,), increasing, but for repeats at the end.
+      learning_rate, weight_decay: η and λ, shape ().
+      rtol, max_steps: as in ``central_flow``, shape ().
+      step_size: a fixed step in t, or NaN for error control, shape ().
+      max_edge, step_correction: as in ``central_flow``.
+
+    Returns:
+      Where it ended, and the path.
+
+    Source: docs/theory.md, section 10.
+    """
+    unravel = ravel_pytree(params)[1]
+    dynamics = _dynamics(
+        problem, unravel, learning_rate, weight_decay, rtol, max_edge, step_correction
+    )
+    return integration.integrate(
         CentralStepper(dynamics, rtol),
-        Progress.begun(start, time=times[0], step=first_step),
-        _CentralRows(
-            *(
-                jnp.full((times.shape[0], *leaf.shape), jnp.nan, flat.dtype)
-                for leaf in (flat, edge_point.eigenvalues, none)
-            )
-        ),
+        start,
+        path,
         times,
         rtol=rtol,
         step_size=step_size,
         max_steps=max_steps,
+        pause=pause,
     )
+
+
+@compiled
+def finished_rows(
+    problem: Problem, params: Params, end: CentralPoint, path: CentralPath
+) -> CentralRows:
+    """What follows from the path of an integration.
+
+    Args:
+      problem, params: as of ``integrate``.
+      end: where it ended.
+      path: at the output times.
+    """
+    unravel = ravel_pytree(params)[1]
     # no step ends at the first output, so it shows the C of the step that starts there
-    first = jnp.where(progress.point.started, progress.point.first_covariance, jnp.nan)
-    covariance = rows.covariance.at[0].set(first)
-    loss = jax.lax.map(lambda point: problem.loss_value(unravel(point)), rows.params)
-    oscillation = jnp.einsum("ta,taa->t", rows.eigenvalues, covariance)
-    return progress, CentralRows(
-        params=rows.params,
+    first = jnp.where(end.started, end.first_covariance, jnp.nan)
+    covariance = path.covariance.at[0].set(first)
+    loss = jax.lax.map(lambda point: problem.loss_value(unravel(point)), path.params)
+    oscillation = jnp.einsum("ta,taa->t", path.eigenvalues, covariance)
+    return CentralRows(
+        params=path.params,
         loss=loss,
         mean_loss=loss + 0.5 * oscillation,
-        eigenvalues=rows.eigenvalues,
+        eigenvalues=path.eigenvalues,
         covariance=covariance,
-        norm_squared=jnp.sum(jnp.square(rows.params), axis=1),
+        norm_squared=jnp.sum(jnp.square(path.params), axis=1),
+    )
+
+
+def _dynamics(
+    problem: Problem,
+    unravel: Callable[[Array], Params],
+    learning_rate: Array,
+    weight_decay: Array,
+    rtol: Array,
+    max_edge: int,
+    step_correction: bool,
+) -> Dynamics:
+    return Dynamics(
+        problem=problem,
+        unravel=unravel,
+        k=max_edge,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        # 30 units of rounding are what products with the Hessian of a network can be trusted to
+        tolerance=jnp.maximum(_EIGENVALUE_SHARE * rtol, 30 * jnp.finfo(rtol.dtype).eps),
+        step_correction=step_correction,
     )

@@ -1,6 +1,7 @@
 """The sharpness-reduction flow, with any number of eigenvalues at the edge."""
 
 import os
+import time as clock
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,14 +27,16 @@ from sharpflow.models.arguments import (
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import compiled
 from sharpflow.models.problem import PROBLEM
+from sharpflow.models.progress import progress_bar
 from sharpflow.models.representation import Summary, course, number, of_params, span, summarized
 from sharpflow.models.saving import save
 from sharpflow.theory.arguments import KAPPA, TIMES, require_at_least_one, require_positive
+from sharpflow.theory.failure import LIMITS, NOT_SMOOTH, Standing
 from sharpflow.theory.flow_dataset import flow_dataset
-from sharpflow.theory.flow_integration import FlowPoint, FlowRows, integrate
-from sharpflow.theory.integration import Progress
+from sharpflow.theory.flow_integration import FlowPoint, FlowRows, begin, integrate
 from sharpflow.theory.linearization import METHODS, Method, linearize, resolve_method
 from sharpflow.theory.manifold import require_on_manifold
+from sharpflow.theory.pieces import LIMIT, Deadline, first_steps, integrate_in_pieces
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.status import Status, reached
 from sharpflow.theory.times import last_reached, padded_times, validated_times
@@ -63,9 +66,9 @@ class FlowSolution:
       threshold: λ*(τ), shape (T,).
       eigenvalues: the k largest of ∇²L(ζ), descending, shape (T, k).
       edge_covariance: M(τ) in the basis of those eigenvectors, shape (T, k, k).
-      status: a ``Status`` code, shape (): ``EDGE_FULL``, ``MAX_STEPS``, or which part of a step
-        failed: ``RETRACTION_FAILED``, ``EIGENPAIRS_FAILED``, ``PROJECTION_FAILED``,
-        ``PROGRAM_FAILED``, or with none of them ``STEP_TOO_SMALL``.
+      status: a ``Status`` code, shape (): ``EDGE_FULL``, ``MAX_STEPS``, ``MAX_SECONDS``,
+        ``STALLED``, or which part of a step failed: ``RETRACTION_FAILED``, ``EIGENPAIRS_FAILED``,
+        ``PROJECTION_FAILED``, ``PROGRAM_FAILED``, or with none of them ``STEP_TOO_SMALL``.
       num_steps: accepted steps, shape ().
       num_rejected: rejected steps, shape ().
       b: response of the threshold, 2 for GD+WD.
@@ -174,6 +177,8 @@ FLOW = instance(FlowSolution, "a FlowSolution, as sharpness_flow returns it")
     on_sphere=FLAG,
     throw=FLAG,
     method=choice(METHODS),
+    max_seconds=LIMIT,
+    progress=optional(FLAG),
 )
 def sharpness_flow(
     problem: Problem,
@@ -189,8 +194,10 @@ def sharpness_flow(
     rtol: float = 1e-3,
     step_size: float | None = None,
     max_steps: int = 10_000,
+    max_seconds: float | None = None,
     method: Method = "auto",
     throw: bool = True,
+    progress: bool | None = None,
 ) -> FlowSolution:
     """Integrate the sharpness-reduction flow from any point of the minimizer manifold.
 
@@ -217,10 +224,15 @@ def sharpness_flow(
       rtol: tolerance on the difference of the first- and second-order results of a
         step, relative to the norm of ζ and to λ*.
       step_size: a fixed step in τ instead of error control.
-      max_steps: largest number of accepted and rejected steps.
+      max_steps: largest number of accepted and rejected steps. Where many of fifty are
+        rejected and the others lead hardly any further, the status is ``STALLED``.
+      max_seconds: of this call, after which it ends at the next rest: half a second or one step
+        later, or once what was being compiled is compiled. None by default: a limit by the
+        clock would end a flow on one machine and not on another.
       method: how the Jacobian is handled: ``"dense"``, ``"gram"``, ``"iterative"``, or by
         size (``sharpflow.theory.linearize``).
       throw: False returns a failure in ``status`` instead of raising it.
+      progress: a bar on a terminal, lines elsewhere; by default on a terminal only.
 
     Returns:
       The solution at ``tau``.
@@ -234,6 +246,7 @@ def sharpness_flow(
     Source: docs/theory.md, section 4; with a single eigenvalue at the edge, Lyu, Li and
     Arora 2022, equation (7) of Theorem 2.
     """
+    deadline = Deadline(max_seconds)
     theta0 = validate_params(problem, theta0, "theta0")
     times = validated_times(tau, jax.tree.leaves(theta0)[0].dtype)
     require_positive(rtol=rtol, b=b, step_size=step_size, threshold0=threshold0)
@@ -260,7 +273,9 @@ def sharpness_flow(
     num_residuals = jax.eval_shape(residual, flat).shape[0]
     method = resolve_method(method, num_residuals, flat.shape[0])
     most = min(max_edge, flat.shape[0], num_residuals)
+    began = clock.monotonic()
     spectrum = np.asarray(_spectrum(problem, theta0, k=most, method=method))
+    first = first_steps(clock.monotonic() - began)
     level, time = _crossing(spectrum[0], times[0], threshold0, b)
     dimension = _first_dimension(edge_dimension, method, spectrum / np.exp(level), most)
     run = partial(
@@ -277,24 +292,35 @@ def sharpness_flow(
         max_steps=jnp.asarray(max_steps, jnp.int32),
         method=method,
     )
-    start = Progress.begun(
-        FlowPoint.with_room(flat, jnp.asarray(level, flat.dtype), dimension),
-        time=jnp.asarray(time, flat.dtype),
-        step=jnp.asarray(_FIRST_STEP if step_size is None else step_size, flat.dtype),
+    numbers = (level, time, _FIRST_STEP if step_size is None else step_size)
+    reached, rows = begin(
+        flat,
+        *(np.asarray(number, flat.dtype) for number in numbers),
+        num_times=run.keywords["tau"].shape[0],
+        num_eigenvalues=most,
+        edge_dimension=dimension,
     )
-    progress, rows = run(start)
-    # A program is compiled for one number of eigenvalues, so this loop is the host's. Doubling
-    # compiles four programs at most up to eight eigenvalues, where adding one at a time would
-    # compile eight.
-    while int(progress.status) == Status.EDGE_FULL and dimension < most:
-        dimension = min(2 * dimension, most)
-        point = progress.point
-        resumed = progress._replace(
-            point=FlowPoint.with_room(point.theta, point.log_threshold, dimension),
-            status=jnp.zeros_like(progress.status),
+    whole = f"tau = {times[-1]:g}"
+    with progress_bar(times[-1] - time, progress, "sharpness flow", whole=whole) as display:
+        go_on = partial(
+            integrate_in_pieces,
+            run,
+            first=first,
+            deadline=deadline,
+            display=display,
+            num_at_edge=lambda point: int(point.num_at_edge),
         )
-        progress, later = run(resumed)
-        rows = _completed(rows, later)
+        reached, rows = go_on(reached, rows)
+        # A program is compiled for one number of eigenvalues, so this loop is the host's. Doubling
+        # compiles four programs at most up to eight eigenvalues, where adding one at a time would
+        # compile eight.
+        while int(reached.status) == Status.EDGE_FULL and dimension < most:
+            dimension = min(2 * dimension, most)
+            display.say(f"compiling for {dimension} eigenvalues")
+            point = reached.point
+            with_room = FlowPoint.with_room(point.theta, point.log_threshold, dimension)
+            reached = reached._replace(point=with_room, status=jnp.zeros_like(reached.status))
+            reached, rows = go_on(reached, rows)
     theta, threshold, rows = _unpadded(theta0, rows, num_times=len(times))
     solution = FlowSolution(
         tau=jnp.asarray(times, flat.dtype),
@@ -302,15 +328,25 @@ def sharpness_flow(
         threshold=threshold,
         eigenvalues=rows.eigenvalues,
         edge_covariance=rows.covariance,
-        status=progress.status,
-        num_steps=progress.num_steps,
-        num_rejected=progress.num_rejected,
+        status=reached.status,
+        num_steps=reached.num_steps,
+        num_rejected=reached.num_rejected,
         b=b,
         on_sphere=on_sphere,
         kappa=kappa,
     )
     if throw and int(solution.status) != Status.SUCCESS:
-        _raise(Status(int(solution.status)), solution, max_edge, max_steps)
+        status = Status(int(solution.status))
+        standing = Standing(
+            tau=float(reached.time),
+            last_tau=times[-1],
+            step=float(reached.step),
+            num_steps=int(reached.num_steps),
+            num_rejected=int(reached.num_rejected),
+            num_at_edge=int(reached.point.num_at_edge),
+        )
+        slow = standing.remedy(status, max_steps, max_seconds) if status in LIMITS else None
+        _raise(status, solution, standing, max_edge, slow)
     return solution
 
 
@@ -340,16 +376,6 @@ def _first_dimension(
     return min(int(np.sum(ratios >= _WITHIN_REACH)) + 1, most)
 
 
-def _completed(rows: FlowRows, later: FlowRows) -> FlowRows:
-    """The rows of a run that stopped, and of the one that went on from there."""
-    known = jnp.isfinite(rows.log_threshold)
-
-    def chosen(first: Array, second: Array) -> Array:
-        return jnp.where(known.reshape((-1,) + (1,) * (first.ndim - 1)), first, second)
-
-    return jax.tree.map(chosen, rows, later)
-
-
 @compiled(static_argnames=("num_times",))
 def _unpadded(theta0: Params, rows: FlowRows, *, num_times: int) -> tuple[Params, Array, FlowRows]:
     """The rows without those that pad the times; their points as ``theta0``, and λ*."""
@@ -358,21 +384,24 @@ def _unpadded(theta0: Params, rows: FlowRows, *, num_times: int) -> tuple[Params
     return jax.vmap(unravel)(rows.theta), jnp.exp(rows.log_threshold), rows
 
 
-def _raise(status: Status, solution: FlowSolution, max_edge: int, max_steps: int) -> None:
+def _raise(
+    status: Status, solution: FlowSolution, standing: Standing, max_edge: int, slow: str | None
+) -> None:
     last = last_reached(np.asarray(solution.tau), np.asarray(solution.threshold))
-    remedy = {
+    remedies = {
         Status.EDGE_FULL: f"max_edge = {max_edge} must grow",
-        Status.MAX_STEPS: f"max_steps = {max_steps} must grow, or rtol",
-        Status.RETRACTION_FAILED: "the manifold may end or fold there",
+        Status.RETRACTION_FAILED: "the manifold may end or fold there, as it does at "
+        "the kinks of a network with relu: a smooth activation such as softplus has none",
         Status.EIGENPAIRS_FAILED: "the residual may have no finite derivative there; where it has, "
         'method="dense" or "gram" needs no iteration',
         Status.PROJECTION_FAILED: "the Jacobian may be too ill-conditioned for iterations; "
         'method="dense" or "gram" needs none',
         Status.PROGRAM_FAILED: "b, kappa or the derivatives of the loss may be too large for "
         f"{solution.threshold.dtype}",
-        Status.STEP_TOO_SMALL: "rtol may be below rounding, or the loss may not be smooth there",
-    }[status]
+        Status.STEP_TOO_SMALL: f"rtol may be below rounding, or {NOT_SMOOTH}",
+    }
+    remedy = remedies[status] if slow is None else slow
     raise RuntimeError(
-        f"the flow stopped after tau = {last:g}: {status.message}; {remedy}. "
-        "throw=False returns what was reached"
+        f"the flow stopped after tau = {last:g}: {status.message}; {standing.in_words()}; "
+        f"{remedy}. throw=False returns what was reached"
     )

@@ -42,12 +42,14 @@ class FlowPoint:
       log_threshold: s = log λ*, shape ().
       frame: edge eigenvectors near it, in rows, shape (k, d); zero where none are known.
       crowding: whether M of the step that led there used all its rows, shape ().
+      num_at_edge: eigenvalues that this M held at the edge, shape ().
     """
 
     theta: Float[Array, " d"]
     log_threshold: Float[Array, ""]
     frame: Float[Array, "k d"]
     crowding: Bool[Array, ""]
+    num_at_edge: Int[Array, ""]
 
     @classmethod
     def with_room(cls, theta: Array, log_threshold: Array, edge_dimension: int) -> "FlowPoint":
@@ -57,6 +59,7 @@ class FlowPoint:
             log_threshold=log_threshold,
             frame=jnp.zeros((edge_dimension, theta.shape[0]), theta.dtype),
             crowding=jnp.asarray(False),
+            num_at_edge=jnp.zeros((), jnp.int32),
         )
 
 
@@ -160,21 +163,49 @@ class FlowStepper:
             on_sphere=self.on_sphere,
         )
         values = jnp.linalg.eigvalsh(tried.covariance)
+        holding = values > _HOLDING * jnp.sum(values)
         end = FlowPoint(
             theta=tried.theta,
             log_threshold=tried.log_threshold,
             frame=tried.frame,
             # a number too small for the edge shows in M, which then holds all of them there
-            crowding=values[0] > _HOLDING * jnp.sum(values),
+            crowding=holding[0],
+            num_at_edge=jnp.sum(holding, dtype=jnp.int32),
         )
         return Trial(end, measure.point, tried.error, jnp.asarray(False), tried.status)
 
 
-@compiled(static_argnames=("num_eigenvalues", "on_sphere", "method"))
+@compiled(static_argnames=("num_times", "num_eigenvalues", "edge_dimension"))
+def begin(
+    theta: Float[Array, " d"],
+    log_threshold: Array,
+    time: Array,
+    step: Array,
+    *,
+    num_times: int,
+    num_eigenvalues: int,
+    edge_dimension: int,
+) -> tuple[Progress[FlowPoint], FlowRows]:
+    """An integration before its first step, and its rows, of which none has been reached.
+
+    Args:
+      theta, log_threshold, edge_dimension: of the first point, as of ``FlowPoint.with_room``.
+      time, step: of the start, and the step to try first.
+      num_times, num_eigenvalues: T and k of the rows.
+    """
+    shapes = (theta.shape, (), (num_eigenvalues,), (num_eigenvalues, num_eigenvalues))
+    rows = FlowRows(*(jnp.full((num_times, *shape), jnp.nan, theta.dtype) for shape in shapes))
+    point = FlowPoint.with_room(theta, log_threshold, edge_dimension)
+    return Progress.begun(point, time=time, step=step), rows
+
+
+@compiled(static_argnames=("num_eigenvalues", "on_sphere", "method"), donate_argnames=("rows",))
 def integrate(
     problem: Problem,
-    like: Params,
+    theta0: Params,
     start: Progress[FlowPoint],
+    rows: FlowRows,
+    pause: Array,
     *,
     tau: Float[Array, " T"],
     b: Array,
@@ -186,12 +217,15 @@ def integrate(
     max_steps: Array,
     method: Method,
 ) -> tuple[Progress[FlowPoint], FlowRows]:
-    """Integrate from ``start`` to the last output time, or until something fails.
+    """Integrate from ``start`` to the last output time, a rest, or until something fails.
 
     Args:
-      problem, like: the problem and params, for their structure.
+      problem: gives the residual.
+      theta0: where the flow begins.
       start: a point of Γ, with room for the eigenvalues that may share the edge; the status
         is ``EDGE_FULL`` when one more reaches it.
+      rows: what is known so far; its memory is reused.
+      pause: how many steps and rejected steps there are when it rests, shape ().
       tau: increasing output times, then repeats of the last one, whose rows are NaN.
       b, kappa, rtol, on_sphere, max_steps: as in ``sharpness_flow``.
       step_size: a fixed step, or NaN for error control.
@@ -203,24 +237,25 @@ def integrate(
 
     Source: docs/theory.md, section 9.
     """
-    theta, k = start.point.theta, num_eigenvalues
-    residual = residual_form(problem, ravel_pytree(like)[1](theta))
+    residual = residual_form(problem, theta0)
     stepper = FlowStepper(
         residual=residual,
-        tolerance=residual_tolerance(residual, theta),
+        # where the flow begins, so that no rest on the way changes it
+        tolerance=residual_tolerance(residual, ravel_pytree(theta0)[0]),
         b=b,
         kappa=kappa,
         rtol=rtol,
-        num_eigenvalues=k,
+        num_eigenvalues=num_eigenvalues,
         on_sphere=on_sphere,
         method=method,
     )
-    rows = FlowRows(
-        *(
-            jnp.full((tau.shape[0], *shape), jnp.nan, theta.dtype)
-            for shape in (theta.shape, (), (k,), (k, k))
-        )
-    )
     return integration.integrate(
-        stepper, start, rows, tau, rtol=rtol, step_size=step_size, max_steps=max_steps
+        stepper,
+        start,
+        rows,
+        tau,
+        rtol=rtol,
+        step_size=step_size,
+        max_steps=max_steps,
+        pause=pause,
     )

@@ -16,6 +16,15 @@ from sharpflow.theory.step_control import next_proposal, step_growth, step_towar
 # network with rtol 1e-3 the point after 20 steps is off by 9e-4 of the distance moved. A tenth
 # takes 55 steps and gives 9e-5; ten times as much takes 9 steps and gives 1.5e-2.
 _STEP_SHARE = 0.3
+# Attempts over which headway is judged. Error control leaves a step that was too long, or too short
+# by a factor of a million, within ten; a stretch that leads nowhere costs the time of two flows.
+_STRETCH = 50
+# Of these, where kinks stop a flow: it was 23 to 27 of a digits network with relu, and is some five
+# where a flow is smooth.
+_MANY_FAILED = 15
+# Times the pace of a stretch, at which the rest would still use up all steps. With 1 a flow would
+# end that could get over its kinks and reach the end in time.
+_FASTER = 10
 
 Point = TypeVar("Point")
 Measure = TypeVar("Measure")
@@ -98,6 +107,10 @@ class Progress(NamedTuple, Generic[Point]):
       step: the next step, shape ().
       num_steps, num_rejected: so far, shape ().
       status: a ``Status`` code, shape ().
+      finished: whether the last output is among the rows, shape (). Without it, and with status
+        ``SUCCESS``, the integration rests between two steps.
+      stretch_time, stretch_rejected: the time, and the rejected steps, when the stretch of attempts
+        began over which headway is judged, shape ().
     """
 
     point: Point
@@ -106,12 +119,30 @@ class Progress(NamedTuple, Generic[Point]):
     num_steps: Int[Array, ""]
     num_rejected: Int[Array, ""]
     status: Int[Array, ""]
+    finished: Bool[Array, ""]
+    stretch_time: Float[Array, ""]
+    stretch_rejected: Int[Array, ""]
+
+    @property
+    def num_attempts(self) -> Int[Array, ""]:
+        """Steps and rejected steps together, shape ()."""
+        return self.num_steps + self.num_rejected
 
     @classmethod
     def begun(cls, point: Point, time: Array, step: Array) -> "Progress[Point]":
         """An integration before its first step."""
         zero = jnp.zeros((), jnp.int32)
-        return cls(point, time, step, num_steps=zero, num_rejected=zero, status=zero)
+        return cls(
+            point,
+            time,
+            step,
+            num_steps=zero,
+            num_rejected=zero,
+            status=zero,
+            finished=jnp.asarray(False),
+            stretch_time=time,
+            stretch_rejected=zero,
+        )
 
 
 class _State(NamedTuple, Generic[Point, Row]):
@@ -120,12 +151,10 @@ class _State(NamedTuple, Generic[Point, Row]):
     Attributes:
       progress: with the point to be visited.
       rows: of the outputs before it.
-      finished: whether the last output is among them.
     """
 
     progress: Progress[Point]
     rows: Row
-    finished: Bool[Array, ""]
 
 
 def integrate(
@@ -137,11 +166,16 @@ def integrate(
     rtol: Float[Array, ""],
     step_size: Float[Array, ""],
     max_steps: Int[Array, ""],
+    pause: Int[Array, ""],
 ) -> tuple[Progress[Point], Row]:
     """Integrate from ``start`` to the last output time, or until something fails.
 
+    It rests where ``pause`` says, before it looks at the point that it has reached. From what it
+    returns it goes on as if it had not rested, to the last bit.
+
     A step that fails is tried again at a fifth of its length, whichever part of it failed. Where
-    that does not help, or the step is fixed, the status names the part.
+    that does not help, or the step is fixed, the status names the part. One that gets nowhere,
+    as where every step of the length that is needed meets a kink, ends with ``STALLED``.
 
     Args:
       stepper: the flow.
@@ -151,6 +185,7 @@ def integrate(
       rtol: tolerance on the error of a step, shape ().
       step_size: a fixed step, or NaN for error control, shape ().
       max_steps: of steps and rejected steps together, shape ().
+      pause: how many of them there are when it rests, shape ().
 
     Returns:
       Where it ended, and the rows.
@@ -176,9 +211,22 @@ def integrate(
         is_output = (times[index] == progress.time) & (usable == Status.SUCCESS)
         row, known = jax.lax.cond(is_output, noted, lambda: (before, usable))
         finished = is_output & (known == Status.SUCCESS) & (progress.time >= times[-1])
-        used_up = progress.num_steps + progress.num_rejected >= max_steps
+        used_up = progress.num_attempts >= max_steps
         in_time = failure_unless(finished | ~used_up, Status.MAX_STEPS)
-        here = progress._replace(status=first_failure(usable, known, in_time))
+        is_due = (progress.num_attempts > 0) & (progress.num_attempts % _STRETCH == 0)
+        # A beginning that is fast, as of the central flow, takes short steps too: those succeed.
+        headway = progress.time - progress.stretch_time
+        num_failed = progress.num_rejected - progress.stretch_rejected
+        within_limit = headway / _STRETCH * _FASTER * max_steps.astype(times.dtype)
+        slow = within_limit < times[-1] - progress.time
+        hopeless = is_due & slow & (num_failed >= _MANY_FAILED)
+        moving = failure_unless(finished | ~hopeless, Status.STALLED)
+        here = progress._replace(
+            status=first_failure(usable, known, in_time, moving),
+            finished=finished,
+            stretch_time=jnp.where(is_due, progress.time, progress.stretch_time),
+            stretch_rejected=jnp.where(is_due, progress.num_rejected, progress.stretch_rejected),
+        )
         later = jnp.sum(times <= progress.time, dtype=jnp.int32)
         until = times[jnp.minimum(later, times.shape[0] - 1)]
         return _State(
@@ -188,7 +236,6 @@ def integrate(
                 lambda: here,
             ),
             rows=jax.tree.map(lambda leaf, new: leaf.at[index].set(new), rows, row),
-            finished=finished,
         )
 
     def move(here: Progress[Point], measure: Measure, until: Array) -> Progress[Point]:
@@ -214,11 +261,15 @@ def integrate(
             status=jnp.where(
                 stuck, jnp.where(sound, Status.STEP_TOO_SMALL, trial.status), Status.SUCCESS
             ).astype(jnp.int32),
+            finished=here.finished,
+            stretch_time=here.stretch_time,
+            stretch_rejected=here.stretch_rejected,
         )
 
-    state = jax.lax.while_loop(
-        lambda state: ~state.finished & (state.progress.status == Status.SUCCESS),
-        visit,
-        _State(start, rows, finished=jnp.asarray(False)),
-    )
+    def unfinished(state: _State[Point, Row]) -> Array:
+        progress = state.progress
+        going_on = ~progress.finished & (progress.status == Status.SUCCESS)
+        return going_on & (progress.num_attempts < pause)
+
+    state = jax.lax.while_loop(unfinished, visit, _State(start, rows))
     return state.progress, state.rows

@@ -1,25 +1,36 @@
 """The minimizer manifold Γ: the retraction to it, and its tangent space."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sharpflow.models import Params, Problem, validate_params
-from sharpflow.models.arguments import FLAG, PARAMS, checked, choice, require_alike
+from sharpflow.models.arguments import FLAG, PARAMS, checked, choice, optional, require_alike
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import compiled, full_precision
 from sharpflow.models.problem import PROBLEM, require_fitting
+from sharpflow.models.progress import Display, progress_bar
 from sharpflow.theory.linearization import METHODS, Method, linearize
+from sharpflow.theory.pieces import Pace
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.retraction import (
     ACCEPTED_SLACK,
+    MOST_LINEARIZATIONS,
+    Retraction,
+    begin_retraction,
+    go_on_retracting,
     residual_tolerance,
     retract_flat,
-    unit,
     usual_tolerance,
 )
 from sharpflow.theory.scaling import norm
-from sharpflow.theory.status import Status
+
+# Of the first piece of a retraction, before anything is known of their time. Near the manifold one
+# or two are enough; ten times as many, of seconds each, would end before anything is shown.
+_FIRST_LINEARIZATIONS = 2
 
 
 @checked(problem=PROBLEM, params=PARAMS, on_sphere=FLAG, method=choice(METHODS))
@@ -52,21 +63,96 @@ def retract_with_status(
     return unravel(theta), status
 
 
+@compiled(static_argnames=("on_sphere",))
+def _begin(
+    problem: Problem, params: Params, *, on_sphere: bool
+) -> tuple[Retraction, Float[Array, ""]]:
+    """A retraction before its first step, and its tolerance on ‖r‖."""
+    residual = residual_form(problem, params)
+    return begin_retraction(residual, ravel_pytree(params)[0], on_sphere=on_sphere)
+
+
 @compiled(static_argnames=("on_sphere", "method"))
-def _retract(
-    problem: Problem, params: Params, *, on_sphere: bool, method: Method
-) -> tuple[Params, Int[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """A retraction; ‖r‖ where it ended, and the largest that is accepted."""
-    theta, status = retract_with_status(problem, params, on_sphere=on_sphere, method=method)
-    residual, flat = residual_form(problem, params), ravel_pytree(params)[0]
-    allowed = ACCEPTED_SLACK * residual_tolerance(residual, unit(flat) if on_sphere else flat)
-    return theta, status, norm(residual(ravel_pytree(theta)[0])), allowed
+def _go_on(
+    problem: Problem,
+    params: Params,
+    start: Retraction,
+    tolerance: Array,
+    pause: Array,
+    *,
+    on_sphere: bool,
+    method: Method,
+) -> tuple[Retraction, Bool[Array, ""], Params, Float[Array, ""]]:
+    """A retraction some steps further; whether it goes on; where it is, as params, and ‖r‖."""
+    state, unfinished = go_on_retracting(
+        residual_form(problem, params),
+        start,
+        tolerance,
+        pause,
+        on_sphere=on_sphere,
+        method=method,
+    )
+    return state, unfinished, ravel_pytree(params)[1](state.point), norm(state.value)
+
+
+class Retracted(NamedTuple):
+    """Where a retraction ended.
+
+    Attributes:
+      theta: the point, as params.
+      distance: ‖r‖ there.
+      allowed: the largest ‖r‖ of a point that counts as on Γ.
+    """
+
+    theta: Params
+    distance: float
+    allowed: float
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the point is on Γ."""
+        return self.distance <= self.allowed
+
+
+def retract_in_pieces(
+    problem: Problem, params: Params, *, on_sphere: bool, method: Method, display: Display
+) -> Retracted:
+    """A retraction of which the host sees every half second; the same point to the last bit.
+
+    Args:
+      problem, params, on_sphere, method: as of ``retract``.
+      display: advanced by linearizations, of which there are at most ``MOST_LINEARIZATIONS``.
+    """
+    state, tolerance = _begin(problem, params, on_sphere=on_sphere)
+    allowed = ACCEPTED_SLACK * float(tolerance)
+    pace, count, going_on = Pace(_FIRST_LINEARIZATIONS), 0, True
+    while going_on:
+        pace.begin()
+        state, unfinished, theta, distance = _go_on(
+            problem,
+            params,
+            state,
+            tolerance,
+            np.int32(count + pace.count),
+            on_sphere=on_sphere,
+            method=method,
+        )
+        going_on, before, count = bool(unfinished), count, int(state.num_linearizations)
+        pace.end()
+        note = f", ‖r‖ = {float(distance):.1e}, at most {allowed:.0e} is on the manifold"
+        display.advance(count - before, note)
+    return Retracted(theta, float(distance), allowed)
 
 
 @special_values_allowed()
-@checked(problem=PROBLEM, on_sphere=FLAG, method=choice(METHODS))
+@checked(problem=PROBLEM, on_sphere=FLAG, method=choice(METHODS), progress=optional(FLAG))
 def retract(
-    problem: Problem, params: Params, *, on_sphere: bool = True, method: Method = "auto"
+    problem: Problem,
+    params: Params,
+    *,
+    on_sphere: bool = True,
+    method: Method = "auto",
+    progress: bool | None = None,
 ) -> Params:
     """Φ(params): a point of the minimizer manifold Γ near ``params``.
 
@@ -76,6 +162,7 @@ def retract(
       on_sphere: False for losses that are not scale-invariant.
       method: how the Jacobian is handled: ``"dense"``, ``"gram"``, ``"iterative"``, or by
         size.
+      progress: a bar on a terminal, lines elsewhere; by default on a terminal only.
 
     Returns:
       The point, as ``params``; of unit norm on the sphere.
@@ -87,14 +174,19 @@ def retract(
     Source: docs/theory.md, section 8.
     """
     params = validate_params(problem, params)
-    theta, status, distance, allowed = _retract(problem, params, on_sphere=on_sphere, method=method)
-    if int(status) != Status.SUCCESS:
+    with progress_bar(
+        MOST_LINEARIZATIONS, progress, "retraction", whole=f"{MOST_LINEARIZATIONS} linearizations"
+    ) as display:
+        reached = retract_in_pieces(
+            problem, params, on_sphere=on_sphere, method=method, display=display
+        )
+    if not reached.arrived:
         raise ValueError(
             f"params are too far from the minimizer manifold: the retraction stopped at "
-            f"‖residual‖ = {float(distance):.2g}, at most {float(allowed):.0e} is allowed. "
+            f"‖residual‖ = {reached.distance:.2g}, at most {reached.allowed:.0e} is allowed. "
             "Train further first"
         )
-    return theta
+    return reached.theta
 
 
 @compiled

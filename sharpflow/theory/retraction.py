@@ -1,8 +1,10 @@
 """Steps to the minimizer manifold Γ, on flat parameters."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sharpflow.theory.linearization import (
     Linearization,
@@ -23,6 +25,8 @@ ACCEPTED_SLACK = 30.0
 # a chord, and squares the residual where a chord shortens it by a factor. At 0.025 few chords would
 # do, and every other step would pay for a linearization.
 _SHORTENING = 0.25
+# Of a retraction. One that is on its way has arrived after ten; the rest wander.
+MOST_LINEARIZATIONS = 30
 
 
 def retract_flat(
@@ -32,7 +36,7 @@ def retract_flat(
     on_sphere: bool = True,
     method: Method = "auto",
     tolerance: float | Array | None = None,
-    max_steps: int = 30,
+    max_steps: int = MOST_LINEARIZATIONS,
 ) -> tuple[Float[Array, " d"], Int[Array, ""]]:
     """Gauss–Newton with minimum-norm steps, then unit norm; flat parameters.
 
@@ -51,14 +55,76 @@ def retract_flat(
       The point, shape (d,), and a status: ``Status.SUCCESS`` or
       ``Status.RETRACTION_FAILED``.
     """
+    start, allowed = begin_retraction(residual, theta, on_sphere=on_sphere)
+    tolerance = allowed if tolerance is None else tolerance
+    end, _ = go_on_retracting(
+        residual,
+        start,
+        tolerance,
+        max_steps,
+        on_sphere=on_sphere,
+        method=method,
+        max_steps=max_steps,
+    )
+    accepted = norm(end.value) <= ACCEPTED_SLACK * tolerance
+    return end.point, failure_unless(accepted, Status.RETRACTION_FAILED)
+
+
+class Retraction(NamedTuple):
+    """Where a retraction stands, and all it needs to go on.
+
+    Attributes:
+      point: shape (d,).
+      value: r there, shape (m,).
+      previous: ‖r‖ before the last linearization, shape ().
+      num_linearizations: so far, shape ().
+    """
+
+    point: Float[Array, " d"]
+    value: Float[Array, " m"]
+    previous: Float[Array, ""]
+    num_linearizations: Int[Array, ""]
+
+
+def begin_retraction(
+    residual: Residual, theta: Float[Array, " d"], *, on_sphere: bool
+) -> tuple[Retraction, Float[Array, ""]]:
+    """A retraction before its first step, and its usual tolerance on ‖r‖.
+
+    Args:
+      residual, theta, on_sphere: as of ``retract_flat``.
+    """
+    theta = unit(theta) if on_sphere else theta
+    farther = jnp.full((), jnp.finfo(theta.dtype).max, theta.dtype)
+    start = Retraction(theta, residual(theta), farther, jnp.zeros((), jnp.int32))
+    return start, residual_tolerance(residual, theta)
+
+
+def go_on_retracting(
+    residual: Residual,
+    start: Retraction,
+    tolerance: float | Array,
+    pause: int | Array,
+    *,
+    on_sphere: bool,
+    method: Method,
+    max_steps: int = MOST_LINEARIZATIONS,
+) -> tuple[Retraction, Bool[Array, ""]]:
+    """Linearize and step until Γ is reached, no step helps, or it rests.
+
+    Args:
+      residual, on_sphere, method, max_steps: as of ``retract_flat``.
+      start: where it stands.
+      tolerance: on ‖r‖, shape ().
+      pause: how many linearizations there are when it rests, shape ().
+
+    Returns:
+      Where it stands then, and whether more steps are to be made from there.
+    """
     onto = unit if on_sphere else (lambda point: point)
-    theta = onto(theta)
-    value = residual(theta)
-    if tolerance is None:
-        tolerance = residual_tolerance(residual, theta)
     # A Jacobian that is formed is decomposed in a time that is small beside its forming; without
     # it, a linearization costs many products, and chords save most of them.
-    chords = resolve_method(method, value.shape[0], theta.shape[0]) != "dense"
+    chords = resolve_method(method, start.value.shape[0], start.point.shape[0]) != "dense"
 
     def step(at_point: Linearization, point: Array, value: Array) -> tuple[Array, Array]:
         move = at_point.solve(value)
@@ -69,15 +135,14 @@ def retract_flat(
         moved = onto(point - move)
         return moved, residual(moved)
 
-    def unfinished(state: tuple) -> Array:
-        _, value, previous, count = state
-        distance = norm(value)
+    def unfinished(state: Retraction) -> Array:
+        distance = norm(state.value)
         # Gauss–Newton near Γ gains digits in every iteration; gaining less than a tenth it has met
         # rounding or no zero. The first three may lengthen r while the point finds its valley.
-        improving = (count < 3) | (distance < 0.9 * previous)
-        return (distance > tolerance) & improving & (count < max_steps)
+        improving = (state.num_linearizations < 3) | (distance < 0.9 * state.previous)
+        return (distance > tolerance) & improving & (state.num_linearizations < max_steps)
 
-    def iterate(state: tuple) -> tuple:
+    def iterate(state: Retraction) -> Retraction:
         point, value, _, count = state
         at_point, before = linearize(residual, point, method), norm(value)
         point, value = step(at_point, point, value)
@@ -93,13 +158,12 @@ def retract_flat(
                 return *step(at_point, point, value), norm(value)
 
             point, value, _ = jax.lax.while_loop(gaining, shorten, (point, value, before))
-        return point, value, before, count + 1
+        return Retraction(point, value, before, count + 1)
 
-    farther = jnp.full((), jnp.finfo(theta.dtype).max, theta.dtype)
-    start = (theta, value, farther, jnp.zeros((), jnp.int32))
-    point, value, _, _ = jax.lax.while_loop(unfinished, iterate, start)
-    accepted = norm(value) <= ACCEPTED_SLACK * tolerance
-    return point, failure_unless(accepted, Status.RETRACTION_FAILED)
+    state = jax.lax.while_loop(
+        lambda state: unfinished(state) & (state.num_linearizations < pause), iterate, start
+    )
+    return state, unfinished(state)
 
 
 def retract_by_chords(

@@ -29,6 +29,9 @@ class Status(enum.IntEnum):
       PROGRAM_FAILED: of a step of a flow, the convex program for M.
       STEP_TOO_SMALL: every part of a step works, and its error exceeds the tolerance however
         short it is.
+      MAX_SECONDS: a flow has used up its time.
+      STALLED: of fifty attempted steps of a flow many failed, and the others led hardly any
+        further: at ten times their pace it would still use up its steps.
     """
 
     SUCCESS = 0
@@ -44,6 +47,8 @@ class Status(enum.IntEnum):
     PROJECTION_FAILED = 10
     PROGRAM_FAILED = 11
     STEP_TOO_SMALL = 12
+    MAX_SECONDS = 13
+    STALLED = 14
 
     @property
     def message(self) -> str:
@@ -65,6 +70,8 @@ _MESSAGES = {
     Status.PROJECTION_FAILED: "the edge gradients could not be projected to the tangent space",
     Status.PROGRAM_FAILED: "the convex program for the oscillation could not be solved",
     Status.STEP_TOO_SMALL: "the error of a step exceeds its tolerance however short the step is",
+    Status.MAX_SECONDS: "max_seconds seconds did not reach the last output time",
+    Status.STALLED: "fifty attempted steps, of which many failed, led hardly any further",
 }
 
 

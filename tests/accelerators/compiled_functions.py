@@ -15,10 +15,11 @@ from jax.flatten_util import ravel_pytree
 import sharpflow as sf
 from sharpflow.models.flax_adapter.micro_batch import split
 from sharpflow.simulator.loop import ChunkRows, _step_shapes, padded_rows
+from sharpflow.simulator.prediction import _no_projections
 from sharpflow.simulator.program import LoopState, Program
-from sharpflow.theory.flow_integration import FlowPoint, FlowRows
-from sharpflow.theory.integration import Progress
+from sharpflow.theory import central_integration, flow_integration
 from sharpflow.theory.linearization.protocol import METHODS
+from sharpflow.theory.manifold import _begin
 
 ROOMS = ("models", "theory", "simulator")
 SHARPNESSES = (
@@ -82,7 +83,8 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
     path = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), params)
     paths = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), path)
     pairs = {"k": k, "tolerance": 1e-4, "stop": "residual", "dense": False, "basis_size": None}
-    start = Progress.begun(FlowPoint.with_room(flat, one, k), time=one, step=one)
+    room = {"num_times": 3, "num_eigenvalues": k + 1, "edge_dimension": k}
+    start, rows = flow_integration.begin(flat, one, one, one, **room)
     flow = {
         "tau": times,
         "b": one,
@@ -93,16 +95,12 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
         "on_sphere": True,
         "max_steps": _COUNT,
     }
-    rows = FlowRows(
-        theta=jnp.stack([flat] * 3),
-        log_threshold=times,
-        eigenvalues=jnp.zeros((3, k), flat.dtype),
-        covariance=jnp.zeros((3, k, k), flat.dtype),
-    )
-    central = Call(
-        (problem, params, times, one, one, one, one, _COUNT),
-        {"max_edge": k, "step_correction": True},
-    )
+    rates = {"times": times, "learning_rate": one, "weight_decay": one, "rtol": one}
+    central = rates | {"step_size": one, "max_edge": k, "step_correction": True}
+    begun, central_path = central_integration.begin(problem, params, **central)
+    retraction, tolerance = _begin(problem, params, on_sphere=True)
+    projected = {"k": k, "on_sphere": True}
+    projections = _no_projections(problem, path, **projected)
     oscillation = Call(
         (problem, path, times, one, one, paths, jnp.ones((3, 3), flat.dtype), jnp.asarray(1)),
         {"k": k, "on_sphere": True},
@@ -137,20 +135,36 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
             "dense": Call((problem, params, None, wanted, jnp.asarray(0)), pairs | {"dense": True}),
         },
         "theory.curvature._spherical": {"": Call((problem, params), {"k": k, "method": "lanczos"})},
-        "theory.manifold._retract": of_each_method(problem, params, on_sphere=True),
+        "theory.manifold._begin": {"": Call((problem, params), {"on_sphere": True})},
+        "theory.manifold._go_on": of_each_method(
+            problem, params, retraction, tolerance, _COUNT, on_sphere=True
+        ),
         "theory.manifold._residual_norm": {"": Call((problem, params))},
         "theory.manifold._tangent_projection": of_each_method(
             problem, params, params, on_sphere=True
         ),
         "theory.flow._spectrum": of_each_method(problem, params, k=k),
         "theory.flow._unpadded": {"": Call((params, rows), {"num_times": 2})},
-        "theory.flow_integration.integrate": of_each_method(problem, params, start, **flow),
-        "theory.central_integration.integrate": {"": central},
+        "theory.flow_integration.begin": {"": Call((flat, one, one, one), room)},
+        "theory.flow_integration.integrate": of_each_method(
+            problem, params, start, rows, _COUNT, **flow
+        ),
+        "theory.central_integration.begin": {"": Call((problem, params), central)},
+        "theory.central_integration.integrate": {
+            "": Call(
+                (problem, params, begun, central_path, _COUNT), central | {"max_steps": _COUNT}
+            )
+        },
+        "theory.central_integration.finished_rows": {
+            "": Call((problem, params, begun.point, central_path))
+        },
         "theory.single_edge._integrate": {"": Call((problem, params, times, one, one, one))},
         "theory.period_two._period_two": {"": Call((problem, params))},
         "simulator.oscillation._coordinates": {"": oscillation},
-        "simulator.prediction._project": {"": Call((problem, path), {"k": k, "on_sphere": True})},
-        "simulator.prediction._retracted": of_each_method(problem, params, on_sphere=True),
+        "simulator.prediction._no_projections": {"": Call((problem, path), projected)},
+        "simulator.prediction._project": {
+            "": Call((problem, path, projections, jnp.asarray(0), jnp.asarray(3)), projected)
+        },
         "simulator.loop.run_chunk": {
             "one lane": in_turn,
             "lanes in turn": _of_lanes(in_turn, in_turn=True),

@@ -10,6 +10,7 @@ from launches import finished, launched, wait_for
 from scenarios import differences
 
 import sharpflow as sf
+from sharpflow.simulator.grid import engine
 from sharpflow.simulator.store.folder import RunFolder
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -94,3 +95,19 @@ def test_a_signal_that_is_ignored_stays_ignored(short, tmp_path):
     finally:
         signal.signal(signal.SIGINT, before)
     assert differences(found, short.result) == []
+
+
+def test_a_signal_before_more_is_compiled_begins_nothing(short, tmp_path, monkeypatch):
+    run, timed = tmp_path / "run", engine.time_chunk
+    monkeypatch.setattr(engine, "_WORTH_TRYING", 0.0)
+
+    def asked(*given):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return timed(*given)
+
+    monkeypatch.setattr(engine, "time_chunk", asked)
+    with pytest.raises(sf.simulator.Interrupted, match="before anything was simulated"):
+        short.run(run)
+    assert not RunFolder(run).read_checkpoints(0)[0].positions
+    monkeypatch.undo()
+    assert differences(short.run(run), short.result) == []

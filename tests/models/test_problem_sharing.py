@@ -16,7 +16,7 @@ from sharpflow.simulator.loop import run_chunk
 from sharpflow.theory import exact
 from sharpflow.theory.curvature import _eigenpairs
 from sharpflow.theory.flow_integration import integrate
-from sharpflow.theory.manifold import _retract
+from sharpflow.theory.manifold import _begin, _go_on
 
 TAU = np.linspace(0.0, 1.0, 3)
 
@@ -43,7 +43,7 @@ def test_retraction_and_flow_are_compiled_once_and_follow_the_data_of_each_probl
         solution = _solution(x)
         theta = sf.theory.retract(problem, jax.random.normal(jax.random.key(seed), (9,)))
         flow = sf.sharpness_flow(problem, theta, TAU)
-        found = [function._cache_size() for function in (_retract, integrate)]
+        found = [function._cache_size() for function in (_begin, _go_on, integrate)]
         counts = counts or found
         assert found == counts
         np.testing.assert_allclose(problem.residual(theta), np.zeros(5), atol=1e-9)

@@ -74,3 +74,11 @@ def test_a_run_that_is_too_short_or_recorded_too_seldom(completion):
     assert "arrival_distance above" in told
     accepted = float(told.partition("arrival_distance above ")[2].partition(",")[0])
     assert 1e-3 < accepted < 1.0
+
+
+def test_a_search_that_takes_too_long_says_how_far_it_came(completion):
+    run = sf.simulate(
+        completion, completion.init(jax.random.key(0)), sf.gdwd(1e-3, 1e-3), 40, snapshot_every=10
+    )
+    with pytest.raises(RuntimeError, match=r"after 0 of 4 snapshots: max_seconds = 1e-09 are over"):
+        sf.predict(completion, run, max_seconds=1e-9)

@@ -229,7 +229,9 @@ def test_the_progress_bar_can_be_turned_on_and_off(problem, params, capsys):
     sf.simulate(problem, params, sf.gdwd(0.5, 0.01), 4, progress=False)
     assert capsys.readouterr().err == ""
     sf.simulate(problem, params, sf.gdwd(0.5, 0.01), 4, progress=True)
-    assert "simulating" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "simulating: compiling ..., nothing new is done yet" in shown
+    assert "simulating: 100% of 4 steps" in shown
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from sharpflow.experiments.plots.fisher import fisher_panels
 from sharpflow.experiments.power_law import fit_power_law
 from sharpflow.experiments.validate.findings import Findings
 from sharpflow.models.networks import RandomNetwork
-from sharpflow.simulator.progress import progress_bar
+from sharpflow.models.progress import progress_bar
 from sharpflow.simulator.quantities import RESULT, described
 from sharpflow.simulator.quantity import Quantity, by_name
 from sharpflow.theory.fisher import FisherSpectrum, fisher_spectrum
@@ -129,12 +129,12 @@ def run(progress: bool | None = None) -> Findings:
     # tells early whether all goes well.
     sizes = sorted({*equal, *few, *ratios}, key=lambda size: size[0] * size[1])
     spectra = {}
-    with progress_bar(len(sizes) + 1, progress, "Fisher spectra") as advance:
+    with progress_bar(len(sizes) + 1, progress, "Fisher spectra") as display:
         for width, num_samples in sizes:
             spectra[width, num_samples] = _spectra(width, num_samples)
-            advance(1, f"M = {width}, T = {num_samples}")
+            display.advance(1, f", M = {width}, T = {num_samples}")
         disagreement = _lanczos_against_dense(128)
-        advance(1, "Lanczos against dense")
+        display.advance(1, ", Lanczos against dense")
     numbers = _dataset(
         spectra, {"equal": (equal, WIDTHS), "few": (few, WIDTHS), "ratio": (ratios, RATIOS)}
     )

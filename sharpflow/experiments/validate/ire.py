@@ -17,9 +17,9 @@ from sharpflow.experiments.validate.ire_problems import (
     Case,
     cases,
 )
+from sharpflow.models.progress import progress_bar
 from sharpflow.simulator import FlatProjection
 from sharpflow.simulator.comparison import COMPARISON
-from sharpflow.simulator.progress import progress_bar
 from sharpflow.simulator.quantities import RESULT, described
 from sharpflow.simulator.quantity import Quantity, by_name
 
@@ -120,22 +120,22 @@ def run(progress: bool | None = None) -> Findings:
     """Run κ = 0, 1, 2, 4 from the edge on five problems, and the diagonal estimate on one."""
     networks = cases()
     runs: dict[str, list[_Run]] = {}
-    with progress_bar(len(networks) + 2, progress) as advance:
+    with progress_bar(len(networks) + 2, progress) as display:
         for name, case in networks.items():
             runs[name] = [_beside_flow(case, kappa) for kappa in KAPPAS]
-            advance(1)
+            display.advance(1)
         network, near = networks["three"], networks["shallow"]
         diagonal = {
             (kappa, radial): _with_coordinates(network, kappa, radial)
             for kappa in KAPPAS[1:]
             for radial in (True, False)
         }
-        advance(1)
+        display.advance(1)
         complement = {
             k: _beside_flow(near, 1.0, sf.simulator.outside_edge_space(near.problem, k))
             for k in _SHARP
         }
-        advance(1)
+        display.advance(1)
     checks = [check for name in networks for check in _statements(networks[name].name, runs[name])]
     checks += _about_projections(runs["three"], diagonal, complement)
     return Findings(

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from sharpflow.models.arguments import Kind, shown
+from sharpflow.models.progress import UNSEEN, Display
 from sharpflow.simulator.chunk import CompiledChunk, stacked
 from sharpflow.simulator.grid.points import Points
 from sharpflow.simulator.grid.spec import Grid
@@ -139,6 +140,8 @@ def build_engine(
     *,
     stored: Layout | None = None,
     pieces: int | None = None,
+    before_more: Callable[[], None] = lambda: None,
+    display: Display = UNSEEN,
 ) -> Engine:
     """Compile a batch for these devices.
 
@@ -153,6 +156,8 @@ def build_engine(
       placement: devices, and what the caller says of the layout.
       stored: the layout that the run was begun with, or None; it decides instead.
       pieces: of the layout, where checkpoints count rows of so many; or None to choose.
+      before_more: called before other widths are compiled, when nothing of the batch has begun.
+      display: told when something is compiled and timed.
     """
     devices, schedule = placement.devices, grid.schedule
     if stored is None:
@@ -163,6 +168,7 @@ def build_engine(
     num_rows = min(schedule.num_records, _MOST_ROWS)
 
     def compiled(width: int, num_rows: int) -> CompiledChunk:
+        display.say("compiling")
         every = grid.snapshot_every
         return CompiledChunk(
             dataclasses.replace(
@@ -187,6 +193,7 @@ def build_engine(
             chunk = compiled(width, num_rows)
             while chunk.memory_bytes > room and chunk.width > 1:
                 chunk = compiled(max(int(chunk.width * room / chunk.memory_bytes), 1), num_rows)
+            display.say("timing the first updates")
             return chunk, time_chunk(chunk, points, pending)
         except jax.errors.JaxRuntimeError as error:
             # What the compiler foresees is not all: others may use the device too.
@@ -206,6 +213,7 @@ def build_engine(
         first, *others = candidate_widths(len(pending), devices, in_turn=in_turn)
         best = attempt(first)
         if cost(best) > _WORTH_TRYING:
+            before_more()
             best = min([best, *(attempt(other) for other in others)], key=cost)
     chunk, timing = best
     groups = num_groups(len(pending), len(devices), chunk.width, in_turn=in_turn)

@@ -3,11 +3,13 @@
 import dataclasses
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
+from sharpflow.models.progress import Display, progress_bar
 from sharpflow.simulator.chunk import CompiledChunk, stacked
 from sharpflow.simulator.grid.engine import (
     Engine,
@@ -20,10 +22,9 @@ from sharpflow.simulator.grid.engine import (
 from sharpflow.simulator.grid.points import Points
 from sharpflow.simulator.grid.spec import Grid
 from sharpflow.simulator.host import Host, Lanes, Layout
-from sharpflow.simulator.interrupt import Stop, stop_between_chunks
+from sharpflow.simulator.interrupt import Interrupted, Stop, stop_between_chunks
 from sharpflow.simulator.premises import warn_of_scale
 from sharpflow.simulator.processes import Processes
-from sharpflow.simulator.progress import Advance, progress_bar
 from sharpflow.simulator.provenance import launch_provenance
 from sharpflow.simulator.store.arrays import PENDING, dataset, in_memory
 from sharpflow.simulator.store.checkpoint import Checkpoint
@@ -43,12 +44,12 @@ def run_in_memory(grid: Grid, placement: Placement, progress: bool | None) -> "x
     arrays = in_memory(grid.variables)
     sink = Sink(grid.axes, arrays, final_params=grid.final_params)
     memory = Memory(placement.devices)
-    with progress_bar(int(grid.schedule.num_steps.sum()), progress, grid.title) as advance:
+    with progress_bar(int(grid.schedule.num_steps.sum()), progress, grid.title) as display:
         for number, points in enumerate(grid.batches):
             pending = grid.longest_first(points.batch.points)
-            engine = build_engine(grid, points, pending, placement)
+            engine = build_engine(grid, points, pending, placement, display=display)
             memory.predict(engine.chunk)
-            _run_batch(grid, number, engine, sink, placement, pending, Stop(), advance)
+            _run_batch(grid, number, engine, sink, placement, pending, Stop(), display)
     attributes = _launch(grid) | memory.facts
     return dataset(arrays, grid.variables, attributes)
 
@@ -99,13 +100,15 @@ def run_in_folder(
         begun = [_begun(run, number, layout) for number, layout in enumerate(layouts)]
         total, done = _updates(grid, unfinished, mine, layouts, begun)
         memory = Memory(placement.devices, run if first else None)
-        with memory, progress_bar(total, progress, grid.title, done=done) as advance:
+        with memory, progress_bar(total, progress, grid.title, done=done) as display:
             for number, pending in enumerate(mine):
                 if pending:
-                    engine = _settled_engine(grid, run, number, pending, placement, layouts[number])
+                    engine = _settled_engine(
+                        grid, run, number, pending, placement, layouts[number], stop, display
+                    )
                     memory.predict(engine.chunk)
                     _run_batch(
-                        grid, number, engine, sink, placement, pending, stop, advance, begun[number]
+                        grid, number, engine, sink, placement, pending, stop, display, begun[number]
                     )
         if PENDING not in sink.statuses():
             run.finish()
@@ -169,6 +172,8 @@ def _settled_engine(
     pending: Sequence[int],
     placement: Placement,
     stored: Layout | None,
+    stop: Stop,
+    display: Display,
 ) -> Engine:
     """The engine of a batch with the layout that counts for all processes.
 
@@ -176,16 +181,31 @@ def _settled_engine(
     anew but for its pieces, of which the checkpoints count rows.
     """
     points = grid.batches[number]
+
+    def before_more() -> None:
+        """To compile other widths may take minutes, and whoever asks to stop need not wait."""
+        if stop.signal_number is not None:
+            raise Interrupted("stopped before anything was simulated", stop.signal_number)
+
+    build = partial(
+        build_engine,
+        grid,
+        points,
+        pending,
+        placement,
+        before_more=before_more,
+        display=display,
+    )
     if stored is not None and not stored.conflicts_with(placement.lanes):
-        return build_engine(grid, points, pending, placement, stored=stored)
+        return build(stored=stored)
     pieces = None if stored is None else stored.pieces
-    engine = build_engine(grid, points, pending, placement, pieces=pieces)
+    engine = build(pieces=pieces)
     before = None if stored is None else dataclasses.asdict(stored)
     mine = dataclasses.asdict(engine.layout)
     layout = Layout(**run.settle_layout(number, mine, before))
     if layout.gives_same_bits_as(engine.layout):
         return engine
-    return build_engine(grid, points, pending, placement, stored=layout)
+    return build(stored=layout)
 
 
 def _run_batch(
@@ -196,7 +216,7 @@ def _run_batch(
     placement: Placement,
     pending: Sequence[int],
     stop: Stop,
-    advance: Advance,
+    display: Display,
     begun: Checkpoint | None = None,
 ) -> None:
     """Run the points of a batch to their ends; fewer side by side where memory runs out."""
@@ -214,7 +234,7 @@ def _run_batch(
         )
         try:
             _warn_of_scale(engine, points, pending[0])
-            return host.run(pending, begun, stop, advance)
+            return host.run(pending, begun, stop, display.advance)
         except jax.errors.JaxRuntimeError as error:
             # The next attempt is made outside of this clause: within it the traceback would keep
             # the arrays of the failed one alive.
@@ -232,7 +252,7 @@ def _run_batch(
             sink.run.replace_layout(number, dataclasses.asdict(narrower))
             begun = _begun(sink.run, number, narrower)
         del host  # and with it what its groups hold on the devices
-        engine = build_engine(grid, points, pending, placement, stored=narrower)
+        engine = build_engine(grid, points, pending, placement, stored=narrower, display=display)
 
 
 def _warn_of_scale(engine: Engine, points: Points, point: int) -> None:
