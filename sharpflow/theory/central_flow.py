@@ -24,7 +24,7 @@ from sharpflow.theory.central_integration import CentralPoint, begin, finished_r
 from sharpflow.theory.failure import LIMITS, NOT_SMOOTH, Standing
 from sharpflow.theory.flow_dataset import flow_dataset
 from sharpflow.theory.pieces import LIMIT, Deadline, first_steps, integrate_in_pieces
-from sharpflow.theory.status import Status, reached
+from sharpflow.theory.status import Status, outcome_in_words
 from sharpflow.theory.times import last_reached, padded_times, validated_times
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class CentralFlowSolution:
         values, norm_squared = np.asarray(self.eigenvalues), np.asarray(self.norm_squared)
         counted = {"∇L": self.num_gradients, "∇²L v": self.num_products, "∇³L": self.num_third}
         return Summary(
-            f"CentralFlowSolution: {reached(self.status, self.tau, norm_squared)}",
+            f"CentralFlowSolution: {outcome_in_words(self.status, self.tau, norm_squared)}",
             [
                 ("τ", span(self.tau)),
                 ("loss", course(self.loss)),

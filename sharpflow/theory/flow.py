@@ -38,7 +38,7 @@ from sharpflow.theory.linearization import METHODS, Method, linearize, resolve_m
 from sharpflow.theory.manifold import require_on_manifold
 from sharpflow.theory.pieces import LIMIT, Deadline, first_steps, integrate_in_pieces
 from sharpflow.theory.residuals import residual_form
-from sharpflow.theory.status import Status, reached
+from sharpflow.theory.status import Status, outcome_in_words
 from sharpflow.theory.times import last_reached, padded_times, validated_times
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class FlowSolution:
         trace = np.trace(np.asarray(self.edge_covariance), axis1=-2, axis2=-1)
         place = "the unit sphere" if self.on_sphere else "all of ℝᵈ"
         return Summary(
-            f"FlowSolution: {reached(self.status, self.tau, threshold)}",
+            f"FlowSolution: {outcome_in_words(self.status, self.tau, threshold)}",
             [
                 ("τ", span(self.tau)),
                 ("threshold λ*", course(threshold)),

@@ -90,7 +90,9 @@ def first_failure(*statuses: Int[Array, ""]) -> Int[Array, ""]:
     return first
 
 
-def reached(status: Array | int, tau: Array | np.ndarray, column: Array | np.ndarray) -> str:
+def outcome_in_words(
+    status: Array | int, tau: Array | np.ndarray, column: Array | np.ndarray
+) -> str:
     """How a flow ended, for people: ``SUCCESS``, or what failed and where.
 
     Args:
