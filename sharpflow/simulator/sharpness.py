@@ -248,8 +248,9 @@ class _Tracked:
             start=start,
             wanted=jnp.asarray(wanted),
             seed=_seed(start),
-            # a larger basis saves few products, and does not fit into a core's cache
-            basis_size=min(2 * self.k + 14, sum(leaf.size for leaf in jax.tree.leaves(params))),
+            # Two more than the products up to which Lanczos' method excludes a tight margin, where
+            # k = 1. A larger basis saves few products, and does not fit into a core's cache.
+            basis_size=min(2 * self.k + 16, sum(leaf.size for leaf in jax.tree.leaves(params))),
         )
         return pairs.values, pairs.next_start
 

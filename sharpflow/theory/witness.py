@@ -18,7 +18,7 @@ docs/theory.md, section 8.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 # Of overlooking a larger eigenvalue, that a result may have. A run makes thousands of records, and
 # to come from 1e-3 to this takes two or three products in float64; rounding forbids it in float32.
@@ -27,8 +27,9 @@ PROBABILITY = 1e-6
 # the spectrum is dense below the edge, and to exclude one percent takes twice the products.
 MARGIN = 0.1
 # Where the spectrum is sparse a tighter margin costs little. So as long as no more products than
-# these were made, ten times the tolerance is excluded.
-_TIGHT_UNTIL = 16
+# these were made, ten times the tolerance is excluded. At the edge the tenth is excluded after 16
+# or 17 products and the tight margin not after 28, so more would only make every record longer.
+TIGHT_UNTIL = 16
 _TIGHT_IN_TOLERANCES = 10.0
 # Products in working precision leave a remainder of some units of rounding. With a tenth of it,
 # sound results in float32 would be called NOT_CONVERGED; with ten times as much the bound on the
@@ -113,7 +114,7 @@ def miss_probability(remainder: Float[Array, ""], dimension: int) -> Float[Array
 
 def excluded_margin(
     tolerance: float | Array,
-    num_products: Int[Array, ""],
+    is_tight: Bool[Array, ""],
     top: Float[Array, ""],
     largest: Float[Array, ""],
 ) -> Float[Array, ""]:
@@ -121,14 +122,14 @@ def excluded_margin(
 
     Args:
       tolerance: relative to the largest modulus.
-      num_products: that were made.
+      is_tight: whether ten tolerances are to be excluded, or else a tenth.
       top: the largest Ritz value. The margin is a tenth of it, and not of the largest modulus,
         which may belong to a negative eigenvalue and be far larger.
       largest: modulus of an eigenvalue.
     """
     tight = jnp.minimum(_TIGHT_IN_TOLERANCES * jnp.asarray(tolerance, top.dtype), MARGIN)
     share = jnp.abs(top) / jnp.where(largest > 0, largest, 1.0)
-    return jnp.where(num_products <= _TIGHT_UNTIL, tight, jnp.maximum(tight, MARGIN * share))
+    return jnp.where(is_tight, tight, jnp.maximum(tight, MARGIN * share))
 
 
 def allowed_probability(

@@ -167,3 +167,26 @@ def test_replicas_under_vmap_do_not_disturb_each_other() -> None:
     )(matrices)
     for index, spectrum in enumerate(spectra):
         np.testing.assert_allclose(together.values[index], np.sort(spectrum)[::-1][:4], atol=1e-9)
+
+
+def test_a_restart_keeps_what_the_random_vector_has_excluded() -> None:
+    """A spectrum as at the edge: fourteen eigenvalues in the upper half, and a decaying rest."""
+    spectrum = np.concatenate([np.linspace(1.0, 0.5, 14), 0.45 * np.exp(-np.arange(586) / 60)])
+    diagonal, start = jnp.asarray(spectrum, np.float32), jnp.eye(2, 600, dtype=np.float32)
+
+    @partial(jax.jit, static_argnames="basis_size")
+    def products(seed, basis_size):
+        found = lanczos(
+            lambda v: diagonal * v, start, 1, tolerance=1e-4, basis_size=basis_size, seed=seed
+        )
+        return found.num_products, found.converged, found.overlooked
+
+    counts = {}
+    for basis_size in (16, 18, 40):  # the larger is never full
+        found = [products(seed, basis_size) for seed in range(12)]
+        counts[basis_size] = np.array([int(count) for count, _, _ in found])
+        assert all(bool(converged[0]) for _, converged, _ in found)
+        # ten units of rounding over a margin of a tenth: docs/theory.md, section 8
+        allowed = 100 * 600**0.5 * np.finfo(np.float32).eps
+        assert all(float(overlooked) <= allowed for _, _, overlooked in found)
+    assert max(counts[16].mean(), counts[18].mean()) <= counts[40].mean() + 2
