@@ -170,7 +170,7 @@ COMPARISON_NUMBERS = by_name(
         "entry_step",
         "entry step",
         "The step at which the edge ratio first rises through 1, interpolated between records; NaN "
-        "where it does not.",
+        "where it does not, or did before the trajectory came near Γ.",
         unit="step",
         reference="predicted_entry_step",
     ),
@@ -178,7 +178,8 @@ COMPARISON_NUMBERS = by_name(
         "predicted_entry_step",
         "predicted entry step",
         "The step at which the threshold falls to the sharpness λ₁ of the first output of the "
-        "flow, if nothing but the norm changes until then.",
+        "flow, if nothing but the norm changes until then; NaN where the trajectory had entered "
+        "the edge before it came near Γ.",
         unit="step",
     ),
     Quantity(
@@ -279,7 +280,8 @@ def compare(
 
       and the attributes
 
-      * ``entry_step``, the step at which the edge ratio crosses 1; NaN where it does not;
+      * ``entry_step``, the step at which the edge ratio crosses 1; NaN where it does not, or did
+        before the trajectory came near Γ;
       * ``predicted_entry_step``, the same predicted from the norm at tau[0];
       * ``final_relative_error``, at the last output;
       * ``mean_edge_ratio`` after the entry;
@@ -312,8 +314,8 @@ def compare(
     tau = np.asarray(flow.tau)[times]
     steps = trajectory.snapshot_step[rows]
     threshold = thresholds[rows]
-    entry = _entry_step(trajectory, steps, projection)
-    predicted_entry = _predicted_entry_step(trajectory, flow)
+    entry, seen = _entry_step(trajectory, steps, projection)
+    predicted_entry = _predicted_entry_step(trajectory, flow) if seen else np.nan
 
     failed = ~np.isfinite(projection.distance)
     error = np.where(failed, np.nan, np.linalg.norm(measured - predicted, axis=1))
@@ -354,10 +356,11 @@ def compare(
         "predicted_eigenvalues": np.asarray(flow.eigenvalues)[times],
     }
     before, after = _rises(trajectory, entry, begin)
+    before = before if seen else np.nan
     attributes = trajectory.attributes | {
         "intrinsic_rate": trajectory.intrinsic_rate,
         "settle_tau": settle_tau,
-        "entry_step": entry,
+        "entry_step": entry if seen else np.nan,
         "predicted_entry_step": predicted_entry,
         "final_relative_error": float(relative[-1]),
         "mean_edge_ratio": known_mean(edge_ratio[settled]),
@@ -389,16 +392,23 @@ def _matched(trajectory: Trajectory, flow: FlowSolution) -> tuple[np.ndarray, np
     return nearest[close], np.flatnonzero(close)
 
 
-def _entry_step(trajectory: Trajectory, steps: np.ndarray, projection: Projection) -> float:
-    """First crossing of λ* below λ_1(Φ), interpolated; NaN where there is none."""
+def _entry_step(
+    trajectory: Trajectory, steps: np.ndarray, projection: Projection
+) -> tuple[float, bool]:
+    """First crossing of λ* below λ_1(Φ), interpolated, NaN where there is none; and whether seen.
+
+    It is not seen where the trajectory comes near Γ after it has entered the edge. Its arrival is
+    then the first step at which it is known to be there.
+    """
     known = np.isfinite(projection.sharpness)
     if not known.any():
-        return float("nan")
+        return float("nan"), True
     rows = trajectory.step >= steps[known][0]
     step = trajectory.step[rows].astype(float)
     sharpness = np.interp(step, steps[known], projection.sharpness[known])
     log_ratio = -np.log(trajectory["threshold"][rows] / sharpness)
-    return entry_step(step, log_ratio, trajectory.intrinsic_rate)
+    entry = entry_step(step, log_ratio, trajectory.intrinsic_rate)
+    return entry, not entry == step[0] > trajectory.step[0]
 
 
 def _predicted_entry_step(trajectory: Trajectory, flow: FlowSolution) -> float:

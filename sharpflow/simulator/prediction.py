@@ -280,7 +280,8 @@ def _require_predictable(problem: Problem, trajectory: Trajectory) -> None:
     if not problem.scale_invariant and on_sphere:
         raise ValueError(
             "problem is marked as not scale-invariant, and its optimizer has a flow on the sphere "
-            "only: there is none to predict for an ablation"
+            "only: there is none to predict for an ablation. sharpflow.central_flow predicts its "
+            "average, and needs no invariance"
         )
     if not np.isfinite(trajectory.kappa):
         raise ValueError(
@@ -366,16 +367,13 @@ def _reasons_of_no_arrival(
         except ValueError as error:
             yield f"A manifold on the sphere needs an invariant loss, but {error}"
             return
-        for index in np.unique(np.linspace(0, count - 1, min(count, _LOOKED_AT)).astype(int)):
-            ratio = _edge_ratio(problem, trajectory, index)
-            if ratio >= 1.0:
-                yield (
-                    f"The trajectory is at the edge before it comes near the manifold: its edge "
-                    f"ratio is {ratio:.2g} at step {trajectory.snapshot_step[index]}. Lower "
-                    "learning_rate or weight_decay, or use sharpflow.central_flow, which needs no "
-                    "manifold."
-                )
-                break
+        at_edge = _at_edge(problem, trajectory)
+        if at_edge is not None:
+            # What the loss does at the edge says nothing, and what would help there, longer
+            # training or a larger learning rate, does not help here.
+            yield at_edge
+            yield from _of_distance(closest)
+            return
     before, halfway, after = (
         float(problem.loss_value(jax.tree.map(lambda leaf: leaf[index], trajectory.params)))  # noqa: B023
         - float(problem.loss_infimum)
@@ -388,10 +386,11 @@ def _reasons_of_no_arrival(
         )
         yield f"The loss {above}is {before:.2g} at the first snapshot and {after:.2g} at the last."
         if after > _FALLING * halfway:
+            fell = "rose" if after > halfway else "hardly fell"
             yield (
-                f"It hardly fell from {halfway:.2g} halfway: train longer, or with a larger "
-                "learning_rate. If it stays there, the network cannot fit its data: give it more "
-                "parameters or fewer data, or use sharpflow.central_flow."
+                f"It {fell} from {halfway:.2g} halfway. If it stays there, the network cannot fit "
+                "its data: give it more parameters or fewer data, or use sharpflow.central_flow. "
+                "If training is slow, train longer."
             )
         else:
             yield "It still falls: train longer."
@@ -407,6 +406,27 @@ def _reasons_of_no_arrival(
             "are float32, whose rounding may be the cause: make the problem in float64, with "
             "jax_enable_x64."
         )
+    yield from _of_distance(closest)
+
+
+def _at_edge(problem: Problem, trajectory: Trajectory) -> str | None:
+    """That a trajectory is at the edge at one of its snapshots; None where it is at none."""
+    count = len(trajectory.snapshot_row)
+    # Not the first: a start above the edge is thrown below it by its first steps.
+    for index in np.unique(np.linspace(1, count - 1, min(count, _LOOKED_AT)).astype(int)):
+        ratio = _edge_ratio(problem, trajectory, index)
+        if index > 0 and ratio >= 1.0:
+            return (
+                f"The trajectory is at the edge before it comes near the manifold: its edge ratio "
+                f"is {ratio:.2g} at step {trajectory.snapshot_step[index]}. Lower weight_decay, so "
+                "that the edge comes later, or learning_rate; or use sharpflow.central_flow, which "
+                "needs no manifold."
+            )
+    return None
+
+
+def _of_distance(closest: float) -> Iterator[str]:
+    """What may be accepted all the same."""
     if np.isfinite(closest):
         yield (
             f"An arrival_distance above {closest:.2g}, or an arrival_step, accepts a snapshot that "

@@ -222,3 +222,15 @@ def test_without_scale_invariance_the_distance_of_an_arrival_is_relative_to_the_
     assert float(sf.predict(problem, run).tau[0]) == 0.0
     with pytest.raises(ValueError, match="arrival_distance"):
         sf.predict(problem, run, arrival_distance=1e-4)
+
+
+def test_an_entry_before_the_arrival_is_not_taken_for_a_prediction(completion, completion_flow):
+    problem, trajectory = completion
+    seen = sf.compare(trajectory, completion_flow, problem).attrs
+    late = trajectory.snapshot_step[trajectory.snapshot_step > seen["entry_step"] + 200][0]
+    flow = sf.predict(problem, trajectory, arrival_step=int(late))
+    unseen = sf.compare(trajectory, flow, problem).attrs
+    assert np.isnan([unseen["entry_step"], unseen["predicted_entry_step"]]).all()
+    assert np.isnan(unseen["loss_rises_before"])
+    assert unseen["loss_rises_after"] == pytest.approx(seen["loss_rises_after"], abs=0.05)
+    assert unseen["mean_edge_ratio"] == pytest.approx(seen["mean_edge_ratio"], abs=0.02)
