@@ -220,12 +220,30 @@ def extra_axes(dataset: "xarray.Dataset") -> tuple[str, ...]:
     return tuple(str(name) for name in _require_status(dataset).dims if name not in POINT)
 
 
+def with_point_axes(dataset: "xarray.Dataset") -> "xarray.Dataset":
+    """A grid that has all axes of a point; one of which ``.sel`` left a single value has it again.
+
+    Args:
+      dataset: what ``sharpflow.simulate_grid`` returns, or a part of it.
+    """
+    single = [name for name in POINT if name in dataset.coords and name not in dataset.dims]
+    if not single:
+        return dataset
+    # Clocks are coordinates, which have no axis of seeds and would not be given the others back.
+    clocks = [name for name in dataset.coords if name not in (*dataset.dims, *single)]
+    rates = [name for name in single if name != "seed"]
+    expanded = dataset.drop_vars(clocks).expand_dims(single)
+    no_seed = dataset.drop_vars("seed" if "seed" in single else [])
+    return expanded.assign_coords({name: no_seed[name].expand_dims(rates) for name in clocks})
+
+
 def combinations(dataset: "xarray.Dataset") -> list[tuple[str, "xarray.Dataset"]]:
     """The parts of a grid that have no further axis, each with its values in words.
 
     Returns:
       ``[("", dataset)]`` where there is no further axis.
     """
+    dataset = with_point_axes(dataset)
     axes = extra_axes(dataset)
     parts = []
     for places in itertools.product(*(range(dataset.sizes[name]) for name in axes)):

@@ -161,6 +161,8 @@ class Problem:
         forms = {name: self._functions[name] for name in _FORMS if name in self._functions}
         data = [leaf for leaf in jax.tree.leaves(self.data) if hasattr(leaf, "shape")]
         invariant = "yes" if self.scale_invariant else "marked as not: no flow on the sphere"
+        if not self.is_marked:
+            invariant = "taken to be, not measured: see check_scale_invariance"
         return Summary(
             f"Problem with a loss by its {' and '.join(forms)}",
             [

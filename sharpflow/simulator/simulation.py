@@ -276,6 +276,7 @@ def _starting_state(
         begun = optimizer.init(params)
         require_followed_schedules(begun)
         require_possible_rule(begun, params)
+        begun = at_step(begun, step) if step else begun
         if step and (fresh_buffers := buffers(begun)):
             warnings.warn(
                 f"params is a snapshot, which holds no state of an optimizer: {fresh_buffers} of "
@@ -283,7 +284,6 @@ def _starting_state(
                 "trajectory itself, where it ends",
                 stacklevel=_OF_CALLER,
             )
-        begun = at_step(begun, step) if step else begun
         state = initial_state(params, begun, observables, keep_previous=keep_previous)
         return dataclasses.replace(state, step=jnp.asarray(step, state.step.dtype))
     last = params.final_state

@@ -142,7 +142,8 @@ class Trajectory:
                     "last params, which final_params=True does"
                 )
         else:
-            rows = np.flatnonzero(self.snapshot_step == step)
+            # a trajectory that diverged was frozen, and its later rows are of no step that was made
+            rows = np.flatnonzero((self.snapshot_step == step) & (step <= self.final_step))
             if self.params is None or not rows.size:
                 raise ValueError(f"step must be {self._snapshots_in_words()}, got {step}")
             params = jax.tree.map(lambda leaf: leaf[rows[0]], self.params)
@@ -162,7 +163,7 @@ class Trajectory:
                 f"the last one, {self.final_step}, as there are no snapshots: simulate with "
                 "snapshot_every=... keeps some"
             )
-        steps = self.snapshot_step
+        steps = self.snapshot_step[self.snapshot_step <= self.final_step]
         told = steps.tolist() if len(steps) <= 8 else [*steps[:4].tolist(), "...", int(steps[-1])]
         return f"that of a snapshot, of {', '.join(map(str, told))}, or {self.final_step}, the last"
 
@@ -297,7 +298,7 @@ def concatenate(first: Trajectory, second: Trajectory) -> Trajectory:
 
     Raises:
       ValueError: the second does not start where the first ends, or recorded other
-        columns, or one of them alone has snapshots.
+        columns, or one of them alone has snapshots, or the second has another rule.
     """
     if first.final_step != int(second.step[0]):
         raise ValueError(
@@ -309,10 +310,11 @@ def concatenate(first: Trajectory, second: Trajectory) -> Trajectory:
         )
     if (first.params is None) != (second.params is None):
         raise ValueError("first and second must both have snapshots, or neither")
-    if not np.array_equal(first.tau, second.tau_at(first.step), equal_nan=True):
+    same_clock = np.array_equal(first.tau, second.tau_at(first.step), equal_nan=True)
+    if not same_clock or not np.array_equal(_numbers(first), _numbers(second), equal_nan=True):
         raise ValueError(
-            "second goes by another flow time than first: it was forked with another rule, so "
-            "that they are two trajectories; draw or compare each by itself"
+            "second was forked from first with another rule, so that they are two trajectories; "
+            "draw or compare each by itself"
         )
     return dataclasses.replace(
         second,
@@ -323,6 +325,15 @@ def concatenate(first: Trajectory, second: Trajectory) -> Trajectory:
         else jax.tree.map(lambda *leaves: np.concatenate(leaves), first.params, second.params),
         snapshot_row=np.concatenate([first.snapshot_row, len(first.step) + second.snapshot_row]),
     )
+
+
+def _numbers(trajectory: Trajectory) -> list[float]:
+    """What is known of a rule in numbers, by which two of them differ."""
+    rates = [
+        trajectory.attributes.get(name, math.nan) for name in ("learning_rate", "weight_decay")
+    ]
+    share, decay = trajectory.oscillation_share, trajectory.decay_at_rest
+    return [*map(float, rates), trajectory.response, share, decay, trajectory.kappa]
 
 
 def recorded_snapshots(trajectory: Trajectory) -> tuple[Params, np.ndarray]:

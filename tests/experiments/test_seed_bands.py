@@ -247,3 +247,19 @@ def test_bands_over_weight_decays_are_those_of_each_and_want_one_learning_rate()
     assert titles == [r"$\eta$ = 0.01", r"$\eta$ = 1"]
     drawn = [line.get_ydata() for line in figure.axes[1].lines]
     np.testing.assert_allclose(drawn, medians, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "chosen", [("learning_rate",), ("weight_decay",), ("seed", "weight_decay")]
+)
+def test_a_value_that_was_selected_without_its_axis_is_drawn_as_with_it(chosen):
+    dataset = grids.grid((2, 1, 1))
+    without = dataset.isel(dict.fromkeys(chosen, 0))
+    kept = dataset.isel({name: [0] for name in chosen})
+    for draw in (plots.seed_bands, plots.heat_map):
+        lines = [
+            [np.asarray(drawn.get_array() if draw is plots.heat_map else drawn.get_ydata())
+             for drawn in (ax.collections if draw is plots.heat_map else ax.lines)]
+            for ax in (draw(each, "loss_mean") for each in (without, kept))
+        ]  # fmt: skip
+        np.testing.assert_array_equal(*lines)

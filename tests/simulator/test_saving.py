@@ -381,8 +381,31 @@ def test_a_fork_keeps_step_and_flow_time_and_counts_on_at_its_own_rate(problem, 
     assert sf.simulator.concatenate(fork, on).tau[-1] == on.tau[-1]
     back = sf.simulate(problem, fork.snapshot(), sf.gdwd(0.5, 0.01), 16, **KEPT)
     np.testing.assert_allclose(back.tau, 0.12 + 0.005 * steps, rtol=1e-12)
-    with pytest.raises(ValueError, match="second goes by another flow time than first"):
+    with pytest.raises(ValueError, match="second was forked from first with another rule"):
         sf.simulator.concatenate(fork, back)
+    same_clock = sf.simulate(problem, run.snapshot(), sf.gdwd(1.0, 0.005), 16, **KEPT)
+    assert same_clock.intrinsic_rate == run.intrinsic_rate
+    with pytest.raises(ValueError, match="second was forked from first with another rule"):
+        sf.simulator.concatenate(run, same_clock)
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        (optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(factor=0.5)), "scale"),
+        (optax.chain(optax.sgd(0.1), optax.add_noise(1e-3, 0.5, jax.random.key(0))), "rng_key"),
+    ],
+)
+def test_state_of_single_numbers_that_a_snapshot_has_not_is_told(problem, run, rule, told):
+    promoted = jax.numpy_dtype_promotion("standard")  # in optax
+    with promoted, pytest.warns(UserWarning, match=f"{told}.* begin at step 16"):
+        sf.simulate(problem, run.snapshot(16), rule, 2, observables=["loss"])
+
+
+def test_accumulated_gradients_cannot_begin_in_the_middle(problem, run):
+    rule = optax.MultiSteps(optax.sgd(0.1), 2)
+    with pytest.raises(ValueError, match=r"optax\.MultiSteps cannot go on"):
+        sf.simulate(problem, run.snapshot(16), rule, 2)
 
 
 def test_a_snapshot_that_is_not_there_is_refused_with_those_that_are(run):

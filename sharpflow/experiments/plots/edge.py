@@ -144,8 +144,11 @@ def mark_predicted_entry(ax: "Axes", comparison: "xarray.Dataset", clock: str = 
       comparison: what ``sharpflow.compare`` returns.
       clock: of the axes, ``"tau"`` or ``"step"``.
     """
-    step = comparison.attrs["predicted_entry_step"]
-    place = step * comparison.attrs["intrinsic_rate"] if clock == "tau" else step
+    place = comparison.attrs["predicted_entry_step"]
+    if clock == "tau":
+        # counted from an output, since a fork has made steps of another length before it
+        first_tau, first_step = float(comparison["tau"][0]), float(comparison["step"][0])
+        place = first_tau + (place - first_step) * comparison.attrs["intrinsic_rate"]
     drawing.mark(ax, place, "predicted entry", drawing.PREDICTED)
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import xarray
 
 CLOCKS = ("step", "tau")
+# Above it no value is drawn, as of a loss that diverged: matplotlib would overflow in its ticks.
+_LARGEST = 1e100
 
 
 class Curve(NamedTuple):
@@ -65,7 +67,7 @@ class Record:
         """
         values = np.asarray(self.dataset[name], dtype=np.float64)
         values = values[:, 0] if values.ndim == 2 else values
-        kept = np.isfinite(values)
+        kept = np.abs(values) < _LARGEST  # nor is NaN
         places = np.asarray(self.dataset[self.clock] if time is None else time, dtype=np.float64)
         return Curve(places[kept], values[kept])
 
@@ -74,8 +76,12 @@ class Record:
         if self.clock == "tau":
             return np.asarray(tau)
         steps, times = (np.asarray(self.dataset[name], dtype=np.float64) for name in CLOCKS)
-        last = np.nanargmax(steps)
-        return np.asarray(tau) * steps[last] / times[last]
+        first, last = np.nanargmin(steps), np.nanargmax(steps)
+        if first == last:
+            return np.asarray(tau) * steps[last] / times[last]
+        # a fork begins at a step and at a flow time that are not in the ratio of its own rule
+        rate = (times[last] - times[first]) / (steps[last] - steps[first])
+        return steps[first] + (np.asarray(tau) - times[first]) / rate
 
 
 def one_trajectory(

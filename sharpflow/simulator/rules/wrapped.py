@@ -104,7 +104,16 @@ def at_step(state: Any, step: int) -> Any:
 
     Returns:
       The state; averages of gradients in it stay as they begin.
+
+    Raises:
+      ValueError: ``optax.MultiSteps``, whose rule counts only some of the updates, and whose state
+        does not tell how many of them.
     """
+    if any(_is_accumulating(part) for part in jax.tree.leaves(state, is_leaf=_is_accumulating)):
+        raise ValueError(
+            "params is a snapshot, from which optax.MultiSteps cannot go on: its state holds "
+            "gradients and counts of its own. Go on from the trajectory itself, where it ends"
+        )
 
     # The count of a schedule stands alone in its state, or beside the hyperparameters that it
     # injects. Adam's stands beside its averages and tells how many gradients are in those.
@@ -132,20 +141,20 @@ def buffers(state: Any) -> list[str]:
       state: of any optax transformation.
 
     Returns:
-      The field of each such pytree of arrays, without the hyperparameters and counts of steps.
+      The field of each, without the hyperparameters and the counts of schedules.
     """
     constants = {*edge_dynamics(state).hyperparameters, "count", "hyperparams"}
     found: dict[str, None] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         names = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)]
-        is_array = getattr(leaf, "shape", ()) != ()
-        if names and not constants & set(names) and (is_array or names[-1] in _AVERAGES):
+        if names and not constants & set(names) and not _is_fixed(leaf):
             found[names[-1]] = None
     return list(found)
 
 
-# Fields of one number that change with every gradient.
-_AVERAGES = ("v",)
+def _is_fixed(leaf: Any) -> bool:
+    """Whether this is no state: a flag, or a number of Python, which no update changes."""
+    return not hasattr(leaf, "dtype") or leaf.dtype == bool
 
 
 def require_followed_schedules(state: Any) -> None:
@@ -171,6 +180,11 @@ def require_followed_schedules(state: Any) -> None:
                 "effective_learning_rate="
             )
         require_followed_schedules(part.inner_state)
+
+
+def _is_accumulating(part: Any) -> bool:
+    """Whether this is a state of ``optax.MultiSteps``."""
+    return {"mini_step", "gradient_step", "acc_grads"} <= set(getattr(part, "_fields", ()))
 
 
 def _is_injected(part: Any) -> bool:
