@@ -38,11 +38,10 @@ _WHERE: dict[Location, tuple[str, str]] = {
 }
 _STABILITY_LINE = Quantity(
     "stability_line",
-    "stability line 2/η",
+    "stability line",
     "The largest eigenvalue of the Hessian at which the gradient part of a step is marginally "
     "stable, for gradient descent 2/η; with a preconditioner that of P^(−1/2) ∇²L P^(−1/2).",
     unit="1",
-    symbol="2/η",
     scale="log",
 )
 
@@ -146,7 +145,8 @@ def preconditioned_sharpness(
     """The k largest eigenvalues of P^{-1/2} ∇²L(w_t) P^{-1/2}, P that of the step at w_t.
 
     Column ``preconditioned_sharpness``, shape (k,), to be drawn against ``stability_line``. It
-    needs a rule whose state tells P, as that of ``rmsprop`` does.
+    needs a rule whose state tells P in ``edge_dynamics``, as that of ``rmsprop`` does; for Adam
+    docs/howto-optimizer.md has one.
 
     Args:
       k: how many eigenvalues.
@@ -327,8 +327,11 @@ class _PreconditionedSharpness(_Tracked):
         rule = moment.rule
         if rule.preconditioner is None:
             raise ValueError(
-                "observable 'preconditioned_sharpness' needs an optimizer whose state tells its "
-                "preconditioner, as that of rmsprop does"
+                "observable 'preconditioned_sharpness' needs the preconditioner of the optimizer, "
+                "which its state does not tell: use sharpflow.simulator.rmsprop, or give the "
+                "state a method edge_dynamics() that returns "
+                "sharpflow.simulator.EdgeDynamics(preconditioner=...), as docs/howto-optimizer.md "
+                "does for Adam"
             )
         scale = jax.tree.map(jax.lax.rsqrt, rule.preconditioner(moment.gradient))
         values, memory = self.when_due(

@@ -115,7 +115,7 @@ def test_edge_of_stability_draws_the_largest_eigenvalue_and_the_line():
     ax = plots.edge_of_stability(RECORD, entry_step=500)
     drawn = _line(ax, r"$\lambda_1(\nabla^2L(w_t))$")
     np.testing.assert_array_equal(drawn, [RECORD.step, RECORD.hessian_sharpness[:, 0]])
-    np.testing.assert_array_equal(_line(ax, r"$2/\eta$"), [RECORD.step, RECORD.stability_line])
+    np.testing.assert_array_equal(_line(ax, "stability line"), [RECORD.step, RECORD.stability_line])
     np.testing.assert_array_equal(ax.lines[-1].get_xdata(), [500, 500])
 
 
@@ -155,9 +155,22 @@ def test_metric_has_its_own_clock_or_the_one_given():
 
 
 @pytest.mark.parametrize("clockless", [RESTING, RECORD.drop_vars("tau")])
-def test_metric_without_any_clock_is_refused(clockless):
-    with pytest.raises(ValueError, match="clock"):
-        plots.metric(clockless, "test_error")
+@pytest.mark.parametrize("other", [None, RESTING, record(3e-3)])
+def test_metric_without_a_flow_time_is_drawn_against_steps(clockless, other):
+    ax = plots.metric(clockless, "test_error", other=other)
+    assert ax.get_xlabel() == "step $t$"
+    drawn = {line.get_label(): line.get_xdata() for line in ax.lines}
+    assert len(drawn) == (1 if other is None else 2)
+    for steps in drawn.values():
+        np.testing.assert_array_equal(steps, RECORD.step)
+
+
+@pytest.mark.parametrize("clockless", [RESTING, RECORD.drop_vars("tau")])
+def test_metric_has_no_place_for_a_prediction_without_a_flow_time(clockless):
+    with pytest.raises(ValueError, match="predicted .*: give clock"):
+        plots.metric(clockless, "test_error", PREDICTED)
+    ax = plots.metric(clockless, "test_error", PREDICTED, clock=0.5)
+    assert ax.get_xlabel() == "flow time $\\tau$"
 
 
 OBSERVABLES = ("threshold", "loss", "hessian_sharpness", "sharpness_manifold")
@@ -200,7 +213,7 @@ def test_panel_draws_what_was_recorded_and_what_the_flow_says_of_it(regression):
     np.testing.assert_array_equal(_line(sharpness, "measured"), measured)
     beside = _line(sharpness, r"threshold $\lambda^{\ast}$")
     np.testing.assert_array_equal(beside, [tau, trajectory["threshold"]])
-    beside = _line(hessian, r"stability line $2/\eta$")
+    beside = _line(hessian, "stability line")
     np.testing.assert_allclose(beside[1], 20.0)
     assert [ax.get_ylabel() for ax in (loss, sharpness)] == [
         "training loss $L$", r"sharpness $\lambda_1$ at $\Phi(\theta_t)$",
@@ -283,7 +296,7 @@ def test_sharpness_and_threshold_of_a_trajectory_alone_is_drawn_without_a_predic
 
 def test_metric_draws_what_its_column_is_compared_with():
     ax = plots.metric(RECORD, "hessian_sharpness")
-    drawn = _line(ax, r"$2/\eta$")
+    drawn = _line(ax, "stability line")
     np.testing.assert_array_equal(drawn, [RECORD.tau, RECORD.stability_line])
     measured = _line(ax, "with weight decay")
     np.testing.assert_array_equal(measured[1], RECORD.hessian_sharpness[:, 0])

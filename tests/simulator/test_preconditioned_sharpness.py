@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
@@ -57,12 +58,12 @@ def test_it_settles_at_the_edge(network):
     np.testing.assert_allclose(ratio[50:].mean(), 1.0, atol=0.1)
 
 
-def test_a_rule_without_preconditioner_is_refused(network):
+@pytest.mark.parametrize("rule", [sf.gdwd(0.1, 0.0), optax.adam(0.1)])
+def test_a_rule_that_tells_no_preconditioner_is_refused_with_how_to_tell_it(network, rule):
     params = network.init(jax.random.key(0))
-    with pytest.raises(ValueError, match="preconditioner"):
-        sf.simulate(
-            network, params, sf.gdwd(0.1, 0.0), 2, observables=("preconditioned_sharpness",)
-        )
+    told = r"edge_dynamics\(\).*EdgeDynamics\(preconditioner=.*docs/howto-optimizer\.md.*Adam"
+    with pytest.raises(ValueError, match=told):
+        sf.simulate(network, params, rule, 2, observables=("preconditioned_sharpness",))
 
 
 def test_counts_below_one_are_refused():

@@ -159,7 +159,9 @@ def edge_of_stability(
     *,
     entry_step: float | None = None,
 ) -> "Axes":
-    """Draw λ_1(∇²L(w_t)) at the iterates against step, with the line 2/η.
+    """Draw λ_1(∇²L(w_t)) at the iterates against step, with the stability line.
+
+    The line is what the rule tells, for gradient descent 2/η.
 
     Args:
       trajectory: with the columns ``hessian_sharpness``, shape (T, k), of which the

@@ -6,8 +6,9 @@ import numpy as np
 
 from sharpflow.experiments.plots import drawing, quantities
 from sharpflow.experiments.plots.arguments import AX, RECORD, TWO_VECTORS, require_columns
-from sharpflow.experiments.plots.record import Record, record_of
+from sharpflow.experiments.plots.record import Record, has_flow_time, record_of
 from sharpflow.models.arguments import FLAG, POSITIVE, TEXT, checked, optional
+from sharpflow.simulator.quantities import RESULT
 from sharpflow.simulator.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def metric(
 ) -> "Axes":
     """Draw a metric or another column against τ, with its prediction and a second trajectory.
 
+    Without a flow time, as without weight decay, it is drawn against steps.
+
     What the ``Quantity`` of the column says that it is to be compared with is drawn in grey: a
     column that was recorded too, as the threshold of a sharpness, or a number. Of several
     eigenvalues the largest is drawn. Records without a value are passed over.
@@ -50,8 +53,9 @@ def metric(
       predicted: τ and values of the metric along the flow, shapes (P,) and (P,).
       ax: where to draw; by default on a new figure.
       other: a second trajectory with that column.
-      clock: flow time per step of both; by default each has its own, and one that has
-        none, as without weight decay, that of ``trajectory``.
+      clock: flow time per step of both; by default each has its own, and ``other`` that of
+        ``trajectory`` where it has none. Where ``trajectory`` has none, both are drawn against
+        steps.
       log: whether the metric has a logarithmic axis.
       label, other_label: of the two in the legend.
 
@@ -59,36 +63,35 @@ def metric(
       The axes.
 
     Raises:
-      ValueError: a trajectory without a flow time, and no ``clock``.
+      ValueError: ``predicted`` beside a trajectory without a flow time, and no ``clock``.
     """
     require_columns("trajectory", trajectory, name)
     record = record_of("trajectory", trajectory)
-    tau = _times(record, clock)
-    if not tau[-1] > 0:
+    per_step = _flow_time_per_step(record) if clock is None else clock
+    if per_step is None and predicted is not None:
         raise ValueError(
-            f"trajectory has no flow time of its own, τ = {tau[-1]:g} at its end: give clock, "
-            "the τ of a step"
+            "trajectory has no flow time tau, so that predicted has no place beside it: give "
+            "clock, the flow time of a step"
         )
+    times = _times(record, clock, per_step)
     quantity = record.quantity(name)
     beside = quantities.edge_of(record.dataset, name)
     with drawing.styled(ax) as ax:
         if other is not None:
             require_columns("other", other, name)
             second = record_of("other", other)
-            times = _times(second, clock)
-            if not times[-1] > 0:
-                times = _times(second, tau[-1] / float(record.dataset["step"][-1]))
             look = drawing.SOLID | {"color": drawing.OTHER}
-            ax.plot(*second.curve(name, times), **look, label=other_label)
-        ax.plot(*record.curve(name, tau), **drawing.SOLID, label=label)
+            curve = second.curve(name, _times(second, clock, per_step))
+            ax.plot(*curve, **look, label=other_label)
+        ax.plot(*record.curve(name, times), **drawing.SOLID, label=label)
         if beside is not None:
             words = quantities.symbol(record.quantity(beside))
-            ax.plot(*record.curve(beside, tau), **drawing.LINE, zorder=1.5, label=words)
+            ax.plot(*record.curve(beside, times), **drawing.LINE, zorder=1.5, label=words)
         elif (line := quantities.line_of(quantity)) is not None:
             ax.axhline(line, **drawing.LINE, zorder=0.5)
         if predicted is not None:
             ax.plot(*map(np.asarray, predicted), **drawing.DASHED, label="predicted flow")
-        drawing.time_axis(ax)
+        drawing.time_axis(ax, quantities.label(RESULT["step" if per_step is None else "tau"]))
         ax.set_ylabel(quantities.label(quantity))
         if log:
             drawing.log_axis(ax, "y")
@@ -96,11 +99,26 @@ def metric(
     return ax
 
 
-def _times(record: Record, clock: float | None) -> np.ndarray:
-    """τ of every record, or steps times ``clock``; NaN where there is neither."""
-    step = np.asarray(record.dataset["step"])
-    if clock is not None:
-        return clock * step
-    if "tau" not in record.dataset.coords:
-        return np.full(step.shape, np.nan)
-    return np.asarray(record.dataset["tau"])
+def _flow_time_per_step(record: Record) -> float | None:
+    """τ of a step, or None of a trajectory without flow time."""
+    if not has_flow_time(record.dataset):
+        return None
+    step, tau = (np.asarray(record.dataset[name], dtype=np.float64) for name in ("step", "tau"))
+    last = np.nanargmax(tau)  # a point of a grid may end before its records do
+    return float(tau[last] / step[last])
+
+
+def _times(record: Record, clock: float | None, per_step: float | None) -> np.ndarray:
+    """Where the records lie on the axis.
+
+    Args:
+      record: of one of the trajectories.
+      clock: flow time per step, as the caller gave it.
+      per_step: flow time per step of a record without its own; None where the axis has steps.
+    """
+    step = np.asarray(record.dataset["step"], dtype=np.float64)
+    if per_step is None:
+        return step
+    if clock is None and has_flow_time(record.dataset):
+        return np.asarray(record.dataset["tau"])
+    return per_step * step
