@@ -42,7 +42,7 @@ def run(quick: bool = False, progress: bool | None = None) -> LinearResult:
     theta0 = point_at_angle(problem, x, labels, ANGLE)
 
     tau = np.linspace(0.0, 2.0, 21)
-    flow = sf.sharpness_flow(problem, theta0, tau, rtol=2e-4)
+    flow = sf.sharpness_flow(problem, theta0, tau, rtol=2e-4, progress=progress)
     exact_angle = np.asarray(exact.linear_regression_angle(ANGLE, tau))
     flow_angle = exact.angle_to_span(np.asarray(flow.theta), x)
 

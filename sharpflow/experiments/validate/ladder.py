@@ -153,7 +153,7 @@ def _measured(
     run = sf.simulator.grid_point(
         grid, case.problem, seed=seed, weight_decay=rate / case.learning_rate
     )
-    compared = sf.compare(run, flow, case.problem)
+    compared = sf.compare(run, flow, case.problem, progress=False)
     end = float(case.tau[-1])
     late = compared["tau"].values >= 0.5 * end
     windows = [(0.5 * end, 0.75 * end), (0.75 * end, end)]
