@@ -145,4 +145,7 @@ def describe(config: Config, plan: GridPlan) -> list[str]:
     lines.append(f"memory of a device: {size_in_words(plan.memory_bytes)}{measured}")
     lines.append(f"on disk: at most {size_in_words(plan.stored_bytes)}")
     lines.append(f"time: about {duration_in_words(plan.seconds)}, compiling aside")
+    lines.append(
+        f"compiling: comes first, and took {duration_in_words(plan.compile_seconds)} for this plan"
+    )
     return lines

@@ -43,7 +43,12 @@ def trained_to_manifold(
         record_every=num_steps // 3,
         progress=progress,
     )
-    return sf.theory.retract(problem, trajectory.final_params, on_sphere=problem.scale_invariant)
+    return sf.theory.retract(
+        problem,
+        trajectory.final_params,
+        on_sphere=problem.scale_invariant,
+        progress=progress,
+    )
 
 
 def point_at_angle(
@@ -64,7 +69,7 @@ def point_at_angle(
       ValueError: y is not in the column space of the centred x.
     """
     drawn = jnp.asarray(np.random.default_rng(seed).normal(size=x.shape[1]))
-    return sf.theory.retract(problem, direction_at_angle(x, y, angle, drawn))
+    return sf.theory.retract(problem, direction_at_angle(x, y, angle, drawn), progress=False)
 
 
 def direction_at_angle(x: np.ndarray, y: np.ndarray, angle: ArrayLike, drawn: Array) -> Array:

@@ -120,7 +120,7 @@ class _Clock:
 
     def __init__(self, total: float, done: float, *, rated: bool) -> None:
         self.total, self.done, self.new, self.rated = total, done, 0.0, rated
-        self.doing = _COMPILING
+        self.doing = ""
         self._marks: collections.deque[tuple[float, float]] = collections.deque()
         self._began = 0.0
 
@@ -197,7 +197,8 @@ class _Lines:
         self.tell(words + note)
 
     def say(self, words: str) -> None:
-        self.tell(self._clock.say(words))
+        if words != self._clock.doing:
+            self.tell(self._clock.say(words))
 
     def tell(self, words: str) -> None:
         now = datetime.datetime.now().strftime("%H:%M:%S")

@@ -53,7 +53,7 @@ def run() -> CircleResult:
     assert trajectory.params is not None
     points = trajectory.params / np.linalg.norm(trajectory.params, axis=1, keepdims=True)
     tau = np.linspace(0.0, 3.0, 61)
-    flow = sf.sharpness_flow(problem, theta0, tau)
+    flow = sf.sharpness_flow(problem, theta0, tau, progress=False)
     solution = sf.theory.exact.minimum_norm_direction(x, y)
     # The normal of the plane, by its two directions.
     outside = np.cross(*np.linalg.svd(x - x.mean(axis=0))[2][:2])

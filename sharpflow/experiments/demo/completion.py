@@ -67,8 +67,15 @@ def run(quick: bool = False, progress: bool | None = None) -> CompletionResult:
     on_manifold = trajectory["loss"][trajectory.snapshot_row] < ON_MANIFOLD
     arrival = int(trajectory.snapshot_step[np.argmax(on_manifold)])
     # An error of the flow of 0.3 % is far below the 5 % that the tracking error may be.
-    flow = sf.predict(problem, trajectory, arrival_step=arrival, num_outputs=36, rtol=3e-3)
-    comparison = sf.compare(trajectory, flow, problem)
+    flow = sf.predict(
+        problem,
+        trajectory,
+        arrival_step=arrival,
+        num_outputs=36,
+        rtol=3e-3,
+        progress=progress,
+    )
+    comparison = sf.compare(trajectory, flow, problem, progress=progress)
     predicted_error = np.asarray(jax.vmap(problem.metrics["test_error"])(flow.theta))
     attributes = comparison.attrs
     error, resting = trajectory["test_error"], without_decay["test_error"]

@@ -57,7 +57,7 @@ def run(quick: bool = False, progress: bool | None = None) -> DigitsResult:
     theta0 = trained_to_manifold(problem, progress=progress)
     ladder = STEPS_PER_OUTPUT[:3] if quick else STEPS_PER_OUTPUT
     tau = SPACING * np.arange(11 if quick else 21)
-    flow = sf.sharpness_flow(problem, theta0, tau, max_edge=12)
+    flow = sf.sharpness_flow(problem, theta0, tau, max_edge=12, progress=progress)
 
     comparisons, last = [], None
     for steps in ladder:
@@ -74,7 +74,7 @@ def run(quick: bool = False, progress: bool | None = None) -> DigitsResult:
             snapshot_every=4,
             progress=progress,
         )
-        comparisons.append(sf.compare(last, flow, problem))
+        comparisons.append(sf.compare(last, flow, problem, progress=progress))
     assert last is not None
     rates = SPACING / np.array(ladder)
     # Before that the flow has moved little, and the error over the distance moved is large and
@@ -96,7 +96,7 @@ def _single_edge_error(
     # Twenty times the default step: from where a second eigenvalue reaches the edge the formula is
     # wrong by as much whatever the step is, which is what is to be shown.
     single = sf.theory.single_edge_flow(problem, theta0, tau, max_step=0.02)
-    reached = sf.simulator.project_snapshots(problem, trajectory.params).theta
+    reached = sf.simulator.project_snapshots(problem, trajectory.params, progress=False).theta
     difference = jax.tree.map(lambda a, b: a - b, single, reached)
     moved = jax.tree.map(lambda leaf: leaf - leaf[:1], flow.theta)
     distance = _norms(moved)

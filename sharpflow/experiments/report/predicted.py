@@ -168,8 +168,9 @@ def _prediction(remade: Remade, dataset: "xarray.Dataset", point: int) -> Predic
     places = dict(zip(remade.axes.names, remade.axes.index(point), strict=True))
     labels = {name: dataset[name].values[place].item() for name, place in places.items()}
     trajectory = grid_point(dataset, problem, optimizer=remade.optimizer, **labels)
-    flow = predict(problem, trajectory, rtol=RTOL)
-    comparison = compare(trajectory, flow, problem)
+    # the bar over the points is the one that is shown
+    flow = predict(problem, trajectory, rtol=RTOL, progress=False)
+    comparison = compare(trajectory, flow, problem, progress=False)
     compared = np.isin(np.asarray(flow.tau), comparison["tau"].values)
     metrics = {
         name: np.asarray(_along(metric, flow.theta))[compared]

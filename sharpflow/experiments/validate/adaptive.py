@@ -148,7 +148,7 @@ def _at_edge(
     """
     problem = start.problem
     invariant = problem.scale_invariant
-    flow = sf.sharpness_flow(problem, start.theta, TAU, b=b, on_sphere=invariant)
+    flow = sf.sharpness_flow(problem, start.theta, TAU, b=b, on_sphere=invariant, progress=progress)
     rate = 0.5 * learning_rate**2
     if amplitude is None:
         amplitude = float(np.sqrt(rate * float(flow.edge_trace[0])))
@@ -164,7 +164,7 @@ def _at_edge(
         snapshot_every=20,
         progress=progress,
     )
-    return sf.compare(trajectory, flow, problem)
+    return sf.compare(trajectory, flow, problem, progress=progress)
 
 
 def _columns(comparison: "xarray.Dataset", prefix: str) -> "xarray.Dataset":

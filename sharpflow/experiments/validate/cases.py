@@ -44,7 +44,12 @@ class Case:
         """The prediction from each start, at the edge at τ = 0."""
         return {
             seed: sf.sharpness_flow(
-                self.problem, theta0, self.tau, max_edge=self.max_edge, rtol=self.rtol
+                self.problem,
+                theta0,
+                self.tau,
+                max_edge=self.max_edge,
+                rtol=self.rtol,
+                progress=False,
             )
             for seed, theta0 in self.starts.items()
         }

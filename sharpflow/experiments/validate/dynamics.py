@@ -91,7 +91,7 @@ def run(progress: bool | None = None) -> Findings:
         SAM: sf.simulator.sam(LEARNING_RATE, rho=RHO),
     }
     runs = {name: _simulated(problem, params, rule, progress) for name, rule in rules.items()}
-    flow = sf.predict(problem, runs[GDWD], num_outputs=40)
+    flow = sf.predict(problem, runs[GDWD], num_outputs=40, progress=progress)
     start = _near_edge(problem)
     checks = [
         *_gdwd_checks(problem, runs[GDWD], flow),
@@ -126,7 +126,7 @@ def _gdwd_checks(
     problem: sf.Problem, trajectory: sf.Trajectory, flow: sf.FlowSolution
 ) -> list[Check]:
     part = f"GD+WD, η = {LEARNING_RATE:g}, λ = {WEIGHT_DECAY:g}"
-    comparison = sf.compare(trajectory, flow, problem)
+    comparison = sf.compare(trajectory, flow, problem, progress=False)
     error, sharpness = trajectory["test_error"], comparison["sharpness"].values
     return [
         Check(
@@ -209,7 +209,10 @@ def _rested(
         progress=progress,
     )
     half = jax.tree.map(lambda leaf: leaf[-1], trajectory.params)
-    points = (sf.theory.retract(problem, where) for where in (half, trajectory.final_params))
+    points = (
+        sf.theory.retract(problem, where, progress=False)
+        for where in (half, trajectory.final_params)
+    )
     first, second = (float(sf.theory.spherical_sharpness(problem, at)[0][0]) for at in points)
     return first, second
 

@@ -147,7 +147,7 @@ def _entry(
     snapshots = jax.tree.map(lambda leaf: leaf[rows], run.params)
     # the shapes of ``compare``, whose compiled code this then shares
     projection = sf.simulator.project_snapshots(
-        case.problem, snapshots, k=flow.eigenvalues.shape[1]
+        case.problem, snapshots, k=flow.eigenvalues.shape[1], progress=False
     )
     sharpness = float(projection.sharpness[0])
     crossing = first_crossing(step, np.log(sharpness / threshold))

@@ -147,8 +147,10 @@ def _beside_flow(case: Case, kappa: float, projection: FlatProjection | None = N
     trajectory = _simulated(
         case, kappa, projection or sf.simulator.tangent_at_manifold(case.problem)
     )
-    flow = sf.predict(case.problem, trajectory, arrival_step=0, max_edge=case.max_edge)
-    compared = sf.compare(trajectory, flow, case.problem)
+    flow = sf.predict(
+        case.problem, trajectory, arrival_step=0, max_edge=case.max_edge, progress=False
+    )
+    compared = sf.compare(trajectory, flow, case.problem, progress=False)
     return _Run(
         tau=compared["tau"].values,
         sharpness=compared["sharpness"].values,
@@ -180,7 +182,7 @@ def _with_coordinates(case: Case, kappa: float, radial: bool) -> np.ndarray:
     """λ_1 at Φ(θ_t) with the diagonal estimate in place of the exact projection."""
     projection = sf.simulator.flattest_coordinates(case.problem, _COORDINATES, radial=radial)
     trajectory = _simulated(case, kappa, projection)
-    return sf.simulator.project_snapshots(case.problem, trajectory.params).sharpness
+    return sf.simulator.project_snapshots(case.problem, trajectory.params, progress=False).sharpness
 
 
 def _time_to_fall(tau: np.ndarray, sharpness: np.ndarray, level: float = 0.5) -> float:

@@ -84,7 +84,7 @@ def _at_angle(problem: sf.Problem, angle: float) -> sf.models.Params:
     start = start_at_angle(
         jax.random.key(0), LEARNING_RATE, WEIGHT_DECAY, angle=float(angle), perturbation=0.0
     )
-    return sf.theory.retract(problem, start)
+    return sf.theory.retract(problem, start, progress=False)
 
 
 def _trained(problem: sf.Problem) -> sf.models.Params:

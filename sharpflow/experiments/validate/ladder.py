@@ -161,7 +161,7 @@ def _measured(
     run = sf.simulator.grid_point(
         grid, case.problem, seed=seed, weight_decay=rate / case.learning_rate
     )
-    compared = sf.compare(run, flow, case.problem)
+    compared = sf.compare(run, flow, case.problem, progress=False)
     end = float(case.tau[-1])
     late = compared["tau"].values >= 0.5 * end
     # The second half, in which the start is forgotten, in two windows: one would average over a

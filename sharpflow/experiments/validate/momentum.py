@@ -133,7 +133,7 @@ def _flow(progress: bool | None) -> tuple[list[Check], "xarray.Dataset"]:
     import xarray
 
     start = small_networks.batch_normed()
-    flow = sf.sharpness_flow(start.problem, start.theta, TAU)
+    flow = sf.sharpness_flow(start.problem, start.theta, TAU, progress=progress)
     checks, comparisons = [], []
     for beta in BETAS:
         share = (1.0 - beta) / (1.0 + beta)
@@ -153,7 +153,7 @@ def _flow(progress: bool | None) -> tuple[list[Check], "xarray.Dataset"]:
             snapshot_every=20,
             progress=progress,
         )
-        comparison = sf.compare(trajectory, flow, start.problem)
+        comparison = sf.compare(trajectory, flow, start.problem, progress=progress)
         ratio = np.abs(comparison["threshold_ratio"].values - 1.0).max()
         error = comparison.attrs["final_relative_error"]
         checks += [

@@ -96,11 +96,13 @@ class Engine:
       chunk: compiled.
       layout: how many points go side by side and one after the other, and how far.
       timing: what it costs, or None where a stored layout made timing needless.
+      compile_seconds: that compiling took, of every width that was tried.
     """
 
     chunk: CompiledChunk
     layout: Layout
     timing: Timing | None
+    compile_seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +158,8 @@ def build_engine(
       placement: devices, and what the caller says of the layout.
       stored: the layout that the run was begun with, or None; it decides instead.
       pieces: of the layout, where checkpoints count rows of so many; or None to choose.
-      before_more: called before other widths are compiled, when nothing of the batch has begun.
+      before_more: called before other widths are compiled, and in a timing that takes longer than a
+        chunk, when nothing of the batch has begun.
       display: told when something is compiled and timed.
     """
     devices, schedule = placement.devices, grid.schedule
@@ -166,11 +169,13 @@ def build_engine(
         lanes = stored.lanes or usual_lanes(devices)
     in_turn = lanes == "in_turn"
     num_rows = min(schedule.num_records, _MOST_ROWS)
+    compile_seconds = 0.0
 
     def compiled(width: int, num_rows: int) -> CompiledChunk:
+        nonlocal compile_seconds
         display.say("compiling")
-        every = grid.snapshot_every
-        return CompiledChunk(
+        every, began = grid.snapshot_every, time.perf_counter()
+        chunk = CompiledChunk(
             dataclasses.replace(
                 points.batch.program,
                 num_snapshots=0 if every is None else -(-num_rows // every),
@@ -182,10 +187,13 @@ def build_engine(
             stacked([points.state(pending[0])] * width),
             stacked([points.hyperparameters(pending[0])] * width),
         )
+        compile_seconds += time.perf_counter() - began
+        return chunk
 
     if stored is not None:
         chunk = compiled(stored.width, stored.capacity)
-        return Engine(chunk, dataclasses.replace(stored, devices=len(devices)), None)
+        layout = dataclasses.replace(stored, devices=len(devices))
+        return Engine(chunk, layout, None, compile_seconds)
 
     def attempt(width: int) -> tuple[CompiledChunk, Timing]:
         room = _SHARE_OF_MEMORY * device_memory(devices[0], len(devices))
@@ -194,7 +202,7 @@ def build_engine(
             while chunk.memory_bytes > room and chunk.width > 1:
                 chunk = compiled(max(int(chunk.width * room / chunk.memory_bytes), 1), num_rows)
             display.say("timing the first updates")
-            return chunk, time_chunk(chunk, points, pending)
+            return chunk, time_chunk(chunk, points, pending, before_more)
         except jax.errors.JaxRuntimeError as error:
             # What the compiler foresees is not all: others may use the device too.
             if width == 1 or not is_out_of_memory(error):
@@ -230,7 +238,7 @@ def build_engine(
         pieces=pieces,
         lanes=lanes,
     )
-    return Engine(chunk, layout, timing)
+    return Engine(chunk, layout, timing, compile_seconds)
 
 
 def lengths(schedule: Schedule, points: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -275,8 +283,19 @@ class _Trial:
         self._state, *_ = jax.block_until_ready(made)
 
 
-def time_chunk(chunk: CompiledChunk, points: Points, pending: Sequence[int]) -> Timing:
-    """Time updates and records of the first points, a group on every device."""
+def time_chunk(
+    chunk: CompiledChunk,
+    points: Points,
+    pending: Sequence[int],
+    before_more: Callable[[], None] = lambda: None,
+) -> Timing:
+    """Time updates and records of the first points, a group on every device.
+
+    Args:
+      chunk: of the points.
+      points, pending: as of ``build_engine``.
+      before_more: called after whatever takes longer than a chunk.
+    """
     count = chunk.num_devices * chunk.width
     # A few points that take turns, because each is drawn and copied to a device, and what a step
     # takes does not depend on where it starts.
@@ -292,7 +311,13 @@ def time_chunk(chunk: CompiledChunk, points: Points, pending: Sequence[int]) -> 
         def work(trial: _Trial, device: int) -> None:
             trial.run(device, gap, observe)
 
-        return best_seconds(lambda: chunk.spread(trials, work), 2)
+        def once() -> None:
+            began = time.perf_counter()
+            chunk.spread(trials, work)
+            if time.perf_counter() - began > _CHUNK_SECONDS:
+                before_more()
+
+        return best_seconds(once, 2)
 
     seconds(1, True)  # the first record starts from nothing
     with_record = seconds(1, True)

@@ -183,7 +183,7 @@ def _settled_engine(
     points = grid.batches[number]
 
     def before_more() -> None:
-        """To compile other widths may take minutes, and whoever asks to stop need not wait."""
+        """To time and compile more may take minutes, and whoever asks to stop need not wait."""
         if stop.signal_number is not None:
             raise Interrupted("stopped before anything was simulated", stop.signal_number)
 

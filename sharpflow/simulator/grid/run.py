@@ -132,6 +132,8 @@ class GridPlan:
         tell, as a CPU.
       stored_bytes: of the result, before compression.
       seconds: of all updates and records, compiling and writing aside.
+      compile_seconds: that compiling took for the plan. A run compiles first, and takes as long
+        again unless jax keeps on the disk what it has compiled.
     """
 
     shape: dict[str, int]
@@ -141,6 +143,7 @@ class GridPlan:
     peak_bytes: int | None
     stored_bytes: int
     seconds: float
+    compile_seconds: float = 0.0
 
     def _summary(self) -> Summary:
         points = int(np.prod(list(self.shape.values())))
@@ -184,12 +187,13 @@ def plan_grid(
     """
     placement = Placement.of(devices, group_width, lanes)
     grid = prepare(GridSpec.of(problem, arguments))
-    seconds, memory, layouts = 0.0, 0, []
+    seconds, compile_seconds, memory, layouts = 0.0, 0.0, 0, []
     for points in grid.batches:
         pending = grid.longest_first(points.batch.points)
         engine = build_engine(grid, points, pending, placement)
         assert engine.timing is not None
         seconds += engine.timing.seconds(*lengths(grid.schedule, pending))
+        compile_seconds += engine.compile_seconds
         memory = max(memory, engine.chunk.memory_bytes)
         layouts.append(engine.layout)
     return GridPlan(
@@ -203,6 +207,7 @@ def plan_grid(
             for variable in grid.variables.values()
         ),
         seconds=seconds,
+        compile_seconds=compile_seconds,
     )
 
 
