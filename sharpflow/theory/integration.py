@@ -21,7 +21,7 @@ _STEP_SHARE = 0.3
 _STRETCH = 50
 # Of these, where kinks stop a flow: it was 23 to 27 of a digits network with relu, and is some five
 # where a flow is smooth.
-_MANY_FAILED = 15
+_MANY_MISSED = 15
 # Times the pace of a stretch, at which the rest would still use up all steps. With 1 a flow would
 # end that could get over its kinks and reach the end in time.
 _FASTER = 10
@@ -109,8 +109,8 @@ class Progress(NamedTuple, Generic[Point]):
       status: a ``Status`` code, shape ().
       finished: whether the last output is among the rows, shape (). Without it, and with status
         ``SUCCESS``, the integration rests between two steps.
-      stretch_time, stretch_rejected: the time, and the rejected steps, when the stretch of attempts
-        began over which headway is judged, shape ().
+      stretch_time: when the stretch of attempts began over which headway is judged, shape ().
+      stretch_missed: attempts since then whose error was too large, shape ().
     """
 
     point: Point
@@ -121,7 +121,7 @@ class Progress(NamedTuple, Generic[Point]):
     status: Int[Array, ""]
     finished: Bool[Array, ""]
     stretch_time: Float[Array, ""]
-    stretch_rejected: Int[Array, ""]
+    stretch_missed: Int[Array, ""]
 
     @property
     def num_attempts(self) -> Int[Array, ""]:
@@ -141,7 +141,7 @@ class Progress(NamedTuple, Generic[Point]):
             status=zero,
             finished=jnp.asarray(False),
             stretch_time=time,
-            stretch_rejected=zero,
+            stretch_missed=zero,
         )
 
 
@@ -214,18 +214,18 @@ def integrate(
         used_up = progress.num_attempts >= max_steps
         in_time = failure_unless(finished | ~used_up, Status.MAX_STEPS)
         is_due = (progress.num_attempts > 0) & (progress.num_attempts % _STRETCH == 0)
-        # A beginning that is fast, as of the central flow, takes short steps too: those succeed.
+        # A beginning that is fast, as of the central flow, takes short steps too: those succeed. A
+        # step of which a part fails is not counted: where shorter ones fail too, the part is named.
         headway = progress.time - progress.stretch_time
-        num_failed = progress.num_rejected - progress.stretch_rejected
         within_limit = headway / _STRETCH * _FASTER * max_steps.astype(times.dtype)
         slow = within_limit < times[-1] - progress.time
-        hopeless = is_due & slow & (num_failed >= _MANY_FAILED)
+        hopeless = is_due & slow & (progress.stretch_missed >= _MANY_MISSED)
         moving = failure_unless(finished | ~hopeless, Status.STALLED)
         here = progress._replace(
             status=first_failure(usable, known, in_time, moving),
             finished=finished,
             stretch_time=jnp.where(is_due, progress.time, progress.stretch_time),
-            stretch_rejected=jnp.where(is_due, progress.num_rejected, progress.stretch_rejected),
+            stretch_missed=jnp.where(is_due, 0, progress.stretch_missed),
         )
         later = jnp.sum(times <= progress.time, dtype=jnp.int32)
         until = times[jnp.minimum(later, times.shape[0] - 1)]
@@ -263,7 +263,7 @@ def integrate(
             ).astype(jnp.int32),
             finished=here.finished,
             stretch_time=here.stretch_time,
-            stretch_rejected=here.stretch_rejected,
+            stretch_missed=here.stretch_missed + (sound & ~accepted & ~repeat).astype(jnp.int32),
         )
 
     def unfinished(state: _State[Point, Row]) -> Array:

@@ -17,7 +17,7 @@ from sharpflow.theory.integration import Progress
 from sharpflow.theory.status import Status
 
 # Seconds of a piece. Ctrl-C waits for its end, and ten times as long would seem to be no answer;
-# what the host does between two, a millisecond, is a fiftieth of a tenth of it.
+# what the host does between two takes about a millisecond, a five-hundredth of it.
 _PIECE_SECONDS = 0.5
 # A piece may be so many times as long as the last one. A timing that misleads, as that of the first
 # steps of a flow far below the edge, then makes a piece of 16 seconds at most; with 4 a flow of

@@ -30,8 +30,8 @@ class Status(enum.IntEnum):
       STEP_TOO_SMALL: every part of a step works, and its error exceeds the tolerance however
         short it is.
       MAX_SECONDS: a flow has used up its time.
-      STALLED: of fifty attempted steps of a flow many failed, and the others led hardly any
-        further: at ten times their pace it would still use up its steps.
+      STALLED: of fifty attempted steps of a flow many erred too much, and the others led hardly
+        any further: at ten times their pace it would still use up its steps.
     """
 
     SUCCESS = 0
@@ -71,7 +71,7 @@ _MESSAGES = {
     Status.PROGRAM_FAILED: "the convex program for the oscillation could not be solved",
     Status.STEP_TOO_SMALL: "the error of a step exceeds its tolerance however short the step is",
     Status.MAX_SECONDS: "max_seconds seconds did not reach the last output time",
-    Status.STALLED: "fifty attempted steps, of which many failed, led hardly any further",
+    Status.STALLED: "fifty attempted steps, of which many erred too much, led hardly any further",
 }
 
 
