@@ -186,8 +186,8 @@ def _require_label(axis: str, value: Any) -> None:
             _require_label(axis, item)
     elif not isinstance(value, (str, int, float, type(None))):
         raise ValueError(
-            f"axes[{axis!r}] must hold numbers, texts or tuples of them, got {value!r}: give a "
-            "number or a name for each, from which problem, start or optimizer makes what it means"
+            f"axes[{axis!r}] must hold numbers, texts or tuples of them, got {shown(value)}: give "
+            "a number or a name for each, from which problem, start or optimizer makes what it means"
         )
 
 

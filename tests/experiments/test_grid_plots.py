@@ -28,7 +28,7 @@ def _mesh(ax):
     [
         (lambda d: d.drop_vars("loss_mean"), "loss_mean"),
         (lambda d: d.drop_vars("status"), "status"),
-        (lambda d: d.isel(seed=0), "seed"),
+        (lambda d: d.isel(seed=0, drop=True), "seed"),
         (lambda d: d.isel(step=0), "step"),
         (lambda d: d.assign(loss_mean=d["num_steps"]), "loss_mean"),
         (lambda d: d.assign(loss_mean=d["loss"].expand_dims(layer=2)), "layer"),

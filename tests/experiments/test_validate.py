@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import sharpflow as sf
 from sharpflow.experiments.checks import Check
 from sharpflow.experiments.cli import app
-from sharpflow.experiments.plots.cells import figure_of
+from sharpflow.experiments.plots.drawing import figure_of
 from sharpflow.experiments.plots.ladder import (
     ErrorPanel,
     covariance_eigenvalues,

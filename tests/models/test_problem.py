@@ -89,7 +89,7 @@ def test_a_problem_takes_exactly_one_form_of_its_loss(arguments, message):
         ({"init": POINT, "residual": _residual}, "init"),
         ({"residual": POINT}, "residual"),
         ({"outputs": _residual, "criterion": 2.0}, "criterion"),
-        ({"residual": _residual, "metrics": {"loss": POINT}}, r"metrics\['loss'\]"),
+        ({"residual": _residual, "metrics": {"error": POINT}}, r"metrics\['error'\]"),
     ],
 )
 def test_what_is_not_a_function_is_refused_by_name(arguments, name):

@@ -253,7 +253,9 @@ def test_every_column_has_figures_of_its_own(named, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(plots_folder, "outcome_maps", lambda dataset: ("outcomes", ""))
     saved = {}
-    monkeypatch.setattr(plots_folder.style, "save", lambda what, path: saved.setdefault(path, what))
+    monkeypatch.setattr(
+        plots_folder.drawing, "save", lambda what, path: saved.setdefault(path, what)
+    )
     monkeypatch.setattr("matplotlib.pyplot.close", lambda figure: None)
     more = stored.assign({"a_b": stored["T"], "a-b": stored["T"]})
     plots_folder.plot_grid(more, tmp_path)

@@ -146,9 +146,11 @@ def mark_predicted_entry(ax: "Axes", comparison: "xarray.Dataset", clock: str = 
     """
     place = comparison.attrs["predicted_entry_step"]
     if clock == "tau":
-        # counted from an output, since a fork has made steps of another length before it
-        first_tau, first_step = float(comparison["tau"][0]), float(comparison["step"][0])
-        place = first_tau + (place - first_step) * comparison.attrs["intrinsic_rate"]
+        rate, begun = comparison.attrs["intrinsic_rate"], 0.0
+        if "step" in comparison.coords:
+            # a fork has made steps of another flow time before its own
+            begun = float(comparison["tau"][0]) - rate * float(comparison["step"][0])
+        place = begun + rate * place
     drawing.mark(ax, place, "predicted entry", drawing.PREDICTED)
 
 
