@@ -187,7 +187,7 @@ def _require_label(axis: str, value: Any) -> None:
     elif not isinstance(value, (str, int, float, type(None))):
         raise ValueError(
             f"axes[{axis!r}] must hold numbers, texts or tuples of them, got {shown(value)}: give "
-            "a number or a name for each, from which problem, start or optimizer makes what it means"
+            "a number or a name for each, of which problem, start or optimizer makes what it means"
         )
 
 

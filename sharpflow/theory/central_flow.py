@@ -194,7 +194,8 @@ def central_flow(
       rtol: tolerance on the error of a step, relative to ‖w‖ and to the edge.
       step_size: a fixed step in τ instead of error control.
       max_steps: largest number of accepted and rejected steps. Where many of fifty are
-        rejected and the others lead hardly any further, the status is ``STALLED``.
+        rejected and the others lead hardly any further, it ends too, with status ``STALLED``
+        or that of the part of a step that failed.
       max_seconds: of this call, after which it ends at the next rest: half a second or one step
         later, or once what was being compiled is compiled. None, no limit, by default.
       throw: False returns a failure in ``status`` instead of raising it.

@@ -225,7 +225,8 @@ def sharpness_flow(
         step, relative to the norm of ζ and to λ*.
       step_size: a fixed step in τ instead of error control.
       max_steps: largest number of accepted and rejected steps. Where many of fifty are
-        rejected and the others lead hardly any further, the status is ``STALLED``.
+        rejected and the others lead hardly any further, it ends too, with status ``STALLED``
+        or that of the part of a step that failed.
       max_seconds: of this call, after which it ends at the next rest: half a second or one step
         later, or once what was being compiled is compiled. None by default: a limit by the
         clock would end a flow on one machine and not on another.

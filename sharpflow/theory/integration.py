@@ -21,7 +21,7 @@ _STEP_SHARE = 0.3
 _STRETCH = 50
 # Of these, where kinks stop a flow: it was 23 to 27 of a digits network with relu, and is some five
 # where a flow is smooth.
-_MANY_MISSED = 15
+_MANY_REJECTED = 15
 # Times the pace of a stretch, at which the rest would still use up all steps. With 1 a flow would
 # end that could get over its kinks and reach the end in time.
 _FASTER = 10
@@ -110,7 +110,9 @@ class Progress(NamedTuple, Generic[Point]):
       finished: whether the last output is among the rows, shape (). Without it, and with status
         ``SUCCESS``, the integration rests between two steps.
       stretch_time: when the stretch of attempts began over which headway is judged, shape ().
-      stretch_missed: attempts since then whose error was too large, shape ().
+      stretch_rejected: attempts since then that were rejected, shape ().
+      obstacle: what ended the last of them: the status of a part that failed, or ``STALLED`` where
+        its error was too large, shape ().
     """
 
     point: Point
@@ -121,7 +123,8 @@ class Progress(NamedTuple, Generic[Point]):
     status: Int[Array, ""]
     finished: Bool[Array, ""]
     stretch_time: Float[Array, ""]
-    stretch_missed: Int[Array, ""]
+    stretch_rejected: Int[Array, ""]
+    obstacle: Int[Array, ""]
 
     @property
     def num_attempts(self) -> Int[Array, ""]:
@@ -141,7 +144,8 @@ class Progress(NamedTuple, Generic[Point]):
             status=zero,
             finished=jnp.asarray(False),
             stretch_time=time,
-            stretch_missed=zero,
+            stretch_rejected=zero,
+            obstacle=jnp.full((), Status.STALLED, jnp.int32),
         )
 
 
@@ -175,7 +179,8 @@ def integrate(
 
     A step that fails is tried again at a fifth of its length, whichever part of it failed. Where
     that does not help, or the step is fixed, the status names the part. One that gets nowhere,
-    as where every step of the length that is needed meets a kink, ends with ``STALLED``.
+    as where every step of the length that is needed meets a kink, ends too: with the part that
+    failed last, or with ``STALLED`` where the error was too large.
 
     Args:
       stepper: the flow.
@@ -214,18 +219,17 @@ def integrate(
         used_up = progress.num_attempts >= max_steps
         in_time = failure_unless(finished | ~used_up, Status.MAX_STEPS)
         is_due = (progress.num_attempts > 0) & (progress.num_attempts % _STRETCH == 0)
-        # A beginning that is fast, as of the central flow, takes short steps too: those succeed. A
-        # step of which a part fails is not counted: where shorter ones fail too, the part is named.
+        # A beginning that is fast, as of the central flow, takes short steps too: those succeed.
         headway = progress.time - progress.stretch_time
         within_limit = headway / _STRETCH * _FASTER * max_steps.astype(times.dtype)
         slow = within_limit < times[-1] - progress.time
-        hopeless = is_due & slow & (progress.stretch_missed >= _MANY_MISSED)
-        moving = failure_unless(finished | ~hopeless, Status.STALLED)
+        hopeless = is_due & slow & (progress.stretch_rejected >= _MANY_REJECTED)
+        moving = jnp.where(finished | ~hopeless, Status.SUCCESS, progress.obstacle)
         here = progress._replace(
             status=first_failure(usable, known, in_time, moving),
             finished=finished,
             stretch_time=jnp.where(is_due, progress.time, progress.stretch_time),
-            stretch_missed=jnp.where(is_due, 0, progress.stretch_missed),
+            stretch_rejected=jnp.where(is_due, 0, progress.stretch_rejected),
         )
         later = jnp.sum(times <= progress.time, dtype=jnp.int32)
         until = times[jnp.minimum(later, times.shape[0] - 1)]
@@ -248,7 +252,9 @@ def integrate(
         accepted = sound & ~repeat & (fixed | (ratio <= 1.0))
         growth = step_growth(ratio, stepper.order, largest=stepper.largest_growth)
         proposal = next_proposal(jnp.where(repeat, 1.0, growth), step, here.step)
-        stuck = ~accepted & ~repeat & (fixed | (step < stepper.smallest_step))
+        rejected = ~accepted & ~repeat
+        obstacle = jnp.where(sound, Status.STALLED, trial.status).astype(jnp.int32)
+        stuck = rejected & (fixed | (step < stepper.smallest_step))
         return Progress(
             point=jax.tree.map(
                 lambda end, start: jnp.where(accepted, end, start), trial.end, trial.start
@@ -263,7 +269,8 @@ def integrate(
             ).astype(jnp.int32),
             finished=here.finished,
             stretch_time=here.stretch_time,
-            stretch_missed=here.stretch_missed + (sound & ~accepted & ~repeat).astype(jnp.int32),
+            stretch_rejected=here.stretch_rejected + rejected.astype(jnp.int32),
+            obstacle=jnp.where(rejected, obstacle, here.obstacle),
         )
 
     def unfinished(state: _State[Point, Row]) -> Array:

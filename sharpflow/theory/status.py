@@ -31,7 +31,8 @@ class Status(enum.IntEnum):
         short it is.
       MAX_SECONDS: a flow has used up its time.
       STALLED: of fifty attempted steps of a flow many erred too much, and the others led hardly
-        any further: at ten times their pace it would still use up its steps.
+        any further: at ten times their pace it would still use up its steps. Where a part of the
+        last one failed, that part is named instead.
     """
 
     SUCCESS = 0

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import os
 import signal
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -158,8 +159,13 @@ class _Place(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Kinks:
-    """dx/dt = 1, with a kink in every interval of 1e-9 beyond x = 1 that fails a step across it."""
+    """dx/dt = 1, with a kink in every interval of 1e-9 beyond x = 1 that fails a step across it.
 
+    Attributes:
+      part: the status of such a step; ``SUCCESS`` for one whose error is too large.
+    """
+
+    part: Status
     order = 2
     largest_growth = 4.0
     smallest_step = 1e-12
@@ -174,14 +180,15 @@ class _Kinks:
         end = measure.x + step
         crossed = (end > 1.0) & (step > 1e-9)
         error = jnp.where(crossed, 1.0, 1e-9)
-        return Trial(_Place(end), measure, error, jnp.asarray(False), jnp.zeros((), jnp.int32))
+        status = jnp.where(crossed, jnp.int32(self.part), jnp.int32(Status.SUCCESS))
+        return Trial(_Place(end), measure, error, jnp.asarray(False), status)
 
 
-@jax.jit
-def _across_kinks(last, max_steps):
+@partial(jax.jit, static_argnums=2)
+def _across_kinks(last, max_steps, part):
     times, one = jnp.stack([jnp.zeros(()), last]), jnp.ones(())
     return integration.integrate(
-        _Kinks(),
+        _Kinks(part),
         Progress.begun(_Place(times[0]), time=times[0], step=0.1 * one),
         _Place(jnp.full(2, jnp.nan)),
         times,
@@ -193,22 +200,23 @@ def _across_kinks(last, max_steps):
 
 
 @pytest.mark.parametrize(
-    ("last", "max_steps", "status"),
+    ("last", "max_steps", "part", "status"),
     [
-        (1.0, 10_000, Status.SUCCESS),
-        (2.0, 10_000, Status.STALLED),
+        (1.0, 10_000, Status.SUCCESS, Status.SUCCESS),
+        (2.0, 10_000, Status.SUCCESS, Status.STALLED),
+        (2.0, 10_000, Status.RETRACTION_FAILED, Status.RETRACTION_FAILED),
         # so many steps might do
-        (1.0 + 1e-6, 10_000, Status.SUCCESS),
-        (2.0, 40, Status.MAX_STEPS),
+        (1.0 + 1e-6, 10_000, Status.SUCCESS, Status.SUCCESS),
+        (2.0, 40, Status.SUCCESS, Status.MAX_STEPS),
     ],
 )
 def test_a_flow_that_gets_nowhere_says_so_and_one_that_is_slow_goes_on(
-    last, max_steps, status
+    last, max_steps, part, status
 ) -> None:
-    end, rows = _across_kinks(jnp.asarray(last), jnp.asarray(max_steps, jnp.int32))
+    end, rows = _across_kinks(jnp.asarray(last), jnp.asarray(max_steps, jnp.int32), part)
     assert Status(int(end.status)) == status
     assert np.isfinite(rows.x[-1]) == (status == Status.SUCCESS)
-    if status == Status.STALLED:
+    if status in (Status.STALLED, Status.RETRACTION_FAILED):
         assert int(end.num_attempts) <= 150
 
 
