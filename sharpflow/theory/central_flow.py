@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params, Problem, validate_params
@@ -21,7 +22,7 @@ from sharpflow.models.representation import Summary, course, number, of_params, 
 from sharpflow.models.saving import save
 from sharpflow.theory.arguments import TIMES, require_at_least_one, require_positive, validate_rates
 from sharpflow.theory.central_integration import CentralPoint, begin, finished_rows, integrate
-from sharpflow.theory.failure import LIMITS, NOT_SMOOTH, Standing
+from sharpflow.theory.failure import NOT_SMOOTH, Standing
 from sharpflow.theory.flow_dataset import flow_dataset
 from sharpflow.theory.pieces import LIMIT, Deadline, first_steps, integrate_in_pieces
 from sharpflow.theory.status import Status, outcome_in_words
@@ -277,16 +278,18 @@ def central_flow(
     )
     if throw and int(solution.status) != Status.SUCCESS:
         status = Status(int(solution.status))
-        standing = Standing(
-            tau=times[0] + clock * float(reached.time),
+        standing = Standing.of(
+            reached,
             last_tau=times[-1],
-            step=clock * float(reached.step),
-            num_steps=int(reached.num_steps),
-            num_rejected=int(reached.num_rejected),
             num_at_edge=_num_at_edge(reached.point),
+            first_tau=times[0],
+            tau_unit=clock,
         )
-        slow = standing.remedy(status, max_steps, max_seconds) if status in LIMITS else None
-        _raise(status, solution, standing, max_edge, slow)
+        last = last_reached(np.asarray(solution.tau), np.asarray(solution.norm_squared))
+        remedies = _remedies(max_edge, solution.loss.dtype)
+        raise RuntimeError(
+            standing.message("the central flow", last, status, remedies, max_steps, max_seconds)
+        )
     return solution
 
 
@@ -308,23 +311,12 @@ def _validated_clock(
     return float(clock)
 
 
-def _raise(
-    status: Status,
-    solution: CentralFlowSolution,
-    standing: Standing,
-    max_edge: int,
-    slow: str | None,
-) -> None:
-    last = last_reached(np.asarray(solution.tau), np.asarray(solution.norm_squared))
-    remedies = {
+def _remedies(max_edge: int, dtype: DTypeLike) -> dict[Status, str]:
+    """What may be wrong where the flow fails, and what helps."""
+    return {
         Status.EDGE_FULL: f"max_edge = {max_edge} must grow",
         Status.DIVERGED: "or no oscillation holds an eigenvalue at the edge, and GD diverges",
         Status.EIGENPAIRS_FAILED: "the loss may have no finite second derivatives there, or "
-        f"rtol may be below the rounding of {solution.loss.dtype}",
+        f"rtol may be below the rounding of {dtype}",
         Status.STEP_TOO_SMALL: f"rtol may be below rounding, or {NOT_SMOOTH}",
     }
-    remedy = remedies[status] if slow is None else slow
-    raise RuntimeError(
-        f"the central flow stopped after tau = {last:g}: {status.message}; "
-        f"{standing.in_words()}; {remedy}. throw=False returns what was reached"
-    )

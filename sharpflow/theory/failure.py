@@ -1,7 +1,9 @@
 """What is said of an integration that could not go on: where it stands, why, and what helps."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sharpflow.theory.integration import Progress
 from sharpflow.theory.status import Status
 
 # Of what is left. A flow takes some twenty steps for a unit of time, and a hundred where
@@ -35,6 +37,57 @@ class Standing:
     num_steps: int
     num_rejected: int
     num_at_edge: int
+
+    @classmethod
+    def of(
+        cls,
+        progress: Progress,
+        *,
+        last_tau: float,
+        num_at_edge: int,
+        first_tau: float = 0.0,
+        tau_unit: float = 1.0,
+    ) -> "Standing":
+        """Where an integration stands, in τ, whose own time is (τ − first_tau)/tau_unit.
+
+        Args:
+          progress: of the integration.
+          last_tau, num_at_edge: as of the class.
+          first_tau, tau_unit: τ at time 0, and of a unit of time.
+        """
+        return cls(
+            tau=first_tau + tau_unit * float(progress.time),
+            last_tau=last_tau,
+            step=tau_unit * float(progress.step),
+            num_steps=int(progress.num_steps),
+            num_rejected=int(progress.num_rejected),
+            num_at_edge=num_at_edge,
+        )
+
+    def message(
+        self,
+        flow: str,
+        last_reached: float,
+        status: Status,
+        remedies: Mapping[Status, str],
+        max_steps: int,
+        max_seconds: float | None,
+    ) -> str:
+        """What the error of a flow says that failed or met a limit.
+
+        Args:
+          flow: what it is called.
+          last_reached: the last output time that it reached.
+          status: how it ended.
+          remedies: for each failure.
+          max_steps, max_seconds: the limits.
+        """
+        limited = status in LIMITS
+        remedy = self.remedy(status, max_steps, max_seconds) if limited else remedies[status]
+        return (
+            f"{flow} stopped after tau = {last_reached:g}: {status.message}; {self.in_words()}; "
+            f"{remedy}. throw=False returns what was reached"
+        )
 
     def in_words(self) -> str:
         """One sentence, without its point."""

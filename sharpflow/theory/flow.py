@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params, Problem, check_scale_invariance, validate_params
@@ -31,7 +32,7 @@ from sharpflow.models.progress import progress_bar
 from sharpflow.models.representation import Summary, course, number, of_params, span, summarized
 from sharpflow.models.saving import save
 from sharpflow.theory.arguments import KAPPA, TIMES, require_at_least_one, require_positive
-from sharpflow.theory.failure import LIMITS, NOT_SMOOTH, Standing
+from sharpflow.theory.failure import NOT_SMOOTH, Standing
 from sharpflow.theory.flow_dataset import flow_dataset
 from sharpflow.theory.flow_integration import FlowPoint, FlowRows, begin, integrate
 from sharpflow.theory.linearization import METHODS, Method, linearize, resolve_method
@@ -338,16 +339,13 @@ def sharpness_flow(
     )
     if throw and int(solution.status) != Status.SUCCESS:
         status = Status(int(solution.status))
-        standing = Standing(
-            tau=float(reached.time),
-            last_tau=times[-1],
-            step=float(reached.step),
-            num_steps=int(reached.num_steps),
-            num_rejected=int(reached.num_rejected),
-            num_at_edge=int(reached.point.num_at_edge),
+        num_at_edge = int(reached.point.num_at_edge)
+        standing = Standing.of(reached, last_tau=times[-1], num_at_edge=num_at_edge)
+        last = last_reached(np.asarray(solution.tau), np.asarray(solution.threshold))
+        remedies = _remedies(max_edge, solution.threshold.dtype)
+        raise RuntimeError(
+            standing.message("the flow", last, status, remedies, max_steps, max_seconds)
         )
-        slow = standing.remedy(status, max_steps, max_seconds) if status in LIMITS else None
-        _raise(status, solution, standing, max_edge, slow)
     return solution
 
 
@@ -385,11 +383,9 @@ def _unpadded(theta0: Params, rows: FlowRows, *, num_times: int) -> tuple[Params
     return jax.vmap(unravel)(rows.theta), jnp.exp(rows.log_threshold), rows
 
 
-def _raise(
-    status: Status, solution: FlowSolution, standing: Standing, max_edge: int, slow: str | None
-) -> None:
-    last = last_reached(np.asarray(solution.tau), np.asarray(solution.threshold))
-    remedies = {
+def _remedies(max_edge: int, dtype: DTypeLike) -> dict[Status, str]:
+    """What may be wrong where the flow fails, and what helps."""
+    return {
         Status.EDGE_FULL: f"max_edge = {max_edge} must grow",
         Status.RETRACTION_FAILED: "the manifold may end or fold there, as it does at "
         "the kinks of a network with relu: a smooth activation such as softplus has none",
@@ -398,11 +394,6 @@ def _raise(
         Status.PROJECTION_FAILED: "the Jacobian may be too ill-conditioned for iterations; "
         'method="dense" or "gram" needs none',
         Status.PROGRAM_FAILED: "b, kappa or the derivatives of the loss may be too large for "
-        f"{solution.threshold.dtype}",
+        f"{dtype}",
         Status.STEP_TOO_SMALL: f"rtol may be below rounding, or {NOT_SMOOTH}",
     }
-    remedy = remedies[status] if slow is None else slow
-    raise RuntimeError(
-        f"the flow stopped after tau = {last:g}: {status.message}; {standing.in_words()}; "
-        f"{remedy}. throw=False returns what was reached"
-    )
