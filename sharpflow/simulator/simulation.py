@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-import warnings
 from collections.abc import Callable, Sequence, Set
 from typing import Any
 
@@ -13,6 +12,7 @@ import optax
 
 from sharpflow.models import Params, Problem, validate_params
 from sharpflow.models.arguments import COUNT, FLAG, FUNCTION, checked, optional
+from sharpflow.models.caller import warn_caller
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
 from sharpflow.models.problem import PROBLEM
@@ -49,8 +49,6 @@ from sharpflow.theory import Status
 # Of a trajectory, about. Progress shows after each, and the host waits for a device as often. With
 # ten times as many a short run would be mostly waiting; with a tenth the bar would jump.
 _CHUNKS = 32
-
-_OF_CALLER = 5  # frames between a warning here and the call of ``simulate``
 
 
 @special_values_allowed()
@@ -278,11 +276,10 @@ def _starting_state(
         require_possible_rule(begun, params)
         begun = at_step(begun, step) if step else begun
         if step and (fresh_buffers := buffers(begun)):
-            warnings.warn(
+            warn_caller(
                 f"params is a snapshot, which holds no state of an optimizer: {fresh_buffers} of "
                 f"the rule begin at step {step} as at a start. To keep them go on from the "
-                "trajectory itself, where it ends",
-                stacklevel=_OF_CALLER,
+                "trajectory itself, where it ends"
             )
         state = initial_state(params, begun, observables, keep_previous=keep_previous)
         return dataclasses.replace(state, step=jnp.asarray(step, state.step.dtype))

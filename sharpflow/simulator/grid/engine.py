@@ -5,13 +5,13 @@ import heapq
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
 from sharpflow.models.arguments import Kind, shown
+from sharpflow.models.caller import warn_caller
 from sharpflow.models.progress import UNSEEN, Display
 from sharpflow.simulator.chunk import CompiledChunk, stacked
 from sharpflow.simulator.grid.points import Points
@@ -383,10 +383,9 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def warn_of_narrowing(width: int, narrower: int) -> None:
     """Say that a device ran out of memory, and what is done about it."""
-    warnings.warn(
+    warn_caller(
         f"a device ran out of memory with {width} points side by side: going on with {narrower}; "
         f"group_width={narrower} begins with them",
-        stacklevel=2,
     )
 
 

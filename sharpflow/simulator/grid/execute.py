@@ -1,7 +1,6 @@
 """Run a grid that is prepared: in memory, or in a folder with other processes."""
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from sharpflow.models.caller import warn_caller
 from sharpflow.models.progress import Display, progress_bar
 from sharpflow.simulator.chunk import CompiledChunk, stacked
 from sharpflow.simulator.grid.engine import (
@@ -132,10 +132,9 @@ def _open(
     unfinished = [int(point) for point in np.flatnonzero(statuses == PENDING)]
     before = _other_lanes(grid, run, lanes, unfinished)
     if before:
-        warnings.warn(
+        warn_caller(
             f"the points of {run.path} went on {before} before, and go on {lanes} from here: "
             "what they compute from now on may round otherwise; provenance.json keeps it",
-            stacklevel=5,
         )
         launch |= {"lanes": lanes, "lanes_before": before}
     run.add_launch(launch | {"processes": processes.count})
@@ -298,7 +297,7 @@ def _begun(run: RunFolder, number: int, layout: Layout | None) -> Checkpoint:
         return Checkpoint({}, {})
     checkpoint, damaged = run.read_checkpoints(number)
     for what in damaged:
-        warnings.warn(f"skipped a damaged checkpoint: {what}", stacklevel=4)
+        warn_caller(f"skipped a damaged checkpoint: {what}")
     return checkpoint
 
 

@@ -6,13 +6,13 @@ import json
 import math
 import os
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sharpflow.models.caller import warn_caller
 from sharpflow.models.files import (
     PARTIAL,
     digest,
@@ -262,10 +262,9 @@ class RunFolder:
             for folder in (self.path / "checkpoints").glob("[0-9]*"):
                 # without a layout nobody knows what a row was
                 if self.layout(int(folder.name)) is None:
-                    warnings.warn(
+                    warn_caller(
                         f"the layout of batch {folder.name} in {self.path} is damaged or missing: "
                         "its points that had not ended begin again",
-                        stacklevel=2,
                     )
                     shutil.rmtree(folder)
 
