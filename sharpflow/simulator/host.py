@@ -224,7 +224,7 @@ class Group:
     def fetch(self) -> LoopState:
         """The state, as numpy arrays: copies, for the next chunk reuses its buffers."""
         if self.placed is not None and self.fetched is not self.placed:
-            self.state = jax.tree.map(np.array, self.placed[0])
+            self.state = jax.tree.map(np.array, jax.device_get(self.placed[0]))
             self.fetched = self.placed
         assert self.state is not None
         return self.state
@@ -399,10 +399,11 @@ class Host:
             device, group.program, state, hyperparameters, rows
         )
         # Fetched here, in the thread of the device, so that several devices copy at once and the
-        # harvest after them waits for none.
-        group.columns, group.snapshots = jax.tree.map(np.asarray, (columns, snapshots))
-        # Once for all lanes: a single number from a device takes as long as an array.
-        steps, statuses = np.asarray(state.step), np.asarray(state.status)
+        # harvest after them waits for none. All arrays in one call, and once for all lanes: a
+        # single number from a device takes as long as an array.
+        group.columns, group.snapshots, steps, statuses = jax.device_get(
+            (columns, snapshots, state.step, state.status)
+        )
         for index, lane in occupied:
             lane.step, lane.status = int(steps[index]), Status(int(statuses[index]))
         group.device, group.placed = device, (state, hyperparameters)

@@ -146,7 +146,8 @@ class Points:
                 "and a grid stores arrays of numbers: keep jax.random.key_data of it, or call "
                 "simulate for each point"
             )
-        return jax.tree.map(np.asarray, begun)
+        # All at once: a device that hands over one array after the other waits as often.
+        return jax.device_get(begun)
 
     def hyperparameters(self, point: int) -> dict[str, np.ndarray]:
         """Of a point's rule, scalars of the dtype of its params."""
@@ -197,7 +198,7 @@ class Points:
                 # for again.
                 del self._drawn[next(iter(self._drawn))]
             drawn = self.problem(point).init(jax.random.key(at["seed"]))
-            self._drawn[place] = jax.tree.map(np.asarray, drawn)
+            self._drawn[place] = jax.device_get(drawn)
         return self._drawn[place]
 
 
@@ -273,4 +274,6 @@ def _kinds(tree: Any) -> tuple:
 
 
 def _kind(leaf: Any) -> tuple:
-    return jnp.shape(leaf), str(jnp.asarray(leaf).dtype)
+    # Not by an array made of the leaf: for each point of a grid that would copy it to the device.
+    dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(leaf), allow_extended_dtype=True)
+    return jnp.shape(leaf), str(dtype)
