@@ -5,7 +5,9 @@ from pathlib import Path
 
 README = Path(__file__).parents[1] / "README.md"
 DOCS = Path(__file__).parents[1] / "docs"
-VALIDATION = "the validation"  # of which README shows some rows
+VALIDATION = "the validation"
+SHOWN = "these pages"  # whose tables README shows some rows of
+PAGES = ("validation.md", "howto-gpu.md")
 END = "<!-- end of the table -->\n"
 
 
@@ -45,6 +47,11 @@ def renew_rows(page: Path, table: str, name: str) -> None:
     page.write_text(f"{head}{begin}{rows}{END}{tail}")
 
 
+def renew_readme() -> None:
+    """Renew the rows of README by what the pages say now."""
+    renew_rows(README, "".join((DOCS / page).read_text() for page in PAGES), SHOWN)
+
+
 def _statement(row: str) -> tuple[str, ...]:
     """What a row is about: its first two cells."""
     return tuple(cell.strip() for cell in row.split("|")[1:3])
@@ -59,4 +66,4 @@ if __name__ == "__main__":
     asked = parser.parse_args()
     put_table(asked.page, asked.table.read_text(), asked.name)
     if asked.name == VALIDATION:
-        renew_rows(README, asked.table.read_text(), VALIDATION)
+        renew_readme()

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from benchmarks.ratios import RATIOS, ratio_table
-from benchmarks.tables import DOCS, END, README, VALIDATION, put_table, renew_rows
+from benchmarks.tables import DOCS, END, PAGES, README, SHOWN, put_table, renew_rows
 
 NAME = "the benchmarks"
 PAGE = DOCS / "benchmarks.md"
@@ -54,13 +54,13 @@ def test_only_what_stands_between_the_marks_of_a_table_is_replaced(tmp_path):
     assert page.read_text() == f"{before}\nnew\n\n{after}"
 
 
-def test_the_rows_in_readme_are_those_of_the_validation(tmp_path):
+def test_the_rows_in_readme_are_those_of_the_pages(tmp_path):
     page = tmp_path / "README.md"
     page.write_text(README.read_text())
-    renew_rows(page, (DOCS / "validation.md").read_text(), VALIDATION)
+    renew_rows(page, "".join((DOCS / page).read_text() for page in PAGES), SHOWN)
     assert page.read_text() == README.read_text()
-    shown = README.read_text().split(f"<!-- rows of {VALIDATION} -->")[1].split(END)[0]
-    assert shown.count("| holds |") + shown.count("interval") == 5
+    shown = README.read_text().split(f"<!-- rows of {SHOWN} -->")[1].split(END)[0]
+    assert shown.count("\n| MLP on digits |") == 3 and shown.count("\n| grid of ") == 1
 
 
 def test_rows_are_renewed_and_one_that_is_gone_is_told(tmp_path):

@@ -28,7 +28,7 @@ POINTS_OF_A_SEED = 8
 SEEDS = {"full": (32, 512, 128, 8), "toy": (1,)}  # 256 points first: the goal is theirs
 NUM_STEPS = {"full": 2000, "toy": 20}
 LEAST_RATIO = 50.0  # of our points·steps/s at 256 points over those of PyTorch's loop
-LOOP_POINTS, LOOP_STEPS = 4, 500  # the loop is as fast at one point as at any number of them
+LOOP_POINTS, LOOP_STEPS = 4, 200  # the loop is as fast at one point as at any number of them
 BATCH_STEPS = 200
 ENOUGH = 12.0  # seconds: compiling alone takes most of them
 

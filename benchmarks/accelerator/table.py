@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.accelerator import record
 from benchmarks.accelerator.sections import SECTIONS
-from benchmarks.tables import DOCS, put_table
+from benchmarks.tables import DOCS, put_table, renew_readme
 from sharpflow.experiments.checks import Check
 
 RESULTS = Path(__file__).parents[1] / "results" / "accelerator"
@@ -23,6 +23,7 @@ FIGURES = (
     "ours / PyTorch's vmap of 4096",
     "share of the card's peak in the updates",
     "seconds a step",
+    "seconds of the first step, which compiles",
     "most memory so far, GiB",
     "share of the card's peak",
     "time of λ₁ over that of 100 steps",
@@ -60,7 +61,7 @@ def accelerator_table(folder: Path | None) -> str:
 
 
 def publish(folder: Path | None) -> None:
-    """Put the table of a run into the page on GPUs.
+    """Put the table of a run into the page on GPUs, and its rows into README.
 
     Raises:
       ValueError: the folder is none of those that the page can name.
@@ -68,6 +69,8 @@ def publish(folder: Path | None) -> None:
     if folder is not None and folder.resolve().parent != RESULTS.resolve():
         raise ValueError(f"the page names a folder of {RESULTS}, got {folder}")
     put_table(PAGE, accelerator_table(folder), NAME)
+    if folder is not None:
+        renew_readme()
 
 
 def named_folder() -> Path | None:
@@ -100,7 +103,7 @@ def _summary(content: record.Values, apart: list[str]) -> str:
     notes = [f"{name}: {value}" for name, value in content.get("notes", {}).items()]
     notes += [f"failed: {name}" for name in content["failures"]]
     notes += [f"no time for: {name}" for name in content["left_out"]]
-    share = f"{sum(holds)} of {len(holds)}"
+    share = f"{sum(holds)} of {len(holds)}" if holds else "none has a goal"
     state = f"{content['state']}, {content['seconds']:.0f} s"
     said = "; ".join([state, *apart, *notes])
     cells = (content["section"], "statements that hold", share, "", said)
