@@ -182,10 +182,10 @@ def _sweep(
 ) -> tuple[Array, Array]:
     """The end of a step with a constant pull, and its error relative to ‖w‖."""
     rate, start = dynamics.rate(pull), here.params
-    opening = rate(start)
-    end = relax(rate, start, step, stages, opening)
+    first_rate = rate(start)
+    end = relax(rate, start, step, stages, first_rate)
     # Sommeijer, Shampine and Verwer 1998: the third derivative from both ends
-    error = 0.8 * (start - end) + 0.4 * step * (opening + rate(end))
+    error = 0.8 * (start - end) + 0.4 * step * (first_rate + rate(end))
     return end, norm(error) / norm(start)
 
 

@@ -30,7 +30,7 @@ def relax(
     start: Float[Array, "*shape"],
     step: Array,
     stages: Array,
-    opening: Float[Array, "*shape"] | None = None,
+    first_rate: Float[Array, "*shape"] | None = None,
 ) -> Float[Array, "*shape"]:
     """One second-order step of dy/dt = rate(y) that is stable for fast decay.
 
@@ -43,14 +43,14 @@ def relax(
       start: y, any shape.
       step: length of the step, shape ().
       stages: s, at least 3, shape ().
-      opening: ``rate(start)`` where it is known, as ``start``.
+      first_rate: ``rate(start)`` where it is known, as ``start``.
 
     Returns:
       y at the end of the step, as ``start``.
 
     Source: Meyer, Balsara and Aslam 2014, RKL2, equations (16) and (17).
     """
-    first = step.astype(start.dtype) * (rate(start) if opening is None else opening)
+    first = step.astype(start.dtype) * (rate(start) if first_rate is None else first_rate)
     count = stages.astype(start.dtype)
     # The coefficients follow from the number of stages while the program runs: the stiffness
     # changes from step to step, and a table would hold one number of stages each.

@@ -16,6 +16,7 @@ import sharpflow as sf
 from sharpflow.models.flax_adapter.micro_batch import split
 from sharpflow.simulator.loop import ChunkRows, _step_shapes, padded_rows
 from sharpflow.simulator.program import LoopState, Program
+from sharpflow.theory.central_integration import begin
 from sharpflow.theory.flow_integration import FlowPoint, FlowRows
 from sharpflow.theory.integration import Progress
 from sharpflow.theory.linearization.protocol import METHODS
@@ -99,10 +100,10 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
         eigenvalues=jnp.zeros((3, k), flat.dtype),
         covariance=jnp.zeros((3, k, k), flat.dtype),
     )
-    central = Call(
-        (problem, params, times, one, one, one, one, _COUNT),
-        {"max_edge": k, "step_correction": True},
-    )
+    rates = {"learning_rate": one, "weight_decay": one, "rtol": one, "step_correction": True}
+    central = rates | {"times": times, "step_size": one, "num_edge": k, "keep_eigenvectors": True}
+    begun = begin(problem, params, **central)
+    limits = {"max_steps": _COUNT, "edge": wanted}
     oscillation = Call(
         (problem, path, times, one, one, paths, jnp.ones((3, 3), flat.dtype), jnp.asarray(1)),
         {"k": k, "on_sphere": True},
@@ -145,7 +146,16 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
         "theory.flow._spectrum": of_each_method(problem, params, k=k),
         "theory.flow._unpadded": {"": Call((params, rows), {"num_times": 2})},
         "theory.flow_integration.integrate": of_each_method(problem, params, start, **flow),
-        "theory.central_integration.integrate": {"": central},
+        "theory.central_integration.begin": {"": Call((problem, params), central)},
+        "theory.central_integration.integrate": {
+            "": Call((problem, params, *begun), central | limits)
+        },
+        "theory.central_integration.with_room": {
+            "": Call((problem, params, *begun), rates | {"num_edge": k + 1})
+        },
+        "theory.central_integration.finished_rows": {
+            "": Call((problem, params, begun[0].point, begun[1]), {})
+        },
         "theory.single_edge._integrate": {"": Call((problem, params, times, one, one, one))},
         "theory.period_two._period_two": {"": Call((problem, params))},
         "simulator.oscillation._coordinates": {"": oscillation},
