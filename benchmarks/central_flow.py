@@ -84,8 +84,13 @@ def digits_network(*, normalized: bool, init: str) -> sf.Problem:
                 signals = jnp.tanh(signals)
         return signals
 
+    # Under batch norm the length of the weights decides the first steps alone. At twice the length
+    # λ_1 starts at 0.23 of the edge. At the length itself it starts at 0.92, and the burst of its
+    # first ten steps leads GD elsewhere than any average: 0.25 of the distance moved at step 200.
+    length = 2.0 if normalized else 1.0
+
     def draw(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-        bound = shape[0] ** -0.5
+        bound = length * shape[0] ** -0.5
         if init == "uniform":
             return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
         return bound * jax.random.normal(key, shape)
