@@ -70,11 +70,16 @@ class Dynamics:
         """F + ½η(∇²L + λ)F, along which a flow passes through the steps w − ηF."""
         return force + 0.5 * self.learning_rate * (product(force) + self.weight_decay * force)
 
-    def fastest(self, point: "EdgePoint") -> Float[Array, ""]:
-        """The largest decay rate of ``rate`` near a point, per unit t."""
+    def fastest(self, point: "EdgePoint", *, corrected: bool) -> Float[Array, ""]:
+        """The largest decay rate near a point, per unit t, of ``rate`` or of −ηF alone."""
         largest = _ROOM * jnp.maximum(point.eigenvalues[0], 0.0)
         decay = self.learning_rate * (largest + self.weight_decay)
-        return decay + 0.5 * decay * decay if self.step_correction else decay
+        return decay + 0.5 * decay * decay if corrected else decay
+
+    def counted_rates(self, counts: "Counts", number: Array) -> "Counts":
+        """The counts after so many evaluations of ``rate``."""
+        products = number if self.step_correction else 0
+        return counts.plus(gradients=number, products=products)
 
     def edge_point(
         self, params: Array, counts: "Counts", near: Array | None
@@ -128,7 +133,7 @@ class Counts:
     third: Int[Array, ""]
 
     def plus(
-        self, gradients: Array | int = 0, products: Array | int = 0, third: int = 0
+        self, gradients: Array | int = 0, products: Array | int = 0, third: Array | int = 0
     ) -> "Counts":
         """The counts with more added."""
         return Counts(

@@ -2,8 +2,9 @@
 
 import os
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import chex
 import jax
@@ -14,14 +15,31 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models import Params, Problem, validate_params
-from sharpflow.models.arguments import FLAG, PATH, POSITIVE, checked, optional, require_within
+from sharpflow.models.arguments import (
+    FLAG,
+    FUNCTION,
+    INTEGER,
+    PATH,
+    POSITIVE,
+    checked,
+    optional,
+    require_within,
+)
 from sharpflow.models.compiled_function import special_values_allowed
-from sharpflow.models.problem import PROBLEM
+from sharpflow.models.problem import PROBLEM, is_concrete
 from sharpflow.models.progress import progress_bar
 from sharpflow.models.representation import Summary, course, number, of_params, span, summarized
 from sharpflow.models.saving import save
 from sharpflow.theory.arguments import TIMES, require_at_least_one, require_positive, validate_rates
-from sharpflow.theory.central_integration import CentralPoint, begin, finished_rows, integrate
+from sharpflow.theory.central_integration import (
+    CentralPoint,
+    begin,
+    finished_rows,
+    integrate,
+    is_crowded,
+    with_room,
+)
+from sharpflow.theory.central_mean import mean_over_oscillation
 from sharpflow.theory.failure import NOT_SMOOTH, Standing
 from sharpflow.theory.flow_dataset import flow_dataset
 from sharpflow.theory.pieces import LIMIT, Deadline, first_steps, integrate_in_pieces
@@ -33,6 +51,17 @@ if TYPE_CHECKING:
 
 # Of tr C, for an eigenvalue of C that holds something at the edge, as in ``flow_integration``.
 _HOLDING = 1e-4
+# Eigenvalues that are followed at first. Third derivatives cost k(k + 1)/2 vectors, and the program
+# of another number costs a compilation: most networks begin with fewer at the edge, and with two
+# the first to follow three of them would compile twice.
+_FIRST_EDGE = 4
+# By how many more their number grows at least; and by half of it where that is more. One more at a
+# time would compile a program for each, and twice as many need up to four times as many third
+# derivatives as the edge asks for.
+_MORE_EDGE = 2
+# Under ``jit`` and ``vmap``, where the number cannot grow. A step of the small networks here has at
+# most so many at the edge; 16 would need 136 third derivatives a step in place of 36.
+_TRACED_EDGE = 8
 
 
 @summarized
@@ -40,14 +69,15 @@ _HOLDING = 1e-4
 class CentralFlowSolution:
     """The predicted average of GD+WD at output times.
 
-    Rows after a failure hold NaN. T output times, k tracked eigenvalues.
+    Rows after a failure hold NaN. T output times, k eigenvalues followed at last.
 
     Attributes:
       tau: flow time, shape (T,).
       params: w(τ), pytree of arrays with a leading axis (T, ...).
       loss: L(w), shape (T,).
       mean_loss: L(w) + ½⟨∇²L(w), C⟩, the average over the oscillation, shape (T,).
-      eigenvalues: the k largest of ∇²L(w), descending, shape (T, k).
+      eigenvalues: the k largest of ∇²L(w), descending, shape (T, k); NaN where fewer were
+        followed.
       covariance: C, of the oscillation, in the basis of those eigenvectors, averaged
         over the step that ends at the output, and in row 0 over the first; (T, k, k). NaN, as
         ``mean_loss``, where there is one output time: no step was made to average over.
@@ -59,6 +89,9 @@ class CentralFlowSolution:
         for it, and were repeated, shape ().
       num_gradients, num_products, num_third: evaluations of ∇L, of ∇²L v and of
         ∇³L[u, v], shape ().
+      eigenvectors: of those eigenvalues, orthonormal as vectors of all parameters, pytree of
+        arrays with leading axes (T, k, ...); zero where fewer were followed. None where they
+        were not kept.
     """
 
     tau: Float[Array, " T"]
@@ -75,6 +108,35 @@ class CentralFlowSolution:
     num_gradients: Int[Array, ""]
     num_products: Int[Array, ""]
     num_third: Int[Array, ""]
+    eigenvectors: Params | None = None
+
+    @checked(function=FUNCTION)
+    def mean_of(self, function: Callable[[Params], Any]) -> Any:
+        """The average of a function of the parameters over the oscillation.
+
+            f(w) + ½⟨∇²f(w), C⟩,
+
+        to second order in the oscillation, as ``mean_loss`` is of the loss. C has few
+        directions, so the second term is the sum of as many second derivatives along them.
+
+        Args:
+          function: from params to an array, or a pytree of arrays, twice differentiable. Where
+            its derivatives vanish, as those of an accuracy do, its value at w is returned.
+
+        Returns:
+          What the function returns, with a leading axis (T,). NaN after a failure, and where
+          there is one output time.
+
+        Raises:
+          ValueError: the eigenvectors were not kept.
+
+        Source: docs/theory.md, section 10.3.
+        """
+        if self.eigenvectors is None:
+            raise ValueError(
+                "mean_of needs the eigenvectors at the output times: keep_eigenvectors must be True"
+            )
+        return mean_over_oscillation(function, self.params, self.eigenvectors, self.covariance)
 
     def to_dataset(self) -> "xarray.Dataset":
         """The central flow with dimension ``tau``, and how the integration ended.
@@ -142,7 +204,10 @@ class CentralFlowSolution:
     problem=PROBLEM,
     tau=TIMES,
     rtol=POSITIVE,
+    max_edge=optional(INTEGER),
+    edge=FLAG,
     step_correction=FLAG,
+    keep_eigenvectors=FLAG,
     throw=FLAG,
     max_seconds=LIMIT,
     progress=optional(FLAG),
@@ -154,13 +219,15 @@ def central_flow(
     weight_decay: float,
     tau: Float[Array | np.ndarray, " T"],
     *,
-    max_edge: int = 8,
+    max_edge: int | None = None,
+    edge: bool = True,
     intrinsic_rate: float | None = None,
-    step_correction: bool = False,
+    step_correction: bool = True,
     rtol: float = 1e-3,
     step_size: float | None = None,
     max_steps: int = 10_000,
     max_seconds: float | None = None,
+    keep_eigenvectors: bool = True,
     throw: bool = True,
     progress: bool | None = None,
 ) -> CentralFlowSolution:
@@ -185,13 +252,18 @@ def central_flow(
       learning_rate: η.
       weight_decay: λ.
       tau: increasing output times, shape (T,).
-      max_edge: number k of eigenvalues that may share the edge.
+      max_edge: number k of eigenvalues that are followed and may share the edge. By default
+        there are four at first, and more wherever one more reaches the edge; every number is
+        a program of its own, which is compiled once. Under ``jit`` and ``vmap`` there are eight.
+      edge: False leaves the edge out, C = 0: the flow that is right as long as GD+WD is stable,
+        to be set beside the other. It is gradient flow with weight decay where
+        ``step_correction`` is False too.
       intrinsic_rate: the τ of a step of GD; by default ηλ, and to be given without
         weight decay.
       step_correction: follow the steps of GD to second order in their length: with
         the right-hand side −ηF of above, −η(F + ½η(∇²L + λ)F). It matters where the
         loss falls fast, long before the edge, and costs a product ∇²L v with every
-        gradient.
+        gradient. False is the flow of Cohen et al.
       rtol: tolerance on the error of a step, relative to ‖w‖ and to the edge.
       step_size: a fixed step in τ instead of error control.
       max_steps: largest number of accepted and rejected steps. Where many of fifty are
@@ -199,13 +271,15 @@ def central_flow(
         or that of the part of a step that failed.
       max_seconds: of this call, after which it ends at the next rest: half a second or one step
         later, or once what was being compiled is compiled. None, no limit, by default.
+      keep_eigenvectors: whether the solution holds the k eigenvectors at every output time,
+        which ``mean_of`` needs. They take k times the memory of the points.
       throw: False returns a failure in ``status`` instead of raising it.
       progress: a bar on a terminal, lines elsewhere; by default on a terminal only.
 
     Returns:
       The solution at ``tau``. Its status is ``DIVERGED`` where no oscillation holds
       an eigenvalue at the edge, as above it on a quadratic loss, or where numbers
-      stop being finite; ``EDGE_FULL`` where the edge has no room in ``max_edge``;
+      stop being finite; ``EDGE_FULL`` where the edge has no room in a ``max_edge`` that was given;
       ``EIGENPAIRS_FAILED`` where the eigenvalues of the Hessian cannot be computed;
       ``STEP_TOO_SMALL`` where no step is short enough for ``rtol``; or ``MAX_STEPS``,
       ``MAX_SECONDS`` or ``STALLED`` where a limit ended it.
@@ -222,7 +296,9 @@ def central_flow(
     params = validate_params(problem, params)
     validate_rates(learning_rate, weight_decay)
     require_positive(rtol=rtol, step_size=step_size)
-    require_at_least_one(max_edge=max_edge, max_steps=max_steps)
+    require_at_least_one(max_steps=max_steps)
+    if max_edge is not None:
+        require_at_least_one(max_edge=max_edge)
     times = validated_times(tau)
     clock = _validated_clock(learning_rate, weight_decay, intrinsic_rate)
     flat, unravel = ravel_pytree(params)
@@ -234,30 +310,47 @@ def central_flow(
         rtol=rtol,
         step_size=None if step_size is None else step_size / clock,
     )
-    given = {
-        "times": jnp.asarray((padded_times(times, flat.size) - times[0]) / clock, flat.dtype),
+    grows = max_edge is None and is_concrete(flat)
+    num_edge = min(max_edge or (_FIRST_EDGE if grows else _TRACED_EDGE), flat.size)
+    most = flat.size if grows else num_edge
+    highest = jnp.asarray(2.0 / learning_rate - weight_decay, flat.dtype)
+    tolerance = jnp.asarray(rtol, flat.dtype)
+    rates = {
         "learning_rate": jnp.asarray(learning_rate, flat.dtype),
         "weight_decay": jnp.asarray(weight_decay, flat.dtype),
-        "rtol": jnp.asarray(rtol, flat.dtype),
-        "step_size": jnp.asarray(np.nan if step_size is None else step_size / clock, flat.dtype),
-        "max_edge": min(max_edge, flat.shape[0]),
+        "rtol": tolerance,
         "step_correction": step_correction,
     }
-    steps = jnp.asarray(max_steps, jnp.int32)
+    given = rates | {
+        "times": jnp.asarray((padded_times(times, flat.size) - times[0]) / clock, flat.dtype),
+        "step_size": jnp.asarray(np.nan if step_size is None else step_size / clock, flat.dtype),
+        "keep_eigenvectors": keep_eigenvectors,
+    }
+    limits = {"max_steps": jnp.asarray(max_steps, jnp.int32), "edge": jnp.asarray(edge)}
     length = (times[-1] - times[0]) / clock
     with progress_bar(length, progress, "central flow", whole=f"tau = {times[-1]:g}") as display:
         began = time.monotonic()
-        start, path = jax.block_until_ready(begin(problem, params, **given))
-        reached, path = integrate_in_pieces(
-            partial(integrate, problem, params, max_steps=steps, **given),
-            start,
-            path,
-            first=first_steps(time.monotonic() - began),
-            deadline=deadline,
-            display=display,
-            num_at_edge=_num_at_edge,
-            tau_unit=clock,
-        )
+        reached, path = jax.block_until_ready(begin(problem, params, num_edge=num_edge, **given))
+        first = first_steps(time.monotonic() - began)
+        # A program is compiled for one number of eigenvalues, so this loop is the host's.
+        while True:
+            while edge and num_edge < most and is_crowded(reached.point, highest, tolerance):
+                num_edge = min(num_edge + max(num_edge // 2, _MORE_EDGE), most)
+                reached, path = with_room(
+                    problem, params, reached, path, num_edge=num_edge, **rates
+                )
+            reached, path = integrate_in_pieces(
+                partial(integrate, problem, params, num_edge=num_edge, **limits, **given),
+                reached,
+                path,
+                first=first,
+                deadline=deadline,
+                display=display,
+                num_at_edge=_num_at_edge,
+                tau_unit=clock,
+            )
+            if num_edge == most or int(reached.status) != Status.EDGE_FULL:
+                break
     rows = finished_rows(problem, params, reached.point, path)
     rows = jax.tree.map(lambda leaf: leaf[: len(times)], rows)
     solution = CentralFlowSolution(
@@ -268,13 +361,14 @@ def central_flow(
         eigenvalues=rows.eigenvalues,
         covariance=rows.covariance,
         norm_squared=rows.norm_squared,
-        edge=jnp.asarray(2.0 / learning_rate - weight_decay, flat.dtype),
+        edge=highest,
         status=reached.status,
         num_steps=reached.num_steps,
         num_rejected=reached.num_rejected,
         num_gradients=reached.point.counts.gradients,
         num_products=reached.point.counts.products,
         num_third=reached.point.counts.third,
+        eigenvectors=jax.vmap(jax.vmap(unravel))(rows.eigenvectors) if keep_eigenvectors else None,
     )
     if throw and int(solution.status) != Status.SUCCESS:
         status = Status(int(solution.status))
@@ -286,7 +380,7 @@ def central_flow(
             tau_unit=clock,
         )
         last = last_reached(np.asarray(solution.tau), np.asarray(solution.norm_squared))
-        remedies = _remedies(max_edge, solution.loss.dtype)
+        remedies = _remedies(most, solution.loss.dtype)
         raise RuntimeError(
             standing.message("the central flow", last, status, remedies, max_steps, max_seconds)
         )

@@ -1,4 +1,4 @@
-"""One compiled run of the central flow: its stepper, and the rows that it fills."""
+"""The compiled runs of the central flow: its stepper, and the rows that it fills."""
 
 import dataclasses
 from collections.abc import Callable
@@ -60,13 +60,16 @@ class CentralPath(NamedTuple):
 
     Attributes:
       params: w, flat, shape (T, d).
-      eigenvalues: the k largest of ∇²L(w), descending, shape (T, k).
+      eigenvalues: the k largest of ∇²L(w), descending, shape (T, k); NaN where fewer were
+        followed.
       covariance: C in the basis of their eigenvectors, shape (T, k, k).
+      eigenvectors: in rows, shape (T, k, d), or (T, 0, d) where they are not kept.
     """
 
     params: Float[Array, "T d"]
     eigenvalues: Float[Array, "T k"]
     covariance: Float[Array, "T k k"]
+    eigenvectors: Float[Array, "T n d"]
 
 
 class CentralRows(NamedTuple):
@@ -76,8 +79,7 @@ class CentralRows(NamedTuple):
       params: w, flat, shape (T, d).
       loss: L(w), shape (T,).
       mean_loss: L(w) + ½⟨∇²L(w), C⟩, shape (T,).
-      eigenvalues: the k largest of ∇²L(w), descending, shape (T, k).
-      covariance: C in the basis of their eigenvectors, shape (T, k, k).
+      eigenvalues, covariance, eigenvectors: as of ``CentralPath``.
       norm_squared: ‖w‖², shape (T,).
     """
 
@@ -86,6 +88,7 @@ class CentralRows(NamedTuple):
     mean_loss: Float[Array, " T"]
     eigenvalues: Float[Array, "T k"]
     covariance: Float[Array, "T k k"]
+    eigenvectors: Float[Array, "T n d"]
     norm_squared: Float[Array, " T"]
 
 
@@ -96,10 +99,14 @@ class CentralStepper:
     Attributes:
       dynamics: what is averaged.
       rtol: as in ``central_flow``, shape ().
+      edge: whether eigenvalues are held at the edge, shape ().
+      num_kept: of the eigenvectors at an output, k or none.
     """
 
     dynamics: Dynamics
     rtol: Float[Array, ""]
+    edge: Bool[Array, ""]
+    num_kept: int
 
     order = 3
     largest_growth = 3.0
@@ -107,11 +114,9 @@ class CentralStepper:
 
     def measure(self, point: CentralPoint) -> tuple[CentralPoint, Int[Array, ""]]:
         """The point itself, measured by the step that led there."""
-        margin = jnp.maximum(1e-3, 3.0 * self.rtol)
-        next_eigenvalue = point.edge_point.next_eigenvalue
         # A start above the edge is brought back to it by the first step, which is asked afterwards
         # whether it had room for all.
-        crowded = point.started & (next_eigenvalue >= (1.0 - margin) * self.dynamics.edge)
+        crowded = point.started & self.edge & is_crowded(point, self.dynamics.edge, self.rtol)
         status = first_failure(
             failure_unless(point.edge_point.status == Status.SUCCESS, Status.EIGENPAIRS_FAILED),
             failure_unless(~crowded, Status.EDGE_FULL),
@@ -121,7 +126,12 @@ class CentralStepper:
     def row(self, measure: CentralPoint) -> tuple[CentralPath, Int[Array, ""]]:
         """A point with its eigenvalues, and C over the last step."""
         edge_point = measure.edge_point
-        row = CentralPath(edge_point.params, edge_point.eigenvalues, measure.covariance)
+        row = CentralPath(
+            edge_point.params,
+            edge_point.eigenvalues,
+            measure.covariance,
+            edge_point.edge_frame[: self.num_kept],
+        )
         return row, jnp.zeros((), jnp.int32)  # whether its eigenvalues are known, measure has said
 
     def attempt(self, measure: CentralPoint, step: Float[Array, ""]) -> Trial[CentralPoint]:
@@ -129,6 +139,7 @@ class CentralStepper:
         point, dynamics = measure, self.dynamics
         excess = jnp.maximum(point.edge_point.eigenvalues[0] - dynamics.edge, 0.0)
         target = dynamics.edge + excess * jnp.exp(-_RETURN_RATE * step)
+        target = jnp.where(self.edge, target, jnp.finfo(step.dtype).max)  # above every eigenvalue
         tried = attempt(dynamics, point.edge_point, point.touching, step, target, point.counts)
         missed = tried.above & ~point.touching & (tried.status == Status.SUCCESS)
         end = CentralPoint(
@@ -147,31 +158,41 @@ class CentralStepper:
         return Trial(end, start, error=tried.error, repeat=missed, status=tried.status)
 
 
-@compiled(static_argnames=("max_edge", "step_correction"))
+def is_crowded(
+    point: CentralPoint, edge: Float[Array, ""], rtol: Float[Array, ""]
+) -> Bool[Array, ""]:
+    """Whether an eigenvalue that is not followed is at the edge, within a few tolerances."""
+    margin = jnp.maximum(1e-3, 3.0 * rtol)
+    return point.edge_point.next_eigenvalue >= (1.0 - margin) * edge
+
+
+@compiled(static_argnames=("num_edge", "step_correction", "keep_eigenvectors"))
 def begin(
     problem: Problem,
     params: Params,
+    *,
     times: Array,
     learning_rate: Array,
     weight_decay: Array,
     rtol: Array,
     step_size: Array,
-    *,
-    max_edge: int,
+    num_edge: int,
     step_correction: bool,
+    keep_eigenvectors: bool,
 ) -> tuple[Progress[CentralPoint], CentralPath]:
     """An integration before its first step, and its outputs, of which none has been reached.
 
     Args:
-      problem, params, times, learning_rate, weight_decay, rtol, step_size, max_edge,
-        step_correction: as of ``integrate``.
+      problem, params: as of ``integrate``.
+      times, learning_rate, weight_decay, rtol, step_size, num_edge, step_correction,
+        keep_eigenvectors: as of ``integrate``.
     """
     flat, unravel = ravel_pytree(params)
     dynamics = _dynamics(
-        problem, unravel, learning_rate, weight_decay, rtol, max_edge, step_correction
+        problem, unravel, learning_rate, weight_decay, rtol, num_edge, step_correction
     )
     zero = jnp.zeros((), jnp.int32)
-    none = jnp.zeros((max_edge, max_edge), flat.dtype)
+    none = jnp.zeros((num_edge, num_edge), flat.dtype)
     edge_point, counts = dynamics.edge_point(
         flat, Counts(gradients=zero, products=zero, third=zero), None
     )
@@ -185,16 +206,19 @@ def begin(
         started=jnp.asarray(False),
         counts=counts.plus(gradients=1),
     )
+    num_kept = num_edge if keep_eigenvectors else 0
     path = CentralPath(
         *(
-            jnp.full((times.shape[0], *leaf.shape), jnp.nan, flat.dtype)
-            for leaf in (flat, edge_point.eigenvalues, none)
+            jnp.full((times.shape[0], *shape), jnp.nan, flat.dtype)
+            for shape in (flat.shape, (num_edge,), none.shape, (num_kept, flat.shape[0]))
         )
     )
     return Progress.begun(start, time=times[0], step=first_step), path
 
 
-@compiled(static_argnames=("max_edge", "step_correction"), donate_argnames=("path",))
+@compiled(
+    static_argnames=("num_edge", "step_correction", "keep_eigenvectors"), donate_argnames=("path",)
+)
 def integrate(
     problem: Problem,
     params: Params,
@@ -208,22 +232,25 @@ def integrate(
     rtol: Array,
     step_size: Array,
     max_steps: Array,
-    max_edge: int,
+    edge: Array,
+    num_edge: int,
     step_correction: bool,
+    keep_eigenvectors: bool,
 ) -> tuple[Progress[CentralPoint], CentralPath]:
     """Integrate from ``start`` to the last output time, a rest, or until something fails.
 
     Args:
       problem: gives the loss.
       params: w at the first output time, for its structure.
-      start: of ``begin``, or where an integration rests.
+      start: of ``begin``, or of ``with_room``.
       path: what is known so far; its memory is reused.
       pause: how many steps and rejected steps there are when it rests, shape ().
       times: output times t, in steps of GD, shape (T,), increasing, but for repeats at the end.
       learning_rate, weight_decay: η and λ, shape ().
-      rtol, max_steps: as in ``central_flow``, shape ().
+      rtol, max_steps, edge: as in ``central_flow``, shape ().
       step_size: a fixed step in t, or NaN for error control, shape ().
-      max_edge, step_correction: as in ``central_flow``.
+      num_edge: eigenvalues k that are followed.
+      step_correction, keep_eigenvectors: as in ``central_flow``.
 
     Returns:
       Where it ended, and the path.
@@ -232,10 +259,10 @@ def integrate(
     """
     unravel = ravel_pytree(params)[1]
     dynamics = _dynamics(
-        problem, unravel, learning_rate, weight_decay, rtol, max_edge, step_correction
+        problem, unravel, learning_rate, weight_decay, rtol, num_edge, step_correction
     )
     return integration.integrate(
-        CentralStepper(dynamics, rtol),
+        CentralStepper(dynamics, rtol, edge, num_edge if keep_eigenvectors else 0),
         start,
         path,
         times,
@@ -243,6 +270,59 @@ def integrate(
         step_size=step_size,
         max_steps=max_steps,
         pause=pause,
+    )
+
+
+@compiled(static_argnames=("num_edge", "step_correction"))
+def with_room(
+    problem: Problem,
+    params: Params,
+    progress: Progress[CentralPoint],
+    path: CentralPath,
+    *,
+    learning_rate: Array,
+    weight_decay: Array,
+    rtol: Array,
+    num_edge: int,
+    step_correction: bool,
+) -> tuple[Progress[CentralPoint], CentralPath]:
+    """The same integration with more eigenvalues that are followed, ready to go on.
+
+    Args:
+      problem, params, learning_rate, weight_decay, rtol, step_correction: as of ``integrate``.
+      progress, path: where it stands.
+      num_edge: eigenvalues that are followed from here on.
+    """
+    point = progress.point
+    flat, unravel = point.edge_point.params, ravel_pytree(params)[1]
+    dynamics = _dynamics(
+        problem, unravel, learning_rate, weight_decay, rtol, num_edge, step_correction
+    )
+    edge_point, counts = dynamics.edge_point(flat, point.counts, point.edge_point.frame)
+    # The eigenvectors of the same eigenvalues, which Lanczos' method may give other signs, and turn
+    # where eigenvalues coincide, as they do at the edge.
+    turn = edge_point.edge_frame @ point.edge_point.edge_frame.T
+    more = num_edge - point.covariance.shape[0]
+    known = jnp.isfinite(path.params[:, 0])
+    nothing = jnp.where(known, 0.0, jnp.nan).astype(flat.dtype)
+    vectors = path.eigenvectors
+    if vectors.shape[1]:
+        room = jnp.broadcast_to(nothing[:, None, None], (vectors.shape[0], more, flat.shape[0]))
+        vectors = jnp.concatenate([vectors, room], axis=1)
+    padded = jnp.pad(path.covariance, ((0, 0), (0, more), (0, more)))
+    started = CentralPoint(
+        edge_point=edge_point,
+        covariance=turn @ point.covariance @ turn.T,
+        first_covariance=jnp.pad(point.first_covariance, ((0, more), (0, more))),
+        touching=point.touching,
+        started=point.started,
+        counts=counts,
+    )
+    return progress._replace(point=started, status=jnp.zeros_like(progress.status)), CentralPath(
+        params=path.params,
+        eigenvalues=jnp.pad(path.eigenvalues, ((0, 0), (0, more)), constant_values=jnp.nan),
+        covariance=jnp.where(known[:, None, None], padded, jnp.nan),
+        eigenvectors=vectors,
     )
 
 
@@ -262,13 +342,16 @@ def finished_rows(
     first = jnp.where(end.started, end.first_covariance, jnp.nan)
     covariance = path.covariance.at[0].set(first)
     loss = jax.lax.map(lambda point: problem.loss_value(unravel(point)), path.params)
-    oscillation = jnp.einsum("ta,taa->t", path.eigenvalues, covariance)
+    variances = jnp.diagonal(covariance, axis1=1, axis2=2)
+    # an eigenvalue that was not followed is NaN, and nothing oscillates along its eigenvector
+    parts = jnp.where(variances == 0.0, 0.0, path.eigenvalues * variances)
     return CentralRows(
         params=path.params,
         loss=loss,
-        mean_loss=loss + 0.5 * oscillation,
+        mean_loss=loss + 0.5 * jnp.sum(parts, axis=1),
         eigenvalues=path.eigenvalues,
         covariance=covariance,
+        eigenvectors=path.eigenvectors,
         norm_squared=jnp.sum(jnp.square(path.params), axis=1),
     )
 
@@ -279,13 +362,13 @@ def _dynamics(
     learning_rate: Array,
     weight_decay: Array,
     rtol: Array,
-    max_edge: int,
+    num_edge: int,
     step_correction: bool,
 ) -> Dynamics:
     return Dynamics(
         problem=problem,
         unravel=unravel,
-        k=max_edge,
+        k=num_edge,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         # 30 units of rounding are what products with the Hessian of a network can be trusted to

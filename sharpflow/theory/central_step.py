@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from sharpflow.theory.central_dynamics import Counts, Dynamics, EdgePoint
+from sharpflow.theory.central_response import answers
 from sharpflow.theory.edge import solve_edge_program, symmetric_to_vector, vector_to_symmetric
 from sharpflow.theory.edge_geometry import continuing_turn
 from sharpflow.theory.relaxation import num_stages, relax
@@ -55,15 +56,14 @@ def attempt(
       target: for the largest eigenvalue of ∇²L at the end.
       counts: so far.
     """
-    stages = num_stages(step * dynamics.fastest(here))
+    stages = num_stages(step * dynamics.fastest(here, corrected=dynamics.step_correction))
     hold = jax.lax.cond(
         touching,
         lambda: _hold(dynamics, here, step, stages, target, counts),
         lambda: _no_hold(here, counts),
     )
     params, error = _sweep(dynamics, here, step, stages, hold.pull)
-    counts = hold.counts.plus(gradients=stages + 2)
-    counts = counts.plus(products=stages + 2) if dynamics.step_correction else counts
+    counts = dynamics.counted_rates(hold.counts, stages + 1)
     point, counts = dynamics.edge_point(params, counts, hold.frame)
     length = norm(here.params)
     corrected = norm(params - hold.predicted) / length
@@ -130,39 +130,31 @@ def _hold(
     of the start; the corrector has seen them at the predicted point, and takes the
     mean pull of both ends.
     """
-    k, num_pairs = dynamics.k, dynamics.k * (dynamics.k + 1) // 2
+    k = dynamics.k
     target_block = target * jnp.eye(k, dtype=step.dtype)
     slopes = dynamics.third_derivatives(here.params, here.edge_frame)
-
-    def end(pull: Array) -> Array:
-        return relax(dynamics.rate(pull), here.params, step, stages)
-
-    def moved_block(move: Array) -> Array:
-        return vector_to_symmetric(slopes @ move, k)
-
-    free = end(jnp.zeros_like(here.params))
-    lowering = -_response(dynamics, here, step, stages, 0.5 * slopes) @ slopes.T
+    num_pairs = slopes.shape[0]
+    force, response, num_products = answers(dynamics, here, step, stages, slopes)
+    counts = counts.plus(gradients=1, products=num_products, third=num_pairs)
+    lowering = 0.5 * response @ slopes.T
     lowering = 0.5 * (lowering + lowering.T)
-    change = moved_block(free - here.params)
+    change = vector_to_symmetric(-response @ force, k)
     block = jnp.diag(here.eigenvalues) + change
     covariance, possible = _holding(lowering, block - target_block)
-    predicted = end(0.5 * symmetric_to_vector(covariance) @ slopes)
-    twice = 2 if dynamics.step_correction else 1
-    counts = counts.plus(
-        gradients=3 * stages,
-        products=(num_pairs * twice + 3 * (twice - 1)) * stages,
-        third=2 * num_pairs,
-    )
+    pull = 0.5 * symmetric_to_vector(covariance) @ slopes
+    predicted = relax(dynamics.rate(pull), here.params, step, stages)
+    counts = dynamics.counted_rates(counts, stages)
     there, counts = dynamics.edge_point(predicted, counts, here.frame)
     rounding = jnp.finfo(step.dtype).eps * dynamics.edge
     spread = jnp.maximum(jnp.max(jnp.abs(change)), rounding)
     turn = _turn(here, there, spread)
     later_slopes = dynamics.third_derivatives(predicted, turn @ there.edge_frame)
+    counts = counts.plus(third=num_pairs)
     mean_slopes = 0.5 * (slopes + later_slopes)
 
     # what was seen at the predicted point, what the pull of the end changes of it, and C lifted
-    refined = end(0.5 * symmetric_to_vector(covariance) @ mean_slopes)
-    block = turn @ jnp.diag(there.eigenvalues) @ turn.T + moved_block(refined - predicted)
+    more = 0.5 * symmetric_to_vector(covariance) @ mean_slopes - pull
+    block = turn @ jnp.diag(there.eigenvalues) @ turn.T - vector_to_symmetric(response @ more, k)
     block = block + vector_to_symmetric(lowering @ symmetric_to_vector(covariance), k)
     covariance, still_possible = _holding(lowering, block - target_block)
     return _Hold(
@@ -190,25 +182,11 @@ def _sweep(
 ) -> tuple[Array, Array]:
     """The end of a step with a constant pull, and its error relative to ‖w‖."""
     rate, start = dynamics.rate(pull), here.params
-    end = relax(rate, start, step, stages)
+    first_rate = rate(start)
+    end = relax(rate, start, step, stages, first_rate)
     # Sommeijer, Shampine and Verwer 1998: the third derivative from both ends
-    error = 0.8 * (start - end) + 0.4 * step * (rate(start) + rate(end))
+    error = 0.8 * (start - end) + 0.4 * step * (first_rate + rate(end))
     return end, norm(error) / norm(start)
-
-
-def _response(
-    dynamics: Dynamics, here: EdgePoint, step: Array, stages: Array, forces: Float[Array, "p d"]
-) -> Float[Array, "p d"]:
-    """What each constant force adds to the end of ``_sweep``, to first order."""
-    _, product = jax.linearize(dynamics.gradient, here.params)
-
-    def rate(moved: Array) -> Array:
-        pulled = jax.vmap(product)(moved) + dynamics.weight_decay * moved + forces
-        if dynamics.step_correction:
-            pulled = dynamics.corrected(pulled, jax.vmap(product))
-        return -dynamics.learning_rate * pulled
-
-    return relax(rate, jnp.zeros_like(forces), step, stages)
 
 
 def _holding(lowering: Float[Array, "p p"], excess: Float[Array, "k k"]) -> tuple[Array, Array]:

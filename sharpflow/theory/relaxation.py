@@ -26,7 +26,11 @@ def num_stages(decay: Float[Array, ""]) -> Int[Array, ""]:
 
 
 def relax(
-    rate: Rate, start: Float[Array, "*shape"], step: Array, stages: Array
+    rate: Rate,
+    start: Float[Array, "*shape"],
+    step: Array,
+    stages: Array,
+    first_rate: Float[Array, "*shape"] | None = None,
 ) -> Float[Array, "*shape"]:
     """One second-order step of dy/dt = rate(y) that is stable for fast decay.
 
@@ -39,13 +43,14 @@ def relax(
       start: y, any shape.
       step: length of the step, shape ().
       stages: s, at least 3, shape ().
+      first_rate: ``rate(start)`` where it is known, as ``start``.
 
     Returns:
       y at the end of the step, as ``start``.
 
     Source: Meyer, Balsara and Aslam 2014, RKL2, equations (16) and (17).
     """
-    first = step.astype(start.dtype) * rate(start)
+    first = step.astype(start.dtype) * (rate(start) if first_rate is None else first_rate)
     count = stages.astype(start.dtype)
     # The coefficients follow from the number of stages while the program runs: the stiffness
     # changes from step to step, and a table would hold one number of stages each.

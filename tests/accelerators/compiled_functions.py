@@ -95,9 +95,10 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
         "on_sphere": True,
         "max_steps": _COUNT,
     }
-    rates = {"times": times, "learning_rate": one, "weight_decay": one, "rtol": one}
-    central = rates | {"step_size": one, "max_edge": k, "step_correction": True}
+    rates = {"learning_rate": one, "weight_decay": one, "rtol": one, "step_correction": True}
+    central = rates | {"times": times, "step_size": one, "num_edge": k, "keep_eigenvectors": True}
     begun, central_path = central_integration.begin(problem, params, **central)
+    limits = {"max_steps": _COUNT, "edge": wanted}
     retraction, tolerance = _begin(problem, params, on_sphere=True)
     projected = {"k": k, "on_sphere": True}
     projections = _no_projections(problem, path, **projected)
@@ -151,9 +152,10 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
         ),
         "theory.central_integration.begin": {"": Call((problem, params), central)},
         "theory.central_integration.integrate": {
-            "": Call(
-                (problem, params, begun, central_path, _COUNT), central | {"max_steps": _COUNT}
-            )
+            "": Call((problem, params, begun, central_path, _COUNT), central | limits)
+        },
+        "theory.central_integration.with_room": {
+            "": Call((problem, params, begun, central_path), rates | {"num_edge": k + 1})
         },
         "theory.central_integration.finished_rows": {
             "": Call((problem, params, begun.point, central_path))

@@ -61,6 +61,8 @@ def _circle_covariance(points: np.ndarray) -> np.ndarray:
 
 
 TAU = np.linspace(0.0, 1.0, 6)
+# ∇²L = 0 along the valley, so that the step correction multiplies every force there by 1 + ηλ/2.
+HASTE = 1.0 + 0.5 * ETA * DECAY
 ON_CIRCLE = CENTRE + RADIUS * np.array([np.cos(0.7), np.sin(0.7)])
 VALLEY = {"learning_rate": ETA, "weight_decay": DECAY, "max_edge": 2}
 
@@ -72,7 +74,9 @@ def _valley_flow(problem: sf.Problem, start: np.ndarray, **options) -> sf.Centra
 
 def test_below_the_edge_it_is_gradient_flow_with_weight_decay(bowl) -> None:
     start, rates = np.array([1.0, -1.0, 2.0, 0.5]), (0.5, 0.02)
-    flow = sf.central_flow(bowl, jnp.asarray(start), *rates, TAU, max_edge=2, rtol=1e-4)
+    flow = sf.central_flow(
+        bowl, jnp.asarray(start), *rates, TAU, max_edge=2, rtol=1e-4, step_correction=False
+    )
     expected = start * np.exp(-(CURVATURES + rates[1]) * TAU[:, None] / rates[1])
     # steps of error below 0.3 rtol in a contraction with modulus e^{−0.26 h}: they do not add up
     np.testing.assert_allclose(flow.params, expected, rtol=0, atol=1e-4 * np.linalg.norm(start))
@@ -100,7 +104,8 @@ def test_a_clock_of_its_own_serves_without_weight_decay(bowl) -> None:
     flow = sf.central_flow(
         bowl, jnp.asarray(start), 0.5, 0.0, TAU, max_edge=2, rtol=1e-4, intrinsic_rate=0.01
     )
-    expected = start * np.exp(-0.5 * CURVATURES * TAU[:, None] / 0.01)
+    decay = 0.5 * CURVATURES
+    expected = start * np.exp(-(decay + 0.5 * decay**2) * TAU[:, None] / 0.01)
     np.testing.assert_allclose(flow.params, expected, rtol=0, atol=1e-4 * np.linalg.norm(start))
 
 
@@ -108,9 +113,7 @@ def test_the_step_correction_leaves_gd_an_error_of_third_order_in_the_step(bowl)
     """On a quadratic loss GD multiplies by 1 − z, the corrected flow by e^{−z − z²/2}."""
     start, rates = np.array([0.0, 0.0, 2.0, 2.0]), (0.5, 0.02)
     steps = np.round(TAU / 0.01)[:, None]
-    flow = sf.central_flow(
-        bowl, jnp.asarray(start), *rates, TAU, max_edge=2, rtol=1e-4, step_correction=True
-    )
+    flow = sf.central_flow(bowl, jnp.asarray(start), *rates, TAU, max_edge=2, rtol=1e-4)
     decay = rates[0] * (CURVATURES + rates[1])
     expected = start * np.exp(-(decay + 0.5 * decay**2) * steps)
     np.testing.assert_allclose(flow.params, expected, rtol=0, atol=1e-4 * np.linalg.norm(start))
@@ -122,7 +125,7 @@ def test_the_step_correction_leaves_gd_an_error_of_third_order_in_the_step(bowl)
 @pytest.mark.parametrize("start", [ON_CIRCLE, 1.6 * ON_CIRCLE], ids=["edge", "below"])
 def test_the_edge_is_entered_and_held_as_in_closed_form(round_valley, start) -> None:
     flow = _valley_flow(round_valley, start, rtol=1e-4)
-    expected = _along_the_circle(start, TAU)
+    expected = _along_the_circle(start, HASTE * TAU)
     # some 30 to 70 steps with errors below 0.3 rtol each, most of them far below
     np.testing.assert_allclose(flow.params[:, 1:], expected, rtol=0, atol=5e-4)
     inside = np.isclose(np.linalg.norm(expected - CENTRE, axis=1), RADIUS)
@@ -140,9 +143,11 @@ def test_the_edge_is_entered_and_held_as_in_closed_form(round_valley, start) -> 
 def test_steps_are_of_second_order_at_the_edge_and_before_it(bowl, round_valley) -> None:
     start = jnp.asarray([1.0, -1.0, 2.0, 0.5])
     sizes = np.array([0.025, 0.0125, 0.00625])
-    exact = _along_the_circle(ON_CIRCLE, TAU)
+    exact = _along_the_circle(ON_CIRCLE, HASTE * TAU)
     rates = (0.1, 0.05)
-    decayed = np.exp(-(CURVATURES + rates[1]) * TAU[:, None] / rates[1]) * np.asarray(start)
+    decay = rates[0] * (CURVATURES + rates[1])
+    time = TAU[:, None] / (rates[0] * rates[1])
+    decayed = np.exp(-(decay + 0.5 * decay**2) * time) * np.asarray(start)
     for errors in (
         [
             np.abs(_valley_flow(round_valley, ON_CIRCLE, step_size=size).params[:, 1:] - exact)
@@ -228,6 +233,72 @@ def test_an_edge_without_room_is_reported(cone_valley) -> None:
     assert int(solve(throw=False).status) == Status.EDGE_FULL
     with pytest.raises(RuntimeError, match="max_edge = 1 must grow"):
         solve()
+
+
+VALLEYS, STIFFNESS, AIM = 5, 1e-3, 0.3
+
+
+@pytest.fixture(scope="module")
+def valleys() -> sf.Problem:
+    """Σ ½ u_i y_i² + ½κ Σ (u_i − u*)²: each u_i moves to the edge by itself, and stays there."""
+
+    def loss(w):
+        u = w["u"]
+        return 0.5 * (jnp.sum(u * w["y"] ** 2) + STIFFNESS * jnp.sum(jnp.square(u - AIM)))
+
+    return sf.Problem(init=lambda _: {"u": jnp.ones(VALLEYS), "y": jnp.ones(VALLEYS)}, loss=loss)
+
+
+def _free_valleys(start: np.ndarray, tau: np.ndarray) -> np.ndarray:
+    """u(τ) without an edge: GD + WD's step z, corrected, is one of z + z²/2."""
+    step = ETA * (STIFFNESS + DECAY)
+    rest = STIFFNESS * AIM / (STIFFNESS + DECAY)
+    time = tau[:, None] / (ETA * DECAY)
+    return rest + (start - rest) * np.exp(-(step + 0.5 * step**2) * time)
+
+
+def test_the_number_of_eigenvalues_followed_grows_with_the_edge(valleys) -> None:
+    """Five eigenvalues reach the edge, one by one; the first program has room for four."""
+    start = EDGE * np.array([0.95, 0.9, 0.85, 0.8, 0.7])
+    params = {"u": jnp.asarray(start), "y": jnp.zeros(VALLEYS)}
+    solve = partial(sf.central_flow, valleys, params, ETA, DECAY, TAU, rtol=1e-4)
+    flow = solve()
+    assert int(flow.status) == Status.SUCCESS
+    free = _free_valleys(start, TAU)
+    np.testing.assert_allclose(flow.params["u"], np.minimum(free, EDGE), rtol=0, atol=1e-3 * EDGE)
+    num_followed = np.sum(np.isfinite(flow.eigenvalues), axis=1)
+    assert (num_followed[0], num_followed[-1]) == (4, 6) and np.all(np.diff(num_followed) >= 0)
+    assert np.all(free[-1] > EDGE)  # all five are at the edge, and κ(u* − E) − λE = ½C for each
+    held = 2.0 * (STIFFNESS * (AIM - EDGE) - DECAY * EDGE)
+    values, covariance = np.asarray(flow.eigenvalues[-1]), np.asarray(flow.covariance[-1])
+    variances = np.sort(np.linalg.eigvalsh(covariance))
+    np.testing.assert_allclose(variances[1:], held, rtol=1e-3)
+    np.testing.assert_allclose(variances[0], 0.0, atol=1e-6 * held)
+    np.testing.assert_allclose(values[:5], EDGE, rtol=1e-4)
+    np.testing.assert_allclose(flow.mean_loss[-1] - flow.loss[-1], 2.5 * EDGE * held, rtol=1e-3)
+    assert np.all(np.isfinite(flow.mean_loss))
+
+    # of quadratic functions the mean is exact: Cᵧ = ⟨yyᵀ⟩, as it is in the basis of the valleys
+    moments = np.asarray(flow.mean_of(lambda w: jnp.outer(w["y"], w["y"])))
+    np.testing.assert_allclose(moments[-1], held * np.eye(VALLEYS), rtol=0, atol=1e-3 * held)
+    traces = np.trace(flow.covariance, axis1=1, axis2=2)
+    np.testing.assert_allclose(np.trace(moments, axis1=1, axis2=2), traces, rtol=1e-10)
+    np.testing.assert_allclose(flow.mean_of(valleys.loss_value), flow.mean_loss, rtol=1e-6)
+
+    full = solve(max_edge=4, throw=False)
+    assert int(full.status) == Status.EDGE_FULL and np.isnan(full.loss[-1])
+
+
+def test_without_an_edge_it_is_the_flow_that_gd_follows_where_it_is_stable(valleys) -> None:
+    start = EDGE * np.array([0.95, 0.9, 0.85, 0.8, 0.7])
+    params = {"u": jnp.asarray(start), "y": jnp.zeros(VALLEYS)}
+    flow = sf.central_flow(valleys, params, ETA, DECAY, TAU, rtol=1e-4, edge=False)
+    free = _free_valleys(start, TAU)
+    assert np.all(free[-1] > 1.2 * EDGE)
+    np.testing.assert_allclose(flow.params["u"], free, rtol=0, atol=1e-4 * np.linalg.norm(free[-1]))
+    np.testing.assert_array_equal(flow.covariance, 0.0)
+    with pytest.raises(ValueError, match="keep_eigenvectors must be True"):
+        flow.replace(eigenvectors=None).mean_of(valleys.loss_value)
 
 
 def _flat(path: sf.models.Params) -> np.ndarray:
