@@ -17,7 +17,7 @@ from sharpflow.theory.edge_geometry import (
     edge_response,
     edge_space,
 )
-from sharpflow.theory.flow_step import attempt
+from sharpflow.theory.flow_step import Trend, attempt
 from sharpflow.theory.integration import Progress, Trial
 from sharpflow.theory.linearization import Method, Residual, linearize
 from sharpflow.theory.residuals import residual_form
@@ -40,14 +40,15 @@ class FlowPoint:
     Attributes:
       theta: ζ, shape (d,).
       log_threshold: s = log λ*, shape ().
-      frame: edge eigenvectors near it, in rows, shape (k, d); zero where none are known.
+      trend: of the rates on the way to it, with edge eigenvectors near it in the rows of its
+        frame; zero where nothing is known.
       crowding: whether M of the step that led there used all its rows, shape ().
       num_at_edge: eigenvalues that this M held at the edge, shape ().
     """
 
     theta: Float[Array, " d"]
     log_threshold: Float[Array, ""]
-    frame: Float[Array, "k d"]
+    trend: Trend
     crowding: Bool[Array, ""]
     num_at_edge: Int[Array, ""]
 
@@ -57,7 +58,7 @@ class FlowPoint:
         return cls(
             theta=theta,
             log_threshold=log_threshold,
-            frame=jnp.zeros((edge_dimension, theta.shape[0]), theta.dtype),
+            trend=Trend.unknown(edge_dimension, theta),
             crowding=jnp.asarray(False),
             num_at_edge=jnp.zeros((), jnp.int32),
         )
@@ -83,7 +84,7 @@ class _FlowMeasure(NamedTuple):
     """A point with its edge.
 
     Attributes:
-      point: with the eigenvectors there as its frame.
+      point: as it was reached.
       response: of the edge to M.
     """
 
@@ -122,7 +123,7 @@ class FlowStepper:
     def measure(self, point: FlowPoint) -> tuple[_FlowMeasure, Int[Array, ""]]:
         """The edge at a point; ``EDGE_FULL`` where more eigenvalues reach it than have room."""
         at_point = linearize(self.residual, point.theta, self.method)
-        space = edge_space(at_point, point.frame.shape[0], point.frame)
+        space = edge_space(at_point, point.trend.frame.shape[0], point.trend.frame)
         response = edge_response(
             space, point.log_threshold, kappa=self.kappa, on_sphere=self.on_sphere
         )
@@ -132,8 +133,7 @@ class FlowStepper:
         near = next_ratio >= 1.0 - jnp.maximum(1e-3, 3.0 * self.rtol)
         crowded = (point.crowding & near) | (next_ratio >= 1.0 + self.rtol)
         status = first_failure(response.status, failure_unless(~crowded, Status.EDGE_FULL))
-        here = point.replace(frame=space.frame)  # type: ignore[attr-defined]
-        return _FlowMeasure(here, response), status
+        return _FlowMeasure(point, response), status
 
     def row(self, measure: _FlowMeasure) -> tuple[FlowRows, Int[Array, ""]]:
         """A point with its eigenvalues, and M from there on."""
@@ -155,6 +155,7 @@ class FlowStepper:
         """A predictor and a corrector; see ``flow_step``."""
         tried = attempt(
             measure.response,
+            measure.point.trend,
             step,
             self.b,
             self.kappa,
@@ -167,7 +168,7 @@ class FlowStepper:
         end = FlowPoint(
             theta=tried.theta,
             log_threshold=tried.log_threshold,
-            frame=tried.frame,
+            trend=tried.trend,
             # a number too small for the edge shows in M, which then holds all of them there
             crowding=holding[0],
             num_at_edge=jnp.sum(holding, dtype=jnp.int32),
