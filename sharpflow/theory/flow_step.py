@@ -30,6 +30,7 @@ class Trend:
       frame: edge eigenvectors at the point that the step predicted, in rows, shape (k, d).
       ratios: their eigenvalues over λ*, shape (k,).
       gradient_slope: Σ_ab M_ab dĝ_ab/dτ, shape (d,).
+      covariance: M, in ``frame``, shape (k, k).
       edge_bend: the second derivative of the edge block less λ* I, over λ*, in ``frame``,
         shape (k, k).
     """
@@ -37,6 +38,7 @@ class Trend:
     frame: Float[Array, "k d"]
     ratios: Float[Array, " k"]
     gradient_slope: Float[Array, " d"]
+    covariance: Float[Array, "k k"]
     edge_bend: Float[Array, "k k"]
 
     @classmethod
@@ -47,6 +49,7 @@ class Trend:
             frame=jnp.zeros((k, like.shape[0]), dtype),
             ratios=jnp.zeros((k,), dtype),
             gradient_slope=jnp.zeros_like(like),
+            covariance=jnp.zeros((k, k), dtype),
             edge_bend=jnp.zeros((k, k), dtype),
         )
 
@@ -108,10 +111,18 @@ def attempt(
     # Trend and start are the same edge, but for the turn of its eigenvectors.
     distance = (start.ratios[:, None] - trend.ratios[None, :]) / (b * step)
     turn = continuing_turn(base.frame, trend.frame, distance)
-    edge_bend = turn @ trend.edge_bend @ turn.T
+    edge_bend, before = (turn @ matrix @ turn.T for matrix in (trend.edge_bend, trend.covariance))
+    # What M would change between eigenvalues that are well apart turns their eigenvectors, and the
+    # frame with them: it does not show in the block. The weight is that of the frame.
+    apart = start.ratios[:, None] - start.ratios[None, :]
+    turning = 1.0 - jnp.exp(-jnp.square(apart / (b * step)))
+
+    def turned(covariance: Array) -> Array:
+        return turning * _applied(start.gram, covariance)
+
     # In units of the threshold at the start, so that the program needs no D ≈ I.
     below = (identity - jnp.diag(start.ratios)) / step
-    drive = b * identity - below + 0.5 * step * edge_bend
+    drive = b * identity - below + 0.5 * step * edge_bend + turned(before)
     program = solve_edge_program(start.gram, drive, b)
     covariance = program.covariance
     start_rate = symmetric_to_vector(covariance) @ start.gradients
@@ -137,7 +148,7 @@ def attempt(
     growth = jnp.exp(predicted_threshold - start.log_threshold)
     below_at_end = growth * (identity - turn @ jnp.diag(predicted_ratios) @ turn.T) / step
     lowering = _lowering(start.gram, covariance, b)
-    missed = below + lowering - b * identity - below_at_end
+    missed = below + lowering - turned(covariance) - b * identity - below_at_end
     drive = lowering - below_at_end
     second_program = solve_edge_program(start.gram, drive, b)
     covariance = second_program.covariance
@@ -160,6 +171,7 @@ def attempt(
             frame=predicted.frame,
             ratios=predicted_ratios,
             gradient_slope=(end_rate - start_rate) / step,
+            covariance=turn.T @ covariance @ turn,
             edge_bend=turn.T @ (2.0 / (growth * step) * missed) @ turn,
         ),
         covariance=covariance,
@@ -178,6 +190,10 @@ def attempt(
 
 def _lowering(gram: Array, covariance: Array, b: Array) -> Array:
     """𝒢M + 2b tr(M) I, the rate at which M lowers the edge block."""
-    k = covariance.shape[0]
-    lowered = vector_to_symmetric(gram @ symmetric_to_vector(covariance), k)
-    return lowered + 2.0 * b * jnp.trace(covariance) * jnp.eye(k, dtype=covariance.dtype)
+    identity = jnp.eye(covariance.shape[0], dtype=covariance.dtype)
+    return _applied(gram, covariance) + 2.0 * b * jnp.trace(covariance) * identity
+
+
+def _applied(gram: Array, covariance: Array) -> Array:
+    """𝒢M."""
+    return vector_to_symmetric(gram @ symmetric_to_vector(covariance), covariance.shape[0])
