@@ -242,8 +242,14 @@ def vector_to_symmetric(vector: Float[Array, " p"], k: int) -> Float[Array, "k k
 
 def _congruence(matrix: Array) -> Array:
     """The map A -> S A Sᵀ as a matrix in the coordinates of ``symmetric_to_vector``."""
-    basis = _symmetric_basis(matrix.shape[0], matrix.dtype)
-    return jnp.tensordot(basis, matrix @ basis @ matrix.T, ((1, 2), (1, 2)))
+    rows, columns, weight = symmetric_weights(matrix.shape[0], matrix.dtype)
+    # S_ac for all rows a and columns c of the coordinates: products with a constant, which compile
+    # to far less than the indexing that they stand for
+    choice = jnp.asarray(np.eye(matrix.shape[0])[np.concatenate([rows, columns])], matrix.dtype)
+    (of_rows, crossed), (crossed_back, of_columns) = (
+        jnp.split(half, 2, axis=1) for half in jnp.split(choice @ matrix @ choice.T, 2)
+    )
+    return 0.5 * jnp.outer(weight, weight) * (of_rows * of_columns + crossed * crossed_back)
 
 
 def _symmetric_basis(k: int, dtype: DTypeLike) -> Array:

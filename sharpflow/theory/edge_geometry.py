@@ -87,9 +87,12 @@ def edge_gradients(space: EdgeSpace, *, on_sphere: bool = True) -> Float[Array, 
 
     Source: docs/theory.md, sections 4 and 8.
     """
+    return space.linearization.project(unprojected_edge_gradients(space), on_sphere=on_sphere)
+
+
+def unprojected_edge_gradients(space: EdgeSpace) -> Float[Array, "p d"]:
+    """∇³L[v_a, v_b] for every pair, as ``edge_gradients`` but with the part normal to Γ."""
     residual, theta = space.linearization.function, space.theta
-    # ∇⟨Jv_a, Jv_b⟩ = ⟨∇(Jv_a), Jv_b⟩ + ⟨Jv_a, ∇(Jv_b)⟩, of which one product gives one half. A
-    # third derivative of the loss is never formed.
     # ∇⟨Jv_a, Jv_b⟩ = ⟨∇(Jv_a), Jv_b⟩ + ⟨Jv_a, ∇(Jv_b)⟩, of which one product gives one half. A
     # third derivative of the loss is never formed.
     stretched = jax.vmap(lambda vector: jax.jvp(residual, (theta,), (vector,))[1])(space.frame)
@@ -99,8 +102,7 @@ def edge_gradients(space: EdgeSpace, *, on_sphere: bool = True) -> Float[Array, 
         return jax.vmap(pullback)(stretched)[0]
 
     half = jax.vmap(halves)(space.frame)
-    pairs = symmetric_to_vector(half + jnp.swapaxes(half, 0, 1))
-    return space.linearization.project(pairs, on_sphere=on_sphere)
+    return symmetric_to_vector(half + jnp.swapaxes(half, 0, 1))
 
 
 def weighted_edge_gradient(
@@ -137,8 +139,9 @@ class EdgeResponse:
       space: the edge space at the point.
       log_threshold: s = log λ*, shape ().
       ratios: edge eigenvalues over λ*, descending, shape (k,).
-      gradients: (1 + κ) P_Γ ∇³L[v_a, v_b]/λ*, as ``edge_gradients``, shape (p, d): dζ/dτ is
-        −M · gradients.
+      gradients: (1 + κ) ∇³L[v_a, v_b]/λ*, as ``unprojected_edge_gradients``, shape (p, d). They
+        are not projected: a step asks for the projections of two sums of them, and 𝒢 of all of
+        them costs less than their projections.
       gram: 𝒢, how fast M lowers the edge block by that motion, shape (p, p).
     """
 
@@ -148,10 +151,15 @@ class EdgeResponse:
     gradients: Float[Array, "p d"]
     gram: Float[Array, "p p"]
 
+    def rate(self, covariance: Float[Array, "k k"], *, on_sphere: bool) -> Float[Array, " d"]:
+        """Σ_ab M_ab ĝ_ab, of which dζ/dτ is the negative, shape (d,)."""
+        total = symmetric_to_vector(covariance) @ self.gradients
+        return self.space.linearization.project(total, on_sphere=on_sphere)
+
     @property
     def status(self) -> Int[Array, ""]:
-        """Of the edge space, or ``PROJECTION_FAILED`` where a gradient is not finite."""
-        projected = failure_unless(jnp.all(jnp.isfinite(self.gradients)), Status.PROJECTION_FAILED)
+        """Of the edge space, or ``PROJECTION_FAILED`` where 𝒢 is not finite."""
+        projected = failure_unless(jnp.all(jnp.isfinite(self.gram)), Status.PROJECTION_FAILED)
         return first_failure(self.space.status, projected)
 
 
@@ -176,13 +184,14 @@ def edge_response(
     Source: docs/theory.md, section 4, and with κ docs/flat-directions.md.
     """
     scale = jnp.exp(-log_threshold)
-    gradients = scale * edge_gradients(space, on_sphere=on_sphere)
+    gradients = scale * unprojected_edge_gradients(space)
+    gram = space.linearization.projected_gram(gradients, on_sphere=on_sphere)
     return EdgeResponse(
         space=space,
         log_threshold=log_threshold,
         ratios=scale * space.eigenvalues,
         gradients=(1.0 + kappa) * gradients,
-        gram=(1.0 + kappa) * (gradients @ gradients.T),
+        gram=(1.0 + kappa) * gram,
     )
 
 

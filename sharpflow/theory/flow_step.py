@@ -125,7 +125,7 @@ def attempt(
     drive = b * identity - below + 0.5 * step * edge_bend + turned(before)
     program = solve_edge_program(start.gram, drive, b)
     covariance = program.covariance
-    start_rate = symmetric_to_vector(covariance) @ start.gradients
+    start_rate = start.rate(covariance, on_sphere=on_sphere)
     predicted_rate = start_rate + 0.5 * step * trend.gradient_slope
     # residuals are of order one, unless their tolerance says that they are smaller
     order = tolerance / usual_tolerance(step.dtype)
@@ -152,7 +152,7 @@ def attempt(
     drive = lowering - below_at_end
     second_program = solve_edge_program(start.gram, drive, b)
     covariance = second_program.covariance
-    start_rate = symmetric_to_vector(covariance) @ start.gradients
+    start_rate = start.rate(covariance, on_sphere=on_sphere)
     end_rate = ((1.0 + kappa) * predicted_scale) * weighted_edge_gradient(
         predicted, turn.T @ covariance @ turn, on_sphere=on_sphere
     )

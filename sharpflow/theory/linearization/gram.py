@@ -12,6 +12,7 @@ from sharpflow.theory.linearization.iterative import IterativeLinearization
 from sharpflow.theory.linearization.protocol import Residual
 from sharpflow.theory.linearization.spectrum import (
     batch_size,
+    gram_without,
     inverse_of,
     map_rows,
     nonzero,
@@ -66,9 +67,9 @@ class GramLinearization:
         )
 
     def nearby(self, theta: Float[Array, " d"]) -> "IterativeLinearization":
-        """By products, preconditioned with the Gram matrix here."""
-        preconditioner = (self.basis, jnp.sqrt(self._inverse()))
-        return IterativeLinearization.of(self.function.func, theta, preconditioner)
+        """By products, with the Gram matrix here as its base."""
+        base = (self.eigenvalues, self.basis)
+        return IterativeLinearization.of(self.function.func, theta, base)
 
     def _inverse(self) -> Float[Array, " m"]:
         return inverse_of(self.eigenvalues, nonzero(self.eigenvalues))
@@ -100,3 +101,16 @@ class GramLinearization:
 
         vectors = without_radial(vectors, self.theta) if on_sphere else vectors
         return map_rows(one, vectors)
+
+    @full_precision
+    def projected_gram(
+        self, vectors: Float[Array, "p d"], *, on_sphere: bool = True
+    ) -> Float[Array, "p p"]:
+        if vectors.dtype != jnp.float64:
+            projected = self.project(vectors, on_sphere=on_sphere)
+            return projected @ projected.T
+        vectors = without_radial(vectors, self.theta) if on_sphere else vectors
+        _, push = jax.linearize(self.function, self.theta)
+        batch = batch_size(vectors.shape[1], vectors.shape[0])
+        stretched = jax.lax.map(push, vectors, batch_size=batch)
+        return gram_without(vectors, stretched, self.basis, self._inverse())

@@ -12,8 +12,15 @@ from sharpflow.models.precision import full_precision
 from sharpflow.models.representation import summarized
 from sharpflow.theory.lanczos import lanczos
 from sharpflow.theory.least_squares import least_norm_solution
+from sharpflow.theory.linearization.davidson import davidson, num_followed
 from sharpflow.theory.linearization.protocol import Residual
-from sharpflow.theory.linearization.spectrum import map_rows, unit_rows, without_radial
+from sharpflow.theory.linearization.spectrum import (
+    inverse_of,
+    map_rows,
+    nonzero,
+    unit_rows,
+    without_radial,
+)
 from sharpflow.theory.scaling import norm
 
 
@@ -23,22 +30,22 @@ class IterativeLinearization:
     """By products with J and Jᵀ alone: memory of a few vectors.
 
     J⁺ comes from ``least_norm_solution``, into which the directions that batch norm makes
-    null never enter. With a preconditioner K = US, where KKᵀ is the pseudo-inverse of JJᵀ
-    at a nearby point, it solves KᵀJ x = Kᵀr instead: that deflates what was null there and
-    takes few steps, KᵀJ being nearly a partial isometry.
+    null never enter. With the eigenvectors U of JJᵀ at a nearby point, its base, it solves
+    KᵀJ x = Kᵀr instead, K = US, where KKᵀ is the pseudo-inverse of JJᵀ there: that deflates what
+    was null there and takes few steps, KᵀJ being nearly a partial isometry. The largest
+    eigenvalues then come from those of the base, and from Lanczos' method otherwise.
 
     Attributes:
       theta, residual: the point and r there.
       function: r, as a ``jax.tree_util.Partial``.
-      preconditioner: U, eigenvectors of a nearby JJᵀ in columns, shape (m, m), and the
-        diagonal of S, the inverse roots of its eigenvalues, zero where they are cut, shape
-        (m,); or None.
+      base: eigenvalues of a nearby JJᵀ, descending, shape (m,), and U, its orthonormal
+        eigenvectors in columns, shape (m, m); or None.
     """
 
     theta: Float[Array, " d"]
     residual: Float[Array, " m"]
     function: Partial
-    preconditioner: tuple[Float[Array, "m m"], Float[Array, " m"]] | None = None
+    base: tuple[Float[Array, " m"], Float[Array, "m m"]] | None = None
 
     @classmethod
     @full_precision
@@ -46,17 +53,17 @@ class IterativeLinearization:
         cls,
         function: Residual,
         theta: Float[Array, " d"],
-        preconditioner: tuple[Array, Array] | None = None,
+        base: tuple[Array, Array] | None = None,
     ) -> "IterativeLinearization":
         return cls(
             theta=theta,
             residual=function(theta),
             function=Partial(function),
-            preconditioner=preconditioner,
+            base=base,
         )
 
     def nearby(self, theta: Float[Array, " d"]) -> "IterativeLinearization":
-        return self.of(self.function.func, theta, self.preconditioner)
+        return self.of(self.function.func, theta, self.base)
 
     @full_precision
     def solve(self, residual: Float[Array, " m"]) -> Float[Array, " d"]:
@@ -69,9 +76,10 @@ class IterativeLinearization:
         # repeat themselves, and ten times as many are what an ill-conditioned J may take.
         most = 10 * min(residual.shape[0], self.theta.shape[0]) + 100
         solution = partial(least_norm_solution, tolerance=tolerance, max_steps=most)
-        if self.preconditioner is None:
+        if self.base is None:
             return solution(push, lambda u: pull(u)[0], residual)
-        basis, scale = self.preconditioner
+        eigenvalues, basis = self.base
+        scale = jnp.sqrt(inverse_of(eigenvalues, nonzero(eigenvalues)))
         return solution(
             lambda x: scale * (basis.T @ push(x)),
             lambda u: pull(basis @ (scale * u))[0],
@@ -101,12 +109,28 @@ class IterativeLinearization:
         return map_rows(one, vectors)
 
     @full_precision
+    def projected_gram(
+        self, vectors: Float[Array, "p d"], *, on_sphere: bool = True
+    ) -> Float[Array, "p p"]:
+        projected = self.project(vectors, on_sphere=on_sphere)
+        return projected @ projected.T
+
+    @full_precision
     def top_eigenpairs(
         self, k: int, start: Float[Array, "q d"] | None = None
     ) -> tuple[Float[Array, " k"], Float[Array, "k d"]]:
-        """As of every linearization; NaN where Lanczos' method does not converge."""
+        """As of every linearization; NaN where the method does not converge."""
         _, push = jax.linearize(self.function, self.theta)
         pull = jax.linear_transpose(push, self.theta)
+        if self.base is not None and num_followed(k, self.residual.shape[0]) is not None:
+            values, rows = davidson(
+                lambda rows: map_rows(lambda row: push(pull(row)[0]), rows),
+                *self.base,
+                k,
+                tolerance=_tolerance(self.theta.dtype),
+            )
+            (vectors,) = jax.vmap(pull)(rows)
+            return values, unit_rows(vectors, values > 0)
         if start is None:
             block = jnp.zeros((1, self.residual.shape[0]), self.theta.dtype)  # nothing is known
         else:

@@ -49,6 +49,20 @@ class Linearization(Protocol):
         """
         ...
 
+    def projected_gram(
+        self, vectors: Float[Array, "p d"], *, on_sphere: bool = True
+    ) -> Float[Array, "p p"]:
+        """⟨P_Γ x_a, P_Γ x_b⟩ of all pairs of vectors, cheaper than the projections themselves.
+
+        Args:
+          vectors: x_a, shape (p, d).
+          on_sphere: whether Γ is taken within the sphere.
+
+        Returns:
+          Shape (p, p); NaN where an iterative solution does not converge.
+        """
+        ...
+
     def top_eigenpairs(
         self, k: int, start: Float[Array, "q d"] | None = None
     ) -> tuple[Float[Array, " k"], Float[Array, "k d"]]:

@@ -48,6 +48,28 @@ def without_radial(
     return vectors - jnp.tensordot(vectors @ unit, unit, axes=0)
 
 
+def gram_without(
+    vectors: Float[Array, "p d"],
+    stretched: Float[Array, "p m"],
+    basis: Float[Array, "m m"],
+    inverse: Float[Array, " m"],
+) -> Float[Array, "p p"]:
+    """⟨P x_a, P x_b⟩ for P = I − J⁺J, without a projection: by ‖P x‖² = ‖x‖² − ‖J⁺J x‖².
+
+    The part in the range of Jᵀ is as long as its coordinates in the orthonormal eigenvectors of
+    JᵀJ, which are products with Jx. The difference has the rounding of its terms, and that of
+    JJᵀ where its eigenvalues are small, so this is for float64.
+
+    Args:
+      vectors: x_a, shape (p, d).
+      stretched: J x_a, shape (p, m).
+      basis, inverse: eigenvectors of JJᵀ, in columns, and the inverse of its eigenvalues, zero
+        where they are cut.
+    """
+    coordinates = stretched @ (basis * jnp.sqrt(inverse)[None])
+    return vectors @ vectors.T - coordinates @ coordinates.T
+
+
 def map_rows(
     one: Callable[[Array], Array], vectors: Float[Array, "... d"]
 ) -> Float[Array, "... d"]:
