@@ -14,6 +14,7 @@ from sharpflow.theory.linearization.spectrum import (
     gram_without,
     inverse_of,
     nonzero,
+    product_with_transpose,
     unit_rows,
     without_radial,
 )
@@ -54,10 +55,10 @@ class DenseLinearization:
             # Backwards where there are fewer residuals than parameters, forwards otherwise: as many
             # products as the smaller side has.
             (jacobian,) = jax.vmap(pullback)(jnp.eye(m, dtype=theta.dtype))
-            gram = jacobian @ jacobian.T
+            gram = product_with_transpose(jacobian)
         else:
             jacobian = jax.jacfwd(function)(theta)
-            gram = jacobian.T @ jacobian
+            gram = product_with_transpose(jacobian.T)
         eigenvalues, basis = jnp.linalg.eigh(gram)
         return cls(
             theta=theta,

@@ -67,7 +67,19 @@ class IterativeLinearization:
 
     @full_precision
     def solve(self, residual: Float[Array, " m"]) -> Float[Array, " d"]:
-        return self._solve(residual, _tolerance(residual.dtype))
+        return self._solve(residual, self._tolerance())
+
+    def _tolerance(self) -> float:
+        """Relative, of conjugate gradients and of eigenvalues.
+
+        A hundred units of rounding in float32, where a tenth would be out of reach for an
+        ill-conditioned J. With ten times as much the error of a projection would come near that of
+        a step of the flow. In float64 a point with a base is one for a few uses, of which a step
+        asks for a thousandth of its own error.
+        """
+        if self.theta.dtype != jnp.float64:
+            return 1e-5
+        return 1e-10 if self.base is None else 1e-8
 
     def _solve(self, residual: Float[Array, " m"], tolerance: float | Array) -> Float[Array, " d"]:
         _, push = jax.linearize(self.function, self.theta)
@@ -92,7 +104,7 @@ class IterativeLinearization:
     ) -> Float[Array, "... d"]:
         """As of every linearization; NaN where conjugate gradients do not converge."""
         # the second pass tells and removes what the first left, down to rounding
-        first = _tolerance(vectors.dtype)
+        first = self._tolerance()
         passes = jnp.asarray([first, first**0.4], vectors.dtype)
 
         def one(vector: Array) -> Array:
@@ -127,7 +139,7 @@ class IterativeLinearization:
                 lambda rows: map_rows(lambda row: push(pull(row)[0]), rows),
                 *self.base,
                 k,
-                tolerance=_tolerance(self.theta.dtype),
+                tolerance=self._tolerance(),
             )
             (vectors,) = jax.vmap(pull)(rows)
             return values, unit_rows(vectors, values > 0)
@@ -135,17 +147,8 @@ class IterativeLinearization:
             block = jnp.zeros((1, self.residual.shape[0]), self.theta.dtype)  # nothing is known
         else:
             block = jax.vmap(push)(start)
-        ritz = lanczos(lambda u: push(pull(u)[0]), block, k, tolerance=_tolerance(self.theta.dtype))
+        ritz = lanczos(lambda u: push(pull(u)[0]), block, k, tolerance=self._tolerance())
         values = jnp.where(ritz.converged, ritz.values, jnp.nan)
         (vectors,) = jax.vmap(pull)(ritz.vectors)
         return values, unit_rows(vectors, values > 0)
 
-
-def _tolerance(dtype: jnp.dtype) -> float:
-    """Relative, of conjugate gradients and of Lanczos' method.
-
-    A hundred units of rounding in float32, where a tenth would be out of reach for an
-    ill-conditioned J. With ten times as much the error of a projection would come near that of a
-    step of the flow.
-    """
-    return 1e-10 if dtype == jnp.float64 else 1e-5
