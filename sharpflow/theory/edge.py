@@ -51,7 +51,11 @@ class EdgeSolution:
 @checked(gradient_gram=array(2), drive=array(2), b=NOT_NEGATIVE)
 @full_precision
 def solve_edge_program(
-    gradient_gram: Float[Array, "p p"], drive: Float[Array, "k k"], b: float | Array = 2.0
+    gradient_gram: Float[Array, "p p"],
+    drive: Float[Array, "k k"],
+    b: float | Array = 2.0,
+    *,
+    tolerance: float | Array = 0.0,
 ) -> EdgeSolution:
     """Minimise ½⟨M, 𝒢M⟩ + b (tr M)² − ⟨M, C⟩ over symmetric M ⪰ 0.
 
@@ -67,6 +71,8 @@ def solve_edge_program(
       b: strength of the threshold's response, 2 for GD+WD, 0 where 𝒢 holds all of it.
         The method stops relative to the drive at the edge, which is b, or for b = 0
         the largest eigenvalue of C; 𝒢 and C should be of order one.
+      tolerance: of ⟨M, R⟩, relative to b tr M, and of R, relative to C; by default, and at
+        least, what rounding allows.
 
     Returns:
       The solution; for a singular 𝒢 the analytic centre of the solutions.
@@ -100,7 +106,7 @@ def solve_edge_program(
     # 7e-11 in float64 and 3e-5 in float32. The gap of an exact solution rounds to about eps times
     # the condition of the scaled equations, which grows as the gap falls: the full eps is out of
     # reach.
-    tolerance = jnp.finfo(dtype).eps ** 0.65
+    tolerance = jnp.maximum(jnp.asarray(tolerance, dtype), jnp.finfo(dtype).eps ** 0.65)
     largest = jnp.maximum(drive_values[-1], tolerance * jnp.max(jnp.abs(drive_values)))
     drive_scale = jnp.where(jnp.asarray(b) > 0, b, largest).astype(
         dtype

@@ -128,6 +128,6 @@ class DenseLinearization:
         if m > d or vectors.dtype != jnp.float64:
             projected = self.project(vectors, on_sphere=on_sphere)
             return projected @ projected.T
-        vectors = without_radial(vectors, self.theta) if on_sphere else vectors
         inverse = inverse_of(self.eigenvalues, self.kept())
-        return gram_without(vectors, vectors @ self.jacobian.T, self.basis, inverse)
+        radial = self.theta if on_sphere else None
+        return gram_without(vectors, vectors @ self.jacobian.T, self.basis, inverse, radial)

@@ -109,8 +109,8 @@ class GramLinearization:
         if vectors.dtype != jnp.float64:
             projected = self.project(vectors, on_sphere=on_sphere)
             return projected @ projected.T
-        vectors = without_radial(vectors, self.theta) if on_sphere else vectors
         _, push = jax.linearize(self.function, self.theta)
         batch = batch_size(vectors.shape[1], vectors.shape[0])
         stretched = jax.lax.map(push, vectors, batch_size=batch)
-        return gram_without(vectors, stretched, self.basis, self._inverse())
+        radial = self.theta if on_sphere else None
+        return gram_without(vectors, stretched, self.basis, self._inverse(), radial)

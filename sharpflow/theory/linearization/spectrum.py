@@ -77,6 +77,7 @@ def gram_without(
     stretched: Float[Array, "p m"],
     basis: Float[Array, "m m"],
     inverse: Float[Array, " m"],
+    radial: Float[Array, " d"] | None,
 ) -> Float[Array, "p p"]:
     """⟨P x_a, P x_b⟩ for P = I − J⁺J, without a projection: by ‖P x‖² = ‖x‖² − ‖J⁺J x‖².
 
@@ -89,9 +90,14 @@ def gram_without(
       stretched: J x_a, shape (p, m).
       basis, inverse: eigenvectors of JJᵀ, in columns, and the inverse of its eigenvalues, zero
         where they are cut.
+      radial: θ, in whose direction J is zero, where P is to take that away too; or None.
     """
     coordinates = stretched @ (basis * jnp.sqrt(inverse)[None])
-    return vectors @ vectors.T - coordinates @ coordinates.T
+    gram = vectors @ vectors.T - coordinates @ coordinates.T
+    if radial is None:
+        return gram
+    along = vectors @ (radial / norm(radial))
+    return gram - jnp.outer(along, along)
 
 
 def map_rows(
