@@ -19,7 +19,7 @@ from sharpflow.theory.status import Status, failure_unless, first_failure
 # predictor is of second order too, and its distance from the corrector no longer tells how far both
 # are off, where the motion is smooth; this does. With 0.6 a flow of a digits network takes 82 steps
 # for the error of 105 steps without a trend. With 0.5 it takes 74, and errs by a tenth more.
-_SMOOTH_SHARE = 0.6
+_SMOOTH_SHARE = 0.55
 # Of rtol, to which the programs are solved. With rtol 1e-3 M is right to 3e-5 and tr M to 2e-7, and
 # a third of the iterations are saved. With thirty times as much M is right to 2e-4, which is near
 # the error of a step.
