@@ -20,6 +20,10 @@ from sharpflow.theory.status import Status, failure_unless, first_failure
 # are off, where the motion is smooth; this does. With 0.6 a flow of a digits network takes 82 steps
 # for the error of 105 steps without a trend. With 0.5 it takes 74, and errs by a tenth more.
 _SMOOTH_SHARE = 0.55
+# Of the same, by which a predictor may be off for its step to be called smooth. One without a trend
+# is off by about once that. Near two eigenvalues that hardly part a ratio of 100 is met, and a trend
+# from such steps rejects every third of the following ones.
+_SMOOTH_LIMIT = 2.0
 # Of rtol, to which the programs are solved. With rtol 1e-3 M is right to 3e-5 and tr M to 2e-7, and
 # a third of the iterations are saved. With thirty times as much M is right to 2e-4, which is near
 # the error of a step.
@@ -174,15 +178,18 @@ def attempt(
     distance = jnp.linalg.norm(theta - predicted.theta) / jnp.linalg.norm(base.theta)
     bent = 0.5 * step * jnp.linalg.norm(end_rate - start_rate) / jnp.linalg.norm(base.theta)
     difference = jnp.maximum(distance, jnp.abs(log_threshold - predicted_threshold))
+    # Where more than the bend of the motion was missed, an eigenvalue has arrived at the edge or
+    # passes close by another one. What such a step shows is no trend.
+    smooth = difference <= _SMOOTH_LIMIT * bent
     return Step(
         theta=theta,
         log_threshold=log_threshold,
         trend=Trend(
             frame=predicted.frame,
             ratios=predicted_ratios,
-            gradient_slope=(end_rate - start_rate) / step,
-            covariance=turn.T @ covariance @ turn,
-            edge_bend=turn.T @ (2.0 / (growth * step) * missed) @ turn,
+            gradient_slope=jnp.where(smooth, (end_rate - start_rate) / step, 0.0),
+            covariance=jnp.where(smooth, turn.T @ covariance @ turn, 0.0),
+            edge_bend=jnp.where(smooth, turn.T @ (2.0 / (growth * step) * missed) @ turn, 0.0),
         ),
         covariance=covariance,
         error=jnp.maximum(difference, _SMOOTH_SHARE * bent),
