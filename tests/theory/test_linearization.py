@@ -8,6 +8,7 @@ from jax.flatten_util import ravel_pytree
 
 import sharpflow as sf
 from sharpflow.theory.linearization import linearize, resolve_method
+from sharpflow.theory.linearization.spectrum import product_with_transpose
 from sharpflow.theory.residuals import residual_form
 
 _matrix_free = pytest.mark.parametrize("method", ["gram", "iterative"])
@@ -30,7 +31,8 @@ def _at(problem, theta, method):
         values, frame = at_point.top_eigenpairs(12)
         # r restricted to the range of J: as the steps of a retraction have it
         reached = jax.jvp(residual, (point,), (vectors[0],))[1]
-        return values, frame, at_point.project(vectors), at_point.solve(reached)
+        gram = at_point.projected_gram(vectors)
+        return values, frame, at_point.project(vectors), at_point.solve(reached), gram
 
     flat, _ = ravel_pytree(theta)
     vectors = jnp.asarray(np.random.default_rng(0).normal(size=(3, flat.size)))
@@ -40,12 +42,23 @@ def _at(problem, theta, method):
 @_matrix_free
 def test_matrix_free_operations_are_the_dense_ones(wide, method) -> None:
     expected, found = _at(*wide, "dense"), _at(*wide, method)
-    values, frame, projected, solved = map(np.asarray, found)
+    values, frame, projected, solved, gram = map(np.asarray, found)
     np.testing.assert_allclose(values, expected[0], rtol=1e-8)
     overlap = np.abs(np.sum(frame * np.asarray(expected[1]), axis=1))
     np.testing.assert_allclose(overlap, 1.0, atol=1e-8)
     for one, other in ((projected, expected[2]), (solved, expected[3])):
         assert np.linalg.norm(one - other) <= 1e-6 * np.linalg.norm(other)
+    # the products of the projections themselves, of which neither "dense" nor "gram" forms one
+    for projected_gram in (gram, expected[4]):
+        np.testing.assert_allclose(projected_gram, projected @ projected.T, rtol=1e-6, atol=1e-6)
+
+
+def test_a_product_with_the_transpose_is_that_of_its_blocks() -> None:
+    for rows in (1, 127, 128, 130, 161):
+        matrix = np.random.default_rng(rows).normal(size=(rows, 7))
+        product = np.asarray(product_with_transpose(jnp.asarray(matrix)))
+        np.testing.assert_allclose(product, matrix @ matrix.T, rtol=1e-12, atol=1e-12)
+        np.testing.assert_array_equal(product, product.T)
 
 
 @_matrix_free

@@ -69,9 +69,7 @@ class DenseLinearization:
             basis=basis[:, ::-1],
         )
 
-    def nearby(
-        self, theta: Float[Array, " d"]
-    ) -> "DenseLinearization | IterativeLinearization":
+    def nearby(self, theta: Float[Array, " d"]) -> "DenseLinearization | IterativeLinearization":
         """By products, with the Gram matrix here as its base, where it is not small."""
         m, d = self.jacobian.shape
         if m > d or m < _FEWEST_RESIDUALS:

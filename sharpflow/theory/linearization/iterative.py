@@ -151,4 +151,3 @@ class IterativeLinearization:
         values = jnp.where(ritz.converged, ritz.values, jnp.nan)
         (vectors,) = jax.vmap(pull)(ritz.vectors)
         return values, unit_rows(vectors, values > 0)
-

@@ -57,7 +57,7 @@ def product_with_transpose(matrix: Float[Array, "q r"]) -> Float[Array, "q q"]:
     """A Aᵀ, of which only one triangle is computed, block by block.
 
     XLA has no product that knows of the symmetry. With four blocks five eighths of the work are
-    left; with eight the blocks of 240 rows would be too small to be fast, and a tenth more is saved.
+    left; with eight a tenth more is saved, and blocks of 240 rows are too small to be fast.
     """
     q = matrix.shape[0]
     size = -(-q // _NUM_BLOCKS)
