@@ -255,7 +255,8 @@ def _congruence(matrix: Array) -> Array:
     (of_rows, crossed), (crossed_back, of_columns) = (
         jnp.split(half, 2, axis=1) for half in jnp.split(choice @ matrix @ choice.T, 2)
     )
-    return 0.5 * jnp.outer(weight, weight) * (of_rows * of_columns + crossed * crossed_back)
+    weights = jnp.asarray(np.outer(0.5 * weight, weight))
+    return weights * (of_rows * of_columns + crossed * crossed_back)
 
 
 def _symmetric_basis(k: int, dtype: DTypeLike) -> Array:
