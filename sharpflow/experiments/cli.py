@@ -169,6 +169,38 @@ def run(
     typer.echo(f"{folder}: {ended}")
 
 
+@app.command()
+def predict(
+    folder: Annotated[Path, typer.Argument(help="Of a run with snapshots.", parser=user_path)],
+    kind: Annotated[
+        str | None,
+        typer.Option(help="sharpness_flow or central_flow; by default what applies to each point."),
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(min=0.0, help="Of the prediction of one point.")
+    ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Import and call the functions that the run's config names."),
+    ] = False,
+    device: Device = None,
+    cpu_devices: CPUDevices = None,
+    progress: Progress = True,
+) -> None:
+    """Predict every point of a run, and keep the predictions in its folder."""
+    if device is not None and device not in DEVICES:
+        _refuse(f"--device: got {device}; allowed are {', '.join(DEVICES)}")
+    configure_jax(device, num_cores() if cpu_devices is None else cpu_devices)
+    with _failures():
+        from sharpflow.experiments.predict import predict_run
+
+        given = {"kind": kind, "max_seconds": max_seconds}
+        options = {name: value for name, value in given.items() if value is not None}
+        start_cache(device)
+        said = predict_run(folder, options, trust=trust, progress=bool(progress))
+    typer.echo(f"{folder}: {said}")
+
+
 @app.command("list")
 def list_presets() -> None:
     """List the presets that `run` takes by name."""

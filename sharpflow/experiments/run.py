@@ -4,7 +4,7 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from sharpflow.simulator import GridPlan, Processes, RunError, plan_grid, simula
 from sharpflow.simulator.axes import BASE
 from sharpflow.simulator.store.folder import CONFIG_FILE, RunFolder
 from sharpflow.simulator.store.sink import summary
+
+if TYPE_CHECKING:
+    import xarray
 
 _ASKED = ("num_steps", "tau", "record_every", "record_at", "num_records", "snapshot_every")
 
@@ -98,7 +101,7 @@ def run_config(
     """Run a config into a folder, which keeps a copy of it once the run begins.
 
     Returns:
-      How its points ended, in words.
+      How its points ended and what was predicted, in words.
 
     Raises:
       ConfigError: a function of the user that fails.
@@ -111,7 +114,21 @@ def run_config(
     data = simulate_grid(
         **arguments, out=run, resume=resume, processes=processes, progress=progress
     )
-    return summary(np.asarray(data["status"]).reshape(-1))
+    return ", ".join([summary(np.asarray(data["status"]).reshape(-1)), *predictions_in_words(data)])
+
+
+def predictions_in_words(data: "xarray.Dataset") -> list[str]:
+    """How many points are predicted and by what; nothing where none was asked for.
+
+    Args:
+      data: of a run.
+    """
+    if "prediction_kind" not in data:
+        return []
+    kinds = data["prediction_kind"].values.reshape(-1).tolist()
+    named = {"sharpness_flow": "the flow on the manifold", "central_flow": "the central flow"}
+    parts = [f"{kinds.count(kind)} by {words}" for kind, words in named.items() if kind in kinds]
+    return [f"predicted: {', '.join(parts) or 'none'}"]
 
 
 def plan_config(config: Config) -> GridPlan:
@@ -120,7 +137,9 @@ def plan_config(config: Config) -> GridPlan:
     Raises:
       ConfigError, ValueError: as ``run_config``.
     """
-    return plan_grid(**config.build())
+    arguments = config.build()
+    arguments.pop("predict", None)
+    return plan_grid(**arguments)
 
 
 def describe(config: Config, plan: GridPlan) -> list[str]:

@@ -49,7 +49,7 @@ def save(
       OSError: the disk did not take it; what was there before is still there.
     """
     place = _validated(path)
-    labelled = _storable(dataset)
+    labelled = storable(dataset)
     columns = {
         str(name): array.values
         for name, array in labelled.variables.items()
@@ -142,7 +142,7 @@ def _is_kept_as_it_is(dtype: np.dtype) -> bool:
     return dtype.kind in "iuf" and dtype.itemsize in (1, 2, 4, 8) and dtype != np.float16
 
 
-def _storable(dataset: "xarray.Dataset") -> "xarray.Dataset":
+def storable(dataset: "xarray.Dataset") -> "xarray.Dataset":
     """With names and attributes that files take; an own name stays in an attribute."""
     names = stored_names(dict.fromkeys([*map(str, dataset.variables), *map(str, dataset.dims)]))
     changed = {own: stored for own, stored in names.items() if own != stored}

@@ -7,16 +7,17 @@ import jax
 import numpy as np
 
 from sharpflow.models import Problem
-from sharpflow.models.arguments import FLAG, NOT_NEGATIVE, checked, optional
+from sharpflow.models.arguments import FLAG, NOT_NEGATIVE, any_of, checked, instance, optional
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.problem import PROBLEM, parameter_rows
+from sharpflow.simulator.average import RESTING, compare_with_average
 from sharpflow.simulator.crossing import SETTLE_TAU, entry_step, known_mean, settled_step
 from sharpflow.simulator.observables import COLUMNS
 from sharpflow.simulator.prediction import Projection, project_snapshots
 from sharpflow.simulator.quantities import RESULT, described
 from sharpflow.simulator.quantity import Quantity, by_name
 from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory, recorded_snapshots
-from sharpflow.theory import FlowSolution, predicted_loss
+from sharpflow.theory import CentralFlowSolution, FlowSolution, predicted_loss
 from sharpflow.theory.flow import FLOW
 from sharpflow.theory.stability import edge_loss_integral, steps_to_edge
 
@@ -231,22 +232,24 @@ COMPARISON_NUMBERS = by_name(
 # Steps over which a mean loss is taken at least: fifty periods of the oscillation. With ten, the
 # phase in which a window ends would show in the mean.
 _SMALLEST_WINDOW = 100
-# A prediction that moved less, relative to its length, is at rest: an error relative to the
-# distance moved would be rounding over rounding.
-_RESTING = 1e-6
+
+
+PREDICTION = any_of(
+    FLOW, instance(CentralFlowSolution, "a CentralFlowSolution, as central_flow returns it")
+)
 
 
 @special_values_allowed()
 @checked(
     trajectory=TRAJECTORY,
-    flow=FLOW,
+    flow=PREDICTION,
     problem=PROBLEM,
     settle_tau=NOT_NEGATIVE,
     progress=optional(FLAG),
 )
 def compare(
     trajectory: Trajectory,
-    flow: FlowSolution,
+    flow: FlowSolution | CentralFlowSolution,
     problem: Problem,
     *,
     settle_tau: float = SETTLE_TAU,
@@ -257,7 +260,7 @@ def compare(
     Args:
       trajectory: with snapshots and the column ``threshold``; ``loss_mean`` and
         ``loss_rises`` are used where they are recorded.
-      flow: its prediction, at times of snapshots.
+      flow: its prediction, at times of snapshots, as ``predict`` returns it.
       problem: what was trained.
       settle_tau: flow time that averages after the entry leave out. It counts from the record
         at which the loss of the oscillation first reaches half of the predicted one.
@@ -290,6 +293,13 @@ def compare(
         before and after the entry.
 
       Means after the entry begin once the oscillation has settled, which ``settle_tau`` says.
+
+      A central flow is not on Γ and does not know of an entry. Beside it there are
+      ``tracking_error``, of w/‖w‖ where the loss is scale-invariant, ``distance_moved``,
+      ``relative_error``, ``predicted_sharpness``, ``threshold``, ``predicted_threshold``,
+      ``threshold_ratio``, ``loss_mean`` from each output to the next, ``predicted_loss`` and
+      ``loss_ratio``; and the attributes ``final_relative_error`` and ``mean_loss_ratio``.
+
       docs/quantities.md defines each column.
 
     Raises:
@@ -301,7 +311,10 @@ def compare(
     import xarray
 
     params, thresholds = recorded_snapshots(trajectory)
-    rows, times = _matched(trajectory, flow)
+    known = flow.loss if isinstance(flow, CentralFlowSolution) else flow.threshold
+    rows, times = _matched(trajectory, np.asarray(flow.tau), np.isfinite(np.asarray(known)))
+    if isinstance(flow, CentralFlowSolution):
+        return compare_with_average(trajectory, flow, problem, rows, times)
     snapshots = jax.tree.map(lambda leaf: leaf[rows], params)
     projection = project_snapshots(
         problem,
@@ -321,7 +334,7 @@ def compare(
     error = np.where(failed, np.nan, np.linalg.norm(measured - predicted, axis=1))
     moved = np.linalg.norm(predicted - predicted[0], axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.where(moved > _RESTING, error / moved, np.nan)
+        relative = np.where(moved > RESTING, error / moved, np.nan)
     excess = None
     if "loss_mean" in trajectory:
         excess = trajectory["loss_mean"] - problem.loss_infimum
@@ -376,14 +389,21 @@ def compare(
     return described(compared, COMPARISON)
 
 
-def _matched(trajectory: Trajectory, flow: FlowSolution) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of snapshots and of flow outputs at the same τ, to half a step."""
+def _matched(
+    trajectory: Trajectory, times: np.ndarray, known: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of snapshots and of flow outputs at the same τ, to half a step.
+
+    Args:
+      trajectory: with snapshots.
+      times: τ of the outputs, shape (T,).
+      known: whether the flow reached them, shape (T,).
+    """
     snapshot_tau = trajectory.snapshot_tau
-    times = np.asarray(flow.tau)
     nearest = np.argmin(np.abs(snapshot_tau[None, :] - times[:, None]), axis=1)
     slack = 0.51 * trajectory.intrinsic_rate + 1e-6 * np.abs(times)
     close = np.abs(snapshot_tau[nearest] - times) <= slack
-    close &= np.isfinite(np.asarray(flow.threshold))
+    close &= known
     if not close.any():
         raise ValueError(
             "flow has no output at the time of a snapshot; take its tau from the trajectory "

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import chex
 import jax
@@ -28,8 +28,10 @@ from sharpflow.models.precision import compiled
 from sharpflow.models.problem import PROBLEM
 from sharpflow.models.progress import UNSEEN, progress_bar
 from sharpflow.models.representation import summarized
+from sharpflow.simulator.average import Rates, predict_average, rates_of_gdwd, thinned
 from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory, recorded_snapshots
 from sharpflow.theory import (
+    CentralFlowSolution,
     FlowSolution,
     Status,
     linearize,
@@ -165,10 +167,15 @@ def _projected(problem: Problem, snapshot: Params, k: int, on_sphere: bool) -> _
     return _Projections(theta, distance, jnp.where(arrived, values, jnp.nan), status)
 
 
+PredictionKind = Literal["sharpness_flow", "central_flow"]
+KINDS: tuple[PredictionKind, ...] = ("sharpness_flow", "central_flow")
+
+
 @special_values_allowed()
 @checked(
     problem=PROBLEM,
     trajectory=TRAJECTORY,
+    kind=optional(choice(KINDS)),
     arrival_step=optional(INTEGER),
     arrival_distance=POSITIVE,
     num_outputs=COUNT,
@@ -184,6 +191,7 @@ def predict(
     problem: Problem,
     trajectory: Trajectory,
     *,
+    kind: PredictionKind | None = None,
     arrival_step: int | None = None,
     arrival_distance: float = 1e-3,
     num_outputs: int = 64,
@@ -194,40 +202,77 @@ def predict(
     method: Method = "auto",
     throw: bool = True,
     progress: bool | None = None,
-) -> FlowSolution:
-    """Predict a trajectory from where it arrives on the minimizer manifold.
+) -> FlowSolution | CentralFlowSolution:
+    """Predict a trajectory: by the flow on the minimizer manifold, or by the central flow.
 
-    The arrival is the first snapshot within ``arrival_distance`` of Γ, relative to its
-    norm where the loss is not scale-invariant. Its retraction and its threshold start
-    the flow, which is integrated on the clock of the trajectory to the times of the
-    snapshots after it.
+    A trajectory that arrives on Γ is predicted from there by ``sharpness_flow``. The arrival is
+    the first snapshot within ``arrival_distance`` of Γ, relative to its norm where the loss is not
+    scale-invariant. Its retraction and its threshold start the flow, which is integrated on the
+    clock of the trajectory to the times of the snapshots after it.
+
+    One that does not arrive, as where it meets the edge before its loss comes near zero, is
+    predicted from its first snapshot by ``central_flow``, which needs no manifold and holds for
+    gradient descent with weight decay. Where both apply they agree up to O(ηλ).
 
     Args:
       problem: what was trained.
       trajectory: with snapshots (``snapshot_every``) and the column ``threshold``.
+      kind: ``"sharpness_flow"`` or ``"central_flow"``, or None for the first that applies.
       arrival_step: take the snapshot at this step for the arrival.
       arrival_distance: largest ‖θ − Φ(θ)‖, relative to ‖θ‖, that counts as arrived.
       num_outputs: most output times; later snapshots are thinned evenly to them.
-      max_edge, rtol, max_steps, method, throw: as in ``sharpness_flow``.
+      rtol, max_steps, throw: as in ``sharpness_flow`` and ``central_flow``.
+      max_edge, method: as in ``sharpness_flow``; the central flow follows as many eigenvalues as
+        the edge has.
       max_seconds: of this call. The search for the arrival, snapshot by snapshot, ends after
-        them with an error, and the flow as in ``sharpness_flow``. None, no limit, by default.
+        them with an error, and a flow as in ``sharpness_flow``. None, no limit, by default.
       progress: a bar on a terminal, lines elsewhere; by default on a terminal only.
 
     Returns:
-      The flow; ``tau[0]`` is the arrival.
+      The flow; ``tau[0]`` is the arrival, or the first snapshot.
 
     Raises:
-      ValueError: nothing to predict from: no snapshots, no threshold, no arrival.
+      ValueError: nothing to predict from: no snapshots, no threshold, or no arrival of a
+        trajectory that only the flow on Γ could predict.
       RuntimeError: the integration fails, or no arrival is found within ``max_seconds``.
 
-    Source: docs/theory.md, sections 2 and 4.
+    Source: docs/theory.md, sections 2, 4 and 10.
     """
     deadline = Deadline(max_seconds)
     snapshots, thresholds = recorded_snapshots(trajectory)
+    rates = rates_of_gdwd(trajectory)
+    if kind == "central_flow" and rates is None:
+        raise ValueError(
+            "kind = 'central_flow' predicts gradient descent with weight decay, sharpflow.gdwd "
+            "with a weight_decay above 0, and trajectory was made by another rule"
+        )
+
+    def average(rates: Rates) -> CentralFlowSolution:
+        return predict_average(
+            problem,
+            trajectory,
+            rates,
+            num_outputs=num_outputs,
+            rtol=rtol,
+            max_steps=max_steps,
+            max_seconds=deadline.left,
+            throw=throw,
+            progress=progress,
+        )
+
+    may_be_average = kind is None and arrival_step is None and rates is not None
+    if rates is not None and (
+        kind == "central_flow" or (may_be_average and not _has_manifold(problem, trajectory))
+    ):
+        return average(rates)
     _require_predictable(problem, trajectory)
     arrival = _arrival(
         problem, trajectory, arrival_step, arrival_distance, deadline=deadline, progress=progress
     )
+    if isinstance(arrival, _NoArrival):
+        if may_be_average and rates is not None:
+            return average(rates)
+        raise ValueError(_in_words(arrival, problem, trajectory, arrival_distance))
     start = jax.tree.map(lambda leaf: jnp.asarray(leaf[arrival]), snapshots)
     reached = retract_in_pieces(
         problem, start, on_sphere=trajectory.on_sphere, method=method, display=UNSEEN
@@ -237,8 +282,7 @@ def predict(
             f"arrival_step = {trajectory.snapshot_step[arrival]} is too far from the minimizer "
             "manifold: the retraction fails there"
         )
-    count = len(trajectory.snapshot_step) - arrival
-    chosen = arrival + np.unique(np.linspace(0, count - 1, min(count, num_outputs)).astype(int))
+    chosen = arrival + thinned(len(trajectory.snapshot_step) - arrival, num_outputs)
     tau = trajectory.snapshot_tau[chosen]
     return sharpness_flow(
         problem,
@@ -267,6 +311,23 @@ _FEW_SNAPSHOTS = 8
 # Snapshots of which the edge ratio is looked at where a trajectory does not arrive: each takes an
 # iteration for an eigenvalue, and at the edge the ratio stays about 1.
 _LOOKED_AT = 8
+
+
+class _NoArrival(NamedTuple):
+    """That no snapshot is near the manifold.
+
+    Attributes:
+      closest: least distance of a snapshot.
+      failed: snapshots from which the retraction did not reach the manifold.
+    """
+
+    closest: float
+    failed: int
+
+
+def _has_manifold(problem: Problem, trajectory: Trajectory) -> bool:
+    """Whether there is a manifold on which a flow of this rule would move."""
+    return problem.has_manifold_form and (problem.scale_invariant or not trajectory.rule_on_sphere)
 
 
 def _require_predictable(problem: Problem, trajectory: Trajectory) -> None:
@@ -300,7 +361,8 @@ def _arrival(
     *,
     deadline: Deadline,
     progress: bool | None,
-) -> int:
+) -> int | _NoArrival:
+    """The snapshot of the arrival."""
     if step is not None:
         snapshots = np.flatnonzero(trajectory.snapshot_step == step)
         if not snapshots.size:
@@ -329,10 +391,17 @@ def _arrival(
             if distance <= largest_distance:
                 return index
             display.advance(1, f", the closest is {closest:.1e} from the manifold")
-    raise ValueError(
+    return _NoArrival(closest, failed)
+
+
+def _in_words(
+    missed: _NoArrival, problem: Problem, trajectory: Trajectory, largest_distance: float
+) -> str:
+    """That there is no arrival, why, and what helps."""
+    return (
         f"no snapshot lies within arrival_distance = {largest_distance:g} of the minimizer "
-        f"manifold; the closest is {closest:.2g} away. "
-        + " ".join(_reasons_of_no_arrival(problem, trajectory, largest_distance, closest, failed))
+        f"manifold; the closest is {missed.closest:.2g} away. "
+        + " ".join(_reasons_of_no_arrival(problem, trajectory, largest_distance, *missed))
     )
 
 

@@ -4,20 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sharpflow.experiments.grid_summary import time_dimension
+from sharpflow.experiments.remade import Remade, remake
 from sharpflow.experiments.report.curves import all_curves
 from sharpflow.experiments.report.figures import drawn
 from sharpflow.experiments.report.grid_table import grid_table
 from sharpflow.experiments.report.measured import Measures, measure, remarks
 from sharpflow.experiments.report.page import Figure, Page, Sphere
 from sharpflow.experiments.report.points import Records, records
-from sharpflow.experiments.report.predicted import (
-    MOST,
-    Prediction,
-    Remade,
-    chosen,
-    predict_points,
-    remake,
-)
+from sharpflow.experiments.report.predicted import MOST, Prediction, chosen, predict_points
 from sharpflow.experiments.report.spheres import predicted_sphere, recorded_sphere
 from sharpflow.experiments.report.statements import SETTLED, statement_table
 from sharpflow.experiments.run import own_config

@@ -148,8 +148,14 @@ def _beside_flow(case: Case, kappa: float, projection: FlatProjection | None = N
         case, kappa, projection or sf.simulator.tangent_at_manifold(case.problem)
     )
     flow = sf.predict(
-        case.problem, trajectory, arrival_step=0, max_edge=case.max_edge, progress=False
+        case.problem,
+        trajectory,
+        kind="sharpness_flow",
+        arrival_step=0,
+        max_edge=case.max_edge,
+        progress=False,
     )
+    assert isinstance(flow, sf.FlowSolution)
     compared = sf.compare(trajectory, flow, case.problem, progress=False)
     return _Run(
         tau=compared["tau"].values,
