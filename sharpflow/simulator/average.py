@@ -125,9 +125,9 @@ AVERAGE = by_name(
 # A prediction that moved less, relative to its length, is at rest: an error relative to the
 # distance moved would be rounding over rounding.
 RESTING = 1e-6
-# Of the edge. The oscillation lifts the sharpness of an iterate by some percent, and more than
-# that above the edge the flow would begin with the convention for a burst.
-_HARDLY_ABOVE = 1.1
+# Of the edge. The oscillation lifts the sharpness of an iterate by some tens of percent, and far
+# above the edge the flow would begin with the convention for a burst.
+_HARDLY_ABOVE = 1.5
 # Relative: what a rule tells of itself is rounded to the dtype of its parameters.
 _SAME_NUMBER = 1e-5
 
