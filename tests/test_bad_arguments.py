@@ -251,6 +251,46 @@ MISTAKES = {
         lambda p, w: _network(metrics={"loss": lambda w: 0.0}),
         ["metrics has 'loss'", "rename it"],
     ),
+    "a snapshot for params": (
+        lambda p, w: sf.theory.retract(p, trajectory().snapshot()),
+        ["params must be a pytree", "as in snapshot.params"],
+    ),
+    "a snapshot for the start of a flow": (
+        lambda p, w: sf.sharpness_flow(p, trajectory().snapshot(), [0.0, 0.1]),
+        ["theta0 must be a pytree", "as in snapshot.params"],
+    ),
+    "a trajectory for params": (
+        lambda p, w: sf.theory.spherical_sharpness(p, trajectory()),
+        ["params must be a pytree", "take its final_params"],
+    ),
+    "a file for params": (
+        lambda p, w: sf.simulate(p, "run.nc", RULE, 3),
+        ["params must be a pytree", "got 'run.nc'; sharpflow.load(path) reads"],
+    ),
+    "a dataset for params": (
+        lambda p, w: sf.simulate(p, trajectory().to_dataset(), RULE, 3),
+        ["params must be a pytree", "sharpflow.simulator.grid_point(grid, problem"],
+    ),
+    "a key for params": (
+        lambda p, w: sf.simulate(p, jax.random.key(0), RULE, 3),
+        ["params must be a pytree", "draw them with problem.init(key)"],
+    ),
+    "a seed for params": (
+        lambda p, w: sf.simulate(p, 0, RULE, 3),
+        ["params must be a pytree", "problem.init(jax.random.key(seed))"],
+    ),
+    "a snapshot for a trajectory": (
+        lambda p, w: sf.predict(p, trajectory().snapshot()),
+        ["trajectory must be", "the trajectory from which the snapshot was taken"],
+    ),
+    "a grid for a trajectory": (
+        lambda p, w: sf.predict(p, trajectory().to_dataset()),
+        ["trajectory must be", "sharpflow.simulator.grid_point(grid, problem"],
+    ),
+    "a file for a trajectory": (
+        lambda p, w: sf.plots.panel("run.nc"),
+        ["trajectory must be", "sharpflow.load(path) reads one"],
+    ),
     "a metric twice": (
         lambda p, w: _network(metrics={"train_accuracy": lambda w: 0.0}),
         ["metrics has ['train_accuracy']", "rename them"],

@@ -10,7 +10,15 @@ import jax
 import numpy as np
 
 from sharpflow.models import Params, Problem
-from sharpflow.models.arguments import INTEGER, PATH, checked, instance, optional
+from sharpflow.models.arguments import (
+    DATASET,
+    INTEGER,
+    PATH,
+    checked,
+    instance,
+    optional,
+    remedies,
+)
 from sharpflow.models.parameter_names import parameter_dimensions, parameter_names
 from sharpflow.models.representation import Summary, course, of_params, span, summarized
 from sharpflow.models.saving import save
@@ -283,7 +291,16 @@ def _storable(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32) if values.dtype.kind == "V" else values
 
 
-TRAJECTORY = instance(Trajectory, "a Trajectory, as simulate returns it")
+TRAJECTORY = instance(Trajectory, "a Trajectory, as simulate returns it").with_remedy(
+    remedies(
+        (instance(Snapshot, ""), "give the trajectory from which the snapshot was taken"),
+        (
+            DATASET,
+            "sharpflow.simulator.grid_point(grid, problem, seed=...) makes one of a grid's point",
+        ),
+        (PATH, "sharpflow.load(path) reads one that its method save wrote"),
+    )
+)
 
 
 @checked(first=TRAJECTORY, second=TRAJECTORY)

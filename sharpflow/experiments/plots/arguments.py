@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sharpflow.models.arguments import Kind, any_of, array, of_lazy_type, optional
+from sharpflow.models.arguments import DATASET, Kind, any_of, array, of_lazy_type, optional
 from sharpflow.simulator.trajectory import TRAJECTORY
 
 # matplotlib and xarray are loaded by whoever draws, and not by this check
@@ -22,7 +22,6 @@ SEVERAL_AXES = Kind(
     ),
 )
 DRAWN = any_of(FIGURE, _AXES, SEVERAL_AXES)
-DATASET = of_lazy_type("xarray", "Dataset", "an xarray.Dataset")
 RECORD = any_of(TRAJECTORY, DATASET)
 FIT = optional(
     Kind(
