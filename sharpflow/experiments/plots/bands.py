@@ -4,7 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharpflow.experiments.grid_summary import column, is_diverged, is_pending
+from sharpflow.experiments.grid_summary import (
+    column,
+    is_diverged,
+    is_pending,
+    require_column,
+)
 from sharpflow.experiments.plots import cells, drawing, quantities, series
 from sharpflow.experiments.plots.arguments import AX, DATASET
 from sharpflow.models.arguments import COUNT, TEXT, checked, optional
@@ -73,6 +78,7 @@ def seed_bands(
       ValueError: a column that was not recorded, several values of what ``over`` does not name,
         an unknown ``over`` or clock, or a clock that the dataset does not have.
     """
+    require_column(dataset, name)
     grid, alone = cells.single_grid(dataset), ax is None
     other = _other(over)
     if grid.sizes[other] > 1:
@@ -125,7 +131,7 @@ def seed_band_panels(
     Raises:
       ValueError: as ``seed_bands``.
     """
-
+    require_column(dataset, name)
     grid, each = cells.single_grid(dataset), _other(over)
     count = min(grid.sizes[each], most_panels)
     if grid.sizes[each] == 1:
@@ -156,6 +162,7 @@ def seed_band_panels(
         for place, ax in enumerate(axes.flat[:count]):
             _draw(ax, chosen.isel({each: [place]}), name, clock, over)
             _set_scale(ax, limits)
+            drawing.show_sparse(ax, ax.lines)
             ax.set_title(f"{_sign(each)} = {names[place]}", fontsize=drawing.RC["legend.fontsize"])
             if place % columns:
                 ax.set_ylabel("")
@@ -206,9 +213,6 @@ def _draw(ax: "Axes", grid: "xarray.Dataset", name: str, clock: str, over: str) 
     ax.set_ylabel(quantities.label(quantity))
     if (reference := quantities.line_of(quantity)) is not None:
         ax.axhline(reference, **drawing.LINE, zorder=0.5)
-    if not np.isfinite(values).any():
-        ax.set_xticks([])
-        ax.text(0.5, 0.5, "no values", transform=ax.transAxes, ha="center", color=drawing.THRESHOLD)
 
 
 def _set_scale(ax: "Axes", limits: tuple[float, float, bool] | None) -> None:

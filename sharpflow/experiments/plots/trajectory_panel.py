@@ -147,7 +147,13 @@ def _given(
     wanted = {name for names in groups for name in names}
     if compared is not None:
         wanted.discard(_AT_MANIFOLD)
-    require_columns("trajectory", record, *sorted(wanted))
+    elif _AT_MANIFOLD in wanted and _AT_MANIFOLD not in record:
+        recorded = [name for name in SHARPNESSES if name in record]
+        raise ValueError(
+            f"columns has {_AT_MANIFOLD!r}, which compare makes: give what it returns as "
+            f"comparison=, or draw a recorded sharpness; there are {recorded}"
+        )
+    require_columns("trajectory", record.dataset, *sorted(wanted))
     return groups
 
 
@@ -271,7 +277,10 @@ def _draw(
         mark_predicted_entry(ax, compared.dataset, record.clock)
     first = next(iter(drawn.values()))
     shared = [first] if names == _LOSSES else [*drawn.values()]
-    ax.set_ylabel(quantities.joint_label(shared))
+    words = quantities.joint_label(shared)
+    if drawing.text_width(words, drawing.RC["axes.labelsize"]) > 72.0 * drawing.height_inches(ax):
+        words = words.replace(", ", ",\n")
+    ax.set_ylabel(words)
     everything = np.concatenate([curve.values for curve in curves.values()])
     if quantities.is_logarithmic(first, everything) or "threshold" in beside:
         drawing.log_axis(ax, "y")
