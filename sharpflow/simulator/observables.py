@@ -142,7 +142,8 @@ RUNNING = by_name(
         "loss_rises",
         "share of steps that raise the loss",
         "The share of the steps s from this record to the next at which L(wₛ) > L(wₛ₋₁), which is "
-        "½ where the oscillation at the edge changes sign with every step.",
+        "½ where the oscillation at the edge changes sign with every step. A first step of which "
+        "L(wₛ₋₁) is not known counts as none that raises it.",
         unit="1",
         reference=0.5,
         scale="linear",

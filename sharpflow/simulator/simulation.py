@@ -1,6 +1,7 @@
 """Simulate a single trajectory."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence, Set
 from typing import Any
@@ -268,9 +269,9 @@ def _starting_state(
     keep_previous: bool,
 ) -> LoopState:
     if not isinstance(params, Trajectory):
-        step = params.step if isinstance(params, Snapshot) else 0
-        params = params.params if isinstance(params, Snapshot) else params
-        params = validate_params(problem, params)
+        snapshot = params if isinstance(params, Snapshot) else None
+        step = 0 if snapshot is None else snapshot.step
+        params = validate_params(problem, params if snapshot is None else snapshot.params)
         begun = optimizer.init(params)
         require_followed_schedules(begun)
         require_possible_rule(begun, params)
@@ -282,7 +283,11 @@ def _starting_state(
                 "trajectory itself, where it ends"
             )
         state = initial_state(params, begun, observables, keep_previous=keep_previous)
-        return dataclasses.replace(state, step=jnp.asarray(step, state.step.dtype))
+        state = dataclasses.replace(state, step=jnp.asarray(step, state.step.dtype))
+        if snapshot is None or math.isnan(snapshot.previous_loss):
+            return state
+        before = jnp.asarray(snapshot.previous_loss, state.previous_loss.dtype)
+        return dataclasses.replace(state, previous_loss=before)
     last = params.final_state
     if last is None:
         raise ValueError(

@@ -163,7 +163,15 @@ class Trajectory:
             intrinsic_rate=self.intrinsic_rate,
             clock_step=self.clock_step,
             clock_tau=self.clock_tau,
+            previous_loss=self._loss_before(at),
         )
+
+    def _loss_before(self, step: int) -> float:
+        """L(w_{t−1}) at a step t, NaN where it is not known."""
+        if step == self.final_step and self.final_state is not None:
+            return float(self.final_state.previous_loss)
+        rows = np.flatnonzero(self.step == step - 1)
+        return float(self["loss"][rows[0]]) if rows.size and "loss" in self else math.nan
 
     def _snapshots_in_words(self) -> str:
         if self.params is None:
@@ -259,6 +267,8 @@ class Snapshot:
       tau: flow time there; NaN after a rule that tells none.
       intrinsic_rate: flow time per step of the rule before.
       clock_step, clock_tau: as of the trajectory.
+      previous_loss: L(w_{t−1}), which tells whether the first step raises the loss; NaN where the
+        trajectory does not know it, because it did not record its loss one step before.
     """
 
     params: Params
@@ -267,6 +277,7 @@ class Snapshot:
     intrinsic_rate: float = math.nan
     clock_step: int = 0
     clock_tau: float = 0.0
+    previous_loss: float = math.nan
 
     def clock(self, intrinsic_rate: float) -> dict[str, Any]:
         """The fields ``clock_step`` and ``clock_tau`` of a trajectory that goes on from here.
