@@ -205,6 +205,14 @@ MISTAKES = {
         lambda p, w: sf.simulate(p, w, RULE, 3, observables=[sf.sharpness]),
         ["observables names", "call the function, which returns the observable"],
     ),
+    "the name of a function for the observable": (
+        lambda p, w: sf.simulate(p, w, RULE, 3, observables=["mine:compute"]),
+        ["observables names 'mine:compute'", "In Python give the function itself", "Observable("],
+    ),
+    "a function of a moment for an observable": (
+        lambda p, w: sf.simulate(p, w, RULE, 3, observables=[lambda moment: moment.loss]),
+        ["observables names", "sharpflow.simulator.Observable(name, function)"],
+    ),
     "a metric for an observable": (
         lambda p, w: sf.simulate(p, w, RULE, 3, observables=["test_accuracy"]),
         ["observables names 'test_accuracy'", 'record "metrics"', "test=(x, y)"],
