@@ -96,6 +96,16 @@ def test_a_dry_run_prints_the_grid_its_memory_and_its_time(call, config, tmp_pat
     assert "\nseed: 0, 1\n" in result.output
     alone = call("run", config, "--dry-run", "--set", "seed=3")
     assert "\nseed: one seed, 3\n" in alone.output  # and not three
+    untold = (
+        "the entry, and what comes after it (needs a sharpness); the flow (needs snapshot_every)"
+    )
+    assert f"\na report of it cannot tell: {untold}\n" in alone.output
+    recorded = 'observables=["threshold", "loss", "norm_squared", "loss_mean", "sharpness_iterate"]'
+    more = call("run", config, "--dry-run", "--set", recorded, "--set", "snapshot_every=1")
+    assert (
+        "\na report of it cannot tell: the share of steps that raise the loss (needs loss_rises)\n"
+        in more.output
+    )
     assert list(tmp_path.glob("**/run.json")) == []
 
 

@@ -47,17 +47,22 @@ def seed_bands(
 ) -> "Axes":
     """Draw a column against time: a colour for each learning rate, its seeds as a band.
 
-    The line is the median over the seeds; the band reaches from the 10th to the 90th
-    percentile, or from the smallest to the largest of fewer than five seeds. A seed that
-    diverges leaves the band at its last record, marked ×. Records without any value, as
-    between measurements of the sharpness, are passed over. With a sharpness the median
-    of its edge is drawn, λ* or 2/η; with an edge ratio a line at 1: what the ``Quantity``
-    of a column says that it is to be compared with. The axis holds
-    everything but the last tenth of the records of seeds that diverge. Of a metric, whose first
-    records may dwarf all that follows, it holds what follows the entry into the edge, where an
-    edge ratio tells it, or else the second half of the records: of that the 1st to the 99th
-    percentile and every last value. Where that is more than half of the whole range it is the
-    whole.
+    What is seen of each colour:
+
+    * The line is the median over the seeds. The band reaches from the 10th to the 90th percentile;
+      of fewer than five seeds it reaches from the smallest value to the largest.
+    * A seed that diverges is in the band until its last record. A × marks this record.
+    * Records without any value, as between measurements of the sharpness, are passed over.
+    * A column is drawn with what its ``Quantity`` says that it is to be compared with. With a
+      sharpness this is a dashed line, the median of λ* or 2/η; with an edge ratio it is a grey
+      line at 1.
+
+    The vertical axis shows all values, with two exceptions. Where a seed diverges, the last tenth
+    of its records may lie outside. And a metric may fall so far at first that nothing can be told
+    apart later. If its later records fill less than half of the axis, the axis is cut to them. The
+    later records are those after the entry into the edge, where an edge ratio was recorded, and
+    else the second half. The axis then shows their 1st to 99th percentile, and the last value of
+    every seed.
 
     Args:
       dataset: what ``sharpflow.simulate_grid`` returns, with one value of any further
