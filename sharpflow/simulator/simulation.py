@@ -16,7 +16,7 @@ from sharpflow.models.arguments import COUNT, FLAG, FUNCTION, checked, optional
 from sharpflow.models.caller import warn_caller
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
-from sharpflow.models.problem import PROBLEM
+from sharpflow.models.problem import PROBLEM, require_fitting
 from sharpflow.models.progress import progress_bar
 from sharpflow.models.stored_tree import StoredLeaves
 from sharpflow.simulator.chunk import Chunk
@@ -294,6 +294,7 @@ def _starting_state(
             "params is a point of a grid, which holds no state to go on from: take "
             "params.snapshot(step)"
         )
+    require_fitting(problem, last.params, "params of the trajectory")
     fresh = optimizer.init(last.params)
     state = _with_classes(last, fresh)
     # as sets, because jax declares no comparison of structures

@@ -242,6 +242,9 @@ def test_panel_draws_metrics_and_mean_loss_of_the_problem_along_the_flow(regress
     at_edge = np.where(TAU > 1.0, 0.5, 0.0)[:, None, None] * np.diag([1.0, 0.0, 0.0])
     flow = dataclasses.replace(FLOW, theta=np.outer(TAU, np.ones(5)), edge_covariance=at_edge)
     loss, accuracy = plots.panel(with_metrics, flow, problem=problem)[:2]
+    small = sf.Problem(init=lambda _: np.ones(4), loss=problem.loss, metrics=accuracies)
+    with pytest.raises(ValueError, match=r"points of flow do not fit the problem.* \(5,\) instead"):
+        plots.panel(with_metrics, flow, problem=small)
     mean = 0.5 * trajectory.intrinsic_rate * FLOW.threshold * 0.5
     expected = [TAU, np.where(TAU > 1.0, mean, np.nan)]
     np.testing.assert_allclose(_line(loss, "predicted flow"), expected, rtol=1e-12)

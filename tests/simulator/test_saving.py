@@ -364,6 +364,13 @@ def test_no_name_of_a_file_is_called():
 KEPT = {"snapshot_every": 2}
 
 
+def test_going_on_with_a_problem_of_other_shapes_is_refused(run):
+    narrow = sf.models.matrix_completion(shape=(6, 5), rank=1, width=2)
+    for start in (run, run.snapshot()):
+        with pytest.raises(ValueError, match=r"u has shape \(6, 3\) instead of \(6, 2\)"):
+            sf.simulate(narrow, start, sf.gdwd(0.5, 0.01), 4)
+
+
 def test_going_on_from_a_snapshot_has_the_bits_of_not_having_stopped(problem, run):
     rest = sf.simulate(problem, run.snapshot(16), sf.gdwd(0.5, 0.01), 24, record_every=2, **KEPT)
     np.testing.assert_array_equal(rest.step[::2], run.step[4:])

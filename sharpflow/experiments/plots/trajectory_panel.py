@@ -23,7 +23,7 @@ from sharpflow.experiments.plots.record import Curve, Record, has_flow_time, rec
 from sharpflow.models import Problem
 from sharpflow.models.arguments import TEXT, Kind, checked, optional
 from sharpflow.models.precision import compiled
-from sharpflow.models.problem import PROBLEM, Params
+from sharpflow.models.problem import PROBLEM, Params, require_fitting
 from sharpflow.simulator.trajectory import Trajectory
 from sharpflow.theory import predicted_loss
 from sharpflow.theory.flow import FLOW, FlowSolution
@@ -191,6 +191,7 @@ def _predictions(
     values = dict.fromkeys((_AT_MANIFOLD, *_SPHERICAL), sharpness) | {"threshold": threshold}
     values |= dict.fromkeys(EDGE_RATIOS, sharpness / threshold)
     if problem is not None:
+        require_fitting(problem, _point(flow, 0), "points of flow")
         names = [name for name in problem.metrics if name in record]
         along = [_metrics(problem, _point(flow, place)) for place in range(len(time))]
         values |= {name: np.asarray([each[name] for each in along]) for name in names}

@@ -321,8 +321,19 @@ def _same_number(labels: np.ndarray, wanted: float | None) -> np.ndarray:
 
 
 def _params(at: "xarray.Dataset", example: Params, prefix: str, kept: Any) -> Params:
-    leaves = [at[name].values[kept] for name in parameter_names(example, prefix)]
-    return jax.tree.unflatten(jax.tree.structure(example), leaves)
+    names = parameter_names(example, prefix)
+    missing = [name for name in names if name not in at]
+    if missing:
+        raise ValueError(f"problem is not the one of this grid, which has no arrays {missing}")
+    leaves = [at[name].values for name in names]
+    for name, leaf, like in zip(names, leaves, jax.tree.leaves(example), strict=True):
+        shape = leaf.shape[leaf.ndim - len(like.shape) :]  # snapshots come first
+        if shape != like.shape:
+            raise ValueError(
+                f"problem is not the one of this grid: {name} has the shape {shape} there, and "
+                f"{like.shape} by its init"
+            )
+    return jax.tree.unflatten(jax.tree.structure(example), [leaf[kept] for leaf in leaves])
 
 
 def _ones(like: jax.ShapeDtypeStruct) -> np.ndarray:
