@@ -285,7 +285,7 @@ class _PlaceOf:
 
     legend: "Legend"
 
-    def __call__(self, ax: "Axes", renderer: Any) -> "Bbox":
+    def __call__(self, ax: Any, renderer: Any) -> "Bbox":
         figure = figure_of(ax)
         box = self.legend.get_window_extent(renderer)
         return box.transformed(figure.transSubfigure.inverted())
