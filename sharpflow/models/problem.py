@@ -71,7 +71,7 @@ class Problem:
 
     Args:
       init: key -> params, a pytree of floating-point arrays of one dtype. Params that have other
-        shapes are refused by all that takes the problem; one that draws no arrays, or that jax
+        shapes are refused by all that takes the problem. An init that draws no arrays, or that jax
         cannot trace, leaves the shapes to the loss.
       residual, outputs, criterion, loss: the loss, as above.
       metrics: named functions params -> scalar, for instance a test error. Each becomes a column
@@ -476,6 +476,23 @@ def validate_params(problem: Problem, params: Any, name: str = "params") -> Para
         ``init`` draws, a residual that is not a vector, or a loss that is not a scalar of the dtype
         of the params.
     """
+    return validate_start(problem, params, name, as_drawn=True)
+
+
+def validate_start(problem: Problem, params: Any, name: str, *, as_drawn: bool) -> Params:
+    """``validate_params`` for params that a function of the user's draws in place of ``init``.
+
+    Args:
+      problem, params, name: as of ``validate_params``.
+      as_drawn: whether they must have the arrays that ``init`` draws; not where the function
+        chooses their shapes itself.
+
+    Returns:
+      As ``validate_params``.
+
+    Raises:
+      ValueError: as ``validate_params``.
+    """
     PROBLEM.require("problem", problem)
     if remedy := PARAMS.remedy(params):
         raise ArgumentError(name, PARAMS.allowed, shown(params), remedy)
@@ -507,29 +524,36 @@ def validate_params(problem: Problem, params: Any, name: str = "params") -> Para
         if not any(np.any(value) for value in values):
             raise ValueError(f"{name} is the zero vector, which has no direction")
     params = jax.tree.unflatten(treedef, leaves)
-    require_fitting(problem, params, name)
+    require_fitting(problem, params, name, as_drawn=as_drawn)
     return params
 
 
-def require_fitting(problem: Problem, params: Params, name: str = "params") -> None:
+def require_fitting(
+    problem: Problem, params: Params, name: str = "params", *, as_drawn: bool = True
+) -> None:
     """Refuse params that the functions of a problem cannot take, or of which they make no loss.
 
     Args:
       problem: whose params they must be.
       params: a pytree of arrays, which may be traced.
       name: what to call them in errors.
+      as_drawn: whether they must have the arrays that ``init`` draws, also where the functions of
+        the problem would take others: what reads them by index does not notice.
 
     Raises:
       ValueError: naming them, with the arrays that differ from those of ``init``, or with what the
         functions say.
     """
-    if differences := _differences(problem, params):
+    differences = _differences(problem, params)
+    if as_drawn and differences:
         raise ValueError(f"{name} {_OTHER_ARRAYS.format('; '.join(differences))}")
     try:
         _check_shapes(problem, params)
     except Exception as error:  # a function that is given other arrays may raise anything
-        if not isinstance(error, ValueError) and (dtypes := _other_dtypes(problem, params)):
-            raise ValueError(f"{name} {_OTHER_ARRAYS.format(dtypes)}") from error
+        if not differences and not isinstance(error, ValueError):  # those here tell the dtype
+            differences = _other_dtypes(problem, params)
+        if differences:
+            raise ValueError(f"{name} {_OTHER_ARRAYS.format('; '.join(differences))}") from error
         if not isinstance(error, TypeError | LookupError | AttributeError):
             raise
         shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
@@ -561,13 +585,13 @@ def _differences(problem: Problem, params: Params) -> list[str]:
     return lines[:most] + ([f"and {len(lines) - most} more"] if len(lines) > most else [])
 
 
-def _other_dtypes(problem: Problem, params: Params) -> str:
-    """Of what dtype arrays are instead of that which ``init`` draws; empty where of the same."""
+def _other_dtypes(problem: Problem, params: Params) -> list[str]:
+    """Of what dtype arrays are instead of that which ``init`` draws."""
     given, known = (
         " and ".join(sorted({str(leaf.dtype) for leaf in (tree or {}).values()}))
         for tree in (_by_path(params), _drawn(problem))
     )
-    return f"they are {given} instead of {known}" if known and given != known else ""
+    return [f"they are {given} instead of {known}"] if known and given != known else []
 
 
 def _drawn(problem: Problem) -> dict[str, Any] | None:
