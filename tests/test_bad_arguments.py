@@ -205,6 +205,14 @@ MISTAKES = {
         lambda p, w: sf.simulate(p, w, RULE, 3, observables=[sf.sharpness]),
         ["observables names", "call the function, which returns the observable"],
     ),
+    "the name of a function for the observable": (
+        lambda p, w: sf.simulate(p, w, RULE, 3, observables=["mine:compute"]),
+        ["observables names 'mine:compute'", "In Python give the function itself", "Observable("],
+    ),
+    "a function of a moment for an observable": (
+        lambda p, w: sf.simulate(p, w, RULE, 3, observables=[lambda moment: moment.loss]),
+        ["observables names", "sharpflow.simulator.Observable(name, function)"],
+    ),
     "a metric for an observable": (
         lambda p, w: sf.simulate(p, w, RULE, 3, observables=["test_accuracy"]),
         ["observables names 'test_accuracy'", 'record "metrics"', "test=(x, y)"],
@@ -250,6 +258,46 @@ MISTAKES = {
     "a metric with the name of a column": (
         lambda p, w: _network(metrics={"loss": lambda w: 0.0}),
         ["metrics has 'loss'", "rename it"],
+    ),
+    "a snapshot for params": (
+        lambda p, w: sf.theory.retract(p, trajectory().snapshot()),
+        ["params must be a pytree", "as in snapshot.params"],
+    ),
+    "a snapshot for the start of a flow": (
+        lambda p, w: sf.sharpness_flow(p, trajectory().snapshot(), [0.0, 0.1]),
+        ["theta0 must be a pytree", "as in snapshot.params"],
+    ),
+    "a trajectory for params": (
+        lambda p, w: sf.theory.spherical_sharpness(p, trajectory()),
+        ["params must be a pytree", "take its final_params"],
+    ),
+    "a file for params": (
+        lambda p, w: sf.simulate(p, "run.nc", RULE, 3),
+        ["params must be a pytree", "got 'run.nc'; sharpflow.load(path) reads"],
+    ),
+    "a dataset for params": (
+        lambda p, w: sf.simulate(p, trajectory().to_dataset(), RULE, 3),
+        ["params must be a pytree", "sharpflow.simulator.grid_point(grid, problem"],
+    ),
+    "a key for params": (
+        lambda p, w: sf.simulate(p, jax.random.key(0), RULE, 3),
+        ["params must be a pytree", "draw them with problem.init(key)"],
+    ),
+    "a seed for params": (
+        lambda p, w: sf.simulate(p, 0, RULE, 3),
+        ["params must be a pytree", "problem.init(jax.random.key(seed))"],
+    ),
+    "a snapshot for a trajectory": (
+        lambda p, w: sf.predict(p, trajectory().snapshot()),
+        ["trajectory must be", "the trajectory from which the snapshot was taken"],
+    ),
+    "a grid for a trajectory": (
+        lambda p, w: sf.predict(p, trajectory().to_dataset()),
+        ["trajectory must be", "sharpflow.simulator.grid_point(grid, problem"],
+    ),
+    "a file for a trajectory": (
+        lambda p, w: sf.plots.panel("run.nc"),
+        ["trajectory must be", "sharpflow.load(path) reads one"],
     ),
     "a metric twice": (
         lambda p, w: _network(metrics={"train_accuracy": lambda w: 0.0}),

@@ -1,6 +1,7 @@
 """What is printed of an object is short, whatever is in it, and says what it is."""
 
 import enum
+import json
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import sharpflow as sf
 from sharpflow.models.representation import MOST_LINES, Summary, course, span, words
 
 WIDEST = 96
-# types, not objects; and errors and codes, which print in Python's own way
+# types, not objects; and errors and codes, which print a sentence and a name
 PRINTED = {
     name: cls
     for name, cls in CLASSES.items()
@@ -185,5 +186,14 @@ def test_words_for_values(value, told):
 
 def test_a_column_is_told_by_its_ends():
     assert course(np.array([[1.0, 3.0], [2.0, np.nan], [5.0, 4.0]])).startswith("3 → 5")
+    assert course(np.array([3.0 + 4.0j, 1.0j])) == "5 → 1 in absolute value"
     assert course(np.full(3, np.nan)) == "NaN" and course(np.zeros(0)) == "none"
     assert span([3]) == "3" and span([]) == "none" and span([0, 5, 1000]) == "0 to 1,000, 3 values"
+
+
+def test_a_status_prints_its_name_and_is_an_integer():
+    status = sf.Status.DIVERGED
+    assert str(status) == f"{status}" == "DIVERGED" and f"{status:>9}" == " DIVERGED"
+    assert status == 5 and f"{status:03d}" == "005" and json.dumps(status) == "5"
+    codes = jax.vmap(lambda failed: jnp.where(failed, status, sf.Status.SUCCESS))(np.array([1, 0]))
+    assert codes.tolist() == [5, 0]

@@ -31,6 +31,12 @@ ON_AXES = ALL | {
     "panel": lambda ax=None: plots.panel(
         RECORD, FLOW, None if ax is None else [ax], columns=["sharpness_manifold"]
     )[0],
+    "panel of several": lambda ax=None: plots.panel(
+        RECORD,
+        None,
+        None if ax is None else [ax],
+        columns=[("sharpness_manifold", "threshold", "test_error")],
+    )[0],
 }
 PAGES = {
     "heat_maps": lambda: plots.heat_maps(WIDE, "loss"),
@@ -137,6 +143,20 @@ def test_on_axes_of_a_user_all_of_everything_is_shown_and_fonts_are_ours(name):
     assert {text.get_math_fontfamily() for text in ours} == {drawing.RC["mathtext.fontset"]}
     sizes = [text.get_fontsize() for text in ours]
     assert min(sizes) >= 6.0 and max(sizes) <= drawing.RC["axes.labelsize"]
+
+
+@pytest.mark.parametrize("name", ["sharpness alone", "seed_bands", "metric", "panel"])
+@pytest.mark.parametrize("when", ["before", "after", "alone"])
+def test_a_title_of_the_user_is_clear_of_the_legend(name, when):
+    ax = None if when == "alone" else pyplot.subplots(figsize=(5.0, 3.5), layout="constrained")[1]
+    if when == "before":
+        ax.set_title("a title of mine, in the middle and over all of it")
+    ax = ON_AXES[name](ax)
+    if when != "before":
+        ax.set_title("mine", loc="left")
+        ax.set_title("mine, too")
+    assert _legends(ax.figure)
+    assert not _faults(ax.figure)
 
 
 def test_a_covered_line_a_cut_label_and_an_overlap_are_found():

@@ -100,7 +100,7 @@ def bounds(dataset: "xarray.Dataset", name: str) -> tuple[float, float, bool] | 
         most = max(1.5 * line, 1.2 * late[np.isfinite(late)].max(initial=line))
         shown = np.append(np.minimum(shown, most), line)
     if quantities.is_logarithmic(quantity, shown):
-        low, high = float(shown.min()), float(shown.max())
+        low, high = float(shown[shown > 0].min()), float(shown.max())
         room = (high / low) ** 0.04
         return low / room, high * room, True
     if name in quantities.metric_names(dataset, time_dimension(dataset)):

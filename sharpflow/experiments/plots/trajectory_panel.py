@@ -23,7 +23,7 @@ from sharpflow.experiments.plots.record import Curve, Record, has_flow_time, rec
 from sharpflow.models import Problem
 from sharpflow.models.arguments import TEXT, Kind, checked, optional
 from sharpflow.models.precision import compiled
-from sharpflow.models.problem import PROBLEM, Params
+from sharpflow.models.problem import PROBLEM, Params, require_fitting
 from sharpflow.simulator.trajectory import Trajectory
 from sharpflow.theory import predicted_loss
 from sharpflow.theory.flow import FLOW, FlowSolution
@@ -147,7 +147,13 @@ def _given(
     wanted = {name for names in groups for name in names}
     if compared is not None:
         wanted.discard(_AT_MANIFOLD)
-    require_columns("trajectory", record, *sorted(wanted))
+    elif _AT_MANIFOLD in wanted and _AT_MANIFOLD not in record:
+        recorded = [name for name in SHARPNESSES if name in record]
+        raise ValueError(
+            f"columns has {_AT_MANIFOLD!r}, which compare makes: give what it returns as "
+            f"comparison=, or draw a recorded sharpness; there are {recorded}"
+        )
+    require_columns("trajectory", record.dataset, *sorted(wanted))
     return groups
 
 
@@ -185,6 +191,7 @@ def _predictions(
     values = dict.fromkeys((_AT_MANIFOLD, *_SPHERICAL), sharpness) | {"threshold": threshold}
     values |= dict.fromkeys(EDGE_RATIOS, sharpness / threshold)
     if problem is not None:
+        require_fitting(problem, _point(flow, 0), "points of flow")
         names = [name for name in problem.metrics if name in record]
         along = [_metrics(problem, _point(flow, place)) for place in range(len(time))]
         values |= {name: np.asarray([each[name] for each in along]) for name in names}
@@ -271,7 +278,10 @@ def _draw(
         mark_predicted_entry(ax, compared.dataset, record.clock)
     first = next(iter(drawn.values()))
     shared = [first] if names == _LOSSES else [*drawn.values()]
-    ax.set_ylabel(quantities.joint_label(shared))
+    words = quantities.joint_label(shared)
+    if drawing.text_width(words, drawing.RC["axes.labelsize"]) > 72.0 * drawing.height_inches(ax):
+        words = words.replace(", ", ",\n")
+    ax.set_ylabel(words)
     everything = np.concatenate([curve.values for curve in curves.values()])
     if quantities.is_logarithmic(first, everything) or "threshold" in beside:
         drawing.log_axis(ax, "y")
