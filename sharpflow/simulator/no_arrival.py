@@ -185,7 +185,7 @@ def _at_edge(problem: Problem, trajectory: Trajectory) -> str | None:
     said = "The trajectory is at the edge before it comes near the manifold: its edge ratio "
     if start >= 1.0:
         return (
-            f"{said}is {start:.2g} at the start, step {step[0]}, and {ratio:.2g} at step "
+            f"{said}is {start:.3g} at the start, step {step[0]}, and {ratio:.3g} at step "
             f"{step[first]}. Lower learning_rate, so that training begins below the edge; or use "
             "sharpflow.central_flow, which needs no manifold."
         )
