@@ -794,6 +794,10 @@ CALLS: dict[str, Call] = {
             "progress": FLAG.or_none,
         },
     ),
+    "sharpflow.simulator.comparison_summary": Call(
+        lambda: {"comparison": sf.compare(trajectory(), flow(), problem())},
+        {"comparison": OBJECT},
+    ),
     "sharpflow.simulator.measure_oscillation": Call(
         lambda: {
             "trajectory": trajectory(),
