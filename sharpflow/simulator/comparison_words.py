@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 _COMPARISON = of_lazy_type("xarray", "Dataset", "an xarray.Dataset, as compare returns it")
 # Of the numbers, which say how well the trajectory is predicted; the others say how they were made.
-_TOLD = (
-    "entry_step",
-    "predicted_entry_step",
-    "final_relative_error",
-    "mean_edge_ratio",
-    "mean_loss_ratio",
-    "loss_rises_before",
-    "loss_rises_after",
-)
+_TOLD = {
+    "entry_step": "step at which the edge ratio first rises through 1",
+    "predicted_entry_step": "the same, predicted from the norm on arrival",
+    "final_relative_error": "{label}, at the end",
+    "mean_edge_ratio": "{label}",
+    "mean_loss_ratio": "{label}",
+    "loss_rises_before": "{label}",
+    "loss_rises_after": "{label}",
+}
 # The one attribute that has reasons: a file of netCDF takes text, and no table.
 ATTRIBUTE = "why_nan"
 _BETWEEN, _AFTER_NAME = "; ", ": "
@@ -58,20 +58,21 @@ def comparison_summary(comparison: "xarray.Dataset") -> Summary:
     Raises:
       ValueError: a dataset that ``compare`` did not make.
     """
-    if "tau" not in comparison.coords or not set(_TOLD) <= comparison.attrs.keys():
+    if "tau" not in comparison.coords or not _TOLD.keys() <= comparison.attrs.keys():
         raise ArgumentError(
             "comparison", _COMPARISON.allowed, f"a dataset with {sorted(map(str, comparison))}"
         )
     reasons = _reasons(comparison)
     lines = [("flow time τ", span(comparison["tau"].values))]
-    for name in _TOLD:
+    for name, meaning in _TOLD.items():
         value, quantity = float(comparison.attrs[name]), COMPARISON_NUMBERS[name]
         if np.isnan(value):
             lines.append((name, f"NaN, {reasons.get(name, 'for a reason that is not known')}"))
             continue
         theory = quantity.reference
         beside = f", {theory:g} in theory" if isinstance(theory, float) else ""
-        lines.append((name, f"{number(value):11} {quantity.label}{beside}"))
+        said = meaning.format(label=quantity.label)
+        lines.append((name, f"{number(value):11} {said}{beside}"))
     moved = float(comparison["distance_moved"].values[-1])
     lines.append(("distance_moved", f"{number(moved):11} by the flow, at the end"))
     return Summary("Comparison of a trajectory with its flow", lines)
