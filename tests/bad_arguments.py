@@ -860,8 +860,8 @@ CALLS: dict[str, Call] = {
             "other": _RECORD.or_none,
             "clock": POSITIVE.or_none,
             "log": FLAG,
-            "label": TEXT,
-            "other_label": TEXT,
+            "label": TEXT.or_none,
+            "other_label": TEXT.or_none,
         },
     ),
     "sharpflow.experiments.plots.outcome_map": Call(
