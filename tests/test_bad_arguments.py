@@ -191,7 +191,10 @@ MISTAKES = {
     ),
     "an observable for a number": (
         lambda p, w: sf.sharpness(p, w),
-        ["k must be an integer", "sharpflow.theory.spherical_sharpness(problem, params)"],
+        [
+            "for the eigenvalues at params call sharpflow.theory.spherical_sharpness(problem, p",
+            "sharpness makes an observable",
+        ],
     ),
     "a misspelt keyword": (
         lambda p, w: sf.simulate(p, w, RULE, 3, observable=["loss"]),
@@ -235,7 +238,13 @@ MISTAKES = {
     ),
     "a schedule for a learning rate": (
         lambda p, w: sf.gdwd(optax.cosine_decay_schedule(0.1, 10), 0.01),
-        ["learning_rate must be", "optax.sgd(schedule)", "effective_learning_rate="],
+        [
+            "learning_rate must be",
+            "optax.sgd(schedule)",
+            "effective_learning_rate=",
+            "optax.inject_hyperparams",
+            "docs/howto-optimizer.md, 'SGD with momentum and a sched",
+        ],
     ),
     "rates by keyword alone": (
         lambda p, w: sf.simulate_grid(

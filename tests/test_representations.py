@@ -1,5 +1,6 @@
 """What is printed of an object is short, whatever is in it, and says what it is."""
 
+import dataclasses
 import enum
 import json
 
@@ -110,6 +111,23 @@ def test_the_main_results_say_how_they_ended_and_what_they_hold(run):
         repr(run.snapshot(10)): ("step            10",),
     }.items():
         assert _is_short(printed) and all(part in printed for part in parts), printed
+
+
+def test_a_fork_says_how_many_steps_it_has_made_itself(run):
+    problem, rule = sf.models.matrix_completion(shape=(4, 4), rank=1), sf.gdwd(0.5, 0.01)
+    for start in (run, run.snapshot(20)):
+        fork = sf.simulate(problem, start, rule, 20, record_every=2, snapshot_every=5)
+        assert "SUCCESS after 20 steps, from 20 to 40" in repr(fork)
+    assert repr(run).splitlines()[0] == "Trajectory: SUCCESS after 20 steps"
+
+
+def test_of_many_columns_the_losses_and_a_sharpness_with_its_threshold_are_shown(run):
+    names = ["a", "b", "c", "d", "loss", "loss_mean", "norm_squared", "sharpness_iterate"]
+    columns = dict.fromkeys([*names, "test_error", "threshold"], run["loss"])
+    printed = repr(dataclasses.replace(run, columns=columns))
+    told = [line.split()[0] for line in printed.splitlines()[5:-1]]
+    assert _is_short(printed)
+    assert told == ["loss", "loss_mean", "sharpness_iterate", "threshold", "a", "b"]
 
 
 def test_problems_plans_rules_and_observables_say_what_they_are(run):

@@ -29,6 +29,13 @@ class Summary(NamedTuple):
     heading: str
     lines: Sequence[tuple[str, str]] = ()
 
+    def __repr__(self) -> str:
+        """What it says: also of a summary itself, which some functions return, words are shown."""
+        return self.as_text()
+
+    def _repr_html_(self) -> str:
+        return self.as_html()
+
     @property
     def shortened(self) -> "Summary":
         """At most ``MOST_LINES`` with the heading; the names of what is left out fill the last."""

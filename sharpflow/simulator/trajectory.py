@@ -252,8 +252,23 @@ class Trajectory:
             lines.append(("rule", rule + (f", κ = {self.kappa:g}" if self.kappa else "")))
         kept = "none" if self.params is None else of_params(self.params, "snapshots")
         lines.append(("params", kept))
-        lines += [(name, course(values)) for name, values in self.columns.items()]
-        return Summary(f"Trajectory: {self.status.name} after {self.final_step:,} steps", lines)
+        lines += [(name, course(self.columns[name])) for name in self._columns_in_order()]
+        first = int(self.step[0]) if len(self.step) else 0
+        made = f"after {self.final_step - first:,} steps"
+        whence = f", from {first:,} to {self.final_step:,}" if first else ""  # of a fork
+        return Summary(f"Trajectory: {self.status.name} {made}{whence}", lines)
+
+    def _columns_in_order(self) -> list[str]:
+        """Losses, each column with what it is compared with, and the rest.
+
+        A printed trajectory has room for few of them: of a sharpness alone nobody can tell whether
+        it is at the edge.
+        """
+        beside = {name: self.quantity(name).reference for name in self.columns}
+        pairs = {name: other for name, other in beside.items() if other in self.columns}
+        losses = [name for name in ("loss", "loss_mean") if name in self.columns]
+        compared = [name for pair in pairs.items() for name in pair]
+        return list(dict.fromkeys([*losses, *compared, *self.columns]))
 
 
 @summarized

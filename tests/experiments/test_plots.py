@@ -148,10 +148,22 @@ def test_metric_without_a_clock_of_its_own_is_drawn_on_the_clock_of_the_other():
 def test_metric_has_its_own_clock_or_the_one_given():
     other = record(3e-3)
     ax = plots.metric(RECORD, "test_error", other=other)
-    np.testing.assert_array_equal(_line(ax, "without weight decay")[0], other.tau)
+    np.testing.assert_array_equal(_line(ax, "other")[0], other.tau)
     ax = plots.metric(RESTING, "test_error", other=other, clock=0.5)
     for label in ("with weight decay", "without weight decay"):
         np.testing.assert_array_equal(_line(ax, label)[0], 0.5 * RESTING.step)
+
+
+def test_metric_names_weight_decay_only_where_it_tells_two_trajectories_apart():
+    def named(trajectory, other=None, **labels):
+        ax = plots.metric(trajectory, "test_error", other=other, **labels)
+        return [line.get_label() for line in ax.lines][::-1]
+
+    decay, none = "with weight decay", "without weight decay"
+    assert named(RECORD) == named(RESTING) == ["measured"]
+    assert named(RECORD, RESTING) == [decay, none] == named(RESTING, RECORD)[::-1]
+    assert named(RECORD, RECORD) == ["trajectory", "other"] == named(RESTING, RESTING)
+    assert named(RECORD, RESTING, label="mine", other_label="yours") == ["mine", "yours"]
 
 
 @pytest.mark.parametrize("clockless", [RESTING, RECORD.drop_vars("tau")])
@@ -363,7 +375,7 @@ def test_metric_draws_what_its_column_is_compared_with():
     ax = plots.metric(RECORD, "hessian_sharpness")
     drawn = _line(ax, "stability line")
     np.testing.assert_array_equal(drawn, [RECORD.tau, RECORD.stability_line])
-    measured = _line(ax, "with weight decay")
+    measured = _line(ax, "measured")
     np.testing.assert_array_equal(measured[1], RECORD.hessian_sharpness[:, 0])
     ratio = RECORD.assign(edge_ratio_iterate=RECORD.test_error)
     lines = plots.metric(ratio, "edge_ratio_iterate").lines

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from sharpflow.models.paths import user_path
 from sharpflow.simulator.quantities import RESULT
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.legend import Legend
@@ -74,6 +75,12 @@ FONT: dict[str, Any] = {
 SOLID: dict[str, Any] = {"color": MEASURED, "linewidth": 1.8}
 FINE: dict[str, Any] = {"color": MEASURED, "linewidth": 1.1}
 DASHED: dict[str, Any] = {"color": PREDICTED, "linewidth": 1.3, "linestyle": (0, (4, 2))}
+# Of several on the same axes; DASHED is the first.
+PREDICTIONS: tuple[dict[str, Any], ...] = (
+    DASHED,
+    DASHED | {"color": "#e69f00", "linestyle": (0, (1, 1.2))},
+    DASHED | {"color": "#009e73", "linestyle": (0, (5, 1.5, 1, 1.5))},
+)
 DOTTED: dict[str, Any] = {"color": SINGLE_EDGE, "linewidth": 1.5, "linestyle": (0, (1, 1.2))}
 LINE: dict[str, Any] = {"color": THRESHOLD, "linewidth": 1.2}
 ABOVE: dict[str, Any] = {  # a legend clear of lines that may run anywhere
@@ -289,6 +296,24 @@ class _PlaceOf:
         figure = figure_of(ax)
         box = self.legend.get_window_extent(renderer)
         return box.transformed(figure.transSubfigure.inverted())
+
+
+def legend_over(figure: "Figure", entries: "Mapping[str, Artist]") -> None:
+    """One legend above all axes of a figure, in as many columns as fit its width.
+
+    Args:
+      figure: laid out by matplotlib's constrained layout, which makes room for it.
+      entries: handles by their labels.
+    """
+    frame = 2.0 * RC["legend.fontsize"]  # the border of the legend and the gap around it
+    columns = legend_columns(list(entries), 72.0 * figure.get_size_inches()[0] - frame)
+    figure.legend(
+        entries.values(),
+        entries,
+        loc="outside upper left",
+        ncols=columns,
+        columnspacing=_GAP,
+    )
 
 
 def legend_columns(labels: Sequence[str], width: float) -> int:

@@ -24,7 +24,7 @@ CLOCKS = ("step", "tau")
 _LATE_PERCENTILES = (1.0, 99.0)
 # Whole range over the range after the transient from which on the latter makes the axis. Below 2
 # half of the axis or more would show it anyway.
-_WHOLE = 2.0
+WHOLE = 2.0
 
 
 class Band(NamedTuple):
@@ -136,7 +136,7 @@ def _late(dataset: "xarray.Dataset", values: np.ndarray, shown: np.ndarray) -> n
         return shown
     last = finite & (np.cumsum(finite[..., ::-1], axis=-1)[..., ::-1] == 1)
     late = np.append(np.percentile(after, _LATE_PERCENTILES), values[last])
-    return late if np.ptp(shown) > _WHOLE * np.ptp(late) else shown
+    return late if np.ptp(shown) > WHOLE * np.ptp(late) else shown
 
 
 def clock(dataset: "xarray.Dataset", against: str | None) -> str:
