@@ -157,14 +157,19 @@ HEADS = (
 
 def with_quantities(text: str) -> str:
     """A page whose tables of quantities hold what the package says of them."""
-    from sharpflow.simulator import comparison, observables, oscillation, quantities
+    from sharpflow.simulator import (
+        comparison_quantities,
+        observables,
+        oscillation,
+        quantities,
+    )
 
     tables = {
         "result": quantities.RESULT,
         "recorded": observables.COLUMNS,
         "metrics": observables.METRICS,
-        "comparison": comparison.COMPARISON,
-        "numbers": comparison.COMPARISON_NUMBERS,
+        "comparison": comparison_quantities.COMPARISON,
+        "numbers": comparison_quantities.COMPARISON_NUMBERS,
         "oscillation": oscillation.OSCILLATION,
     }
 

@@ -797,6 +797,10 @@ CALLS: dict[str, Call] = {
             "progress": FLAG.or_none,
         },
     ),
+    "sharpflow.simulator.comparison_summary": Call(
+        lambda: {"comparison": sf.compare(trajectory(), flow(), problem())},
+        {"comparison": OBJECT},
+    ),
     "sharpflow.simulator.measure_oscillation": Call(
         lambda: {
             "trajectory": trajectory(),
@@ -859,8 +863,8 @@ CALLS: dict[str, Call] = {
             "other": _RECORD.or_none,
             "clock": POSITIVE.or_none,
             "log": FLAG,
-            "label": TEXT,
-            "other_label": TEXT,
+            "label": TEXT.or_none,
+            "other_label": TEXT.or_none,
         },
     ),
     "sharpflow.experiments.plots.outcome_map": Call(

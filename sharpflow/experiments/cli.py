@@ -288,7 +288,10 @@ def _print_list(name: str, meaning: str, rows: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def _failures() -> Iterator[None]:
-    """Bad input exits with 2, a disk that fails with 1, a signal with 128 and its number."""
+    """Bad input exits with 2, a disk that fails with 1, a signal with 128 and its number.
+
+    Functions of the user's that fail are bad input.
+    """
     from sharpflow.simulator import Interrupted, RunLockedError, StorageError
 
     try:
@@ -307,15 +310,23 @@ def _failures() -> Iterator[None]:
         typer.echo(f"error: {message}", err=True)
         raise typer.Exit(1) from None
     except (ValueError, RunLockedError) as error:
-        _refuse(str(error))
-    # jax raises both where a backend fails to start, in words of its own. They are bad input only
-    # if the device that was asked for is missing; anything else is a fault of ours and keeps its
-    # traceback.
-    except (RuntimeError, AssertionError):
-        missing = missing_platform()
-        if missing is None:
+        _refuse(_in_function_of_user(error) or str(error))
+    # Bad input is any error in a function that the config names, and a device that was asked for
+    # and is missing: where a backend does not start, jax raises RuntimeError or AssertionError in
+    # words of its own. Anything else is a fault of ours and keeps its traceback.
+    except Exception as error:
+        told = _in_function_of_user(error)
+        if told is None and isinstance(error, (RuntimeError, AssertionError)):
+            told = missing_platform()
+        if told is None:
             raise
-        _refuse(missing)
+        _refuse(told)
+
+
+def _in_function_of_user(error: Exception) -> str | None:
+    from sharpflow.experiments.config.mistakes import fault_of_user
+
+    return fault_of_user(error)
 
 
 def _refuse(message: str) -> None:

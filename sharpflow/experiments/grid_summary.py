@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sharpflow.models.arguments import nearest
+from sharpflow.simulator.observables import how_to_get
 from sharpflow.simulator.store.arrays import PENDING
 from sharpflow.theory.status import Status
 
@@ -159,9 +161,8 @@ def column(dataset: "xarray.Dataset", name: str) -> "xarray.DataArray":
     Raises:
       ValueError: a column that was not recorded, or is no column of numbers in time.
     """
+    require_column(dataset, name)
     time = time_dimension(dataset)
-    if name not in dataset:
-        raise ValueError(f"dataset has no column {name!r}; it has {sorted(map(str, dataset))}")
     values = dataset[name]
     dims = (*POINT, *extra_axes(dataset), time)
     for trailing in [dim for dim in values.dims if dim not in dims]:
@@ -174,6 +175,22 @@ def column(dataset: "xarray.Dataset", name: str) -> "xarray.DataArray":
     # dtype.
     values = values.transpose(*dims).astype(np.float64)
     return values.where(np.isfinite(values))
+
+
+def require_column(dataset: "xarray.Dataset", name: str) -> None:
+    """Refuse a column that was not recorded.
+
+    Args:
+      dataset: of a grid.
+      name: of the column.
+
+    Raises:
+      ValueError: names those that there are, and the one that may be meant.
+    """
+    if name not in dataset:
+        known = sorted(map(str, dataset))
+        remedy = how_to_get(name) or nearest(name, known)
+        raise ValueError(f"dataset has no column {name!r}{remedy}; it has {known}")
 
 
 def time_dimension(dataset: "xarray.Dataset") -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharpflow.experiments.config import Config, ConfigError, differences, load
+from sharpflow.experiments.grid_summary import SHARPNESSES
 from sharpflow.models.representation import duration_in_words, size_in_words
 from sharpflow.simulator import GridPlan, Processes, RunError, plan_grid, simulate_grid
 from sharpflow.simulator.axes import BASE
@@ -142,6 +143,20 @@ def plan_config(config: Config) -> GridPlan:
     return plan_grid(**arguments)
 
 
+def _untold(config: Config) -> list[str]:
+    """What a report will not tell of a run, each with what would have to be recorded."""
+    # imported here, for a report loads what it draws with, and a run does not need that
+    from sharpflow.experiments.report.measured import NEEDS
+
+    lines = [f"{what} (needs {name})" for name, what in NEEDS.items()
+             if name not in config.observables]  # fmt: skip
+    if not {*SHARPNESSES} & {*config.observables}:
+        lines.insert(0, "the entry, and what comes after it (needs a sharpness)")
+    if config.snapshot_every is None:
+        lines.append("the flow (needs snapshot_every)")
+    return lines
+
+
 def describe(config: Config, plan: GridPlan) -> list[str]:
     """A plan in lines for people."""
     points = int(np.prod(list(plan.shape.values())))
@@ -155,6 +170,8 @@ def describe(config: Config, plan: GridPlan) -> list[str]:
     each = f"num_steps = {config.num_steps}" if config.tau is None else f"tau = {config.tau:g}"
     lines.append(f"updates: {plan.updates:,} in all, {each} each")
     lines.append(f"columns: {', '.join(config.observables)}")
+    if untold := _untold(config):
+        lines.append(f"a report of it cannot tell: {'; '.join(untold)}")
     for layout in plan.layouts:
         share, count = layout.groups * layout.width, layout.devices
         place = f"{share} on each of {count} devices" if count > 1 else "all on one device"

@@ -40,7 +40,7 @@ def save(
       value: an instance of one of the classes.
       dataset: what of it others should be able to read.
       path: ``.nc`` for a netCDF file, ``.zarr`` for a Zarr folder; one that is there already is
-        replaced.
+        replaced, and through a symbolic link what it points to.
       classes: that may be within the object, by name.
 
     Raises:
@@ -144,7 +144,8 @@ def _is_kept_as_it_is(dtype: np.dtype) -> bool:
 
 def storable(dataset: "xarray.Dataset") -> "xarray.Dataset":
     """With names and attributes that files take; an own name stays in an attribute."""
-    names = stored_names(dict.fromkeys([*map(str, dataset.variables), *map(str, dataset.dims)]))
+    own_names = dict.fromkeys([*map(str, dataset.variables), *map(str, dataset.dims)])
+    names = stored_names(own_names, taken=[_GROUP])
     changed = {own: stored for own, stored in names.items() if own != stored}
     copy = dataset.copy()
     for name in changed:

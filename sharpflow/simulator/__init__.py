@@ -1,6 +1,7 @@
 """What happens, and how it compares with what is predicted."""
 
 from sharpflow.simulator.comparison import compare
+from sharpflow.simulator.comparison_words import comparison_summary
 from sharpflow.simulator.grid import (
     GridPlan,
     GridSpec,
@@ -58,6 +59,7 @@ __all__ = [
     "StorageError",
     "Trajectory",
     "compare",
+    "comparison_summary",
     "concatenate",
     "flattest_coordinates",
     "gdwd",

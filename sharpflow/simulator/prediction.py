@@ -1,7 +1,5 @@
 """The whole prediction for a trajectory: arrival on Γ, threshold there, flow on its clock."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import chex
@@ -12,7 +10,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from sharpflow.models import Params, Problem, check_scale_invariance
+from sharpflow.models import Params, Problem
 from sharpflow.models.arguments import (
     COUNT,
     FLAG,
@@ -29,6 +27,7 @@ from sharpflow.models.problem import PROBLEM
 from sharpflow.models.progress import UNSEEN, progress_bar
 from sharpflow.models.representation import summarized
 from sharpflow.simulator.average import Rates, predict_average, rates_of_gdwd, thinned
+from sharpflow.simulator.no_arrival import Search, refusal
 from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory, recorded_snapshots
 from sharpflow.theory import (
     CentralFlowSolution,
@@ -37,7 +36,6 @@ from sharpflow.theory import (
     linearize,
     retract_with_status,
     sharpness_flow,
-    spherical_sharpness,
 )
 from sharpflow.theory.linearization import METHODS, Method
 from sharpflow.theory.manifold import retract_in_pieces
@@ -269,10 +267,10 @@ def predict(
     arrival = _arrival(
         problem, trajectory, arrival_step, arrival_distance, deadline=deadline, progress=progress
     )
-    if isinstance(arrival, _NoArrival):
+    if isinstance(arrival, Search):
         if may_be_average and rates is not None:
             return average(rates)
-        raise ValueError(_in_words(arrival, problem, trajectory, arrival_distance))
+        raise ValueError(refusal(problem, trajectory, arrival))
     start = jax.tree.map(lambda leaf: jnp.asarray(leaf[arrival]), snapshots)
     reached = retract_in_pieces(
         problem, start, on_sphere=trajectory.on_sphere, method=method, display=UNSEEN
@@ -300,29 +298,6 @@ def predict(
         throw=throw,
         progress=progress,
     )
-
-
-# Of the loss halfway: a loss that falls by less than this in the second half of a run hardly falls
-# any more. On the way to the manifold it falls exponentially, and by far more.
-_FALLING = 0.5
-# With fewer snapshots than this the time between two of them is a good part of the run.
-_FEW_SNAPSHOTS = 8
-
-# Snapshots of which the edge ratio is looked at where a trajectory does not arrive: each takes an
-# iteration for an eigenvalue, and at the edge the ratio stays about 1.
-_LOOKED_AT = 8
-
-
-class _NoArrival(NamedTuple):
-    """That no snapshot is near the manifold.
-
-    Attributes:
-      closest: least distance of a snapshot.
-      failed: snapshots from which the retraction did not reach the manifold.
-    """
-
-    closest: float
-    failed: int
 
 
 def _has_manifold(problem: Problem, trajectory: Trajectory) -> bool:
@@ -361,8 +336,8 @@ def _arrival(
     *,
     deadline: Deadline,
     progress: bool | None,
-) -> int | _NoArrival:
-    """The snapshot of the arrival."""
+) -> int | Search:
+    """The snapshot of the arrival; where there is none, what the search for it has seen."""
     if step is not None:
         snapshots = np.flatnonzero(trajectory.snapshot_step == step)
         if not snapshots.size:
@@ -371,135 +346,23 @@ def _arrival(
                 f"{trajectory.snapshot_step[:5]} ... {trajectory.snapshot_step[-1]}"
             )
         return int(snapshots[0])
-    closest, failed, count = np.inf, 0, len(trajectory.snapshot_row)
+    count = len(trajectory.snapshot_row)
+    search = Search(largest_distance, count)
     with progress_bar(count, progress, "arrival", whole=f"{count} snapshots") as display:
         for index in range(count):
             if deadline.passed:
                 raise RuntimeError(
-                    f"the search for the arrival stopped after {index} of {count} snapshots: "
-                    f"max_seconds = {deadline.seconds:g} are over, and the closest is "
-                    f"{closest:.2g} from the minimizer manifold. Give arrival_step, the step of a "
-                    "snapshot that is near it, or let max_seconds grow"
+                    f"the search for snapshots near the minimizer manifold stopped after {index} "
+                    f"of {count}: max_seconds = {deadline.seconds:g} are over, and "
+                    f"{search.in_words}. Give arrival_step, the step of a snapshot that is near, "
+                    "or let max_seconds grow"
                 )
             one = jax.tree.map(lambda leaf: leaf[index : index + 1], trajectory.params)  # noqa: B023
             on_sphere = trajectory.on_sphere
             near = project_snapshots(problem, one, on_sphere=on_sphere, progress=False)
-            failed += bool(near.status[0])
             # snapshots on the sphere are taken at unit norm; only a relative distance means as much
             distance = near.distance[0] / (1.0 if on_sphere else float(optax.tree.norm(one)))
-            closest = min(closest, distance) if np.isfinite(distance) else closest
-            if distance <= largest_distance:
+            if search.see(float(distance), int(trajectory.snapshot_step[index])):
                 return index
-            display.advance(1, f", the closest is {closest:.1e} from the manifold")
-    return _NoArrival(closest, failed)
-
-
-def _in_words(
-    missed: _NoArrival, problem: Problem, trajectory: Trajectory, largest_distance: float
-) -> str:
-    """That there is no arrival, why, and what helps."""
-    return (
-        f"no snapshot lies within arrival_distance = {largest_distance:g} of the minimizer "
-        f"manifold; the closest is {missed.closest:.2g} away. "
-        + " ".join(_reasons_of_no_arrival(problem, trajectory, largest_distance, *missed))
-    )
-
-
-def _edge_ratio(problem: Problem, trajectory: Trajectory, index: int) -> float:
-    """λ₁/λ* at a snapshot; NaN where the eigenvalue is not found, which tells nothing."""
-    params = jax.tree.map(lambda leaf: leaf[index], trajectory.params)
-    threshold = float(trajectory["threshold"][trajectory.snapshot_row[index]])
-    with contextlib.suppress(RuntimeError):
-        return float(spherical_sharpness(problem, params)[0][0]) / threshold
-    return np.nan
-
-
-def _reasons_of_no_arrival(
-    problem: Problem,
-    trajectory: Trajectory,
-    largest_distance: float,
-    closest: float,
-    failed: int,
-) -> Iterator[str]:
-    """Why no snapshot is near the manifold, each with what helps; at least one sentence.
-
-    Args:
-      problem, trajectory: as of ``predict``.
-      largest_distance: that counts as arrived.
-      closest: least distance of a snapshot.
-      failed: snapshots from which the retraction did not reach the manifold.
-    """
-    count = len(trajectory.snapshot_row)
-    if trajectory.on_sphere:
-        try:
-            check_scale_invariance(problem, jax.tree.map(lambda leaf: leaf[0], trajectory.params))
-        except ValueError as error:
-            yield f"A manifold on the sphere needs an invariant loss, but {error}"
-            return
-        at_edge = _at_edge(problem, trajectory)
-        if at_edge is not None:
-            # What the loss does at the edge says nothing, and what would help there, longer
-            # training or a larger learning rate, does not help here.
-            yield at_edge
-            yield from _of_distance(closest)
-            return
-    before, halfway, after = (
-        float(problem.loss_value(jax.tree.map(lambda leaf: leaf[index], trajectory.params)))  # noqa: B023
-        - float(problem.loss_infimum)
-        for index in (0, count // 2, count - 1)
-    )
-    # near the manifold the loss falls with the square of the distance
-    if not after <= largest_distance**2 * before:
-        above = (
-            f"above its infimum {float(problem.loss_infimum):.3g} " if problem.loss_infimum else ""
-        )
-        yield f"The loss {above}is {before:.2g} at the first snapshot and {after:.2g} at the last."
-        if after > _FALLING * halfway:
-            fell = "rose" if after > halfway else "hardly fell"
-            yield (
-                f"It {fell} from {halfway:.2g} halfway. If it stays there, the network cannot fit "
-                "its data: give it more parameters or fewer data, or use sharpflow.central_flow. "
-                "If training is slow, train longer."
-            )
-        else:
-            yield "It still falls: train longer."
-    if count < _FEW_SNAPSHOTS:
-        yield (
-            f"There are {count} snapshots, and the trajectory may have been "
-            "near between two of them: give simulate a smaller snapshot_every."
-        )
-    dtype = jax.tree.leaves(trajectory.params)[0].dtype
-    if failed and dtype == np.float32:
-        yield (
-            f"The retraction fails from {failed} of {count} snapshots. They "
-            "are float32, whose rounding may be the cause: make the problem in float64, with "
-            "jax_enable_x64."
-        )
-    yield from _of_distance(closest)
-
-
-def _at_edge(problem: Problem, trajectory: Trajectory) -> str | None:
-    """That a trajectory is at the edge at one of its snapshots; None where it is at none."""
-    count = len(trajectory.snapshot_row)
-    # Not the first: a start above the edge is thrown below it by its first steps.
-    for index in np.unique(np.linspace(1, count - 1, min(count, _LOOKED_AT)).astype(int)):
-        ratio = _edge_ratio(problem, trajectory, index)
-        if index > 0 and ratio >= 1.0:
-            return (
-                f"The trajectory is at the edge before it comes near the manifold: its edge ratio "
-                f"is {ratio:.2g} at step {trajectory.snapshot_step[index]}. Lower weight_decay, so "
-                "that the edge comes later, or learning_rate; or use sharpflow.central_flow, which "
-                "needs no manifold."
-            )
-    return None
-
-
-def _of_distance(closest: float) -> Iterator[str]:
-    """What may be accepted all the same."""
-    if np.isfinite(closest):
-        yield (
-            f"An arrival_distance above {closest:.2g}, or an arrival_step, accepts a snapshot that "
-            "is as far, with a prediction that starts as wrong."
-        )
-    else:
-        yield "The retraction reaches the manifold from none of the snapshots."
+            display.advance(1, f", {search.in_words}")
+    return search

@@ -1,5 +1,8 @@
 """Trajectories set against the flow that predicts them: the statements of the theory."""
 
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -232,5 +235,81 @@ def test_an_entry_before_the_arrival_is_not_taken_for_a_prediction(completion, c
     unseen = sf.compare(trajectory, flow, problem).attrs
     assert np.isnan([unseen["entry_step"], unseen["predicted_entry_step"]]).all()
     assert np.isnan(unseen["loss_rises_before"])
+    reason = "the trajectory entered the edge before it came near Γ"
+    names = ("entry_step", "predicted_entry_step", "loss_rises_before")
+    assert unseen["why_nan"] == "; ".join(f"{name}: {reason}" for name in names)
     assert unseen["loss_rises_after"] == pytest.approx(seen["loss_rises_after"], abs=0.05)
     assert unseen["mean_edge_ratio"] == pytest.approx(seen["mean_edge_ratio"], abs=0.02)
+
+
+def _cut(flow, stop):
+    rows = {
+        name: jax.tree.map(lambda leaf: leaf[:stop], getattr(flow, name))
+        for name in ("tau", "theta", "threshold", "eigenvalues", "edge_covariance")
+    }
+    return dataclasses.replace(flow, **rows)
+
+
+@pytest.mark.parametrize(
+    ("leave_out", "raised", "num_outputs", "reasons"),
+    [
+        ((), 1.0, None, {}),
+        (
+            ("loss_mean", "loss_rises"),
+            1.0,
+            None,
+            {
+                "mean_loss_ratio": "the column loss_mean was not recorded",
+                "loss_rises_before": "the column loss_rises was not recorded",
+                "loss_rises_after": "the column loss_rises was not recorded",
+            },
+        ),
+        (
+            (),
+            100.0,
+            None,
+            dict.fromkeys(
+                ("entry_step", "mean_edge_ratio", "mean_loss_ratio", "loss_rises_after"),
+                r"the edge ratio does not reach 1, 0\.01\d* at most",
+            ),
+        ),
+        (
+            (),
+            1.0,
+            2,
+            {
+                "final_relative_error": "the flow has not moved",
+                "mean_edge_ratio": "the oscillation has not settled by the end: train longer",
+                "mean_loss_ratio": "the oscillation has not settled by the end: train longer",
+            },
+        ),
+    ],
+)
+def test_a_number_that_is_nan_says_why_also_where_it_is_printed(
+    completion, completion_flow, leave_out, raised, num_outputs, reasons
+):
+    problem, trajectory = completion
+    columns = {name: c for name, c in trajectory.columns.items() if name not in leave_out}
+    columns["threshold"] = raised * columns["threshold"]
+    trajectory = dataclasses.replace(trajectory, columns=columns)
+    flow = completion_flow
+    flow = _cut(flow, num_outputs or len(flow.tau))
+    compared = sf.compare(trajectory, flow, problem)
+    told = compared.attrs.get("why_nan", "")
+    assert {each.partition(": ")[0] for each in filter(None, told.split("; "))} == reasons.keys()
+    printed = repr(sf.simulator.comparison_summary(compared))
+    lines = {line.split()[0]: line for line in printed.splitlines()}
+    assert len(printed.splitlines()) <= 12 and max(map(len, printed.splitlines())) <= 96
+    for name in ("entry_step", "predicted_entry_step", "final_relative_error", "mean_edge_ratio"):
+        value = compared.attrs[name]
+        assert np.isnan(value) == (name in reasons)
+        assert ("NaN" if name in reasons else f"{value:.6g}".rstrip("0")) in lines[name].replace(
+            ",", ""
+        )
+    for name, reason in reasons.items():
+        assert re.search(f"NaN, {reason}$", lines[name])
+
+
+def test_a_dataset_that_compare_did_not_make_has_no_summary_of_a_comparison(completion):
+    with pytest.raises(ValueError, match="comparison must be an xarray.Dataset, as compare"):
+        sf.simulator.comparison_summary(completion[1].to_dataset())

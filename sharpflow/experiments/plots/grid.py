@@ -10,6 +10,7 @@ from sharpflow.experiments.grid_summary import (
     is_pending,
     last_values,
     median_over_seeds,
+    require_column,
 )
 from sharpflow.experiments.plots import cells, drawing, quantities
 from sharpflow.experiments.plots.arguments import AX, DATASET
@@ -61,6 +62,7 @@ def heat_map(dataset: "xarray.Dataset", name: str, ax: "Axes | None" = None) -> 
     Raises:
       ValueError: a column that was not recorded, or a grid with further axes.
     """
+    require_column(dataset, name)
     grid, alone = cells.single_grid(dataset), ax is None
     with drawing.styled(ax, size=cells.panel_size(grid)) as ax:
         quantity = quantities.shown_quantity(grid, name)
@@ -92,7 +94,7 @@ def heat_maps(dataset: "xarray.Dataset", name: str) -> "Figure":
     Raises:
       ValueError: a column that was not recorded.
     """
-
+    require_column(dataset, name)
     parts = combinations(dataset)
     if len(parts) == 1:
         return drawing.figure_of(heat_map(dataset, name))
@@ -150,7 +152,7 @@ def _norm(quantity: Quantity, values: np.ndarray) -> "Normalize":
         return Normalize(0.0, 1.0)
     low, high = finite.min(), finite.max()
     if quantities.is_logarithmic(quantity, finite):
-        return LogNorm(low, high)
+        return LogNorm(finite[finite > 0].min(), high, clip=True)  # a zero has the lowest colour
     if low == high:
         return Normalize(low - 0.1 * abs(low) - 1e-12, low + 0.1 * abs(low) + 1e-12)
     return Normalize(low, high)

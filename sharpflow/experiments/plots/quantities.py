@@ -80,8 +80,10 @@ def joint_label(drawn: Sequence[Quantity]) -> str:
 def _up_to_symbol(quantity: Quantity) -> str:
     """``"sharpness λ₁"`` of the label ``"sharpness λ₁ at Φ(θₜ)"`` with the symbol λ₁ at Φ(θₜ)."""
     sign = quantity.symbol.split(" ")[0]
+    if not sign:
+        return quantity.label
     before, found, _ = quantity.label.partition(sign)
-    return before + found if sign else quantity.label
+    return before + found
 
 
 def mathtext(text: str) -> str:
@@ -160,8 +162,14 @@ def line_of(quantity: Quantity) -> float | None:
 
 
 def is_logarithmic(quantity: Quantity, values: np.ndarray) -> bool:
-    """Whether values are drawn on a log scale: they may be, and span so much that they need it."""
+    """Whether values are drawn on a log scale: they may be, and span so much that they need it.
+
+    A zero of a quantity that says ``"log"``, as of a loss that a float no longer holds, lies below
+    every such axis, and does not make it linear. Other quantities, as a share of wrong answers, may
+    mean their zeros.
+    """
     finite = np.asarray(values)[np.isfinite(values)]
+    finite = finite[finite != 0] if quantity.scale == "log" else finite
     if quantity.scale == "linear" or not finite.size or finite.min() <= 0:
         return False
     return bool(finite.max() > _WIDE * finite.min())

@@ -24,7 +24,7 @@ CLOCKS = ("step", "tau")
 _LATE_PERCENTILES = (1.0, 99.0)
 # Whole range over the range after the transient from which on the latter makes the axis. Below 2
 # half of the axis or more would show it anyway.
-_WHOLE = 2.0
+WHOLE = 2.0
 
 
 class Band(NamedTuple):
@@ -100,7 +100,7 @@ def bounds(dataset: "xarray.Dataset", name: str) -> tuple[float, float, bool] | 
         most = max(1.5 * line, 1.2 * late[np.isfinite(late)].max(initial=line))
         shown = np.append(np.minimum(shown, most), line)
     if quantities.is_logarithmic(quantity, shown):
-        low, high = float(shown.min()), float(shown.max())
+        low, high = float(shown[shown > 0].min()), float(shown.max())
         room = (high / low) ** 0.04
         return low / room, high * room, True
     if name in quantities.metric_names(dataset, time_dimension(dataset)):
@@ -136,7 +136,7 @@ def _late(dataset: "xarray.Dataset", values: np.ndarray, shown: np.ndarray) -> n
         return shown
     last = finite & (np.cumsum(finite[..., ::-1], axis=-1)[..., ::-1] == 1)
     late = np.append(np.percentile(after, _LATE_PERCENTILES), values[last])
-    return late if np.ptp(shown) > _WHOLE * np.ptp(late) else shown
+    return late if np.ptp(shown) > WHOLE * np.ptp(late) else shown
 
 
 def clock(dataset: "xarray.Dataset", against: str | None) -> str:

@@ -18,7 +18,7 @@ from sharpflow.experiments.plots.quantities import metric_names, shown_quantity
 from sharpflow.experiments.report.page import Cell, Table, number, words
 from sharpflow.experiments.report.points import Records, label, short_name
 from sharpflow.experiments.report.predicted import Prediction
-from sharpflow.simulator.comparison import COMPARISON_NUMBERS
+from sharpflow.simulator.comparison_quantities import COMPARISON_NUMBERS
 
 if TYPE_CHECKING:
     import xarray

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sharpflow.experiments.config import load
+from sharpflow.experiments.config.trust import modules_of_user
 from sharpflow.experiments.grid_summary import time_dimension
 from sharpflow.experiments.remade import Remade, remake
 from sharpflow.experiments.report.curves import all_curves
@@ -58,6 +60,7 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None, *, tr
         else "unknown: the config is left out"
         if left_out
         else "made from Python, by sharpflow.simulate_grid(..., out=...): there is no config",
+        command_note=_importable(run) if config is not None else "",
         config=config,
         statements=statement_table(measures, predicted),
         notes=[SETTLED, *remarks(dataset, measures, infimum), *left_out, *notes],
@@ -88,17 +91,23 @@ def _predictions(
     """The flows of some points, inf L where the problem is known, and what to say of both."""
     if most == 0:
         return {}, None, ["No flow was integrated: the report was made without predictions."]
-    if "snapshot" not in dataset.dims:
-        return {}, None, [
-            "No snapshots of the parameters were recorded (snapshot_every): there is no predicted "
-            "flow, and no trajectory on the sphere."
-        ]  # fmt: skip
+    has_snapshots = "snapshot" in dataset.dims
+    nothing = (
+        "No snapshots of the parameters were recorded (snapshot_every): there is no predicted "
+        "flow, and no trajectory on the sphere."
+    )
     try:
         remade = remake(run, trust=trust)
         infimum = _infimum(remade, points)
     except ValueError as error:
-        said = " ".join(str(error).split())
-        return {}, None, [f"No flow could be integrated, since the problem was not made: {said}"]
+        said = f"the problem was not made: {' '.join(str(error).split())}"
+        if has_snapshots:
+            return {}, None, [f"No flow could be integrated, since {said}"]
+        return {}, None, [nothing, f"The infimum of the loss is not known, since {said}"]
+    if not has_snapshots:
+        # the infimum tells losses, for which no snapshot is needed
+        made = "The problem was trusted and made again. " if trust else ""
+        return {}, infimum, [f"{made}{nothing}"]
     usable = (points.status == 0) & (points.intrinsic_rate > 0)
     picked = chosen(usable.reshape(points.shape), most)
     predicted, reasons = predict_points(remade, dataset, picked, progress)
@@ -206,6 +215,21 @@ def _config(run: RunFolder) -> tuple[str | None, list[str]]:
         return own_config(run), []
     except RunError as error:
         return None, [f"The config is left out: {error}"]
+
+
+def _importable(run: RunFolder) -> str:
+    """What must be there for the command, where the config names modules of the user's."""
+    try:
+        modules = modules_of_user(load(str(run.path / CONFIG_FILE), check_functions=False))
+    except ValueError:  # what is wrong with it is told where the problem is to be made
+        return ""
+    if not modules:
+        return ""
+    return (
+        f"The config names functions of {', '.join(modules)}, and a run keeps no modules: where it "
+        "is made again, these must lie in the folder of the config or in the working directory, "
+        "or be installed."
+    )
 
 
 def _first_line(config: str | None) -> str:

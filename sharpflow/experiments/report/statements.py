@@ -7,7 +7,7 @@ import numpy as np
 from sharpflow.experiments.report.measured import Measures
 from sharpflow.experiments.report.page import Cell, Table, number, shown, words
 from sharpflow.experiments.report.predicted import Prediction
-from sharpflow.simulator.comparison import COMPARISON_NUMBERS
+from sharpflow.simulator.comparison_quantities import COMPARISON_NUMBERS
 from sharpflow.simulator.crossing import SETTLE_TAU
 
 SETTLED = (

@@ -19,7 +19,7 @@ from sharpflow.experiments.validate.ire_problems import (
 )
 from sharpflow.models.progress import progress_bar
 from sharpflow.simulator import FlatProjection
-from sharpflow.simulator.comparison import COMPARISON
+from sharpflow.simulator.comparison_quantities import COMPARISON
 from sharpflow.simulator.quantities import RESULT, described
 from sharpflow.simulator.quantity import Quantity, by_name
 

@@ -71,6 +71,8 @@ def grid_point(
         for name in at.data_vars
         if name not in _NOT_COLUMNS and at[name].dims[:1] == (time,)
     }
+    # of a grid with further axes the start may choose the shapes by one of them
+    others = [name for name in axes if name not in BASE]
     params, snapshot_row = None, np.zeros(0, int)
     if "snapshot" in at.dims:
         # labelled by steps or by records
@@ -78,9 +80,8 @@ def grid_point(
         snapshot_row = np.searchsorted(step, kept) if time == "step" else kept
         existing = np.isin(snapshot_row, rows)
         snapshot_row = snapshot_row[existing]
-        params = _params(at, example, "params", existing)
+        params = _params(at, example, "params", existing, as_drawn=not others)
     has_last = all(name in at for name in parameter_names(example, "final_params"))
-    others = [name for name in axes if name not in BASE]
     taken = (*BASE[1:], *keywords_of(optimizer, others, BY_POSITION["optimizer"]))
     rates = {name: labels[name] for name in taken}
     state = rule_at(optimizer, rates).init(jax.tree.map(_ones, example))
@@ -90,7 +91,9 @@ def grid_point(
         params=params,
         snapshot_row=snapshot_row,
         final_step=final_step,
-        final_params=_params(at, example, "final_params", ...) if has_last else None,
+        final_params=_params(at, example, "final_params", ..., as_drawn=not others)
+        if has_last
+        else None,
         final_state=None,
         status=Status(int(at["status"])),
         **rule_fields(problem, state),
@@ -130,9 +133,23 @@ def _same_number(labels: np.ndarray, wanted: float | None) -> np.ndarray:
     return close if close.size == 1 else np.zeros(0, int)
 
 
-def _params(at: "xarray.Dataset", example: Params, prefix: str, kept: Any) -> Params:
-    leaves = [at[name].values[kept] for name in parameter_names(example, prefix)]
-    return jax.tree.unflatten(jax.tree.structure(example), leaves)
+def _params(
+    at: "xarray.Dataset", example: Params, prefix: str, kept: Any, *, as_drawn: bool
+) -> Params:
+    """The arrays of params at a point, of the shapes of the example where ``as_drawn``."""
+    names = parameter_names(example, prefix)
+    missing = [name for name in names if name not in at]
+    if missing:
+        raise ValueError(f"problem is not the one of this grid, which has no arrays {missing}")
+    leaves = [at[name].values for name in names]
+    for name, leaf, like in zip(names, leaves, jax.tree.leaves(example), strict=True):
+        shape = leaf.shape[leaf.ndim - len(like.shape) :]  # snapshots come first
+        if as_drawn and shape != like.shape:
+            raise ValueError(
+                f"problem is not the one of this grid: {name} has the shape {shape} there, and "
+                f"{like.shape} by its init"
+            )
+    return jax.tree.unflatten(jax.tree.structure(example), [leaf[kept] for leaf in leaves])
 
 
 def _ones(like: jax.ShapeDtypeStruct) -> np.ndarray:

@@ -21,7 +21,8 @@ from sharpflow.models.leaves import x64_enabled
 from sharpflow.models.precision import compiled
 from sharpflow.models.progress import progress_bar
 from sharpflow.simulator.axes import keywords_of
-from sharpflow.simulator.comparison import COMPARISON_NUMBERS, compare
+from sharpflow.simulator.comparison import compare
+from sharpflow.simulator.comparison_quantities import COMPARISON_NUMBERS
 from sharpflow.simulator.grid.point import GRID, grid_point
 from sharpflow.simulator.grid.points import MakeProblem
 from sharpflow.simulator.interrupt import Interrupted, Stop, stop_between_chunks
