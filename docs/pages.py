@@ -158,11 +158,13 @@ HEADS = (
 def with_quantities(text: str) -> str:
     """A page whose tables of quantities hold what the package says of them."""
     from sharpflow.simulator import (
+        average,
         comparison_quantities,
         observables,
         oscillation,
         quantities,
     )
+    from sharpflow.simulator.grid import predictions
 
     tables = {
         "result": quantities.RESULT,
@@ -170,6 +172,8 @@ def with_quantities(text: str) -> str:
         "metrics": observables.METRICS,
         "comparison": comparison_quantities.COMPARISON,
         "numbers": comparison_quantities.COMPARISON_NUMBERS,
+        "average": average.AVERAGE,
+        "predictions": predictions.PREDICTION,
         "oscillation": oscillation.OSCILLATION,
     }
 

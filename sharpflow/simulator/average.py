@@ -8,6 +8,7 @@ import numpy as np
 
 from sharpflow.models import Problem
 from sharpflow.models.problem import parameter_rows
+from sharpflow.simulator.comparison_words import reasons_in_text
 from sharpflow.simulator.quantities import RESULT, described
 from sharpflow.simulator.quantity import Quantity, by_name
 from sharpflow.simulator.rules.edge_rule import euclidean_step_size
@@ -130,6 +131,16 @@ RESTING = 1e-6
 _HARDLY_ABOVE = 1.5
 # Relative: what a rule tells of itself is rounded to the dtype of its parameters.
 _SAME_NUMBER = 1e-5
+
+
+# Numbers of a comparison that a central flow does not have.
+_OF_THE_ENTRY = (
+    "entry_step",
+    "predicted_entry_step",
+    "mean_edge_ratio",
+    "loss_rises_before",
+    "loss_rises_after",
+)
 
 
 class Rates(NamedTuple):
@@ -284,11 +295,19 @@ def compare_with_average(
         "predicted_loss": predicted_loss,
         "loss_ratio": loss / predicted_loss,
     }
-    attributes = trajectory.attributes | {
-        "intrinsic_rate": trajectory.intrinsic_rate,
+    of_average = "a central flow predicts the average, and not an entry into the edge"
+    reasons = dict.fromkeys(_OF_THE_ENTRY, of_average) | {
+        "final_relative_error": "the flow has not moved",
+        "mean_loss_ratio": "the column loss_mean was not recorded",
+    }
+    numbers = dict.fromkeys(_OF_THE_ENTRY, np.nan) | {
         "final_relative_error": float(relative[-1]),
         "mean_loss_ratio": ratio,
     }
+    attributes = trajectory.attributes | {"intrinsic_rate": trajectory.intrinsic_rate} | numbers
+    attributes |= reasons_in_text(
+        {name: reasons[name] for name, value in numbers.items() if np.isnan(value)}
+    )
     compared = xarray.Dataset(
         {name: (AVERAGE[name].dims, values) for name, values in columns.items()},
         {"tau": np.asarray(flow.tau)[times], "step": ("tau", trajectory.snapshot_step[rows])},
