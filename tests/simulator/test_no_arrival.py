@@ -25,7 +25,7 @@ def _run(problem, rates, num_steps, snapshot_every=1):
 
 def _refusal(problem, run, **keywords):
     with pytest.raises(ValueError, match="no snapshot lies within arrival_distance") as caught:
-        sf.predict(problem, run, **keywords)
+        sf.predict(problem, run, kind="sharpness_flow", **keywords)
     told = str(caught.value)
     assert "inf " not in told and "nan " not in told
     return told
@@ -133,4 +133,4 @@ def test_a_search_that_takes_too_long_says_how_far_it_came(completion):
         completion, completion.init(jax.random.key(0)), sf.gdwd(1e-3, 1e-3), 40, snapshot_every=10
     )
     with pytest.raises(RuntimeError, match=r"after 0 of 4: max_seconds = 1e-09 are over, and the"):
-        sf.predict(completion, run, max_seconds=1e-9)
+        sf.predict(completion, run, kind="sharpness_flow", max_seconds=1e-9)

@@ -166,7 +166,7 @@ def test_what_cannot_be_predicted_is_refused_with_the_remedy(completion, complet
         sf.predict(problem, bare)
     early = sf.simulate(problem, params, sf.gdwd(2.0, 5e-4), 5, snapshot_every=1)
     with pytest.raises(ValueError, match="arrival_distance"):
-        sf.predict(problem, early)
+        sf.predict(problem, early, kind="sharpness_flow")
     with pytest.raises(ValueError, match="arrival_step = 7"):
         sf.predict(problem, trajectory, arrival_step=7)
     still = sf.simulate(problem, params, sf.gdwd(2.0, 0.0), 5, snapshot_every=1)
@@ -179,20 +179,25 @@ def test_what_cannot_be_predicted_is_refused_with_the_remedy(completion, complet
         sf.predict(problem, without)
     alone = sf.Problem(init=problem.init, loss=problem.loss_value)
     with pytest.raises(ValueError, match="loss alone"):
-        sf.predict(alone, trajectory)
+        sf.predict(alone, trajectory, kind="sharpness_flow")
     moved = completion_flow.replace(tau=completion_flow.tau + 100.0)
     with pytest.raises(ValueError, match="tau"):
         sf.compare(trajectory, moved, problem)
 
 
-def test_an_ablation_has_no_prediction_and_says_so():
+def test_an_ablation_has_no_flow_on_the_sphere_and_is_predicted_by_the_central_flow():
     x, y = sf.models.digits(12, classes=(0, 1))
     problem = sf.models.mlp(x, y, (4,), "none")
     run = sf.simulate(
         problem, problem.init(jax.random.key(0)), sf.gdwd(0.1, 0.01), 10, snapshot_every=5
     )
     with pytest.raises(ValueError, match="not scale-invariant.*none to predict for an ablation"):
-        sf.predict(problem, run, arrival_distance=1.0)
+        sf.predict(problem, run, kind="sharpness_flow", arrival_distance=1.0)
+    flow = sf.predict(problem, run)
+    assert isinstance(flow, sf.CentralFlowSolution)
+    compared = sf.compare(run, flow, problem)
+    np.testing.assert_allclose(compared["threshold_ratio"], 1.0, rtol=1e-6)  # 2/η − λ at any w
+    assert np.all(compared["tracking_error"][1:] < 0.1 * compared["distance_moved"][1:])
 
 
 def test_an_arrival_past_the_edge_is_predicted_from_the_crossing():
@@ -224,7 +229,7 @@ def test_without_scale_invariance_the_distance_of_an_arrival_is_relative_to_the_
     run = sf.simulate(problem, start, rule, 3, snapshot_every=1)
     assert float(sf.predict(problem, run).tau[0]) == 0.0
     with pytest.raises(ValueError, match="arrival_distance"):
-        sf.predict(problem, run, arrival_distance=1e-4)
+        sf.predict(problem, run, kind="sharpness_flow", arrival_distance=1e-4)
 
 
 def test_an_entry_before_the_arrival_is_not_taken_for_a_prediction(completion, completion_flow):
