@@ -323,11 +323,12 @@ def _mean_losses(
     rows: np.ndarray,
     times: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Mean measured and predicted loss from each output to the next, and their ratio over all.
+    """Mean measured and predicted loss from each output to the next, and their ratio.
 
     Returns:
       Both above inf L, shape (T,), NaN at the first output and where ``loss_mean`` was not
-      recorded; and the ratio.
+      recorded; and the ratio over the latter half of the outputs: before, the loss may fall by
+      decades from one output to the next, and none of them says when.
     """
     infimum, steps = float(problem.loss_infimum), trajectory.snapshot_step[rows]
     predicted, measured = np.full(len(steps), np.nan), np.full(len(steps), np.nan)
@@ -340,5 +341,7 @@ def _mean_losses(
     sums = np.concatenate([[0.0], sums])[trajectory.snapshot_row[rows]]
     gaps = np.diff(steps)
     measured[1:] = np.diff(sums) / gaps
-    whole = float(np.sum(predicted[1:] * gaps))
-    return measured, predicted, float(sums[-1] - sums[0]) / whole if whole > 0.0 else float("nan")
+    half = len(gaps) // 2
+    whole = float(np.sum(predicted[1 + half :] * gaps[half:]))
+    ratio = float(sums[-1] - sums[half]) / whole if whole > 0.0 else float("nan")
+    return measured, predicted, ratio

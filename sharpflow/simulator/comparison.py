@@ -93,8 +93,8 @@ def compare(
       ``tracking_error``, of w/‖w‖ where the loss is scale-invariant, ``distance_moved``,
       ``relative_error``, ``predicted_sharpness``, ``threshold``, ``predicted_threshold``,
       ``threshold_ratio``, ``loss_mean`` from each output to the next, ``predicted_loss`` and
-      ``loss_ratio``; and the attributes ``final_relative_error`` and ``mean_loss_ratio``. The
-      other numbers are NaN.
+      ``loss_ratio``; and the attributes ``final_relative_error`` and ``mean_loss_ratio``, that over
+      the latter half of the outputs. The other numbers are NaN.
 
       ``print(sharpflow.simulator.comparison_summary(compared))`` shows these numbers with what
       they are; docs/quantities.md defines each column.
