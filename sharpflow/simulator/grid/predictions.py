@@ -1,5 +1,6 @@
 """The prediction of every point of a grid, beside what was measured."""
 
+import ast
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -416,12 +417,20 @@ def _problem_of(
     made: dict[tuple, Problem] = {}
 
     def of(labels: Mapping[str, Any]) -> Problem:
-        values = tuple(labels[name] for name in names)
+        values = tuple(_value(labels[name]) for name in names)
         if values not in made:
             made[values] = problem(**dict(zip(names, values, strict=True)))
         return made[values]
 
     return of
+
+
+def _value(label: Any) -> Any:
+    """What an axis holds at a point: labels of tuples are their texts."""
+    if isinstance(label, str) and label.startswith("("):
+        with contextlib.suppress(ValueError, SyntaxError):
+            return ast.literal_eval(label)
+    return label
 
 
 def _require_snapshots(grid: "xarray.Dataset") -> None:
