@@ -125,9 +125,8 @@ def test_a_damaged_file_is_told(run, tmp_path):
 def test_a_signal_keeps_what_was_predicted_and_the_next_call_goes_on(
     problem, run, tmp_path, monkeypatch
 ):
-    folder, grid = run
     copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
+    shutil.copytree(run[0], copy)
     (copy / "predictions.nc").unlink()
     made = []
 
@@ -145,6 +144,19 @@ def test_a_signal_keeps_what_was_predicted_and_the_next_call_goes_on(
     found = sf.predict_grid(problem, measured, out=copy, workers=2, **OPTIONS)
     assert sorted(made) == [(0, 0.0), (0, 4e-3), (1, 0.0), (1, 4e-3)]
     assert (found["prediction_reason"] == "told").all()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"max_edges": 3}, r"predict has no option 'max_edges'.*did you mean .max_edge"),
+        ({"rtol": -1.0}, "predict: rtol must be"),
+        ({"kind": "flow"}, "predict: kind must be"),
+    ],
+)
+def test_options_are_looked_at_before_anything_is_simulated(problem, options, told):
+    with pytest.raises(ValueError, match=told):
+        sf.simulate_grid(problem, **GRID | {"num_steps": 10**9}, predict=options)
 
 
 def test_what_cannot_be_predicted_at_all_is_refused(problem):

@@ -16,7 +16,18 @@ import numpy as np
 from jaxtyping import Array
 
 from sharpflow.models import Params, Problem
-from sharpflow.models.arguments import COUNT, FLAG, PATH, POSITIVE, checked, choice, optional
+from sharpflow.models.arguments import (
+    COUNT,
+    FLAG,
+    PATH,
+    POSITIVE,
+    Kind,
+    checked,
+    choice,
+    nearest,
+    optional,
+    shown,
+)
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.leaves import x64_enabled
 from sharpflow.models.precision import compiled
@@ -61,7 +72,8 @@ _NUMBERS = (
     "mean_edge_ratio",
     "mean_loss_ratio",
 )
-# Of M: eigenvalues below this share of its trace hold nothing at the edge.
+# Of the largest trace of M along a prediction: an eigenvalue of M below this share of it holds
+# nothing. Before the entry M is rounding alone, all of whose eigenvalues are alike.
 _HOLDING = 1e-4
 # Between two writings of the file, which holds all points: with a tenth of it a grid of thousands
 # of quick points would do little else, and a kill costs no more than these seconds of work.
@@ -151,6 +163,37 @@ class PredictionOptions(TypedDict, total=False):
     method: Method
 
 
+_OPTIONS: dict[str, Kind] = {
+    "kind": optional(choice(KINDS)),
+    "arrival_distance": POSITIVE,
+    "num_outputs": COUNT,
+    "max_edge": COUNT,
+    "rtol": POSITIVE,
+    "max_steps": COUNT,
+    "max_seconds": LIMIT,
+    "method": choice(METHODS),
+}
+
+
+def validated_options(options: Mapping[str, Any]) -> PredictionOptions:
+    """Refuse options that ``predict_grid`` would refuse, before the grid is simulated.
+
+    Raises:
+      ValueError: an option that is none, or a value of one that is not allowed.
+    """
+    for name, value in options.items():
+        if name not in _OPTIONS:
+            raise ValueError(
+                f"predict has no option {name!r}; it has {', '.join(_OPTIONS)}"
+                f"{nearest(name, tuple(_OPTIONS))}"
+            )
+        try:
+            _OPTIONS[name].require(name, value)
+        except ValueError as error:
+            raise ValueError(f"predict: {error}") from error
+    return PredictionOptions(**options)  # type: ignore[typeddict-item]
+
+
 @dataclasses.dataclass(frozen=True)
 class PointPrediction:
     """A point beside its prediction.
@@ -185,14 +228,7 @@ class PointPrediction:
     out=optional(PATH),
     workers=optional(COUNT),
     progress=optional(FLAG),
-    kind=optional(choice(KINDS)),
-    arrival_distance=POSITIVE,
-    num_outputs=COUNT,
-    max_edge=COUNT,
-    rtol=POSITIVE,
-    method=choice(METHODS),
-    max_steps=COUNT,
-    max_seconds=LIMIT,
+    **_OPTIONS,
 )
 def predict_grid(
     problem: Problem | MakeProblem,
@@ -380,7 +416,7 @@ def _along(
         }
     held = np.linalg.eigvalsh(np.where(np.isfinite(covariance), covariance, 0.0))
     trace = np.trace(covariance, axis1=1, axis2=2)
-    at_edge = held > _HOLDING * np.maximum(held.sum(axis=1, keepdims=True), 1e-300)
+    at_edge = held > _HOLDING * max(float(np.nanmax(trace, initial=0.0)), 1e-300)
     return {
         "predicted_norm_squared": norm_squared,
         "predicted_edge_trace": trace,
@@ -419,9 +455,20 @@ def _problem_of(
     def of(labels: Mapping[str, Any]) -> Problem:
         values = tuple(_value(labels[name]) for name in names)
         if values not in made:
-            made[values] = problem(**dict(zip(names, values, strict=True)))
+            one = problem(**dict(zip(names, values, strict=True)))
+            if not isinstance(one, Problem):
+                raise ValueError(f"problem(...) returned {type(one).__name__}, not a Problem")
+            made[values] = one
         return made[values]
 
+    first = {str(name): grid[name].values.reshape(-1)[0].item() for name in grid["status"].dims}
+    try:
+        of(first)
+    except TypeError as error:
+        raise ValueError(
+            f"problem must be a function of the axes {names or 'of the grid'} that needs nothing "
+            f"else, got {shown(problem)}: {error}"
+        ) from error
     return of
 
 

@@ -22,7 +22,7 @@ from sharpflow.simulator.grid.engine import (
 )
 from sharpflow.simulator.grid.execute import run_in_folder, run_in_memory
 from sharpflow.simulator.grid.points import MakeProblem
-from sharpflow.simulator.grid.predictions import predict_grid
+from sharpflow.simulator.grid.predictions import predict_grid, validated_options
 from sharpflow.simulator.grid.spec import GridArguments, GridSpec, prepare, with_signature
 from sharpflow.simulator.host import Lanes, Layout
 from sharpflow.simulator.processes import PROCESSES, Processes
@@ -97,7 +97,7 @@ def simulate_grid(
     placement = Placement.of(devices, group_width, lanes)
     run = None if out is None else RunFolder.at(out)
     spec = GridSpec.of(problem, arguments)
-    options = dict(predict) if isinstance(predict, Mapping) else {}
+    options = validated_options(predict if isinstance(predict, Mapping) else {})
     predicting = isinstance(predict, Mapping) or bool(predict)
     grid = prepare(spec, to_predict=predicting)
     if run is None:
