@@ -191,7 +191,7 @@ def predict(
     if device is not None and device not in DEVICES:
         _refuse(f"--device: got {device}; allowed are {', '.join(DEVICES)}")
     configure_jax(device, num_cores() if cpu_devices is None else cpu_devices)
-    with _failures():
+    with _failures("by the same command"):
         from sharpflow.experiments.predict import predict_run
 
         given = {"kind": kind, "max_seconds": max_seconds}
@@ -287,17 +287,20 @@ def _print_list(name: str, meaning: str, rows: Mapping[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def _failures() -> Iterator[None]:
+def _failures(again: str = "with --resume") -> Iterator[None]:
     """Bad input exits with 2, a disk that fails with 1, a signal with 128 and its number.
 
     Functions of the user's that fail are bad input.
+
+    Args:
+      again: how what was stopped goes on.
     """
     from sharpflow.simulator import Interrupted, RunLockedError, StorageError
 
     try:
         yield
     except Interrupted as stopped:
-        typer.echo("stopped; what was done is kept: go on with --resume", err=True)
+        typer.echo(f"stopped; what was done is kept: go on {again}", err=True)
         raise typer.Exit(STOPPED + stopped.signal_number) from None
     except StorageError as error:
         typer.echo(f"error: {error.strerror}", err=True)

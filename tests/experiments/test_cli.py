@@ -233,6 +233,23 @@ def test_plots_of_a_run_are_drawn_into_its_folder(call, config, tmp_path):
     assert nothing.exit_code == 2 and "holds no run" in nothing.stderr
 
 
+def test_a_run_is_predicted_once_its_module_is_trusted(call, config, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert call("run", config, "--out", out, "--set", "snapshot_every=1").exit_code == 0
+    monkeypatch.chdir(config.parent)
+    refused = call("predict", out)
+    assert refused.exit_code == 2 and "--trust" in refused.stderr
+    assert not (out / "predictions.nc").exists()
+    # no time for any: what is looked at is that every point is tried and the folder keeps it
+    result = call("predict", out, "--trust", "--max-seconds", "1e-9", "--cpu-devices", "1")
+    assert result.exit_code == 0, result.output + result.stderr
+    assert "predicted: none" in result.output
+    kept = sf.open_run(out)["prediction_reason"]
+    assert kept.size == 4 and all("max_seconds = 1e-09" in str(why) for why in kept.values.flat)
+    other = call("predict", out, "--trust", "--kind", "central_flow")
+    assert other.exit_code == 2 and "options differ" in other.stderr
+
+
 def test_the_presets_are_listed(call):
     result = call("list")
     assert result.exit_code == 0
