@@ -239,6 +239,24 @@ def thinned(count: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
 
 
+def edge_of_average(
+    flow: CentralFlowSolution, rates: Rates, *, on_sphere: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sharpness and threshold along a central flow, as theory speaks of them, shapes (T,).
+
+    Args:
+      flow: of GD+WD.
+      rates: η and λ.
+      on_sphere: whether they are those of the direction w/‖w‖, where the loss is scale-invariant.
+    """
+    norm_squared, sharpness = np.asarray(flow.norm_squared), np.asarray(flow.eigenvalues)[:, 0]
+    if not on_sphere:
+        step_size = euclidean_step_size(*map(jnp.asarray, rates))
+        return sharpness, np.full(len(sharpness), float(threshold(step_size)))
+    step_size = effective_learning_rate(norm_squared, *rates)
+    return sharpness * norm_squared, np.asarray(threshold(step_size))
+
+
 def compare_with_average(
     trajectory: Trajectory,
     flow: CentralFlowSolution,
@@ -266,17 +284,13 @@ def compare_with_average(
     snapshots, thresholds = recorded_snapshots(trajectory)
     measured = parameter_rows(jax.tree.map(lambda leaf: np.asarray(leaf)[rows], snapshots))
     predicted = parameter_rows(flow.params)[times]
-    norm_squared = np.asarray(flow.norm_squared)[times]
-    sharpness = np.asarray(flow.eigenvalues)[times, 0]
     if trajectory.on_sphere:
         measured, predicted = (
             path / np.linalg.norm(path, axis=1, keepdims=True) for path in (measured, predicted)
         )
-        sharpness = sharpness * norm_squared
-        step_size = np.asarray(effective_learning_rate(norm_squared, *rates))
-    else:
-        step_size = np.full(len(times), float(euclidean_step_size(*map(jnp.asarray, rates))))
-    predicted_threshold = np.asarray(threshold(step_size))
+    sharpness, predicted_threshold = (
+        values[times] for values in edge_of_average(flow, rates, on_sphere=trajectory.on_sphere)
+    )
     error = np.linalg.norm(measured - predicted, axis=1)
     moved = np.linalg.norm(predicted - predicted[0], axis=1)
     length = np.linalg.norm(predicted[0])

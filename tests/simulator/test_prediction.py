@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib import pyplot
 
 import sharpflow as sf
 from sharpflow.experiments.power_law import fit_power_law
@@ -198,6 +199,11 @@ def test_an_ablation_has_no_flow_on_the_sphere_and_is_predicted_by_the_central_f
     compared = sf.compare(run, flow, problem)
     np.testing.assert_allclose(compared["threshold_ratio"], 1.0, rtol=1e-6)  # 2/η − λ at any w
     assert np.all(compared["tracking_error"][1:] < 0.1 * compared["distance_moved"][1:])
+    print(sf.simulator.comparison_summary(compared))
+    axes = sf.plots.panel(run, flow, comparison=compared, problem=problem)
+    dashed = [line for ax in axes for line in ax.lines if line.get_label() == "predicted flow"]
+    assert len(dashed) == 2  # of the loss, and of the threshold
+    pyplot.close("all")
 
 
 def test_an_arrival_past_the_edge_is_predicted_from_the_crossing():

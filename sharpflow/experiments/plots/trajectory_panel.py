@@ -24,10 +24,11 @@ from sharpflow.models import Problem
 from sharpflow.models.arguments import TEXT, Kind, checked, optional
 from sharpflow.models.precision import compiled
 from sharpflow.models.problem import PROBLEM, Params, require_fitting
+from sharpflow.simulator.average import edge_of_average, rates_of_gdwd
+from sharpflow.simulator.comparison import PREDICTION
 from sharpflow.simulator.quantity import Quantity
 from sharpflow.simulator.trajectory import Trajectory
-from sharpflow.theory import predicted_loss
-from sharpflow.theory.flow import FLOW, FlowSolution
+from sharpflow.theory import CentralFlowSolution, FlowSolution, predicted_loss
 
 if TYPE_CHECKING:
     import xarray
@@ -76,7 +77,7 @@ _COLUMNS = Kind(
 
 @checked(
     trajectory=RECORD,
-    flow=optional(FLOW),
+    flow=optional(PREDICTION),
     axes=optional(SEVERAL_AXES),
     comparison=optional(DATASET),
     problem=optional(PROBLEM),
@@ -85,7 +86,7 @@ _COLUMNS = Kind(
 )
 def panel(
     trajectory: "Trajectory | xarray.Dataset",
-    flow: FlowSolution | None = None,
+    flow: FlowSolution | CentralFlowSolution | None = None,
     axes: "Sequence[Axes] | np.ndarray | None" = None,
     *,
     comparison: "xarray.Dataset | None" = None,
@@ -104,7 +105,8 @@ def panel(
 
     Args:
       trajectory: what ``sharpflow.simulate`` returns, its dataset, or a grid of one point.
-      flow: what ``sharpflow.predict`` returns for it: its λ_1 and λ* are drawn, dashed.
+      flow: what ``sharpflow.predict`` returns for it: its λ_1 and λ* are drawn, dashed. Those of a
+        central flow are drawn beside a ``Trajectory`` alone, which tells its rates.
       axes: as many as there are panels; by default those of a new figure, as wide as a column of
         a page for one panel and as the page for more.
       comparison: what ``sharpflow.compare`` returns for it: the sharpness is the one at Φ(θ_t)
@@ -123,7 +125,8 @@ def panel(
     """
     record = record_of("trajectory", trajectory, against)
     compared = None
-    if comparison is not None:
+    # a comparison with a central flow has no sharpness on Γ and no entry
+    if comparison is not None and not isinstance(flow, CentralFlowSolution):
         require_columns("comparison", comparison, "tau", "sharpness")
         require_entry(comparison)
         compared = Record(comparison, record.clock)
@@ -167,7 +170,9 @@ def _given(
     return groups
 
 
-def _recorded(record: Record, flow: FlowSolution | None, compared: Record | None) -> list[_Names]:
+def _recorded(
+    record: Record, flow: FlowSolution | CentralFlowSolution | None, compared: Record | None
+) -> list[_Names]:
     """What there is to draw: losses, metrics by their kind, the sharpness next to Γ, and λ_1(w)."""
     groups: list[_Names] = []
     if losses := tuple(name for name in ("loss", "loss_mean") if name in record):
@@ -191,12 +196,15 @@ def _recorded(record: Record, flow: FlowSolution | None, compared: Record | None
 
 def _predictions(
     record: Record,
-    flow: FlowSolution,
+    flow: FlowSolution | CentralFlowSolution,
     problem: Problem | None,
     trajectory: "Trajectory | xarray.Dataset",
 ) -> dict[str, Curve]:
     """What the flow says of columns, by their names."""
     time = record.on_clock(np.asarray(flow.tau))
+    if isinstance(flow, CentralFlowSolution):
+        averages = _averages(record, flow, problem, trajectory)
+        return {name: Curve(time, each) for name, each in averages.items()}
     sharpness, threshold = np.asarray(flow.eigenvalues)[:, 0], np.asarray(flow.threshold)
     values = dict.fromkeys((_AT_MANIFOLD, *_SPHERICAL), sharpness) | {"threshold": threshold}
     values |= dict.fromkeys(EDGE_RATIOS, sharpness / threshold)
@@ -213,6 +221,27 @@ def _predictions(
             at_edge = trace > max(1e-3 * np.fmax.reduce(trace), 1e-6)
             values["loss_mean"] = np.where(at_edge, loss, np.nan)
     return {name: Curve(time, each) for name, each in values.items()}
+
+
+def _averages(
+    record: Record,
+    flow: CentralFlowSolution,
+    problem: Problem | None,
+    trajectory: "Trajectory | xarray.Dataset",
+) -> dict[str, np.ndarray]:
+    """What a central flow says of columns, by their names."""
+    values = {"loss_mean": np.asarray(flow.mean_loss)}
+    values |= dict.fromkeys(_IN_W[:1], np.asarray(flow.eigenvalues)[:, 0])
+    rates = rates_of_gdwd(trajectory) if isinstance(trajectory, Trajectory) else None
+    if rates is not None:
+        on_sphere = trajectory.on_sphere
+        sharpness, threshold = edge_of_average(flow, rates, on_sphere=on_sphere)
+        values |= dict.fromkeys(_SPHERICAL, sharpness) | {"threshold": threshold}
+        values |= dict.fromkeys(EDGE_RATIOS, sharpness / threshold)
+    if problem is not None:
+        metrics = {name: each for name, each in problem.metrics.items() if name in record}
+        values |= {name: np.asarray(flow.mean_of(metric)) for name, metric in metrics.items()}
+    return values
 
 
 def _point(flow: FlowSolution, place: int) -> Params:
