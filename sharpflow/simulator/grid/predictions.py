@@ -8,7 +8,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import jax
@@ -411,9 +410,7 @@ def _along(
         if trajectory.on_sphere and trajectory.response == 2.0 and rate < 1.0:
             # η̃ = 2/λ* of GD+WD
             norm_squared = 0.5 * float(eta) * np.asarray(flow.threshold) / (1.0 - rate)
-        metrics = {
-            name: metric_along(metric, flow.theta) for name, metric in problem.metrics.items()
-        }
+        metrics = {name: metric_along(problem, flow.theta, name=name) for name in problem.metrics}
     held = np.linalg.eigvalsh(np.where(np.isfinite(covariance), covariance, 0.0))
     trace = np.trace(covariance, axis1=1, axis2=2)
     at_edge = held > _HOLDING * max(float(np.nanmax(trace, initial=0.0)), 1e-300)
@@ -424,18 +421,19 @@ def _along(
     } | {f"predicted_{name}": np.asarray(values) for name, values in metrics.items()}
 
 
-@partial(compiled, static_argnames=("metric",))
-def metric_along(metric: Callable[[Params], Array], theta: Params) -> Array:
+@compiled(static_argnames=("name",))
+def metric_along(problem: Problem, theta: Params, *, name: str) -> Array:
     """A metric at every output of a flow, one after the other: test sets may be large.
 
     Args:
-      metric: of a problem.
+      problem: whose metric it is.
       theta: params with a leading axis (T, ...).
+      name: of the metric.
 
     Returns:
       Shape (T,).
     """
-    return jax.lax.map(metric, theta)
+    return jax.lax.map(problem.metrics[name], theta)
 
 
 def _problem_of(
