@@ -57,8 +57,8 @@ def seed_bands(
       sharpness this is a dashed line, the median of λ* or 2/η; with an edge ratio it is a grey
       line at 1.
     * Of a grid with predictions, a threshold, a sharpness on the sphere, ‖w‖² or a metric is drawn
-      with what is predicted of it, as a dashed orange line for each colour. It is the median over
-      the seeds that have a prediction, from where the last of these begins.
+      with what is predicted of it: a dashed orange line for each colour, which it has at its end.
+      It is the median over the seeds that have a prediction, from where the last of these begins.
 
     The vertical axis shows all values, with two exceptions. Where a seed diverges, the last tenth
     of its records may lie outside. And a metric may fall so far at first that nothing can be told
@@ -217,7 +217,8 @@ def _draw(ax: "Axes", grid: "xarray.Dataset", name: str, clock: str, over: str) 
         if expected is not None:
             predicted = series.once_all_begin(expected.isel({over: place}).values)
             line = series.band(time, predicted)
-            ax.plot(line.time, line.median, **drawing.DASHED, zorder=2.5)
+            if line.time.size:
+                ax.plot(line.time, line.median, **drawing.DASHED, **_end(colour), zorder=2.5)
         ended = lost.isel({over: place}).values & np.isfinite(rows).any(axis=1)
         for row in rows[ended]:
             last = np.flatnonzero(np.isfinite(row))[-1:]
@@ -227,6 +228,15 @@ def _draw(ax: "Axes", grid: "xarray.Dataset", name: str, clock: str, over: str) 
     ax.set_ylabel(quantities.label(quantity))
     if (reference := quantities.line_of(quantity)) is not None:
         ax.axhline(reference, **drawing.LINE, zorder=0.5)
+
+
+def _end(colour: Any) -> dict[str, Any]:
+    """A dot in the colour of the measured line at the end of the predicted one.
+
+    Predicted lines are of one colour, which no learning rate has, and lie on the measured ones only
+    where the prediction holds.
+    """
+    return {"marker": "o", "markevery": [-1], "markersize": 3.5, "markerfacecolor": colour}
 
 
 def _set_scale(ax: "Axes", limits: tuple[float, float, bool] | None) -> None:
