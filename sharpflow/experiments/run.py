@@ -126,10 +126,18 @@ def predictions_in_words(data: "xarray.Dataset") -> list[str]:
     """
     if "prediction_kind" not in data:
         return []
+    return [f"predicted: {', '.join(kinds_in_words(data)) or 'none'}"]
+
+
+def kinds_in_words(data: "xarray.Dataset") -> list[str]:
+    """How many points each kind of prediction predicts, of those that predict any.
+
+    Args:
+      data: of a run with predictions.
+    """
     kinds = data["prediction_kind"].values.reshape(-1).tolist()
     named = {"sharpness_flow": "the flow on the manifold", "central_flow": "the central flow"}
-    parts = [f"{kinds.count(kind)} by {words}" for kind, words in named.items() if kind in kinds]
-    return [f"predicted: {', '.join(parts) or 'none'}"]
+    return [f"{kinds.count(kind)} by {words}" for kind, words in named.items() if kind in kinds]
 
 
 def plan_config(config: Config) -> GridPlan:

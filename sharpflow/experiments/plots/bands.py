@@ -56,6 +56,9 @@ def seed_bands(
     * A column is drawn with what its ``Quantity`` says that it is to be compared with. With a
       sharpness this is a dashed line, the median of λ* or 2/η; with an edge ratio it is a grey
       line at 1.
+    * Of a grid with predictions, a threshold, a sharpness on the sphere, ‖w‖² or a metric is drawn
+      with what is predicted of it: a dashed orange line for each colour, which it has at its end.
+      It is the median over the seeds that have a prediction, from where the last of these begins.
 
     The vertical axis shows all values, with two exceptions. Where a seed diverges, the last tenth
     of its records may lie outside. And a metric may fall so far at first that nothing can be told
@@ -198,6 +201,8 @@ def _draw(ax: "Axes", grid: "xarray.Dataset", name: str, clock: str, over: str) 
     values = column(grid, name).squeeze(other)
     edge = quantities.edge_of(grid, name)
     edges = None if edge is None else column(grid, edge).squeeze(other)
+    expected = series.predicted(grid, name)
+    expected = None if expected is None else expected.squeeze(other)
     lost = is_diverged(grid).squeeze(other)
     clocks = series.times(grid, clock).reshape(grid.sizes[over], -1)
     for place, colour in enumerate(_colours(grid.sizes[over])):
@@ -209,6 +214,11 @@ def _draw(ax: "Axes", grid: "xarray.Dataset", name: str, clock: str, over: str) 
             ax.plot(line.time, line.median, color=colour, **_EDGE, zorder=1.8)
         ax.fill_between(band.time, band.low, band.high, color=colour, alpha=0.22, linewidth=0.0)
         ax.plot(band.time, band.median, color=colour, linewidth=1.3)
+        if expected is not None:
+            predicted = series.once_all_begin(expected.isel({over: place}).values)
+            line = series.band(time, predicted)
+            if line.time.size:
+                ax.plot(line.time, line.median, **drawing.DASHED, **_end(colour), zorder=2.5)
         ended = lost.isel({over: place}).values & np.isfinite(rows).any(axis=1)
         for row in rows[ended]:
             last = np.flatnonzero(np.isfinite(row))[-1:]
@@ -218,6 +228,15 @@ def _draw(ax: "Axes", grid: "xarray.Dataset", name: str, clock: str, over: str) 
     ax.set_ylabel(quantities.label(quantity))
     if (reference := quantities.line_of(quantity)) is not None:
         ax.axhline(reference, **drawing.LINE, zorder=0.5)
+
+
+def _end(colour: Any) -> dict[str, Any]:
+    """A dot in the colour of the measured line at the end of the predicted one.
+
+    Predicted lines are of one colour, which no learning rate has, and lie on the measured ones only
+    where the prediction holds.
+    """
+    return {"marker": "o", "markevery": [-1], "markersize": 3.5, "markerfacecolor": colour}
 
 
 def _set_scale(ax: "Axes", limits: tuple[float, float, bool] | None) -> None:
@@ -257,6 +276,9 @@ def _legend(
     if (edge := quantities.edge_of(grid, name)) is not None:
         labels.append(quantities.symbol(quantities.shown_quantity(grid, edge)))
         looks.append(_EDGE | {"color": drawing.THRESHOLD})
+    if (expected := series.predicted(grid, name)) is not None and np.isfinite(expected).any():
+        labels.append("predicted flow")
+        looks.append(drawing.DASHED)
     if is_diverged(grid).any():
         labels.append("diverges")
         looks.append(_MARK | {"color": drawing.THRESHOLD})

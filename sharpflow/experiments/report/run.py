@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 from sharpflow.experiments.config import load
 from sharpflow.experiments.config.trust import modules_of_user
 from sharpflow.experiments.grid_summary import time_dimension
+from sharpflow.experiments.kept_figures import drawn_from
 from sharpflow.experiments.remade import Remade, remake
 from sharpflow.experiments.report.curves import all_curves
 from sharpflow.experiments.report.figures import drawn
 from sharpflow.experiments.report.grid_table import grid_table
+from sharpflow.experiments.report.kept_predictions import kept_predictions
 from sharpflow.experiments.report.measured import Measures, measure, remarks
 from sharpflow.experiments.report.page import Figure, Page, Sphere
 from sharpflow.experiments.report.points import Records, records
@@ -21,7 +23,7 @@ from sharpflow.models.files import read_json
 from sharpflow.models.representation import size_in_words
 from sharpflow.simulator import RunError, open_run
 from sharpflow.simulator.store.folder import CONFIG_FILE, RunFolder
-from sharpflow.simulator.store.reading import noted_memory, verified_digest
+from sharpflow.simulator.store.reading import noted_memory
 
 if TYPE_CHECKING:
     import xarray
@@ -41,7 +43,7 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None, *, tr
       ValueError: the run is damaged.
     """
     run = RunFolder(folder)
-    data = verified_digest(run)
+    data = drawn_from(run)
     asked, dataset = run.description, open_run(run)
     time = time_dimension(dataset)
     points = records(dataset, time, asked.get("axes", {}))
@@ -63,7 +65,13 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None, *, tr
         command_note=_importable(run) if config is not None else "",
         config=config,
         statements=statement_table(measures, predicted),
-        notes=[SETTLED, *remarks(dataset, measures, infimum), *left_out, *notes],
+        notes=[
+            SETTLED,
+            *remarks(dataset, measures, infimum),
+            *left_out,
+            *kept_predictions(dataset, points),
+            *notes,
+        ],
         grid=grid_table(dataset, points, predicted, curves=len(shown_curves["points"])),
         curves=shown_curves,
         curve_note=curve_note,
