@@ -151,7 +151,8 @@ def test_a_report_says_what_predicts_the_points_and_groups_the_reasons(tmp_path,
     before = drawn_from(RunFolder(folder))
     write_predictions(RunFolder(folder), made)
     assert drawn_from(RunFolder(folder)) != before  # figures of before lack the predictions
-    text = reports.Page(write_report(folder)).text
+    page = reports.Page(write_report(folder))
+    text, errors = page.text, page.column("grid-table", "tracking error / distance moved")
     for said in (
         "holds predictions of 4 of 8 points: 2 by the flow on the manifold, 2 by the central flow.",
         "1 point is not predicted yet: sharpflow predict goes on with it.",
@@ -161,3 +162,6 @@ def test_a_report_says_what_predicts_the_points_and_groups_the_reasons(tmp_path,
     ):
         assert said in text
     assert text.count("the closest snapshot is") == 1
+    expected = last_values(dataset.merge(made), "final_relative_error").values.reshape(-1)
+    np.testing.assert_array_equal(errors, expected)
+    assert np.isnan(expected).tolist() == [True, True, True, False, True, True, False, False]

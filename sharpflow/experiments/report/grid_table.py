@@ -73,14 +73,14 @@ def grid_table(
 def _tracking_errors(
     dataset: "xarray.Dataset", count: int, predictions: Mapping[int, Prediction]
 ) -> np.ndarray | None:
-    """Of every point, NaN where it has no prediction; those in the run's folder are of all points.
+    """Of every point, NaN where no prediction reaches its end; the run's folder has those of all.
 
     Returns:
       Shape (points,), or None where nothing is predicted.
     """
     name = "final_relative_error"
     if name in dataset:
-        return dataset[name].transpose(*dataset["status"].dims).values.reshape(count)
+        return last_values(dataset, name).values.reshape(count)
     if not predictions:
         return None
     errors = np.full(count, np.nan)
