@@ -42,6 +42,7 @@ from sharpflow.theory.manifold import retract_in_pieces
 from sharpflow.theory.pieces import LIMIT, Deadline, Pace
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.scaling import norm
+from sharpflow.theory.times import num_padded
 
 
 @summarized
@@ -92,7 +93,14 @@ def project_snapshots(
     Raises:
       ValueError: a loss alone, which has no Γ.
     """
-    num_snapshots = len(jax.tree.leaves(params)[0])
+    leaves = jax.tree.leaves(params)
+    num_snapshots = len(leaves[0])
+    # A program is compiled for a number of snapshots; the rows of the padding are not computed.
+    num_rows = num_padded(num_snapshots, sum(leaf[0].size for leaf in leaves))
+    padding = num_rows - num_snapshots
+    params = jax.tree.map(
+        lambda leaf: np.pad(leaf, [(0, padding), *[(0, 0)] * (leaf.ndim - 1)], mode="edge"), params
+    )
     with progress_bar(
         num_snapshots, progress, "projection", whole=f"{num_snapshots} snapshots"
     ) as display:
@@ -108,11 +116,12 @@ def project_snapshots(
             pace.end()
             display.advance(until - done)
             done = until
+    theta, distance, eigenvalues, status = jax.tree.map(lambda leaf: leaf[:num_snapshots], made)
     return Projection(
-        theta=made.theta,
-        distance=np.asarray(made.distance),
-        eigenvalues=np.asarray(made.eigenvalues),
-        status=np.asarray(made.status),
+        theta=theta,
+        distance=np.asarray(distance),
+        eigenvalues=np.asarray(eigenvalues),
+        status=np.asarray(status),
     )
 
 
