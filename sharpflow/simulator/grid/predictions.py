@@ -304,7 +304,9 @@ def predict_grid(
     def predicted(point: int) -> PointPrediction:
         places = dict(zip(axes, np.unravel_index(point, shape), strict=True))
         labels = {name: grid[name].values[place].item() for name, place in places.items()}
-        return predict_point(problem_of(labels), grid, optimizer, labels, options)
+        one = predict_point(problem_of(labels), grid, optimizer, labels, options)
+        # the points of all flows together would take more memory than a large network leaves
+        return dataclasses.replace(one, trajectory=None, flow=None, comparison=None)
 
     def keep() -> None:
         if store is not None:
