@@ -132,13 +132,13 @@ def test_without_snapshots_trust_makes_the_problem_for_the_infimum_of_its_loss(
     tmp_path, monkeypatch
 ):
     text = CONFIG.replace("snapshot_every = 2\n", "")
-    text = text.replace("sharpflow.models:matrix_completion", "mine:problem")
+    text = text.replace("sharpflow.models:matrix_completion", "of_the_sender:problem")
     text = text.partition("[problem_options]")[0].replace('"loss"', '"loss", "loss_mean"')
-    (tmp_path / "mine.py").write_text(MINE)
-    (tmp_path / "mine.toml").write_text(text)
+    (tmp_path / "of_the_sender.py").write_text(MINE)
+    (tmp_path / "of_the_sender.toml").write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sharpflow.experiments.plots.plot_grid", lambda *arguments, **options: [])
-    run_config(load("mine.toml"), tmp_path / "run", resume=False, progress=False)
+    run_config(load("of_the_sender.toml"), tmp_path / "run", resume=False, progress=False)
     unknown = "the problem was not made anew, so that its infimum is not known"
     left_alone, trusted = (
         reports.Page(write_report(tmp_path / "run", trust=trust)).text for trust in (False, True)
