@@ -49,7 +49,8 @@ def padded_times(times: np.ndarray, row_size: int) -> np.ndarray:
       Shape (P,), P the power of two from 16 on that is at least T; ``times`` where the
       rows of the padding would take more memory than that is worth.
     """
-    return np.pad(times, (0, num_padded(len(times), row_size) - len(times)), mode="edge")
+    missing = num_padded(len(times), row_size) - len(times)
+    return np.pad(times, (0, missing), mode="edge") if missing else times
 
 
 def num_padded(count: int, row_size: int) -> int:
