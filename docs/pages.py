@@ -157,14 +157,23 @@ HEADS = (
 
 def with_quantities(text: str) -> str:
     """A page whose tables of quantities hold what the package says of them."""
-    from sharpflow.simulator import comparison, observables, oscillation, quantities
+    from sharpflow.simulator import (
+        average,
+        comparison_quantities,
+        observables,
+        oscillation,
+        quantities,
+    )
+    from sharpflow.simulator.grid import predictions
 
     tables = {
         "result": quantities.RESULT,
         "recorded": observables.COLUMNS,
         "metrics": observables.METRICS,
-        "comparison": comparison.COMPARISON,
-        "numbers": comparison.COMPARISON_NUMBERS,
+        "comparison": comparison_quantities.COMPARISON,
+        "numbers": comparison_quantities.COMPARISON_NUMBERS,
+        "average": average.AVERAGE,
+        "predictions": predictions.PREDICTION,
         "oscillation": oscillation.OSCILLATION,
     }
 

@@ -1,5 +1,6 @@
 """Gradient descent with weight decay on scale-invariant losses, beside its predicted flow."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from sharpflow import models, simulator, theory
@@ -11,6 +12,7 @@ from sharpflow.simulator import (
     load,
     open_run,
     predict,
+    predict_grid,
     quasi_rmsprop,
     sharpness,
     simulate,
@@ -25,6 +27,7 @@ from sharpflow.theory import (
 )
 
 if TYPE_CHECKING:
+    from sharpflow import experiments
     from sharpflow.experiments import plots
 
 __version__ = "0.1.0"
@@ -37,12 +40,14 @@ __all__ = [
     "Trajectory",
     "central_flow",
     "compare",
+    "experiments",
     "gdwd",
     "load",
     "models",
     "open_run",
     "plots",
     "predict",
+    "predict_grid",
     "quasi_rmsprop",
     "sharpness",
     "sharpness_flow",
@@ -54,11 +59,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """``plots`` is loaded when it is first used: most who simulate draw nothing."""
-    if name == "plots":
-        from sharpflow.experiments import plots
+    """The last room and its ``plots`` are loaded when they are first used.
 
-        return plots
+    Most who simulate draw nothing, and configs and reports are for the command line.
+    """
+    if name in ("experiments", "plots"):
+        experiments = importlib.import_module("sharpflow.experiments")
+        return experiments if name == "experiments" else experiments.plots
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -733,6 +733,7 @@ CALLS: dict[str, Call] = {
             **_GRID,
             "out": PATH.or_none,
             "resume": FLAG,
+            "predict": FLAG.also({"rtol": 0.0}, {"x": 1}),
             "processes": OBJECT.or_none,
             "progress": FLAG.or_none,
         },
@@ -776,6 +777,7 @@ CALLS: dict[str, Call] = {
         {
             "problem": PROBLEM,
             "trajectory": OBJECT,
+            "kind": CHOICE.or_none,
             "arrival_step": INTEGER.or_none.also(99),
             "arrival_distance": POSITIVE,
             "num_outputs": COUNT,
@@ -784,6 +786,24 @@ CALLS: dict[str, Call] = {
             "max_steps": COUNT,
             **METHOD,
             "throw": FLAG,
+            **_WATCHED,
+        },
+    ),
+    "sharpflow.simulator.predict_grid": Call(
+        lambda: {"problem": problem(), "grid": dataset()},
+        {
+            "problem": PROBLEM,
+            "grid": _RECORD,
+            "optimizer": FUNCTION,
+            "out": PATH.or_none,
+            "kind": CHOICE.or_none,
+            "arrival_distance": POSITIVE,
+            "num_outputs": COUNT,
+            "max_edge": COUNT,
+            "rtol": POSITIVE,
+            "max_steps": COUNT,
+            **METHOD,
+            "workers": COUNT.or_none,
             **_WATCHED,
         },
     ),
@@ -796,6 +816,10 @@ CALLS: dict[str, Call] = {
             "settle_tau": NOT_NEGATIVE,
             "progress": FLAG.or_none,
         },
+    ),
+    "sharpflow.simulator.comparison_summary": Call(
+        lambda: {"comparison": sf.compare(trajectory(), flow(), problem())},
+        {"comparison": OBJECT},
     ),
     "sharpflow.simulator.measure_oscillation": Call(
         lambda: {
@@ -859,8 +883,8 @@ CALLS: dict[str, Call] = {
             "other": _RECORD.or_none,
             "clock": POSITIVE.or_none,
             "log": FLAG,
-            "label": TEXT,
-            "other_label": TEXT,
+            "label": TEXT.or_none,
+            "other_label": TEXT.or_none,
         },
     ),
     "sharpflow.experiments.plots.outcome_map": Call(

@@ -69,6 +69,20 @@ def test_importing_the_package_does_not_load_what_is_used_later():
     assert run.stdout.strip() == "[]", run.stdout + run.stderr
 
 
+def test_the_last_room_and_its_parts_are_loaded_where_they_are_first_used():
+    program = (
+        "import sys, sharpflow as sf; before = set(sys.modules); "
+        "sf.experiments.problems.mlp_digits; loaded = set(sys.modules) - before; "
+        "assert 'sharpflow.experiments.problems' in loaded, loaded; "
+        "assert not [name for name in loaded if 'plots' in name or 'report' in name], loaded; "
+        "assert sf.experiments.plots is sf.plots; "
+        "assert {'config', 'plots', 'problems', 'report'} <= set(dir(sf.experiments)); "
+        "assert 'experiments' in dir(sf) and not hasattr(sf.experiments, 'nothing')"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert not run.returncode, run.stderr
+
+
 def test_importing_the_package_leaves_the_configuration_of_jax_alone():
     program = (
         "import jax; before = dict(jax.config.values); import sharpflow; "

@@ -191,7 +191,10 @@ MISTAKES = {
     ),
     "an observable for a number": (
         lambda p, w: sf.sharpness(p, w),
-        ["k must be an integer", "sharpflow.theory.spherical_sharpness(problem, params)"],
+        [
+            "for the eigenvalues at params call sharpflow.theory.spherical_sharpness(problem, p",
+            "sharpness makes an observable",
+        ],
     ),
     "a misspelt keyword": (
         lambda p, w: sf.simulate(p, w, RULE, 3, observable=["loss"]),
@@ -204,6 +207,14 @@ MISTAKES = {
     "the function for the observable": (
         lambda p, w: sf.simulate(p, w, RULE, 3, observables=[sf.sharpness]),
         ["observables names", "call the function, which returns the observable"],
+    ),
+    "the name of a function for the observable": (
+        lambda p, w: sf.simulate(p, w, RULE, 3, observables=["mine:compute"]),
+        ["observables names 'mine:compute'", "In Python give the function itself", "Observable("],
+    ),
+    "a function of a moment for an observable": (
+        lambda p, w: sf.simulate(p, w, RULE, 3, observables=[lambda moment: moment.loss]),
+        ["observables names", "sharpflow.simulator.Observable(name, function)"],
     ),
     "a metric for an observable": (
         lambda p, w: sf.simulate(p, w, RULE, 3, observables=["test_accuracy"]),
@@ -227,7 +238,13 @@ MISTAKES = {
     ),
     "a schedule for a learning rate": (
         lambda p, w: sf.gdwd(optax.cosine_decay_schedule(0.1, 10), 0.01),
-        ["learning_rate must be", "optax.sgd(schedule)", "effective_learning_rate="],
+        [
+            "learning_rate must be",
+            "optax.sgd(schedule)",
+            "effective_learning_rate=",
+            "optax.inject_hyperparams",
+            "docs/howto-optimizer.md, 'SGD with momentum and a sched",
+        ],
     ),
     "rates by keyword alone": (
         lambda p, w: sf.simulate_grid(
@@ -250,6 +267,46 @@ MISTAKES = {
     "a metric with the name of a column": (
         lambda p, w: _network(metrics={"loss": lambda w: 0.0}),
         ["metrics has 'loss'", "rename it"],
+    ),
+    "a snapshot for params": (
+        lambda p, w: sf.theory.retract(p, trajectory().snapshot()),
+        ["params must be a pytree", "as in snapshot.params"],
+    ),
+    "a snapshot for the start of a flow": (
+        lambda p, w: sf.sharpness_flow(p, trajectory().snapshot(), [0.0, 0.1]),
+        ["theta0 must be a pytree", "as in snapshot.params"],
+    ),
+    "a trajectory for params": (
+        lambda p, w: sf.theory.spherical_sharpness(p, trajectory()),
+        ["params must be a pytree", "take its final_params"],
+    ),
+    "a file for params": (
+        lambda p, w: sf.simulate(p, "run.nc", RULE, 3),
+        ["params must be a pytree", "got 'run.nc'; sharpflow.load(path) reads"],
+    ),
+    "a dataset for params": (
+        lambda p, w: sf.simulate(p, trajectory().to_dataset(), RULE, 3),
+        ["params must be a pytree", "sharpflow.simulator.grid_point(grid, problem"],
+    ),
+    "a key for params": (
+        lambda p, w: sf.simulate(p, jax.random.key(0), RULE, 3),
+        ["params must be a pytree", "draw them with problem.init(key)"],
+    ),
+    "a seed for params": (
+        lambda p, w: sf.simulate(p, 0, RULE, 3),
+        ["params must be a pytree", "problem.init(jax.random.key(seed))"],
+    ),
+    "a snapshot for a trajectory": (
+        lambda p, w: sf.predict(p, trajectory().snapshot()),
+        ["trajectory must be", "the trajectory from which the snapshot was taken"],
+    ),
+    "a grid for a trajectory": (
+        lambda p, w: sf.predict(p, trajectory().to_dataset()),
+        ["trajectory must be", "sharpflow.simulator.grid_point(grid, problem"],
+    ),
+    "a file for a trajectory": (
+        lambda p, w: sf.plots.panel("run.nc"),
+        ["trajectory must be", "sharpflow.load(path) reads one"],
     ),
     "a metric twice": (
         lambda p, w: _network(metrics={"train_accuracy": lambda w: 0.0}),

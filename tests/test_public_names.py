@@ -85,20 +85,38 @@ def _entries(section: str) -> set[str]:
 def _raised(function: Callable) -> frozenset[str]:
     """Names of the exceptions that a function raises, or a function of ours that it calls."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    return frozenset(_raised_in(tree, function))
+
+
+def _raised_in(node: ast.AST, function: Callable) -> set[str]:
+    """Those of a part of the function; not those that it catches and does not raise again."""
+    if isinstance(node, ast.Try):
+        tried = set().union(*(_raised_in(part, function) for part in node.body))
+        others = [*node.handlers, *node.orelse, *node.finalbody]
+        again = any(
+            isinstance(n, ast.Raise) for handler in node.handlers for n in ast.walk(handler)
+        )
+        caught = {
+            name.id
+            for handler in node.handlers
+            for name in ast.walk(handler.type or ast.Pass())
+            if isinstance(name, ast.Name)
+        }
+        kept = tried if again else tried - caught
+        return kept.union(*(_raised_in(part, function) for part in others))
     found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-            error = ast.unparse(node.exc.func)
-            # what users catch; the config alone looks for the one of the two that has parts
-            found.add("ValueError" if error == "ArgumentError" else error)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            if node.func.id == "checked":  # the decorator, which refuses arguments
-                found.add("ValueError")
-            called = inspect.unwrap(function.__globals__.get(node.func.id, len))
-            ours = inspect.isfunction(called) and called.__module__.startswith("sharpflow.")
-            if ours and called is not function:
-                found |= _raised(called)
-    return frozenset(found)
+    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+        error = ast.unparse(node.exc.func)
+        # what users catch; the config alone looks for the one of the two that has parts
+        found.add("ValueError" if error == "ArgumentError" else error)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        if node.func.id == "checked":  # the decorator, which refuses arguments
+            found.add("ValueError")
+        called = inspect.unwrap(function.__globals__.get(node.func.id, len))
+        ours = inspect.isfunction(called) and called.__module__.startswith("sharpflow.")
+        if ours and called is not function:
+            found |= _raised(called)
+    return found.union(*(_raised_in(part, function) for part in ast.iter_child_nodes(node)))
 
 
 def _sample(first: int, second: int, *rest: int) -> int:
@@ -116,7 +134,10 @@ def _sample(first: int, second: int, *rest: int) -> int:
     """
     if first:
         raise ValueError("first")
-    return second
+    try:
+        raise OSError("caught")
+    except OSError:
+        return second
 
 
 def test_the_reader_of_docstrings_finds_what_stands_there_and_nothing_else():

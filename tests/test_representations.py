@@ -1,6 +1,8 @@
 """What is printed of an object is short, whatever is in it, and says what it is."""
 
+import dataclasses
 import enum
+import json
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ import sharpflow as sf
 from sharpflow.models.representation import MOST_LINES, Summary, course, span, words
 
 WIDEST = 96
-# types, not objects; and errors and codes, which print in Python's own way
+# types, not objects; and errors and codes, which print a sentence and a name
 PRINTED = {
     name: cls
     for name, cls in CLASSES.items()
@@ -111,6 +113,23 @@ def test_the_main_results_say_how_they_ended_and_what_they_hold(run):
         assert _is_short(printed) and all(part in printed for part in parts), printed
 
 
+def test_a_fork_says_how_many_steps_it_has_made_itself(run):
+    problem, rule = sf.models.matrix_completion(shape=(4, 4), rank=1), sf.gdwd(0.5, 0.01)
+    for start in (run, run.snapshot(20)):
+        fork = sf.simulate(problem, start, rule, 20, record_every=2, snapshot_every=5)
+        assert "SUCCESS after 20 steps, from 20 to 40" in repr(fork)
+    assert repr(run).splitlines()[0] == "Trajectory: SUCCESS after 20 steps"
+
+
+def test_of_many_columns_the_losses_and_a_sharpness_with_its_threshold_are_shown(run):
+    names = ["a", "b", "c", "d", "loss", "loss_mean", "norm_squared", "sharpness_iterate"]
+    columns = dict.fromkeys([*names, "test_error", "threshold"], run["loss"])
+    printed = repr(dataclasses.replace(run, columns=columns))
+    told = [line.split()[0] for line in printed.splitlines()[5:-1]]
+    assert _is_short(printed)
+    assert told == ["loss", "loss_mean", "sharpness_iterate", "threshold", "a", "b"]
+
+
 def test_problems_plans_rules_and_observables_say_what_they_are(run):
     problem = sf.Problem(
         init=lambda key: jnp.ones(2), loss=lambda w: jnp.sum(w), metrics={"norm": jnp.sum},
@@ -185,5 +204,14 @@ def test_words_for_values(value, told):
 
 def test_a_column_is_told_by_its_ends():
     assert course(np.array([[1.0, 3.0], [2.0, np.nan], [5.0, 4.0]])).startswith("3 → 5")
+    assert course(np.array([3.0 + 4.0j, 1.0j])) == "5 → 1 in absolute value"
     assert course(np.full(3, np.nan)) == "NaN" and course(np.zeros(0)) == "none"
     assert span([3]) == "3" and span([]) == "none" and span([0, 5, 1000]) == "0 to 1,000, 3 values"
+
+
+def test_a_status_prints_its_name_and_is_an_integer():
+    status = sf.Status.DIVERGED
+    assert str(status) == f"{status}" == "DIVERGED" and f"{status:>9}" == " DIVERGED"
+    assert status == 5 and f"{status:03d}" == "005" and json.dumps(status) == "5"
+    codes = jax.vmap(lambda failed: jnp.where(failed, status, sf.Status.SUCCESS))(np.array([1, 0]))
+    assert codes.tolist() == [5, 0]

@@ -1,6 +1,12 @@
-"""A run to be killed: ``python -m benchmarks.accelerator.killed_run SIZE FOLDER``."""
+"""A run to be killed: ``python -m benchmarks.accelerator.killed_run SIZE FOLDER [wait]``.
 
+With ``wait`` it stays in its middle until it is killed, so that it cannot end before.
+"""
+
+import contextlib
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +15,12 @@ import xarray
 import sharpflow as sf
 from benchmarks.accelerator.sections import FULL
 from sharpflow.simulator.grid import engine
+from sharpflow.simulator.host import Host, watched
 
+WAIT = "wait"
 TOLERANCE = 1e-3  # of λ₁
-# As long as a kill takes, so that one in the middle of the run finds a part of it done: with the
-# two seconds that the package takes, a run of seconds would end in its first chunk.
+# With the two seconds that the package takes, a run of seconds would end in its first chunk, and
+# nothing would be left to resume.
 CHUNK_SECONDS = 0.25
 
 
@@ -39,9 +47,23 @@ def simulated(size: str, folder: Path | None) -> xarray.Dataset:
     )
 
 
+def _staying() -> Callable[[str, Host], None]:
+    """What waits for the kill at the first checkpoint that has records before it."""
+    written = False
+
+    def stay(event: str, host: Host) -> None:
+        nonlocal written
+        written = written or event == "written"
+        while written and event == "saved":
+            time.sleep(1.0)
+
+    return stay
+
+
 if __name__ == "__main__":
     from sharpflow.experiments.environment import configure_jax, start_cache
 
     configure_jax()
     start_cache()
-    simulated(sys.argv[1], Path(sys.argv[2]))
+    with watched(_staying()) if WAIT in sys.argv[3:] else contextlib.nullcontext():
+        simulated(sys.argv[1], Path(sys.argv[2]))

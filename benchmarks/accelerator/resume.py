@@ -13,7 +13,7 @@ import numpy as np
 import xarray
 
 import sharpflow as sf
-from benchmarks.accelerator.killed_run import simulated
+from benchmarks.accelerator.killed_run import WAIT, simulated
 from benchmarks.accelerator.numbers import SAME_FLOW
 from benchmarks.accelerator.record import Record, Values
 from benchmarks.accelerator.sections import Settings
@@ -38,7 +38,7 @@ def _killed(record: Record, settings: Settings) -> tuple[Values, list[Check]]:
     """A run in another process, killed in its middle and resumed, beside two that were not."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "run"
-        with _started(settings, folder) as process:
+        with _started(settings, folder, WAIT) as process:
             _wait_for_the_middle(process, folder, record)
         done = _records(sf.open_run(folder))
         uninterrupted = simulated(settings.size, None)
@@ -51,10 +51,10 @@ def _killed(record: Record, settings: Settings) -> tuple[Values, list[Check]]:
 
 
 @contextlib.contextmanager
-def _started(settings: Settings, folder: Path) -> Iterator[subprocess.Popen]:
+def _started(settings: Settings, folder: Path, *options: str) -> Iterator[subprocess.Popen]:
     """A process that begins the run or goes on with it; it is killed at the end."""
     command = [sys.executable, "-m", "benchmarks.accelerator.killed_run", settings.size]
-    process = subprocess.Popen([*command, str(folder)])
+    process = subprocess.Popen([*command, str(folder), *options])
     try:
         yield process
     finally:

@@ -169,6 +169,38 @@ def run(
     typer.echo(f"{folder}: {ended}")
 
 
+@app.command()
+def predict(
+    folder: Annotated[Path, typer.Argument(help="Of a run with snapshots.", parser=user_path)],
+    kind: Annotated[
+        str | None,
+        typer.Option(help="sharpness_flow or central_flow; by default what applies to each point."),
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(min=0.0, help="Of the prediction of one point.")
+    ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Import and call the functions that the run's config names."),
+    ] = False,
+    device: Device = None,
+    cpu_devices: CPUDevices = None,
+    progress: Progress = True,
+) -> None:
+    """Predict every point of a run, and keep the predictions in its folder."""
+    if device is not None and device not in DEVICES:
+        _refuse(f"--device: got {device}; allowed are {', '.join(DEVICES)}")
+    configure_jax(device, num_cores() if cpu_devices is None else cpu_devices)
+    with _failures("by the same command"):
+        from sharpflow.experiments.predict import predict_run
+
+        given = {"kind": kind, "max_seconds": max_seconds}
+        options = {name: value for name, value in given.items() if value is not None}
+        start_cache(device)
+        said = predict_run(folder, options, trust=trust, progress=bool(progress))
+    typer.echo(f"{folder}: {said}")
+
+
 @app.command("list")
 def list_presets() -> None:
     """List the presets that `run` takes by name."""
@@ -255,14 +287,20 @@ def _print_list(name: str, meaning: str, rows: Mapping[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def _failures() -> Iterator[None]:
-    """Bad input exits with 2, a disk that fails with 1, a signal with 128 and its number."""
+def _failures(again: str = "with --resume") -> Iterator[None]:
+    """Bad input exits with 2, a disk that fails with 1, a signal with 128 and its number.
+
+    Functions of the user's that fail are bad input.
+
+    Args:
+      again: how what was stopped goes on.
+    """
     from sharpflow.simulator import Interrupted, RunLockedError, StorageError
 
     try:
         yield
     except Interrupted as stopped:
-        typer.echo("stopped; what was done is kept: go on with --resume", err=True)
+        typer.echo(f"stopped; what was done is kept: go on {again}", err=True)
         raise typer.Exit(STOPPED + stopped.signal_number) from None
     except StorageError as error:
         typer.echo(f"error: {error.strerror}", err=True)
@@ -275,15 +313,23 @@ def _failures() -> Iterator[None]:
         typer.echo(f"error: {message}", err=True)
         raise typer.Exit(1) from None
     except (ValueError, RunLockedError) as error:
-        _refuse(str(error))
-    # jax raises both where a backend fails to start, in words of its own. They are bad input only
-    # if the device that was asked for is missing; anything else is a fault of ours and keeps its
-    # traceback.
-    except (RuntimeError, AssertionError):
-        missing = missing_platform()
-        if missing is None:
+        _refuse(_in_function_of_user(error) or str(error))
+    # Bad input is any error in a function that the config names, and a device that was asked for
+    # and is missing: where a backend does not start, jax raises RuntimeError or AssertionError in
+    # words of its own. Anything else is a fault of ours and keeps its traceback.
+    except Exception as error:
+        told = _in_function_of_user(error)
+        if told is None and isinstance(error, (RuntimeError, AssertionError)):
+            told = missing_platform()
+        if told is None:
             raise
-        _refuse(missing)
+        _refuse(told)
+
+
+def _in_function_of_user(error: Exception) -> str | None:
+    from sharpflow.experiments.config.mistakes import fault_of_user
+
+    return fault_of_user(error)
 
 
 def _refuse(message: str) -> None:

@@ -6,6 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sharpflow.models.arguments import nearest
+from sharpflow.simulator.comparison_quantities import COMPARISON_NUMBERS
+from sharpflow.simulator.grid.predictions import OUTPUT
+from sharpflow.simulator.observables import how_to_get
+from sharpflow.simulator.quantities import RESULT
 from sharpflow.simulator.store.arrays import PENDING
 from sharpflow.theory.status import Status
 
@@ -109,34 +114,70 @@ def outcomes(
 def last_values(
     dataset: "xarray.Dataset", name: str, *, fraction: float = LAST_PART
 ) -> "xarray.DataArray":
-    """The mean over the last part of each trajectory: at the edge, single values oscillate.
+    """What a column says of the end of each trajectory.
+
+    Of a column along the records it is the mean over the last part of them: at the edge, single
+    values oscillate. Of a column along a prediction it is the last value, which does not. A number
+    of a point, such as ``final_relative_error``, is itself.
 
     Args:
       dataset: what ``sharpflow.simulate_grid`` returns.
-      name: of a column; of several eigenvalues the largest is taken.
-      fraction: of the finite values of a trajectory in this column, the last so many are
-        averaged, rounded up.
+      name: of a column or of a number of each point; of several eigenvalues the largest is taken.
+      fraction: of the finite values of a trajectory in a column along the records, the last so
+        many are averaged, rounded up.
 
     Returns:
       Dims (seed, learning_rate, weight_decay, ...); NaN where a trajectory diverged, is
-      not finished or has no finite value.
+      not finished or has no finite value. What comes from a prediction is NaN as well where this
+      does not reach the end: ``is_unpredicted``.
 
     Raises:
-      ValueError: a column or status that is missing.
+      ValueError: a column or status that is missing, or a column of texts.
     """
-    values = column(dataset, name)
-    finite = np.isfinite(values.values)
+    require_column(dataset, name)
+    _require_point_axes(dataset)
+    axes = (*POINT, *extra_axes(dataset))
+    dims = set(dataset[name].dims)
+    if dims == {*axes}:
+        last = _numbers(dataset, name, axes)
+    elif dims == {*axes, OUTPUT}:
+        last = _last_finite(_numbers(dataset, name, (*axes, OUTPUT)))
+    else:
+        last = _mean_of_last(column(dataset, name).values, fraction)
+    ended = ~is_diverged(dataset) & ~is_pending(dataset)
+    if is_of_prediction(dataset, name):
+        ended &= ~is_unpredicted(dataset)
+    return ended.copy(data=last).where(ended)
+
+
+def _numbers(dataset: "xarray.Dataset", name: str, dims: tuple[str, ...]) -> np.ndarray:
+    """An array in float64 with these dims; infinite values become NaN."""
+    if dataset[name].dtype.kind not in "biuf":
+        raise ValueError(f"the column {name!r} has to hold numbers, and it holds texts")
+    values = dataset[name].transpose(*dims).values.astype(np.float64)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _last_finite(values: np.ndarray) -> np.ndarray:
+    """The last value that is not NaN along the last axis; NaN where there is none."""
+    if not values.shape[-1]:
+        return np.full(values.shape[:-1], np.nan)
+    place = values.shape[-1] - 1 - np.argmax(np.isfinite(values[..., ::-1]), axis=-1)
+    return np.take_along_axis(values, place[..., None], axis=-1)[..., 0]
+
+
+def _mean_of_last(values: np.ndarray, fraction: float) -> np.ndarray:
+    """The mean of the last values that are not NaN along the last axis."""
+    finite = np.isfinite(values)
     # How many finite values a row and those after it have. Trajectories of a grid end at different
     # rows, and a column may have been recorded at some of them only, so that no slice serves all.
     from_here = np.cumsum(finite[..., ::-1], axis=-1)[..., ::-1]
     # 0.07 · 100 is 7 + 1e-15, which must not count as 8
     wanted = np.ceil(fraction * finite.sum(axis=-1, keepdims=True) * (1.0 - 1e-9))
     kept = finite & (from_here <= np.maximum(wanted, 1))
-    total = np.where(kept, values.values, 0.0).sum(axis=-1)
+    total = np.where(kept, values, 0.0).sum(axis=-1)
     count = kept.sum(axis=-1)
-    mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-    ended = ~is_diverged(dataset) & ~is_pending(dataset)
-    return ended.copy(data=mean).where(ended)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
 def median_over_seeds(values: "xarray.DataArray") -> "xarray.DataArray":
@@ -159,9 +200,8 @@ def column(dataset: "xarray.Dataset", name: str) -> "xarray.DataArray":
     Raises:
       ValueError: a column that was not recorded, or is no column of numbers in time.
     """
+    require_column(dataset, name)
     time = time_dimension(dataset)
-    if name not in dataset:
-        raise ValueError(f"dataset has no column {name!r}; it has {sorted(map(str, dataset))}")
     values = dataset[name]
     dims = (*POINT, *extra_axes(dataset), time)
     for trailing in [dim for dim in values.dims if dim not in dims]:
@@ -176,22 +216,42 @@ def column(dataset: "xarray.Dataset", name: str) -> "xarray.DataArray":
     return values.where(np.isfinite(values))
 
 
+def require_column(dataset: "xarray.Dataset", name: str) -> None:
+    """Refuse a column that was not recorded.
+
+    Args:
+      dataset: of a grid.
+      name: of the column.
+
+    Raises:
+      ValueError: names those that there are, and the one that may be meant.
+    """
+    if name not in dataset:
+        known = sorted(map(str, dataset))
+        remedy = how_to_get(name) or nearest(name, known)
+        raise ValueError(f"dataset has no column {name!r}{remedy}; it has {known}")
+
+
 def time_dimension(dataset: "xarray.Dataset") -> str:
     """``"step"``, or ``"record"`` where each point has steps of its own.
 
     Raises:
       ValueError: there is neither, or an axis of the grid is missing.
     """
+    _require_point_axes(dataset)
+    for name in ("record", "step"):
+        if name in dataset.dims:
+            return name
+    raise ValueError("dataset has neither the dimension 'step' nor 'record'")
+
+
+def _require_point_axes(dataset: "xarray.Dataset") -> None:
     for name in POINT:
         if name not in dataset.dims:
             raise ValueError(
                 f"dataset has no dimension {name!r}; keep it when selecting one value, as in "
                 f".sel({name}=[value])"
             )
-    for name in ("record", "step"):
-        if name in dataset.dims:
-            return name
-    raise ValueError("dataset has neither the dimension 'step' nor 'record'")
 
 
 def edge_ratio_name(dataset: "xarray.Dataset") -> str | None:
@@ -213,6 +273,43 @@ def is_diverged(dataset: "xarray.Dataset") -> "xarray.DataArray":
     """Which points ended before their last step, dims (seed, learning_rate, weight_decay, ...)."""
     status = _status(dataset)
     return (status != PENDING) & (status != int(Status.SUCCESS))
+
+
+def is_of_prediction(dataset: "xarray.Dataset", name: str) -> bool:
+    """Whether a column comes from the predictions of the points, and not from their records.
+
+    Args:
+      dataset: what ``sharpflow.predict_grid`` returns.
+      name: of a column that it has.
+    """
+    dims = dataset[name].dims
+    if name in COMPARISON_NUMBERS and name not in RESULT:
+        # a column of the user's own may have the name of one of these numbers
+        return set(dims) == set(_require_status(dataset).dims)
+    return OUTPUT in dims
+
+
+def has_predictions(dataset: "xarray.Dataset") -> bool:
+    """Whether any point has a prediction, be it not to its end.
+
+    Args:
+      dataset: of a grid, with predictions or without.
+    """
+    return "prediction_status" in dataset and bool((dataset["prediction_status"] >= 0).any())
+
+
+def is_unpredicted(dataset: "xarray.Dataset") -> "xarray.DataArray":
+    """Which points have no prediction that reaches their end, dims as of ``is_pending``.
+
+    A prediction that ends early has no value at the end, and the value where it ends is mostly a
+    better one: next to those of other points it would seem to hold where it failed.
+
+    Raises:
+      ValueError: the dataset has no ``prediction_status``.
+    """
+    require_column(dataset, "prediction_status")
+    status = dataset["prediction_status"].transpose(*POINT, *extra_axes(dataset))
+    return (status != int(Status.SUCCESS)).drop_attrs()
 
 
 def extra_axes(dataset: "xarray.Dataset") -> tuple[str, ...]:

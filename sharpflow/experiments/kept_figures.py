@@ -4,8 +4,24 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sharpflow.models.files import digest, read_sealed, write_sealed
+from sharpflow.simulator.store.folder import RunFolder
+from sharpflow.simulator.store.predictions import predictions_path
+from sharpflow.simulator.store.reading import verified_digest
 
 _NOTE = "figures.json"
+
+
+def drawn_from(run: RunFolder) -> str:
+    """A digest of all that the figures of a run show, once its arrays are known to be whole.
+
+    Predictions are made after the arrays, which they leave as they are: figures that were drawn
+    before them lack their lines.
+
+    Raises:
+      RunError: a file of the arrays is missing or damaged.
+    """
+    arrays, predictions = verified_digest(run), predictions_path(run)
+    return f"{arrays} {digest(predictions)}" if predictions.is_file() else arrays
 
 
 def keep(folder: Path, data: str, paths: Iterable[Path]) -> None:
@@ -13,8 +29,8 @@ def keep(folder: Path, data: str, paths: Iterable[Path]) -> None:
 
     Args:
       folder: that holds them.
-      data: digest of the arrays.
-      paths: of the figures; those noted before of the same arrays stay noted.
+      data: what ``drawn_from`` gives.
+      paths: of the figures; those noted before of the same data stay noted.
     """
     folder.mkdir(parents=True, exist_ok=True)
     figures = {path.name: digest(path) for path in paths}
@@ -22,7 +38,7 @@ def keep(folder: Path, data: str, paths: Iterable[Path]) -> None:
 
 
 def kept(folder: Path, data: str) -> list[Path]:
-    """The figures of these arrays; none where a single one is missing or was changed."""
+    """The figures of this data; none where a single one is missing or was changed."""
     figures = _noted(folder, data)
     try:
         # All or none: a page with some figures of this run and some that somebody changed would

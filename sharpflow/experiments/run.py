@@ -4,16 +4,20 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sharpflow.experiments.config import Config, ConfigError, differences, load
+from sharpflow.experiments.grid_summary import SHARPNESSES
 from sharpflow.models.representation import duration_in_words, size_in_words
 from sharpflow.simulator import GridPlan, Processes, RunError, plan_grid, simulate_grid
 from sharpflow.simulator.axes import BASE
 from sharpflow.simulator.store.folder import CONFIG_FILE, RunFolder
 from sharpflow.simulator.store.sink import summary
+
+if TYPE_CHECKING:
+    import xarray
 
 _ASKED = ("num_steps", "tau", "record_every", "record_at", "num_records", "snapshot_every")
 
@@ -98,7 +102,7 @@ def run_config(
     """Run a config into a folder, which keeps a copy of it once the run begins.
 
     Returns:
-      How its points ended, in words.
+      How its points ended and what was predicted, in words.
 
     Raises:
       ConfigError: a function of the user that fails.
@@ -111,7 +115,29 @@ def run_config(
     data = simulate_grid(
         **arguments, out=run, resume=resume, processes=processes, progress=progress
     )
-    return summary(np.asarray(data["status"]).reshape(-1))
+    return ", ".join([summary(np.asarray(data["status"]).reshape(-1)), *predictions_in_words(data)])
+
+
+def predictions_in_words(data: "xarray.Dataset") -> list[str]:
+    """How many points are predicted and by what; nothing where none was asked for.
+
+    Args:
+      data: of a run.
+    """
+    if "prediction_kind" not in data:
+        return []
+    return [f"predicted: {', '.join(kinds_in_words(data)) or 'none'}"]
+
+
+def kinds_in_words(data: "xarray.Dataset") -> list[str]:
+    """How many points each kind of prediction predicts, of those that predict any.
+
+    Args:
+      data: of a run with predictions.
+    """
+    kinds = data["prediction_kind"].values.reshape(-1).tolist()
+    named = {"sharpness_flow": "the flow on the manifold", "central_flow": "the central flow"}
+    return [f"{kinds.count(kind)} by {words}" for kind, words in named.items() if kind in kinds]
 
 
 def plan_config(config: Config) -> GridPlan:
@@ -120,7 +146,23 @@ def plan_config(config: Config) -> GridPlan:
     Raises:
       ConfigError, ValueError: as ``run_config``.
     """
-    return plan_grid(**config.build())
+    arguments = config.build()
+    arguments.pop("predict", None)
+    return plan_grid(**arguments)
+
+
+def _untold(config: Config) -> list[str]:
+    """What a report will not tell of a run, each with what would have to be recorded."""
+    # imported here, for a report loads what it draws with, and a run does not need that
+    from sharpflow.experiments.report.measured import NEEDS
+
+    lines = [f"{what} (needs {name})" for name, what in NEEDS.items()
+             if name not in config.observables]  # fmt: skip
+    if not {*SHARPNESSES} & {*config.observables}:
+        lines.insert(0, "the entry, and what comes after it (needs a sharpness)")
+    if config.snapshot_every is None:
+        lines.append("the flow (needs snapshot_every)")
+    return lines
 
 
 def describe(config: Config, plan: GridPlan) -> list[str]:
@@ -136,6 +178,8 @@ def describe(config: Config, plan: GridPlan) -> list[str]:
     each = f"num_steps = {config.num_steps}" if config.tau is None else f"tau = {config.tau:g}"
     lines.append(f"updates: {plan.updates:,} in all, {each} each")
     lines.append(f"columns: {', '.join(config.observables)}")
+    if untold := _untold(config):
+        lines.append(f"a report of it cannot tell: {'; '.join(untold)}")
     for layout in plan.layouts:
         share, count = layout.groups * layout.width, layout.devices
         place = f"{share} on each of {count} devices" if count > 1 else "all on one device"

@@ -144,6 +144,25 @@ def checked(**kinds: Kind) -> Callable[[_Function], _Function]:
     return decorate
 
 
+def remedies(*table: tuple[Kind, str]) -> Callable[[Any], str]:
+    """What to do about values of some kinds, for ``Kind.with_remedy``.
+
+    Args:
+      *table: of kinds that are often given by mistake, each with what to do; the first that fits
+        counts.
+
+    Returns:
+      value -> what to do about it; empty for one of no such kind, and for one that jax traces.
+    """
+
+    def remedy(value: Any) -> str:
+        if isinstance(value, jax.core.Tracer):
+            return ""
+        return next((words for kind, words in table if kind.fits(value)), "")
+
+    return remedy
+
+
 def real(value: Any) -> float | None:
     """A real number as a float; None for all else, and for what no float can hold.
 
@@ -236,7 +255,8 @@ def choice(options: Iterable[Any], also: Sequence[Any] = ()) -> Kind:
 
 def optional(kind: Kind) -> Kind:
     """None, or of a kind."""
-    return Kind(f"{kind.allowed}, or None", lambda value: value is None or kind.fits(value))
+    fits = lambda value: value is None or kind.fits(value)  # noqa: E731
+    return Kind(f"{kind.allowed}, or None", fits, kind.remedy)
 
 
 def instance(types: type | tuple[type, ...], words: str) -> Kind:
@@ -272,6 +292,7 @@ def any_of(*kinds: Kind) -> Kind:
     return Kind(
         ", or ".join(kind.allowed for kind in kinds),
         lambda value: any(kind.fits(value) for kind in kinds),
+        lambda value: next(filter(None, (kind.remedy(value) for kind in kinds)), ""),
     )
 
 
@@ -392,7 +413,42 @@ KEY = Kind(
     ),
 )
 FUNCTION = Kind("a function", callable)
-PARAMS = Kind("a pytree of floating-point arrays", _is_floating_pytree)
+# By the names of their classes, most of which belong to rooms and libraries that this one does not
+# import.
+SNAPSHOT_LIKE, TRAJECTORY_LIKE, FLOW_LIKE, CENTRAL_FLOW_LIKE = (
+    of_lazy_type("sharpflow", name, name)
+    for name in ("Snapshot", "Trajectory", "FlowSolution", "CentralFlowSolution")
+)
+DATASET = of_lazy_type("xarray", "Dataset", "an xarray.Dataset")
+PARAMS = Kind("a pytree of floating-point arrays", _is_floating_pytree).with_remedy(
+    remedies(
+        (SNAPSHOT_LIKE, "take its params, as in snapshot.params"),
+        (
+            TRAJECTORY_LIKE,
+            "take its final_params, or those of a step by trajectory.snapshot(step).params",
+        ),
+        (
+            FLOW_LIKE,
+            "take one of its points, as in jax.tree.map(lambda leaf: leaf[-1], flow.theta)",
+        ),
+        (
+            CENTRAL_FLOW_LIKE,
+            "take one of its points, as in jax.tree.map(lambda leaf: leaf[-1], flow.params)",
+        ),
+        (
+            DATASET,
+            "of a grid sharpflow.simulator.grid_point(grid, problem, seed=...) makes a trajectory, "
+            "whose final_params are params",
+        ),
+        (
+            PATH,
+            "sharpflow.load(path) reads what the method save of a trajectory wrote, and its "
+            "final_params are params",
+        ),
+        (KEY, "draw them with problem.init(key)"),
+        (count(0), "draw them with problem.init(jax.random.key(seed))"),
+    )
+)
 
 
 def require_within(dtype: DTypeLike, *, zero: bool = False, **given: Any) -> None:

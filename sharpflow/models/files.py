@@ -18,13 +18,16 @@ def replaced(path: Path) -> Iterator[Path]:
     """A place beside a file or a folder, which takes its place at the end; or neither is there.
 
     Args:
-      path: of the file or folder, which may be there already.
+      path: of the file or folder, which may be there already. Where it is a symbolic link, what it
+        points to is replaced, as by whoever writes to the link, and the link stays.
 
     Yields:
       Where to write; flushed to the disk before it is moved. After an error it is removed, and what
       was there before stays. A folder that is replaced is moved aside first: a kill just then
       leaves it whole beside its place, under a name that ends in ``.partial``.
     """
+    if path.is_symlink():
+        path = path.resolve()
     # a process number would not do: containers on one disk have the same ones
     partial, former = (path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}") for _ in range(2))
     try:

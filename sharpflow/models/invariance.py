@@ -8,7 +8,15 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from sharpflow.models.arguments import FINITE, INTEGER, POSITIVE, SEED, checked, optional
+from sharpflow.models.arguments import (
+    FINITE,
+    INTEGER,
+    POSITIVE,
+    SEED,
+    checked,
+    of_lazy_type,
+    optional,
+)
 from sharpflow.models.precision import FULL, compiled, imprecise_products
 from sharpflow.models.problem import PROBLEM, Params, Problem, parameter_paths, validate_params
 
@@ -107,13 +115,13 @@ def check_scale_invariance(
     if breaking and rest.any() and largest_change(rest) <= max(_SLIGHT, tolerance):
         message += (
             f" It depends on the scale of {', '.join(names)}. "
-            f"Hold them constant: from_flax(..., fixed={names!r})."
+            f"Hold them constant: {_held_constant(problem)}from_flax(..., fixed={names!r})."
         )
     elif breaking:
         message += (
             f" It depends on the scale of {', '.join(names)}. "
             "Normalize what every layer puts out, or mark an ablation with "
-            "Problem(..., scale_invariant=False)."
+            f"{maker(problem)}(..., scale_invariant=False)."
         )
     if slight:
         message += (
@@ -121,6 +129,26 @@ def check_scale_invariance(
             "as an epsilon in a normalization layer makes it: set that epsilon to 0."
         )
     raise ValueError(message)
+
+
+def maker(problem: Problem) -> str:
+    """What users call to make such a problem, whose argument ``scale_invariant`` they have.
+
+    Args:
+      problem: any.
+    """
+    return "from_flax" if _NETWORK.fits(problem.data) else "Problem"
+
+
+# by its name, since whoever has none should not wait for Flax to load
+_NETWORK = of_lazy_type("sharpflow", "NetworkData", "the data of a network")
+
+
+def _held_constant(problem: Problem) -> str:
+    """How parameters are held constant that no Flax module has."""
+    if maker(problem) == "from_flax":
+        return ""
+    return "take them as data of the problem in place of params, or those of a Flax module by "
 
 
 def points_around(

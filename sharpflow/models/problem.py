@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from sharpflow.models.arguments import FLAG, instance, optional, shown
+from sharpflow.models.arguments import FLAG, PARAMS, ArgumentError, instance, optional, shown
 from sharpflow.models.bound_function import BoundFunction, is_pytree_of_arrays
 from sharpflow.models.leaves import require_x64_for, validated_leaves
 from sharpflow.models.names import require_free
@@ -70,7 +70,9 @@ class Problem:
     As an object a problem is compared and hashed by identity.
 
     Args:
-      init: key -> params, a pytree of floating-point arrays of one dtype.
+      init: key -> params, a pytree of floating-point arrays of one dtype. Params that have other
+        shapes are refused by all that takes the problem. An init that draws no arrays, or that jax
+        cannot trace, leaves the shapes to the loss.
       residual, outputs, criterion, loss: the loss, as above.
       metrics: named functions params -> scalar, for instance a test error. Each becomes a column
         of this name, which no other column has.
@@ -470,10 +472,30 @@ def validate_params(problem: Problem, params: Any, name: str = "params") -> Para
 
     Raises:
       ValueError: an empty tree, leaves that are not floating point, of half precision, or that
-        differ in dtype, a NaN or infinite entry, the zero vector, a residual that is not a
-        vector, or a loss that is not a scalar of the dtype of the params.
+        differ in dtype, a NaN or infinite entry, the zero vector, arrays of other shapes than
+        ``init`` draws, a residual that is not a vector, or a loss that is not a scalar of the dtype
+        of the params.
+    """
+    return validate_start(problem, params, name, as_drawn=True)
+
+
+def validate_start(problem: Problem, params: Any, name: str, *, as_drawn: bool) -> Params:
+    """``validate_params`` for params that a function of the user's draws in place of ``init``.
+
+    Args:
+      problem, params, name: as of ``validate_params``.
+      as_drawn: whether they must have the arrays that ``init`` draws; not where the function
+        chooses their shapes itself.
+
+    Returns:
+      As ``validate_params``.
+
+    Raises:
+      ValueError: as ``validate_params``.
     """
     PROBLEM.require("problem", problem)
+    if remedy := PARAMS.remedy(params):
+        raise ArgumentError(name, PARAMS.allowed, shown(params), remedy)
     leaves, treedef = jax.tree.flatten(params)
     if not leaves:
         raise ValueError(f"{name} holds no arrays; it must be a pytree of floating-point arrays")
@@ -502,34 +524,36 @@ def validate_params(problem: Problem, params: Any, name: str = "params") -> Para
         if not any(np.any(value) for value in values):
             raise ValueError(f"{name} is the zero vector, which has no direction")
     params = jax.tree.unflatten(treedef, leaves)
-    require_fitting(problem, params, name)
+    require_fitting(problem, params, name, as_drawn=as_drawn)
     return params
 
 
-def require_fitting(problem: Problem, params: Params, name: str = "params") -> None:
+def require_fitting(
+    problem: Problem, params: Params, name: str = "params", *, as_drawn: bool = True
+) -> None:
     """Refuse params that the functions of a problem cannot take, or of which they make no loss.
 
     Args:
       problem: whose params they must be.
       params: a pytree of arrays, which may be traced.
       name: what to call them in errors.
+      as_drawn: whether they must have the arrays that ``init`` draws, also where the functions of
+        the problem would take others: what reads them by index does not notice.
 
     Raises:
       ValueError: naming them, with the arrays that differ from those of ``init``, or with what the
         functions say.
     """
+    differences = _differences(problem, params)
+    if as_drawn and differences:
+        raise ValueError(f"{name} {_OTHER_ARRAYS.format('; '.join(differences))}")
     try:
         _check_shapes(problem, params)
     except Exception as error:  # a function that is given other arrays may raise anything
-        differences = _differences(problem, params)
         if not differences and not isinstance(error, ValueError):  # those here tell the dtype
             differences = _other_dtypes(problem, params)
         if differences:
-            raise ValueError(
-                f"{name} do not fit the problem, whose init gives other arrays: "
-                f"{'; '.join(differences)}. Take problem.init(jax.random.key(seed)), or the "
-                "problem that they belong to"
-            ) from error
+            raise ValueError(f"{name} {_OTHER_ARRAYS.format('; '.join(differences))}") from error
         if not isinstance(error, TypeError | LookupError | AttributeError):
             raise
         shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
@@ -537,6 +561,12 @@ def require_fitting(problem: Problem, params: Params, name: str = "params") -> N
             f"{name} do not fit the problem: with arrays of shapes {shown(shapes)} its loss raises "
             f"{type(error).__name__}: {error}"
         ) from error
+
+
+_OTHER_ARRAYS = (
+    "do not fit the problem, whose init gives other arrays: {}. Take "
+    "problem.init(jax.random.key(seed)), or the problem that they belong to"
+)
 
 
 def _differences(problem: Problem, params: Params) -> list[str]:
@@ -567,11 +597,14 @@ def _other_dtypes(problem: Problem, params: Params) -> list[str]:
 def _drawn(problem: Problem) -> dict[str, Any] | None:
     """What ``init`` gives, by path; None where jax cannot trace it.
 
-    Asked only where something failed: a loss may take other arrays than its init gives.
+    An init that draws no arrays says nothing of their shapes either: its problem takes whatever its
+    loss takes.
     """
     try:
-        return _by_path(jax.eval_shape(problem.init, jax.random.key(0)))
-    except Exception:  # an init is anybody's code, and is not what has failed
+        # the key by its shape too, so that inside compiled code nothing is added to the program
+        drawn = jax.eval_shape(problem.init, jax.eval_shape(jax.random.key, 0))
+        return _by_path(drawn) or None
+    except Exception:  # an init is anybody's code, and may need a key that has a value
         return None
 
 

@@ -11,9 +11,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-# Between two lines in a log, where the work has no chunks of its own that last as long. A tenth of
-# it would fill the log of a flow that takes an hour with a line for every half second.
-_LINE_SECONDS = 2.0
+# Between two lines in a log at least. The chunks of a simulation take about two seconds, and each
+# has its line; shorter ones, as those at its end, and the pieces of a flow share one. A third of it
+# would fill the log of a flow that takes an hour with a line for every half second.
+_LINE_SECONDS = 1.5
+# Times as long as by the mean rate since the beginning that the time left may be by the latter one.
+# Work that slows down by more, as a flow that is about to give up, has no steady rate: its time
+# left would be days in one line and nothing in the next. A third of it would leave out what is
+# known of a flow that takes ever more eigenvalues.
+_STEADY = 4.0
 
 _COMPILING = "compiling"
 
@@ -68,12 +74,11 @@ def progress_bar(
 
     Args:
       total: units of work to do, such as updates of all trajectories.
-      show: True for a bar on a terminal and a line for every advance elsewhere, False for
+      show: True for a bar on a terminal and a line about every two seconds elsewhere, False for
         nothing, None for a bar on a terminal only.
       description: what is going on.
       done: units done before.
-      whole: words for all of the work; by default its number of steps, which has a rate too, and
-        a line for every advance.
+      whole: words for all of the work; by default its number of steps, which has a rate too.
 
     Yields:
       What shows it.
@@ -108,7 +113,7 @@ class _Clock:
 
     What comes before the first advance, which compiling is part of, does not count. The rate is
     that of the latter half of the time since then: work that gets slower, as a flow does where it
-    is stiff, does not promise an early end for long.
+    is stiff, does not promise an early end for long. Where it gets much slower no time is told.
 
     Args:
       total, done: as of ``progress_bar``.
@@ -122,7 +127,7 @@ class _Clock:
         self.total, self.done, self.new, self.rated = total, done, 0.0, rated
         self.doing = ""
         self._marks: collections.deque[tuple[float, float]] = collections.deque()
-        self._began = 0.0
+        self._began = self._begun_with = 0.0
 
     def say(self, words: str) -> str:
         """Note what goes on; the same with what it has led to."""
@@ -142,13 +147,14 @@ class _Clock:
         marks = self._marks
         marks.append((now, self.new))
         if len(marks) == 1:
-            self._began = now
+            self._began, self._begun_with = now, self.new
             return ""
         while len(marks) > 2 and now - marks[1][0] >= 0.5 * (now - self._began):
             marks.popleft()
         rate = (self.new - marks[0][1]) / max(now - marks[0][0], 1e-9)
+        mean_rate = (self.new - self._begun_with) / max(now - self._began, 1e-9)
         left = (self.total - self.done - self.new) / max(rate, 1e-300)
-        words = _duration_left(left)
+        words = _duration_left(left) if mean_rate <= _STEADY * rate else "slowing down"
         return f"{rate:,.0f} steps/s, {words}" if self.rated else words
 
 
@@ -184,15 +190,16 @@ class _Lines:
 
     def __init__(self, clock: _Clock, description: str, whole: str) -> None:
         self._clock, self._description, self._whole = clock, description, whole
-        self._printed_at = time.monotonic()
+        self._printed_at, self._told_end = time.monotonic(), False
         self.say(_COMPILING)
 
     def advance(self, count: float, note: str = "") -> None:
         state = self._clock.advance(count)
-        now, share = time.monotonic(), self._clock.share
-        if not self._clock.rated and share < 1 and now - self._printed_at < _LINE_SECONDS:
+        now, ended = time.monotonic(), self._clock.share >= 1 and not self._told_end
+        if not ended and now - self._printed_at < _LINE_SECONDS:
             return
-        self._printed_at = now
+        self._printed_at, self._told_end = now, self._told_end or ended
+        share = self._clock.share
         words = ", ".join(part for part in (f"{share:.0%} of {self._whole}", state) if part)
         self.tell(words + note)
 

@@ -29,6 +29,13 @@ class Summary(NamedTuple):
     heading: str
     lines: Sequence[tuple[str, str]] = ()
 
+    def __repr__(self) -> str:
+        """What it says: also of a summary itself, which some functions return, words are shown."""
+        return self.as_text()
+
+    def _repr_html_(self) -> str:
+        return self.as_html()
+
     @property
     def shortened(self) -> "Summary":
         """At most ``MOST_LINES`` with the heading; the names of what is left out fill the last."""
@@ -173,9 +180,13 @@ def course(values: Any) -> str:
     """``0.5 → 1.2e-08``: the first and the last number that is known of a column.
 
     Args:
-      values: shape (T,), or (T, ...), of which the largest entry of a row is told.
+      values: shape (T,), or (T, ...), of which the largest entry of a row is told. Complex numbers
+        have no order, and are told by their absolute values.
     """
-    values = np.asarray(values, float)
+    values = np.asarray(values)
+    if np.iscomplexobj(values):
+        return f"{course(np.abs(values))} in absolute value"
+    values = values.astype(float)
     rows = values.reshape(len(values), -1).max(axis=1) if values.size else values.ravel()
     known = rows[np.isfinite(rows)]
     if not known.size:

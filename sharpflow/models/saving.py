@@ -40,7 +40,7 @@ def save(
       value: an instance of one of the classes.
       dataset: what of it others should be able to read.
       path: ``.nc`` for a netCDF file, ``.zarr`` for a Zarr folder; one that is there already is
-        replaced.
+        replaced, and through a symbolic link what it points to.
       classes: that may be within the object, by name.
 
     Raises:
@@ -49,7 +49,7 @@ def save(
       OSError: the disk did not take it; what was there before is still there.
     """
     place = _validated(path)
-    labelled = _storable(dataset)
+    labelled = storable(dataset)
     columns = {
         str(name): array.values
         for name, array in labelled.variables.items()
@@ -142,9 +142,10 @@ def _is_kept_as_it_is(dtype: np.dtype) -> bool:
     return dtype.kind in "iuf" and dtype.itemsize in (1, 2, 4, 8) and dtype != np.float16
 
 
-def _storable(dataset: "xarray.Dataset") -> "xarray.Dataset":
+def storable(dataset: "xarray.Dataset") -> "xarray.Dataset":
     """With names and attributes that files take; an own name stays in an attribute."""
-    names = stored_names(dict.fromkeys([*map(str, dataset.variables), *map(str, dataset.dims)]))
+    own_names = dict.fromkeys([*map(str, dataset.variables), *map(str, dataset.dims)])
+    names = stored_names(own_names, taken=[_GROUP])
     changed = {own: stored for own, stored in names.items() if own != stored}
     copy = dataset.copy()
     for name in changed:

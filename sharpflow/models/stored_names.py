@@ -12,7 +12,7 @@ _LONGEST = 120  # bytes: file systems take 255 for a name, and cloud folders les
 _ENDS = re.compile(r"^(?:[.]|_(?=_))|[.]$")
 
 
-def stored_names(names: Iterable[str]) -> dict[str, str]:
+def stored_names(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
     """A folder name for each array of a run.
 
     An array is a folder of the Zarr group, so that its name must be that of a file: without a
@@ -22,12 +22,13 @@ def stored_names(names: Iterable[str]) -> dict[str, str]:
 
     Args:
       names: of all arrays of a group, any text.
+      taken: what else is in the group, as a group within it.
 
     Returns:
       The folder of each, different from all others.
     """
     stored_as: dict[str, str] = {}
-    used: set[str] = {"zarr.json"}  # which describes the group
+    used = {"zarr.json", *taken}  # the file describes the group
     for name in names:
         stored = _as_file(name)
         if stored.lower() in used:

@@ -1,7 +1,15 @@
 """What happens, and how it compares with what is predicted."""
 
 from sharpflow.simulator.comparison import compare
-from sharpflow.simulator.grid import GridPlan, GridSpec, grid_point, plan_grid, simulate_grid
+from sharpflow.simulator.comparison_words import comparison_summary
+from sharpflow.simulator.grid import (
+    GridPlan,
+    GridSpec,
+    grid_point,
+    plan_grid,
+    predict_grid,
+    simulate_grid,
+)
 from sharpflow.simulator.interrupt import Interrupted
 from sharpflow.simulator.loading import load
 from sharpflow.simulator.moment import Moment, Observable
@@ -51,6 +59,7 @@ __all__ = [
     "StorageError",
     "Trajectory",
     "compare",
+    "comparison_summary",
     "concatenate",
     "flattest_coordinates",
     "gdwd",
@@ -67,6 +76,7 @@ __all__ = [
     "plan_grid",
     "preconditioned_sharpness",
     "predict",
+    "predict_grid",
     "project_snapshots",
     "projected_gd",
     "quasi_rmsprop",

@@ -1,252 +1,49 @@
 """A trajectory set against the flow that predicts it, in numbers."""
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from sharpflow.models import Problem
-from sharpflow.models.arguments import FLAG, NOT_NEGATIVE, checked, optional
+from sharpflow.models.arguments import FLAG, NOT_NEGATIVE, any_of, checked, instance, optional
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.problem import PROBLEM, parameter_rows
+from sharpflow.simulator.average import RESTING, compare_with_average
+from sharpflow.simulator.comparison_quantities import COMPARISON
+from sharpflow.simulator.comparison_words import reasons_in_text
 from sharpflow.simulator.crossing import SETTLE_TAU, entry_step, known_mean, settled_step
-from sharpflow.simulator.observables import COLUMNS
 from sharpflow.simulator.prediction import Projection, project_snapshots
-from sharpflow.simulator.quantities import RESULT, described
-from sharpflow.simulator.quantity import Quantity, by_name
+from sharpflow.simulator.quantities import described
 from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory, recorded_snapshots
-from sharpflow.theory import FlowSolution, predicted_loss
+from sharpflow.theory import CentralFlowSolution, FlowSolution, predicted_loss
 from sharpflow.theory.flow import FLOW
 from sharpflow.theory.stability import edge_loss_integral, steps_to_edge
 
 if TYPE_CHECKING:
     import xarray
 
-_PER_EIGENVALUE = ("tau", "eigenvalue")
-COMPARISON = by_name(
-    RESULT["tau"],
-    RESULT["step"],
-    Quantity(
-        "tracking_error",
-        "tracking error ‖Φ(θₜ) − ζ(τ)‖",
-        "The distance between the trajectory, retracted to Γ, and the flow at the same flow time, "
-        "‖Φ(θₜ) − ζ(τ)‖.",
-        unit="1",
-        dims=("tau",),
-        scale="log",
-    ),
-    Quantity(
-        "distance_moved",
-        "distance moved ‖ζ(τ) − ζ(τ₀)‖",
-        "The distance of the flow from where it began, ‖ζ(τ) − ζ(τ₀)‖.",
-        unit="1",
-        dims=("tau",),
-        scale="linear",
-    ),
-    Quantity(
-        "relative_error",
-        "tracking error / distance moved",
-        "The tracking error over the distance moved, ‖Φ(θₜ) − ζ(τ)‖/‖ζ(τ) − ζ(τ₀)‖; NaN where the "
-        "flow has not moved.",
-        unit="1",
-        dims=("tau",),
-        scale="log",
-    ),
-    Quantity(
-        "distance_to_manifold",
-        "distance from Γ ‖θₜ − Φ(θₜ)‖",
-        "The distance of the trajectory from the minimizer manifold, ‖θₜ − Φ(θₜ)‖; NaN where the "
-        "retraction fails.",
-        unit="1",
-        dims=("tau",),
-        scale="log",
-    ),
-    Quantity(
-        "sharpness",
-        "sharpness λ₁ at Φ(θₜ)",
-        "The largest eigenvalue of the Hessian ∇²L at Φ(θₜ).",
-        unit="1",
-        dims=("tau",),
-        symbol="λ₁",
-        reference="threshold",
-        scale="log",
-    ),
-    Quantity(
-        "predicted_sharpness",
-        "predicted sharpness λ₁ at ζ(τ)",
-        "The largest eigenvalue of the Hessian ∇²L at the flow, ζ(τ).",
-        unit="1",
-        dims=("tau",),
-        symbol="predicted λ₁",
-        reference="predicted_threshold",
-        scale="log",
-    ),
-    dataclasses.replace(COLUMNS["threshold"], dims=("tau",)),
-    Quantity(
-        "predicted_threshold",
-        "predicted threshold λ*",
-        "The threshold λ* of the flow, which starts at the measured one and follows the predicted "
-        "oscillation, d log λ*/dτ = b(2 tr M − 1).",
-        unit="1",
-        dims=("tau",),
-        symbol="predicted λ*",
-        scale="log",
-    ),
-    Quantity(
-        "threshold_ratio",
-        "threshold λ*, measured / predicted",
-        "The measured threshold over the predicted one.",
-        unit="1",
-        dims=("tau",),
-        reference=1.0,
-        scale="linear",
-    ),
-    Quantity(
-        "edge_ratio",
-        "edge ratio λ₁/λ* at Φ(θₜ)",
-        "The largest eigenvalue of the Hessian at Φ(θₜ) over the threshold at the same step, "
-        "λ₁(Φ(θₜ))/λ*ₜ, which is 1 at the Edge of Stability.",
-        unit="1",
-        dims=("tau",),
-        symbol="λ₁/λ*",
-        reference=1.0,
-        scale="linear",
-    ),
-    Quantity(
-        "loss_mean",
-        "mean loss L̄",
-        "The mean of L − inf L over a window of steps. The window ends at this output and begins "
-        "at the last output that is 100 steps or more before it. NaN where the oscillation had not "
-        "settled when the window began.",
-        unit="1",
-        dims=("tau",),
-        symbol="L̄",
-        reference="predicted_loss",
-        scale="linear",
-    ),
-    Quantity(
-        "predicted_loss",
-        "predicted mean loss ½ηλλ* tr M",
-        "The mean of ½ηλλ* tr M over the window of loss_mean, times the share oscillation_share of "
-        "the rule: 1 for gradient descent with weight decay, (1 − β)/(1 + β) with momentum.",
-        unit="1",
-        dims=("tau",),
-        symbol="½ηλλ* tr M",
-        scale="linear",
-    ),
-    Quantity(
-        "loss_ratio",
-        "mean loss L̄, measured / predicted",
-        "The measured mean loss over the predicted one.",
-        unit="1",
-        dims=("tau",),
-        reference=1.0,
-        scale="linear",
-    ),
-    Quantity(
-        "eigenvalues",
-        "eigenvalues λᵢ at Φ(θₜ)",
-        "The k largest eigenvalues of the Hessian ∇²L at Φ(θₜ).",
-        unit="1",
-        dims=_PER_EIGENVALUE,
-        reference="threshold",
-        scale="log",
-    ),
-    Quantity(
-        "predicted_eigenvalues",
-        "predicted eigenvalues λᵢ at ζ(τ)",
-        "The k largest eigenvalues of the Hessian ∇²L at the flow, ζ(τ).",
-        unit="1",
-        dims=_PER_EIGENVALUE,
-        reference="predicted_threshold",
-        scale="log",
-    ),
-)
-
-# What the attributes of the whole dataset hold: one number for the trajectory.
-COMPARISON_NUMBERS = by_name(
-    Quantity(
-        "entry_step",
-        "entry step",
-        "The step at which the edge ratio first rises through 1, interpolated between records; NaN "
-        "where it does not, or did before the trajectory came near Γ.",
-        unit="step",
-        reference="predicted_entry_step",
-    ),
-    Quantity(
-        "predicted_entry_step",
-        "predicted entry step",
-        "The step at which the threshold falls to the sharpness λ₁ of the first output of the "
-        "flow, if nothing but the norm changes until then; NaN where the trajectory had entered "
-        "the edge before it came near Γ.",
-        unit="step",
-    ),
-    Quantity(
-        "final_relative_error",
-        "tracking error / distance moved",
-        "The tracking error over the distance moved at the last output.",
-        unit="1",
-        reference=0.0,
-    ),
-    Quantity(
-        "mean_edge_ratio",
-        "mean edge ratio on Γ after the entry",
-        "The mean of the edge ratio over the outputs after the oscillation has settled.",
-        unit="1",
-        reference=1.0,
-    ),
-    Quantity(
-        "mean_loss_ratio",
-        "mean loss after the entry, measured / predicted",
-        "The mean of the measured loss over that of the predicted one, over all steps after the "
-        "oscillation has settled.",
-        unit="1",
-        reference=1.0,
-    ),
-    Quantity(
-        "loss_rises_before",
-        "share of rising losses before the entry",
-        "The share of the steps before the entry that raise the loss.",
-        unit="1",
-        reference=0.0,
-    ),
-    Quantity(
-        "loss_rises_after",
-        "share of rising losses after the entry",
-        "The share of the steps that raise the loss, after the oscillation has settled.",
-        unit="1",
-        reference=0.5,
-    ),
-    RESULT["intrinsic_rate"],
-    Quantity(
-        "settle_tau",
-        "flow time left out",
-        "The flow time that averages after the entry leave out. It counts from the record at which "
-        "the loss of the oscillation first reaches half of the predicted one.",
-        unit="1",
-    ),
-)
-
 # Steps over which a mean loss is taken at least: fifty periods of the oscillation. With ten, the
 # phase in which a window ends would show in the mean.
 _SMALLEST_WINDOW = 100
-# A prediction that moved less, relative to its length, is at rest: an error relative to the
-# distance moved would be rounding over rounding.
-_RESTING = 1e-6
+
+
+PREDICTION = any_of(
+    FLOW, instance(CentralFlowSolution, "a CentralFlowSolution, as central_flow returns it")
+)
 
 
 @special_values_allowed()
 @checked(
     trajectory=TRAJECTORY,
-    flow=FLOW,
+    flow=PREDICTION,
     problem=PROBLEM,
     settle_tau=NOT_NEGATIVE,
     progress=optional(FLAG),
 )
 def compare(
     trajectory: Trajectory,
-    flow: FlowSolution,
+    flow: FlowSolution | CentralFlowSolution,
     problem: Problem,
     *,
     settle_tau: float = SETTLE_TAU,
@@ -257,7 +54,7 @@ def compare(
     Args:
       trajectory: with snapshots and the column ``threshold``; ``loss_mean`` and
         ``loss_rises`` are used where they are recorded.
-      flow: its prediction, at times of snapshots.
+      flow: its prediction, at times of snapshots, as ``predict`` returns it.
       problem: what was trained.
       settle_tau: flow time that averages after the entry leave out. It counts from the record
         at which the loss of the oscillation first reaches half of the predicted one.
@@ -287,10 +84,20 @@ def compare(
       * ``mean_edge_ratio`` after the entry;
       * ``mean_loss_ratio``, the mean measured loss over the mean predicted one after the entry;
       * ``loss_rises_before`` and ``loss_rises_after``, the share of steps that raise the loss
-        before and after the entry.
+        before and after the entry;
+      * ``why_nan``, the reason for each of these that is NaN, where one is.
 
       Means after the entry begin once the oscillation has settled, which ``settle_tau`` says.
-      docs/quantities.md defines each column.
+
+      A central flow is not on Γ and does not know of an entry. Beside it there are
+      ``tracking_error``, of w/‖w‖ where the loss is scale-invariant, ``distance_moved``,
+      ``relative_error``, ``predicted_sharpness``, ``threshold``, ``predicted_threshold``,
+      ``threshold_ratio``, ``loss_mean`` from each output to the next, ``predicted_loss`` and
+      ``loss_ratio``; and the attributes ``final_relative_error`` and ``mean_loss_ratio``, that over
+      the latter half of the outputs. The other numbers are NaN.
+
+      ``print(sharpflow.simulator.comparison_summary(compared))`` shows these numbers with what
+      they are; docs/quantities.md defines each column.
 
     Raises:
       ValueError: ``settle_tau`` negative, no snapshots, no column ``threshold``, or no snapshot
@@ -301,7 +108,10 @@ def compare(
     import xarray
 
     params, thresholds = recorded_snapshots(trajectory)
-    rows, times = _matched(trajectory, flow)
+    known = flow.loss if isinstance(flow, CentralFlowSolution) else flow.threshold
+    rows, times = _matched(trajectory, np.asarray(flow.tau), np.isfinite(np.asarray(known)))
+    if isinstance(flow, CentralFlowSolution):
+        return compare_with_average(trajectory, flow, problem, rows, times)
     snapshots = jax.tree.map(lambda leaf: leaf[rows], params)
     projection = project_snapshots(
         problem,
@@ -321,7 +131,7 @@ def compare(
     error = np.where(failed, np.nan, np.linalg.norm(measured - predicted, axis=1))
     moved = np.linalg.norm(predicted - predicted[0], axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.where(moved > _RESTING, error / moved, np.nan)
+        relative = np.where(moved > RESTING, error / moved, np.nan)
     excess = None
     if "loss_mean" in trajectory:
         excess = trajectory["loss_mean"] - problem.loss_infimum
@@ -368,6 +178,15 @@ def compare(
         "loss_rises_before": before,
         "loss_rises_after": after,
     }
+    attributes |= reasons_in_text(
+        {
+            name: reason
+            for name, reason in _reasons(
+                trajectory, edge_ratio, moved, seen=seen, entry=entry, num_settled=sum(settled)
+            ).items()
+            if np.isnan(attributes[name])
+        }
+    )
     compared = xarray.Dataset(
         {name: (COMPARISON[name].dims, values) for name, values in columns.items()},
         {"tau": tau, "step": ("tau", steps)},
@@ -376,14 +195,69 @@ def compare(
     return described(compared, COMPARISON)
 
 
-def _matched(trajectory: Trajectory, flow: FlowSolution) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of snapshots and of flow outputs at the same τ, to half a step."""
+def _reasons(
+    trajectory: Trajectory,
+    edge_ratio: np.ndarray,
+    moved: np.ndarray,
+    *,
+    seen: bool,
+    entry: float,
+    num_settled: int,
+) -> dict[str, str]:
+    """Of each number of the comparison why it would be NaN.
+
+    Args:
+      trajectory: that is compared.
+      edge_ratio, moved: columns of the comparison; of the former NaN where the retraction failed.
+      seen: whether the entry is known to be the entry.
+      entry: its step, NaN where there is none.
+      num_settled: outputs after the oscillation has settled.
+    """
+    known = edge_ratio[np.isfinite(edge_ratio)]
+    if not known.size:
+        no_entry = "the retraction to Γ fails at every output"
+    elif not seen:
+        no_entry = "the trajectory entered the edge before it came near Γ"
+    else:
+        no_entry = f"the edge ratio does not reach 1, {known.max():.3g} at most"
+    if np.isnan(entry):
+        no_mean = no_entry
+    elif not num_settled:
+        no_mean = "the oscillation has not settled by the end: train longer"
+    else:
+        no_mean = "the retraction to Γ fails where the oscillation has settled"
+    short = f"fewer than {_SMALLEST_WINDOW} steps follow once it has settled: train longer"
+    failed = "the retraction to Γ fails at the last output"
+    rises, mean_loss = "loss_rises" in trajectory, "loss_mean" in trajectory
+    not_recorded = "the column {} was not recorded".format
+    return {
+        "entry_step": no_entry,
+        "predicted_entry_step": no_entry,
+        "final_relative_error": failed if moved[-1] > RESTING else "the flow has not moved",
+        "mean_edge_ratio": no_mean,
+        "mean_loss_ratio": (
+            not_recorded("loss_mean") if not mean_loss else short if num_settled else no_mean
+        ),
+        "loss_rises_before": no_entry if rises else not_recorded("loss_rises"),
+        "loss_rises_after": no_mean if rises else not_recorded("loss_rises"),
+    }
+
+
+def _matched(
+    trajectory: Trajectory, times: np.ndarray, known: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of snapshots and of flow outputs at the same τ, to half a step.
+
+    Args:
+      trajectory: with snapshots.
+      times: τ of the outputs, shape (T,).
+      known: whether the flow reached them, shape (T,).
+    """
     snapshot_tau = trajectory.snapshot_tau
-    times = np.asarray(flow.tau)
     nearest = np.argmin(np.abs(snapshot_tau[None, :] - times[:, None]), axis=1)
     slack = 0.51 * trajectory.intrinsic_rate + 1e-6 * np.abs(times)
     close = np.abs(snapshot_tau[nearest] - times) <= slack
-    close &= np.isfinite(np.asarray(flow.threshold))
+    close &= known
     if not close.any():
         raise ValueError(
             "flow has no output at the time of a snapshot; take its tau from the trajectory "

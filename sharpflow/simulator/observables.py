@@ -142,7 +142,8 @@ RUNNING = by_name(
         "loss_rises",
         "share of steps that raise the loss",
         "The share of the steps s from this record to the next at which L(wₛ) > L(wₛ₋₁), which is "
-        "½ where the oscillation at the edge changes sign with every step.",
+        "½ where the oscillation at the edge changes sign with every step. A first step of which "
+        "L(wₛ₋₁) is not known counts as none that raises it.",
         unit="1",
         reference=0.5,
         scale="linear",
@@ -251,9 +252,17 @@ def how_to_get(name: object) -> str:
       name: of the column, or whatever was given in place of one.
     """
     if callable(name):
-        return ": call the function, which returns the observable"
+        return (
+            ": call the function, which returns the observable. One that takes a moment goes into "
+            "an observable, as in sharpflow.simulator.Observable(name, function)"
+        )
     if not isinstance(name, str):
         return ""
+    if ":" in name:
+        return (
+            ": configs name functions so. In Python give the function itself, as in "
+            'sharpflow.simulator.Observable("mine", compute)'
+        )
     if name in METRICS:
         return (
             f'. It is a metric of the problem: record "metrics", and make the problem with '

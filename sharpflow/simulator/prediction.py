@@ -1,8 +1,6 @@
 """The whole prediction for a trajectory: arrival on Γ, threshold there, flow on its clock."""
 
-import contextlib
-from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import chex
 import jax
@@ -12,7 +10,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from sharpflow.models import Params, Problem, check_scale_invariance
+from sharpflow.models import Params, Problem
 from sharpflow.models.arguments import (
     COUNT,
     FLAG,
@@ -28,20 +26,23 @@ from sharpflow.models.precision import compiled
 from sharpflow.models.problem import PROBLEM
 from sharpflow.models.progress import UNSEEN, progress_bar
 from sharpflow.models.representation import summarized
+from sharpflow.simulator.average import Rates, predict_average, rates_of_gdwd, thinned
+from sharpflow.simulator.no_arrival import Search, refusal
 from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory, recorded_snapshots
 from sharpflow.theory import (
+    CentralFlowSolution,
     FlowSolution,
     Status,
     linearize,
     retract_with_status,
     sharpness_flow,
-    spherical_sharpness,
 )
 from sharpflow.theory.linearization import METHODS, Method
 from sharpflow.theory.manifold import retract_in_pieces
 from sharpflow.theory.pieces import LIMIT, Deadline, Pace
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.scaling import norm
+from sharpflow.theory.times import num_padded
 
 
 @summarized
@@ -92,7 +93,14 @@ def project_snapshots(
     Raises:
       ValueError: a loss alone, which has no Γ.
     """
-    num_snapshots = len(jax.tree.leaves(params)[0])
+    leaves = jax.tree.leaves(params)
+    num_snapshots = len(leaves[0])
+    # A program is compiled for a number of snapshots; the rows of the padding are not computed.
+    num_rows = num_padded(num_snapshots, sum(leaf[0].size for leaf in leaves))
+    padding = num_rows - num_snapshots
+    params = jax.tree.map(
+        lambda leaf: np.pad(leaf, [(0, padding), *[(0, 0)] * (leaf.ndim - 1)], mode="edge"), params
+    )
     with progress_bar(
         num_snapshots, progress, "projection", whole=f"{num_snapshots} snapshots"
     ) as display:
@@ -108,11 +116,12 @@ def project_snapshots(
             pace.end()
             display.advance(until - done)
             done = until
+    theta, distance, eigenvalues, status = jax.tree.map(lambda leaf: leaf[:num_snapshots], made)
     return Projection(
-        theta=made.theta,
-        distance=np.asarray(made.distance),
-        eigenvalues=np.asarray(made.eigenvalues),
-        status=np.asarray(made.status),
+        theta=theta,
+        distance=np.asarray(distance),
+        eigenvalues=np.asarray(eigenvalues),
+        status=np.asarray(status),
     )
 
 
@@ -165,10 +174,15 @@ def _projected(problem: Problem, snapshot: Params, k: int, on_sphere: bool) -> _
     return _Projections(theta, distance, jnp.where(arrived, values, jnp.nan), status)
 
 
+PredictionKind = Literal["sharpness_flow", "central_flow"]
+KINDS: tuple[PredictionKind, ...] = ("sharpness_flow", "central_flow")
+
+
 @special_values_allowed()
 @checked(
     problem=PROBLEM,
     trajectory=TRAJECTORY,
+    kind=optional(choice(KINDS)),
     arrival_step=optional(INTEGER),
     arrival_distance=POSITIVE,
     num_outputs=COUNT,
@@ -184,6 +198,7 @@ def predict(
     problem: Problem,
     trajectory: Trajectory,
     *,
+    kind: PredictionKind | None = None,
     arrival_step: int | None = None,
     arrival_distance: float = 1e-3,
     num_outputs: int = 64,
@@ -194,40 +209,77 @@ def predict(
     method: Method = "auto",
     throw: bool = True,
     progress: bool | None = None,
-) -> FlowSolution:
-    """Predict a trajectory from where it arrives on the minimizer manifold.
+) -> FlowSolution | CentralFlowSolution:
+    """Predict a trajectory: by the flow on the minimizer manifold, or by the central flow.
 
-    The arrival is the first snapshot within ``arrival_distance`` of Γ, relative to its
-    norm where the loss is not scale-invariant. Its retraction and its threshold start
-    the flow, which is integrated on the clock of the trajectory to the times of the
-    snapshots after it.
+    A trajectory that arrives on Γ is predicted from there by ``sharpness_flow``. The arrival is
+    the first snapshot within ``arrival_distance`` of Γ, relative to its norm where the loss is not
+    scale-invariant. Its retraction and its threshold start the flow, which is integrated on the
+    clock of the trajectory to the times of the snapshots after it.
+
+    One that does not arrive, as where it meets the edge before its loss comes near zero, is
+    predicted from its first snapshot by ``central_flow``, which needs no manifold and holds for
+    gradient descent with weight decay. Where both apply they agree up to O(ηλ).
 
     Args:
       problem: what was trained.
       trajectory: with snapshots (``snapshot_every``) and the column ``threshold``.
+      kind: ``"sharpness_flow"`` or ``"central_flow"``, or None for the first that applies.
       arrival_step: take the snapshot at this step for the arrival.
       arrival_distance: largest ‖θ − Φ(θ)‖, relative to ‖θ‖, that counts as arrived.
       num_outputs: most output times; later snapshots are thinned evenly to them.
-      max_edge, rtol, max_steps, method, throw: as in ``sharpness_flow``.
+      rtol, max_steps, throw: as in ``sharpness_flow`` and ``central_flow``.
+      max_edge, method: as in ``sharpness_flow``; the central flow follows as many eigenvalues as
+        the edge has.
       max_seconds: of this call. The search for the arrival, snapshot by snapshot, ends after
-        them with an error, and the flow as in ``sharpness_flow``. None, no limit, by default.
+        them with an error, and a flow as in ``sharpness_flow``. None, no limit, by default.
       progress: a bar on a terminal, lines elsewhere; by default on a terminal only.
 
     Returns:
-      The flow; ``tau[0]`` is the arrival.
+      The flow; ``tau[0]`` is the arrival, or the first snapshot.
 
     Raises:
-      ValueError: nothing to predict from: no snapshots, no threshold, no arrival.
+      ValueError: nothing to predict from: no snapshots, no threshold, or no arrival of a
+        trajectory that only the flow on Γ could predict.
       RuntimeError: the integration fails, or no arrival is found within ``max_seconds``.
 
-    Source: docs/theory.md, sections 2 and 4.
+    Source: docs/theory.md, sections 2, 4 and 10.
     """
     deadline = Deadline(max_seconds)
     snapshots, thresholds = recorded_snapshots(trajectory)
+    rates = rates_of_gdwd(trajectory)
+    if kind == "central_flow" and rates is None:
+        raise ValueError(
+            "kind = 'central_flow' predicts gradient descent with weight decay, sharpflow.gdwd "
+            "with a weight_decay above 0, and trajectory was made by another rule"
+        )
+
+    def average(rates: Rates) -> CentralFlowSolution:
+        return predict_average(
+            problem,
+            trajectory,
+            rates,
+            num_outputs=num_outputs,
+            rtol=rtol,
+            max_steps=max_steps,
+            max_seconds=deadline.left,
+            throw=throw,
+            progress=progress,
+        )
+
+    may_be_average = kind is None and arrival_step is None and rates is not None
+    if rates is not None and (
+        kind == "central_flow" or (may_be_average and not _has_manifold(problem, trajectory))
+    ):
+        return average(rates)
     _require_predictable(problem, trajectory)
     arrival = _arrival(
         problem, trajectory, arrival_step, arrival_distance, deadline=deadline, progress=progress
     )
+    if isinstance(arrival, Search):
+        if may_be_average and rates is not None:
+            return average(rates)
+        raise ValueError(refusal(problem, trajectory, arrival))
     start = jax.tree.map(lambda leaf: jnp.asarray(leaf[arrival]), snapshots)
     reached = retract_in_pieces(
         problem, start, on_sphere=trajectory.on_sphere, method=method, display=UNSEEN
@@ -237,8 +289,7 @@ def predict(
             f"arrival_step = {trajectory.snapshot_step[arrival]} is too far from the minimizer "
             "manifold: the retraction fails there"
         )
-    count = len(trajectory.snapshot_step) - arrival
-    chosen = arrival + np.unique(np.linspace(0, count - 1, min(count, num_outputs)).astype(int))
+    chosen = arrival + thinned(len(trajectory.snapshot_step) - arrival, num_outputs)
     tau = trajectory.snapshot_tau[chosen]
     return sharpness_flow(
         problem,
@@ -258,15 +309,9 @@ def predict(
     )
 
 
-# Of the loss halfway: a loss that falls by less than this in the second half of a run hardly falls
-# any more. On the way to the manifold it falls exponentially, and by far more.
-_FALLING = 0.5
-# With fewer snapshots than this the time between two of them is a good part of the run.
-_FEW_SNAPSHOTS = 8
-
-# Snapshots of which the edge ratio is looked at where a trajectory does not arrive: each takes an
-# iteration for an eigenvalue, and at the edge the ratio stays about 1.
-_LOOKED_AT = 8
+def _has_manifold(problem: Problem, trajectory: Trajectory) -> bool:
+    """Whether there is a manifold on which a flow of this rule would move."""
+    return problem.has_manifold_form and (problem.scale_invariant or not trajectory.rule_on_sphere)
 
 
 def _require_predictable(problem: Problem, trajectory: Trajectory) -> None:
@@ -300,7 +345,8 @@ def _arrival(
     *,
     deadline: Deadline,
     progress: bool | None,
-) -> int:
+) -> int | Search:
+    """The snapshot of the arrival; where there is none, what the search for it has seen."""
     if step is not None:
         snapshots = np.flatnonzero(trajectory.snapshot_step == step)
         if not snapshots.size:
@@ -309,128 +355,23 @@ def _arrival(
                 f"{trajectory.snapshot_step[:5]} ... {trajectory.snapshot_step[-1]}"
             )
         return int(snapshots[0])
-    closest, failed, count = np.inf, 0, len(trajectory.snapshot_row)
+    count = len(trajectory.snapshot_row)
+    search = Search(largest_distance, count)
     with progress_bar(count, progress, "arrival", whole=f"{count} snapshots") as display:
         for index in range(count):
             if deadline.passed:
                 raise RuntimeError(
-                    f"the search for the arrival stopped after {index} of {count} snapshots: "
-                    f"max_seconds = {deadline.seconds:g} are over, and the closest is "
-                    f"{closest:.2g} from the minimizer manifold. Give arrival_step, the step of a "
-                    "snapshot that is near it, or let max_seconds grow"
+                    f"the search for snapshots near the minimizer manifold stopped after {index} "
+                    f"of {count}: max_seconds = {deadline.seconds:g} are over, and "
+                    f"{search.in_words}. Give arrival_step, the step of a snapshot that is near, "
+                    "or let max_seconds grow"
                 )
             one = jax.tree.map(lambda leaf: leaf[index : index + 1], trajectory.params)  # noqa: B023
             on_sphere = trajectory.on_sphere
             near = project_snapshots(problem, one, on_sphere=on_sphere, progress=False)
-            failed += bool(near.status[0])
             # snapshots on the sphere are taken at unit norm; only a relative distance means as much
             distance = near.distance[0] / (1.0 if on_sphere else float(optax.tree.norm(one)))
-            closest = min(closest, distance) if np.isfinite(distance) else closest
-            if distance <= largest_distance:
+            if search.see(float(distance), int(trajectory.snapshot_step[index])):
                 return index
-            display.advance(1, f", the closest is {closest:.1e} from the manifold")
-    raise ValueError(
-        f"no snapshot lies within arrival_distance = {largest_distance:g} of the minimizer "
-        f"manifold; the closest is {closest:.2g} away. "
-        + " ".join(_reasons_of_no_arrival(problem, trajectory, largest_distance, closest, failed))
-    )
-
-
-def _edge_ratio(problem: Problem, trajectory: Trajectory, index: int) -> float:
-    """λ₁/λ* at a snapshot; NaN where the eigenvalue is not found, which tells nothing."""
-    params = jax.tree.map(lambda leaf: leaf[index], trajectory.params)
-    threshold = float(trajectory["threshold"][trajectory.snapshot_row[index]])
-    with contextlib.suppress(RuntimeError):
-        return float(spherical_sharpness(problem, params)[0][0]) / threshold
-    return np.nan
-
-
-def _reasons_of_no_arrival(
-    problem: Problem,
-    trajectory: Trajectory,
-    largest_distance: float,
-    closest: float,
-    failed: int,
-) -> Iterator[str]:
-    """Why no snapshot is near the manifold, each with what helps; at least one sentence.
-
-    Args:
-      problem, trajectory: as of ``predict``.
-      largest_distance: that counts as arrived.
-      closest: least distance of a snapshot.
-      failed: snapshots from which the retraction did not reach the manifold.
-    """
-    count = len(trajectory.snapshot_row)
-    if trajectory.on_sphere:
-        try:
-            check_scale_invariance(problem, jax.tree.map(lambda leaf: leaf[0], trajectory.params))
-        except ValueError as error:
-            yield f"A manifold on the sphere needs an invariant loss, but {error}"
-            return
-        at_edge = _at_edge(problem, trajectory)
-        if at_edge is not None:
-            # What the loss does at the edge says nothing, and what would help there, longer
-            # training or a larger learning rate, does not help here.
-            yield at_edge
-            yield from _of_distance(closest)
-            return
-    before, halfway, after = (
-        float(problem.loss_value(jax.tree.map(lambda leaf: leaf[index], trajectory.params)))  # noqa: B023
-        - float(problem.loss_infimum)
-        for index in (0, count // 2, count - 1)
-    )
-    # near the manifold the loss falls with the square of the distance
-    if not after <= largest_distance**2 * before:
-        above = (
-            f"above its infimum {float(problem.loss_infimum):.3g} " if problem.loss_infimum else ""
-        )
-        yield f"The loss {above}is {before:.2g} at the first snapshot and {after:.2g} at the last."
-        if after > _FALLING * halfway:
-            fell = "rose" if after > halfway else "hardly fell"
-            yield (
-                f"It {fell} from {halfway:.2g} halfway. If it stays there, the network cannot fit "
-                "its data: give it more parameters or fewer data, or use sharpflow.central_flow. "
-                "If training is slow, train longer."
-            )
-        else:
-            yield "It still falls: train longer."
-    if count < _FEW_SNAPSHOTS:
-        yield (
-            f"There are {count} snapshots, and the trajectory may have been "
-            "near between two of them: give simulate a smaller snapshot_every."
-        )
-    dtype = jax.tree.leaves(trajectory.params)[0].dtype
-    if failed and dtype == np.float32:
-        yield (
-            f"The retraction fails from {failed} of {count} snapshots. They "
-            "are float32, whose rounding may be the cause: make the problem in float64, with "
-            "jax_enable_x64."
-        )
-    yield from _of_distance(closest)
-
-
-def _at_edge(problem: Problem, trajectory: Trajectory) -> str | None:
-    """That a trajectory is at the edge at one of its snapshots; None where it is at none."""
-    count = len(trajectory.snapshot_row)
-    # Not the first: a start above the edge is thrown below it by its first steps.
-    for index in np.unique(np.linspace(1, count - 1, min(count, _LOOKED_AT)).astype(int)):
-        ratio = _edge_ratio(problem, trajectory, index)
-        if index > 0 and ratio >= 1.0:
-            return (
-                f"The trajectory is at the edge before it comes near the manifold: its edge ratio "
-                f"is {ratio:.2g} at step {trajectory.snapshot_step[index]}. Lower weight_decay, so "
-                "that the edge comes later, or learning_rate; or use sharpflow.central_flow, which "
-                "needs no manifold."
-            )
-    return None
-
-
-def _of_distance(closest: float) -> Iterator[str]:
-    """What may be accepted all the same."""
-    if np.isfinite(closest):
-        yield (
-            f"An arrival_distance above {closest:.2g}, or an arrival_step, accepts a snapshot that "
-            "is as far, with a prediction that starts as wrong."
-        )
-    else:
-        yield "The retraction reaches the manifold from none of the snapshots."
+            display.advance(1, f", {search.in_words}")
+    return search

@@ -10,7 +10,7 @@ import numpy as np
 from sharpflow.models import Params, Problem, check_scale_invariance
 from sharpflow.models.arguments import ArgumentError, number, shown
 from sharpflow.models.caller import warn_caller
-from sharpflow.models.invariance import points_around
+from sharpflow.models.invariance import maker, points_around
 from sharpflow.models.precision import compiled
 from sharpflow.simulator.chunk import Chunk
 from sharpflow.simulator.moment import Observable
@@ -162,6 +162,6 @@ def warn_of_scale(
         assumed_by = ", ".join(assuming)
         warn_caller(
             f"problem is taken to be scale-invariant, as is assumed by {assumed_by}, but {error} "
-            "Or say what it is when you make it: scale_invariant=False for an ablation, whose "
-            "sharpness and threshold are those at w itself; True if it is near enough"
+            f"Or say what it is by scale_invariant= of {maker(problem)}: False for an ablation, "
+            "whose sharpness and threshold are those at w itself; True if it is near enough"
         )

@@ -1,9 +1,10 @@
 """The sharpness recorded along a trajectory, each record started from the last one."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from sharpflow.theory.retraction import retract_flat
 
 # (where to start, whether it is wanted) -> eigenvalues, where to start the next time
 _Find = Callable[[Params, Array | bool], tuple[Array, Params]]
+_Maker = TypeVar("_Maker", bound=Callable[..., Observable])
 Location = Literal["iterate", "midpoint", "manifold"]
 LOCATIONS: tuple[Location, ...] = ("iterate", "midpoint", "manifold")
 
@@ -46,22 +48,28 @@ _STABILITY_LINE = Quantity(
 )
 
 
-def _measured_now(k: object) -> str:
-    """What to call instead, for who means the sharpness at some params."""
-    if not isinstance(k, Problem):
-        return ""
-    return (
-        "this makes an observable, which simulate records: for the eigenvalues at params call "
-        "sharpflow.theory.spherical_sharpness(problem, params), or top_eigenpairs for those of "
-        "the Hessian itself"
-    )
+def _makes_an_observable(function: _Maker) -> _Maker:
+    """Have a function say what to call instead to whoever means the sharpness at some params.
+
+    That they have mistaken the function comes before what its first argument must be.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Observable:
+        if isinstance(args[0] if args else kwargs.get("k"), Problem):
+            raise ValueError(
+                "for the eigenvalues at params call "
+                "sharpflow.theory.spherical_sharpness(problem, params), or top_eigenpairs for "
+                f"those of the Hessian itself: {function.__name__} makes an observable, which "
+                "simulate records, and k is the number of its eigenvalues"
+            )
+        return function(*args, **kwargs)
+
+    return cast(_Maker, call)
 
 
-# How many eigenvalues an observable records.
-_K = COUNT.with_remedy(_measured_now)
-
-
-@checked(k=_K, at=choice(LOCATIONS), every=COUNT, tolerance=optional(POSITIVE))
+@_makes_an_observable
+@checked(k=COUNT, at=choice(LOCATIONS), every=COUNT, tolerance=optional(POSITIVE))
 def sharpness(
     k: int = 1, at: Location = "iterate", *, every: int = 1, tolerance: float | None = None
 ) -> Observable:
@@ -103,7 +111,8 @@ def sharpness(
     )
 
 
-@checked(k=_K, every=COUNT, tolerance=optional(POSITIVE))
+@_makes_an_observable
+@checked(k=COUNT, every=COUNT, tolerance=optional(POSITIVE))
 def hessian_sharpness(k: int = 1, *, every: int = 1, tolerance: float | None = None) -> Observable:
     """The k largest eigenvalues of ∇²L(w_t) itself, to be drawn against the line 2/η.
 
@@ -138,7 +147,8 @@ def hessian_sharpness(k: int = 1, *, every: int = 1, tolerance: float | None = N
     )
 
 
-@checked(k=_K, every=COUNT, tolerance=optional(POSITIVE))
+@_makes_an_observable
+@checked(k=COUNT, every=COUNT, tolerance=optional(POSITIVE))
 def preconditioned_sharpness(
     k: int = 1, *, every: int = 1, tolerance: float | None = None
 ) -> Observable:

@@ -1,6 +1,7 @@
 """Simulate a single trajectory."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence, Set
 from typing import Any
@@ -15,7 +16,7 @@ from sharpflow.models.arguments import COUNT, FLAG, FUNCTION, checked, optional
 from sharpflow.models.caller import warn_caller
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
-from sharpflow.models.problem import PROBLEM
+from sharpflow.models.problem import PROBLEM, require_fitting
 from sharpflow.models.progress import progress_bar
 from sharpflow.models.stored_tree import StoredLeaves
 from sharpflow.simulator.chunk import Chunk
@@ -268,9 +269,9 @@ def _starting_state(
     keep_previous: bool,
 ) -> LoopState:
     if not isinstance(params, Trajectory):
-        step = params.step if isinstance(params, Snapshot) else 0
-        params = params.params if isinstance(params, Snapshot) else params
-        params = validate_params(problem, params)
+        snapshot = params if isinstance(params, Snapshot) else None
+        step = 0 if snapshot is None else snapshot.step
+        params = validate_params(problem, params if snapshot is None else snapshot.params)
         begun = optimizer.init(params)
         require_followed_schedules(begun)
         require_possible_rule(begun, params)
@@ -282,13 +283,18 @@ def _starting_state(
                 "trajectory itself, where it ends"
             )
         state = initial_state(params, begun, observables, keep_previous=keep_previous)
-        return dataclasses.replace(state, step=jnp.asarray(step, state.step.dtype))
+        state = dataclasses.replace(state, step=jnp.asarray(step, state.step.dtype))
+        if snapshot is None or math.isnan(snapshot.previous_loss):
+            return state
+        before = jnp.asarray(snapshot.previous_loss, state.previous_loss.dtype)
+        return dataclasses.replace(state, previous_loss=before)
     last = params.final_state
     if last is None:
         raise ValueError(
             "params is a point of a grid, which holds no state to go on from: take "
             "params.snapshot(step)"
         )
+    require_fitting(problem, last.params, "params of the trajectory")
     fresh = optimizer.init(last.params)
     state = _with_classes(last, fresh)
     # as sets, because jax declares no comparison of structures

@@ -10,7 +10,15 @@ import jax
 import numpy as np
 
 from sharpflow.models import Params, Problem
-from sharpflow.models.arguments import INTEGER, PATH, checked, instance, optional
+from sharpflow.models.arguments import (
+    DATASET,
+    INTEGER,
+    PATH,
+    checked,
+    instance,
+    optional,
+    remedies,
+)
 from sharpflow.models.parameter_names import parameter_dimensions, parameter_names
 from sharpflow.models.representation import Summary, course, of_params, span, summarized
 from sharpflow.models.saving import save
@@ -155,7 +163,15 @@ class Trajectory:
             intrinsic_rate=self.intrinsic_rate,
             clock_step=self.clock_step,
             clock_tau=self.clock_tau,
+            previous_loss=self._loss_before(at),
         )
+
+    def _loss_before(self, step: int) -> float:
+        """L(w_{t−1}) at a step t, NaN where it is not known."""
+        if step == self.final_step and self.final_state is not None:
+            return float(self.final_state.previous_loss)
+        rows = np.flatnonzero(self.step == step - 1)
+        return float(self["loss"][rows[0]]) if rows.size and "loss" in self else math.nan
 
     def _snapshots_in_words(self) -> str:
         if self.params is None:
@@ -236,8 +252,23 @@ class Trajectory:
             lines.append(("rule", rule + (f", κ = {self.kappa:g}" if self.kappa else "")))
         kept = "none" if self.params is None else of_params(self.params, "snapshots")
         lines.append(("params", kept))
-        lines += [(name, course(values)) for name, values in self.columns.items()]
-        return Summary(f"Trajectory: {self.status.name} after {self.final_step:,} steps", lines)
+        lines += [(name, course(self.columns[name])) for name in self._columns_in_order()]
+        first = int(self.step[0]) if len(self.step) else 0
+        made = f"after {self.final_step - first:,} steps"
+        whence = f", from {first:,} to {self.final_step:,}" if first else ""  # of a fork
+        return Summary(f"Trajectory: {self.status.name} {made}{whence}", lines)
+
+    def _columns_in_order(self) -> list[str]:
+        """Losses, each column with what it is compared with, and the rest.
+
+        A printed trajectory has room for few of them: of a sharpness alone nobody can tell whether
+        it is at the edge.
+        """
+        beside = {name: self.quantity(name).reference for name in self.columns}
+        pairs = {name: other for name, other in beside.items() if other in self.columns}
+        losses = [name for name in ("loss", "loss_mean") if name in self.columns]
+        compared = [name for pair in pairs.items() for name in pair]
+        return list(dict.fromkeys([*losses, *compared, *self.columns]))
 
 
 @summarized
@@ -251,6 +282,8 @@ class Snapshot:
       tau: flow time there; NaN after a rule that tells none.
       intrinsic_rate: flow time per step of the rule before.
       clock_step, clock_tau: as of the trajectory.
+      previous_loss: L(w_{t−1}), which tells whether the first step raises the loss; NaN where the
+        trajectory does not know it, because it did not record its loss one step before.
     """
 
     params: Params
@@ -259,6 +292,7 @@ class Snapshot:
     intrinsic_rate: float = math.nan
     clock_step: int = 0
     clock_tau: float = 0.0
+    previous_loss: float = math.nan
 
     def clock(self, intrinsic_rate: float) -> dict[str, Any]:
         """The fields ``clock_step`` and ``clock_tau`` of a trajectory that goes on from here.
@@ -283,7 +317,16 @@ def _storable(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32) if values.dtype.kind == "V" else values
 
 
-TRAJECTORY = instance(Trajectory, "a Trajectory, as simulate returns it")
+TRAJECTORY = instance(Trajectory, "a Trajectory, as simulate returns it").with_remedy(
+    remedies(
+        (instance(Snapshot, ""), "give the trajectory from which the snapshot was taken"),
+        (
+            DATASET,
+            "sharpflow.simulator.grid_point(grid, problem, seed=...) makes one of a grid's point",
+        ),
+        (PATH, "sharpflow.load(path) reads one that its method save wrote"),
+    )
+)
 
 
 @checked(first=TRAJECTORY, second=TRAJECTORY)

@@ -51,6 +51,15 @@ class Status(enum.IntEnum):
     MAX_SECONDS = 13
     STALLED = 14
 
+    def __str__(self) -> str:
+        """The name, which ``print`` shows; as a number it is still an integer."""
+        return self.name
+
+    def __format__(self, spec: str) -> str:
+        """The name, or the number where a specification such as ``"d"`` asks for one."""
+        value = int(self) if spec[-1:] in ("d", "n", "x", "X", "o", "b") else self.name
+        return format(value, spec)
+
     @property
     def message(self) -> str:
         """One sentence for people."""

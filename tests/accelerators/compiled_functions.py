@@ -162,6 +162,9 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
         },
         "theory.single_edge._integrate": {"": Call((problem, params, times, one, one, one))},
         "theory.period_two._period_two": {"": Call((problem, params))},
+        "simulator.grid.predictions.metric_along": {
+            "": Call((problem, path), {"name": "train_accuracy"})
+        },
         "simulator.oscillation._coordinates": {"": oscillation},
         "simulator.prediction._no_projections": {"": Call((problem, path), projected)},
         "simulator.prediction._project": {

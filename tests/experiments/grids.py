@@ -3,6 +3,7 @@
 import numpy as np
 import xarray
 
+from sharpflow.simulator.comparison_quantities import COMPARISON, COMPARISON_NUMBERS
 from sharpflow.theory.status import Status
 
 POINT = ("seed", "learning_rate", "weight_decay")
@@ -53,3 +54,42 @@ def ended(dataset, status, *, at=0, **where):
         if "step" in values.dims:
             dataset[name][where | {"step": slice(at, None)}] = np.nan
     return dataset
+
+
+def predictions(dataset, outputs=4, *, seed=0):
+    """Predictions of all points as predict_grid makes them, filled with noise; each is of the
+    steps from the second record on, those of later seeds from one record later each.
+    """
+    rng = np.random.default_rng(seed)
+    dims, sizes = dataset["status"].dims, dataset["status"].shape
+    along = (*dims, "output")
+    every = np.diff(dataset["step"].values[:2])[0]
+    steps = np.linspace(1.0, dataset.sizes["step"] - 1.0, outputs)
+    later = np.arange(sizes[0]).reshape(-1, *(1 for _ in sizes))
+    step = every * (np.broadcast_to(steps, (*sizes, outputs)) + later)
+    made = xarray.Dataset(
+        {
+            "prediction_kind": (dims, np.full(sizes, "sharpness_flow")),
+            "prediction_status": (dims, np.zeros(sizes, np.int64)),
+            "prediction_reason": (dims, np.full(sizes, "", "U80")),
+            "prediction_steps": (dims, dataset["num_steps"].values),
+            "prediction_tau": (along, 1e-3 * step),
+            "prediction_step": (along, step),
+            "threshold_ratio": (along, rng.uniform(0.7, 1.2, size=step.shape)),
+            "predicted_threshold": (along, rng.lognormal(size=step.shape)),
+            "predicted_loss": (along, rng.lognormal(size=step.shape)),
+            "predicted_test_accuracy": (along, rng.uniform(0.5, 1.0, size=step.shape)),
+            "final_relative_error": (dims, rng.uniform(0.01, 0.1, size=sizes)),
+        },
+        {name: dataset[name] for name in dims},
+    )
+    for name in made:
+        known = COMPARISON.get(name) or COMPARISON_NUMBERS.get(name)
+        made[name].attrs = {} if known is None else known.attributes
+    return made
+
+
+def predicted(shape=(3, 4, 2), **given):
+    """A grid with predictions."""
+    dataset = grid(shape, **given)
+    return dataset.merge(predictions(dataset))

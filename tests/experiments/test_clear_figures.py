@@ -3,6 +3,7 @@
 import itertools
 
 import grids
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from test_plots import ALL
 
+import sharpflow as sf
 from sharpflow.experiments import plots
 from sharpflow.experiments.plots import drawing
 
@@ -20,6 +22,18 @@ pytestmark = pytest.mark.usefixtures("settings_stay")
 GRID = grids.ended(grids.grid((3, 4, 3)), grids.DIVERGED, at=9, seed=1, learning_rate=3)
 WIDE = grids.grid((2, 3, 2), axes={"init_scale": [0.1, 1.0]})
 ONE_DECAY, ONE_RATE = GRID.isel(weight_decay=[0]), GRID.isel(learning_rate=[0])
+
+
+def _with_accuracies():
+    """All that a panel can name: means of losses, metrics of both data, and predictions."""
+    names = ("train_accuracy", "test_accuracy", "loss", "loss_mean")
+    recorded = RECORD.assign(dict.fromkeys(names, RECORD["test_error"]))
+    metrics = {name: lambda w: w.sum() for name in names[:2]}
+    problem = sf.Problem(init=lambda _: jnp.ones(3), loss=lambda w: w.sum(), metrics=metrics)
+    return {"trajectory": recorded, "flow": FLOW, "comparison": COMPARISON, "problem": problem}
+
+
+ACCURACIES = _with_accuracies()
 ON_AXES = ALL | {
     "heat_map": lambda ax=None: plots.heat_map(GRID, "edge_ratio_iterate", ax),
     "outcome_map": lambda ax=None: plots.outcome_map(GRID, ax),
@@ -31,11 +45,18 @@ ON_AXES = ALL | {
     "panel": lambda ax=None: plots.panel(
         RECORD, FLOW, None if ax is None else [ax], columns=["sharpness_manifold"]
     )[0],
+    "panel of several": lambda ax=None: plots.panel(
+        RECORD,
+        None,
+        None if ax is None else [ax],
+        columns=[("sharpness_manifold", "threshold", "test_error")],
+    )[0],
 }
 PAGES = {
     "heat_maps": lambda: plots.heat_maps(WIDE, "loss"),
     "outcome_maps": lambda: plots.outcome_maps(WIDE),
     "panels": lambda: plots.panel(RECORD, FLOW, comparison=COMPARISON)[0].figure,
+    "panels of accuracies": lambda: plots.panel(**ACCURACIES)[0].figure,
     "prediction_panel": lambda: (
         plots.prediction_panel(COMPARISON, FLOW, RECORD, RESTING, PREDICTED)[0].figure
     ),
@@ -137,6 +158,43 @@ def test_on_axes_of_a_user_all_of_everything_is_shown_and_fonts_are_ours(name):
     assert {text.get_math_fontfamily() for text in ours} == {drawing.RC["mathtext.fontset"]}
     sizes = [text.get_fontsize() for text in ours]
     assert min(sizes) >= 6.0 and max(sizes) <= drawing.RC["axes.labelsize"]
+
+
+@pytest.mark.parametrize("name", ["sharpness alone", "seed_bands", "metric", "panel"])
+@pytest.mark.parametrize("when", ["before", "after", "alone"])
+def test_a_title_of_the_user_is_clear_of_the_legend(name, when):
+    ax = None if when == "alone" else pyplot.subplots(figsize=(5.0, 3.5), layout="constrained")[1]
+    if when == "before":
+        ax.set_title("a title of mine, in the middle and over all of it")
+    ax = ON_AXES[name](ax)
+    if when != "before":
+        ax.set_title("mine", loc="left")
+        ax.set_title("mine, too")
+    assert _legends(ax.figure)
+    assert not _faults(ax.figure)
+
+
+def test_a_panel_tells_predictions_of_several_metrics_apart():
+    axes = plots.panel(**ACCURACIES)
+    looks = {
+        line.get_label(): (line.get_color(), str(line._unscaled_dash_pattern))
+        for ax in axes
+        for line in ax.lines
+        if line.get_label().startswith("predicted") and line.get_linestyle() == "--"
+    }
+    assert looks.keys() == {
+        "predicted flow", "predicted training accuracy", "predicted test accuracy",
+    }  # fmt: skip
+    assert looks["predicted training accuracy"] != looks["predicted test accuracy"]
+
+
+@pytest.mark.parametrize(("fall", "trimmed"), [(0.1, True), (1.0, False), (0.0, False)])
+def test_a_panel_leaves_out_the_transient_of_a_metric_that_dwarfs_the_rest(fall, trimmed):
+    error = np.where(np.arange(20) < 1, 2.0, 1.0 - fall * np.linspace(-0.5, 0.5, 20))
+    recorded = RECORD.assign(test_error=("step", error))
+    (ax,) = plots.panel(recorded, columns=["test_error"])
+    low, high = ax.get_ylim()
+    assert (high < 1.2) == trimmed and low <= error[2:].min() and high >= error[2:].max()
 
 
 def test_a_covered_line_a_cut_label_and_an_overlap_are_found():

@@ -96,6 +96,16 @@ def test_a_dry_run_prints_the_grid_its_memory_and_its_time(call, config, tmp_pat
     assert "\nseed: 0, 1\n" in result.output
     alone = call("run", config, "--dry-run", "--set", "seed=3")
     assert "\nseed: one seed, 3\n" in alone.output  # and not three
+    untold = (
+        "the entry, and what comes after it (needs a sharpness); the flow (needs snapshot_every)"
+    )
+    assert f"\na report of it cannot tell: {untold}\n" in alone.output
+    recorded = 'observables=["threshold", "loss", "norm_squared", "loss_mean", "sharpness_iterate"]'
+    more = call("run", config, "--dry-run", "--set", recorded, "--set", "snapshot_every=1")
+    assert (
+        "\na report of it cannot tell: the share of steps that raise the loss (needs loss_rises)\n"
+        in more.output
+    )
     assert list(tmp_path.glob("**/run.json")) == []
 
 
@@ -161,6 +171,57 @@ def test_a_finished_run_is_left_alone_and_a_changed_config_is_refused(call, conf
     assert call("run", config, "--out", out, "--resume", *lanes).exit_code == 0
 
 
+FAILING = (
+    MODULE
+    + """
+
+def tilted(moment):
+    return {}["weights"]
+
+
+def halved(params):
+    raise ValueError("no half")
+
+
+TILT = sf.simulator.Observable("tilt", tilted)
+HALF = sf.Problem(init=lambda key: problem().init(key), loss=halved)
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("override", "told", "line"),
+    [
+        ('observables=["tiny:TILT"]', "KeyError: 'weights' (tilted in ", 'return {}["weights"]'),
+        ("problem=tiny:HALF", "ValueError: no half (halved in ", 'raise ValueError("no half")'),
+    ],
+)
+def test_an_error_in_a_function_of_the_user_is_one_line_with_its_place(
+    call, config, tmp_path, monkeypatch, override, told, line
+):
+    monkeypatch.delitem(sys.modules, "tiny", raising=False)
+    module = tmp_path / "tiny.py"
+    module.write_text(FAILING)
+    number = 1 + FAILING.splitlines().index(f"    {line}")
+    result = call("run", config, "--out", tmp_path / "out", "--set", override)
+    assert result.exit_code == 2, result.output
+    assert result.stderr == f"error: {told}{module}, line {number})\n"
+
+
+def test_a_resume_that_does_not_find_the_module_says_where_it_may_lie(
+    call, config, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    assert call("run", config, "--out", out, "--set", "num_steps=1").exit_code == 0
+    monkeypatch.delitem(sys.modules, "tiny", raising=False)
+    monkeypatch.chdir(tmp_path.parent)
+    result = call("run", "--out", out, "--resume")
+    assert result.exit_code == 2
+    assert 'there is no module "tiny". A run keeps the names of modules' in result.stderr
+    assert f"sharpflow run CONFIG.toml --out {out} --resume" in result.stderr
+    assert call("run", config, "--set", "num_steps=1", "--out", out, "--resume").exit_code == 0
+
+
 def test_plots_of_a_run_are_drawn_into_its_folder(call, config, tmp_path):
     out = tmp_path / "out"
     assert call("run", config, "--out", out).exit_code == 0
@@ -170,6 +231,23 @@ def test_plots_of_a_run_are_drawn_into_its_folder(call, config, tmp_path):
     assert {"outcomes.png", "final-loss-mean.png", "bands-loss-mean.png"} <= drawn
     nothing = call("plot", tmp_path / "nothing")
     assert nothing.exit_code == 2 and "holds no run" in nothing.stderr
+
+
+def test_a_run_is_predicted_once_its_module_is_trusted(call, config, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert call("run", config, "--out", out, "--set", "snapshot_every=1").exit_code == 0
+    monkeypatch.chdir(config.parent)
+    refused = call("predict", out)
+    assert refused.exit_code == 2 and "--trust" in refused.stderr
+    assert not (out / "predictions.nc").exists()
+    # no time for any: what is looked at is that every point is tried and the folder keeps it
+    result = call("predict", out, "--trust", "--max-seconds", "1e-9", "--cpu-devices", "1")
+    assert result.exit_code == 0, result.output + result.stderr
+    assert "predicted: none" in result.output
+    kept = sf.open_run(out)["prediction_reason"]
+    assert kept.size == 4 and all("max_seconds = 1e-09" in str(why) for why in kept.values.flat)
+    other = call("predict", out, "--trust", "--kind", "central_flow")
+    assert other.exit_code == 2 and "options differ" in other.stderr
 
 
 def test_the_presets_are_listed(call):
@@ -277,8 +355,9 @@ def test_a_gpu_is_there_where_it_is_the_best_that_jax_finds(monkeypatch, request
 
 
 def test_an_error_of_our_own_is_not_taken_for_an_absent_platform(call, config, monkeypatch):
-    def broken(*arguments):
-        raise AssertionError("ours")
-
-    monkeypatch.setattr(runs, "plan_config", broken)
+    # as if it stood in the file of ours, since what a test defines would count as the user's
+    broken: dict = {}
+    text = "def plan_config(*arguments): raise AssertionError('ours')"
+    exec(compile(text, runs.__file__, "exec"), broken)
+    monkeypatch.setattr(runs, "plan_config", broken["plan_config"])
     assert isinstance(call("run", config, "--dry-run").exception, AssertionError)

@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import pytest
 from configs import error_of, own
 from hypothesis import given
-from malformed import TOP, VALID, rendered
+from malformed import TABLES, TOP, VALID, rendered
 
 from sharpflow.experiments.config import differences, load, presets
 from sharpflow.experiments.config.toml import toml_value
@@ -192,6 +192,18 @@ def test_every_kind_of_value_reads_back_equal(write, module):
     assert config.axes["l"] == (1.0, 0.5) and isinstance(config.axes["l"][0], float)
     again = load(write(config.to_toml()))
     assert again == config and again.to_toml() == config.to_toml()
+
+
+@pytest.mark.parametrize("options", [{}, {"rtol": "0.01", "kind": '"central_flow"'}])
+def test_a_table_of_predictions_may_be_empty(write, options):
+    config = load(write(rendered(TOP, TABLES | {"prediction": options})))
+    assert config.prediction == ({} if not options else {"rtol": 0.01, "kind": "central_flow"})
+    again = load(write(config.to_toml()))
+    assert again == config and differences(config, again) == []
+    without = load(write(VALID))
+    (told,) = differences(without, load(write(rendered(TOP, TABLES | {"prediction": {}}))))
+    assert told == "prediction: the run has nothing, now {}"
+    assert without.prediction is None
 
 
 PLAIN = st.recursive(

@@ -53,6 +53,13 @@ def optimizer(learning_rate, weight_decay):
     (Path({place!r}) / "called").touch()
     return sf.gdwd(learning_rate, weight_decay)
 """
+MINE = """
+import sharpflow as sf
+
+
+def problem():
+    return sf.models.matrix_completion(shape=(4, 3), rank=1)
+"""
 NAMED = {
     "a module in the folder": ("problem", '"canary:problem"'),
     "anything installed": ("problem", '"subprocess:run"'),
@@ -118,6 +125,28 @@ def test_a_reader_who_trusts_a_folder_gets_its_predictions(sent, monkeypatch):
     monkeypatch.delitem(__import__("sys").modules, "canary", raising=False)
     page = reports.Page(write_report(sent, trust=True))
     assert _told(sent) == ["called", "imported"] and "was left alone" not in page.text
+    assert "functions of canary, and a run keeps no modules: where it is made again" in page.text
+
+
+def test_without_snapshots_trust_makes_the_problem_for_the_infimum_of_its_loss(
+    tmp_path, monkeypatch
+):
+    text = CONFIG.replace("snapshot_every = 2\n", "")
+    text = text.replace("sharpflow.models:matrix_completion", "of_the_sender:problem")
+    text = text.partition("[problem_options]")[0].replace('"loss"', '"loss", "loss_mean"')
+    (tmp_path / "of_the_sender.py").write_text(MINE)
+    (tmp_path / "of_the_sender.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sharpflow.experiments.plots.plot_grid", lambda *arguments, **options: [])
+    run_config(load("of_the_sender.toml"), tmp_path / "run", resume=False, progress=False)
+    unknown = "the problem was not made anew, so that its infimum is not known"
+    left_alone, trusted = (
+        reports.Page(write_report(tmp_path / "run", trust=trust)).text for trust in (False, True)
+    )
+    assert unknown in left_alone and "The infimum of the loss is not known, since" in left_alone
+    assert "--trust" in left_alone and "No snapshots of the parameters" in left_alone
+    assert unknown not in trusted
+    assert "trusted and made again. No snapshots of the parameters were recorded" in trusted
 
 
 def test_functions_of_presets_are_called_but_take_no_module_from_the_folder(sent):
@@ -125,7 +154,7 @@ def test_functions_of_presets_are_called_but_take_no_module_from_the_folder(sent
         (sent / f"{name}.py").write_text("raise SystemExit('taken from the folder')")
     page = reports.Page(write_report(sent))
     assert "The flow was integrated for" in page.text
-    assert "left alone" not in page.text
+    assert "left alone" not in page.text and "keeps no modules" not in page.text
 
 
 def test_a_function_of_a_preset_fetches_nothing(sent):

@@ -29,8 +29,8 @@ def _mesh(ax):
         (lambda d: d.drop_vars("loss_mean"), "loss_mean"),
         (lambda d: d.drop_vars("status"), "status"),
         (lambda d: d.isel(seed=0, drop=True), "seed"),
-        (lambda d: d.isel(step=0), "step"),
-        (lambda d: d.assign(loss_mean=d["num_steps"]), "loss_mean"),
+        (lambda d: d.assign(loss_mean=d["num_steps"].astype(str)), "loss_mean"),
+        (lambda d: d.assign(loss_mean=d["num_steps"].isel(seed=0)), "loss_mean"),
         (lambda d: d.assign(loss_mean=d["loss"].expand_dims(layer=2)), "layer"),
     ],
 )
@@ -38,6 +38,18 @@ def test_a_dataset_that_lacks_something_is_refused_with_its_name(change, message
     for draw in (plots.heat_map, plots.heat_maps, plots.seed_band_panels):
         with pytest.raises(ValueError, match=message):
             draw(change(grids.grid()), "loss_mean")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.isel(step=0), "step"),
+        (lambda d: d.assign(loss_mean=d["num_steps"]), "loss_mean"),
+    ],
+)
+def test_bands_are_of_columns_in_time(change, message):
+    with pytest.raises(ValueError, match=message):
+        plots.seed_band_panels(change(grids.grid()), "loss_mean")
 
 
 @pytest.mark.parametrize("draw", [lambda d: plots.heat_maps(d, "loss_mean"), plots.outcome_maps])

@@ -148,10 +148,22 @@ def test_metric_without_a_clock_of_its_own_is_drawn_on_the_clock_of_the_other():
 def test_metric_has_its_own_clock_or_the_one_given():
     other = record(3e-3)
     ax = plots.metric(RECORD, "test_error", other=other)
-    np.testing.assert_array_equal(_line(ax, "without weight decay")[0], other.tau)
+    np.testing.assert_array_equal(_line(ax, "other")[0], other.tau)
     ax = plots.metric(RESTING, "test_error", other=other, clock=0.5)
     for label in ("with weight decay", "without weight decay"):
         np.testing.assert_array_equal(_line(ax, label)[0], 0.5 * RESTING.step)
+
+
+def test_metric_names_weight_decay_only_where_it_tells_two_trajectories_apart():
+    def named(trajectory, other=None, **labels):
+        ax = plots.metric(trajectory, "test_error", other=other, **labels)
+        return [line.get_label() for line in ax.lines][::-1]
+
+    decay, none = "with weight decay", "without weight decay"
+    assert named(RECORD) == named(RESTING) == ["measured"]
+    assert named(RECORD, RESTING) == [decay, none] == named(RESTING, RECORD)[::-1]
+    assert named(RECORD, RECORD) == ["trajectory", "other"] == named(RESTING, RESTING)
+    assert named(RECORD, RESTING, label="mine", other_label="yours") == ["mine", "yours"]
 
 
 @pytest.mark.parametrize("clockless", [RESTING, RECORD.drop_vars("tau")])
@@ -173,6 +185,7 @@ def test_metric_has_no_place_for_a_prediction_without_a_flow_time(clockless):
     assert ax.get_xlabel() == "flow time $\\tau$"
 
 
+SMALL = grids.grid((1, 2, 2))  # of which seed_bands would draw one weight decay alone
 OBSERVABLES = ("threshold", "loss", "hessian_sharpness", "sharpness_manifold")
 
 
@@ -241,6 +254,9 @@ def test_panel_draws_metrics_and_mean_loss_of_the_problem_along_the_flow(regress
     at_edge = np.where(TAU > 1.0, 0.5, 0.0)[:, None, None] * np.diag([1.0, 0.0, 0.0])
     flow = dataclasses.replace(FLOW, theta=np.outer(TAU, np.ones(5)), edge_covariance=at_edge)
     loss, accuracy = plots.panel(with_metrics, flow, problem=problem)[:2]
+    small = sf.Problem(init=lambda _: np.ones(4), loss=problem.loss, metrics=accuracies)
+    with pytest.raises(ValueError, match=r"points of flow do not fit the problem.* \(5,\) instead"):
+        plots.panel(with_metrics, flow, problem=small)
     mean = 0.5 * trajectory.intrinsic_rate * FLOW.threshold * 0.5
     expected = [TAU, np.where(TAU > 1.0, mean, np.nan)]
     np.testing.assert_allclose(_line(loss, "predicted flow"), expected, rtol=1e-12)
@@ -248,6 +264,67 @@ def test_panel_draws_metrics_and_mean_loss_of_the_problem_along_the_flow(regress
     np.testing.assert_allclose(dashed, [5.0 * TAU, TAU], rtol=1e-12)
     assert accuracy.get_ylabel() == "accuracy"
     assert {line.get_label() for line in accuracy.lines} >= {"training accuracy", "test accuracy"}
+
+
+@pytest.mark.parametrize(
+    ("draw", "said"),
+    [
+        (lambda run: plots.panel(run, columns=["los"]), ["'los'", 'did you mean "loss"?']),
+        (lambda run: plots.metric(run, "treshold"), ["'treshold'", 'did you mean "threshold"?']),
+        (lambda run: plots.metric(run, "gradient_norm"), ['observables=[..., "gradient_norm"]']),
+        (
+            lambda run: plots.panel(run, columns=["sharpness"]),
+            ["columns has 'sharpness'", "comparison=", "there are ['sharpness_manifold',"],
+        ),
+        (lambda run: plots.seed_bands(SMALL, "los"), ["no column 'los'; did you mean \"loss\"?"]),
+        (lambda run: plots.seed_band_panels(SMALL, "los"), ['did you mean "loss"?']),
+        (lambda run: plots.heat_map(SMALL, "los"), ['did you mean "loss"?']),
+        (lambda run: plots.heat_maps(SMALL, "los"), ['did you mean "loss"?']),
+    ],
+)  # fmt: skip
+def test_a_column_that_is_not_there_is_told_first_with_what_is_meant(regression, draw, said):
+    with pytest.raises(ValueError) as caught:
+        draw(regression[1])
+    assert all(part in str(caught.value) for part in said), caught.value
+
+
+def test_one_record_is_a_point_and_axes_without_values_say_so(regression):
+    _, trajectory = regression
+    first = dataclasses.replace(
+        trajectory, step=trajectory.step[:1], snapshot_row=np.zeros(0, int),
+        columns={name: values[:1] for name, values in trajectory.columns.items()},
+    )  # fmt: skip
+    nothing = {"loss": np.full(6, np.nan)}
+    empty = dataclasses.replace(trajectory, columns=trajectory.columns | nothing)
+    drawings = (
+        lambda of: plots.panel(of, columns=["loss"])[0],
+        lambda of: plots.metric(of, "loss"),
+    )
+    for draw in drawings:
+        (line,) = draw(first).lines
+        assert line.get_marker() == "o"
+        np.testing.assert_array_equal(line.get_ydata(), trajectory["loss"][:1])
+        (line,) = draw(trajectory).lines
+        assert line.get_marker() == "None"
+        assert [text.get_text() for text in draw(empty).texts] == ["no values"]
+        assert not draw(trajectory).texts
+
+
+def test_a_zero_of_a_loss_leaves_its_axis_logarithmic(regression):
+    _, trajectory = regression
+    loss = 10.0 ** -np.arange(6.0)
+    loss[4] = 0.0
+    columns = trajectory.columns | {"loss": loss, "share_of_wrong_answers": loss}
+    vanishing = dataclasses.replace(trajectory, columns=columns)
+    axes = plots.panel(vanishing, columns=["loss", "share_of_wrong_answers"])
+    assert [ax.get_yscale() for ax in axes] == ["log", "linear"]  # such a share may well be 0
+    grid = grids.grid((2, 2, 1))
+    grid["loss"][...] = 10.0 ** -np.linspace(0.0, 6.0, grid["loss"].shape[-1])
+    grid["loss"][0, :, :, 7] = grid["loss"][:, 1] = 0.0
+    ax = plots.seed_bands(grid, "loss")
+    assert ax.get_yscale() == "log" and ax.get_ylim()[0] > 1e-7
+    (mesh,) = plots.heat_map(grid, "loss").collections
+    assert np.ma.count_masked(mesh.norm(mesh.get_array())) == 0
 
 
 def test_panel_takes_one_point_of_a_grid_and_passes_over_records_without_a_value():
@@ -298,7 +375,7 @@ def test_metric_draws_what_its_column_is_compared_with():
     ax = plots.metric(RECORD, "hessian_sharpness")
     drawn = _line(ax, "stability line")
     np.testing.assert_array_equal(drawn, [RECORD.tau, RECORD.stability_line])
-    measured = _line(ax, "with weight decay")
+    measured = _line(ax, "measured")
     np.testing.assert_array_equal(measured[1], RECORD.hessian_sharpness[:, 0])
     ratio = RECORD.assign(edge_ratio_iterate=RECORD.test_error)
     lines = plots.metric(ratio, "edge_ratio_iterate").lines

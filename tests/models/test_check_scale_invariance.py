@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import sharpflow as sf
 from sharpflow.models import check_scale_invariance
+from sharpflow.models.invariance import maker
 
 # of 60 seeds and scales the worst changed the loss by 3 units of rounding, the gradient by 34
 ROUNDING = 50 * np.finfo(float).eps
@@ -83,12 +84,23 @@ def test_the_measured_change_is_returned_where_it_is_tolerated():
     assert 0.0 < change <= 3.0**2 - 1.0  # L(cw)/L(w) = c²
 
 
+def test_the_remedy_names_the_function_that_made_the_problem():
+    x, y = np.random.default_rng(0).normal(size=(6, 3)), np.arange(6) % 2
+    network = sf.models.from_flax(nn.Dense(2), x.astype(np.float32), y)
+    with pytest.raises(ValueError, match=r"with from_flax\(..., scale_invariant=False\)\.$"):
+        check_scale_invariance(network, network.init(jax.random.key(0)))
+    for changed in (network.with_metrics({}), network.at_precision("high")):
+        assert maker(changed) == "from_flax"
+    assert maker(sf.models.linear_regression(x, x[:, 0])) == "Problem"
+
+
 def test_weight_decay_in_the_loss_is_refused_and_an_ablation_proposed():
     problem = sf.Problem(
         init=lambda key: jax.random.normal(key, (3,)),
         loss=lambda w: 1.0 + _ratio(w) + 1e-2 * jnp.sum(jnp.square(w)),
     )
-    with pytest.raises(ValueError, match="not invariant to the scale.*scale_invariant=False"):
+    message = r"not invariant to the scale.*Problem\(\.\.\., scale_invariant=False\)"
+    with pytest.raises(ValueError, match=message):
         check_scale_invariance(problem, problem.init(jax.random.key(0)))
 
 

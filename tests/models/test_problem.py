@@ -147,10 +147,45 @@ def test_a_loss_that_is_not_a_scalar_is_refused():
 
 def test_usable_params_come_back_as_they_were_given():
     tree = {"a": POINT[:1], "b": [POINT[1:]]}
-    problem = sf.Problem(init=_init, loss=lambda p: jnp.sum(p["a"]) + jnp.sum(p["b"][0]))
+    problem = sf.Problem(init=lambda _: tree, loss=lambda p: jnp.sum(p["a"]) + jnp.sum(p["b"][0]))
     checked = validate_params(problem, tree)
     jax.tree.map(np.testing.assert_array_equal, checked, tree)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(checked))
+
+
+def _first_entries(params):
+    return params["w"][0] ** 2 + params["w"][2]  # of any shape: indices beyond it are clamped
+
+
+@pytest.mark.parametrize(
+    ("params", "differs"),
+    [
+        ({"w": np.ones(5)}, "w has shape (5,) instead of (3,)"),
+        ({"w": np.ones(2)}, "w has shape (2,) instead of (3,)"),
+        ({"w": np.ones(3), "b": np.ones(1)}, "b is unknown"),
+        ({"w": np.ones(3), "b": None}, None),
+    ],
+)
+def test_params_that_a_loss_takes_by_chance_are_compared_with_those_of_init(params, differs):
+    drawn = lambda key: {"w": jax.random.normal(key, (3,))}  # noqa: E731
+    problem = sf.Problem(init=drawn, loss=_first_entries, scale_invariant=False)
+    calls = (
+        lambda: validate_params(problem, params),
+        lambda: sf.simulate(problem, params, sf.gdwd(0.1, 0.0), 1),
+        lambda: sf.theory.spherical_sharpness(problem, params),
+    )
+    if differs is None:
+        calls[0]()
+        return
+    for call in calls:
+        with pytest.raises(ValueError, match=re.escape(f"params do not fit the problem, whose init gives other arrays: {differs}. Take")):  # noqa: E501  # fmt: skip
+            call()
+
+
+@pytest.mark.parametrize("init", [lambda key: {}, lambda key: {"w": np.full(3, float(key))}])
+def test_an_init_that_tells_no_shapes_leaves_them_to_the_loss(init):
+    problem = sf.Problem(init=init, loss=_first_entries)
+    validate_params(problem, {"w": np.ones(5)})
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -25,6 +25,33 @@ def test_the_time_left_follows_the_latter_half(monkeypatch) -> None:
     assert said == "1 steps/s, 0:14:10 left"
 
 
+def test_work_that_slows_down_much_promises_no_end(monkeypatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    clock = progress._Clock(1.0, 0.0, rated=False)
+    said = []
+    for count in [0.0, *[0.05] * 10, *[1e-9] * 60]:  # then a step of a flow at a kink each second
+        said.append(clock.advance(count))
+        now[0] += 1.0
+    assert said[10] == "0:00:10 left" and said[-1] == "slowing down"
+    assert not [words for words in said if "day" in words]
+
+
+def test_a_log_has_a_line_about_every_two_seconds_and_one_at_the_end(monkeypatch, capsys) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress_bar(50, True) as display:
+        for _ in range(10):  # chunks of two seconds
+            now[0] += 2.0
+            display.advance(3)
+        for _ in range(20):  # short ones, as points end and others begin
+            now[0] += 0.15
+            display.advance(1, ", 0 points in flight, 2 waiting")
+        display.advance(0)
+    lines = re.findall("% of 50 steps", capsys.readouterr().err)
+    assert 10 + 2 <= len(lines) <= 10 + 3
+
+
 def test_work_that_stands_still_has_no_end_in_sight() -> None:
     clock = progress._Clock(1.0, 0.0, rated=False)
     assert [clock.advance(0.0) for _ in range(2)] == ["", "no end in sight"]

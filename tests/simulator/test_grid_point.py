@@ -50,6 +50,16 @@ def test_it_holds_what_the_same_run_holds_alone(problem, grid):
         assert getattr(found, name) == getattr(alone, name), name
 
 
+def test_a_problem_of_other_shapes_is_refused(problem, grid):
+    narrow = sf.models.matrix_completion(shape=(6, 5), rank=1, width=2)
+    told = r"params.u has the shape \(6, 3\) there, and \(6, 2\) by its init"
+    with pytest.raises(ValueError, match=f"problem is not the one of this grid: {told}"):
+        sf.simulator.grid_point(grid, narrow, seed=5, weight_decay=0.04)
+    vector = sf.models.linear_regression(np.eye(3), np.arange(3.0))
+    with pytest.raises(ValueError, match=r"this grid, which has no arrays \['params'\]"):
+        sf.simulator.grid_point(grid, vector, seed=5, weight_decay=0.04)
+
+
 def test_points_with_few_records_and_records_by_number(problem):
     grid = sf.simulate_grid(
         problem,

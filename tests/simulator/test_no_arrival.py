@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import sharpflow as sf
+from sharpflow.simulator.no_arrival import Search
 
 
-def _predict(problem, rates, num_steps, snapshot_every=1, **keywords):
+def _run(problem, rates, num_steps, snapshot_every=1):
     params = problem.init(jax.random.key(0))
-    run = sf.simulate(
+    return sf.simulate(
         problem,
         params,
         sf.gdwd(*rates),
@@ -20,9 +21,18 @@ def _predict(problem, rates, num_steps, snapshot_every=1, **keywords):
         record_every=max(num_steps // 20, 1),
         snapshot_every=snapshot_every,
     )
+
+
+def _refusal(problem, run, **keywords):
     with pytest.raises(ValueError, match="no snapshot lies within arrival_distance") as caught:
-        sf.predict(problem, run, **keywords)
-    return str(caught.value)
+        sf.predict(problem, run, kind="sharpness_flow", **keywords)
+    told = str(caught.value)
+    assert "inf " not in told and "nan " not in told
+    return told
+
+
+def _predict(problem, rates, num_steps, snapshot_every=1, **keywords):
+    return _refusal(problem, _run(problem, rates, num_steps, snapshot_every), **keywords)
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +48,25 @@ def test_a_loss_that_is_not_invariant():
     assert "needs an invariant loss, but the loss is not invariant to the scale" in told
 
 
-def test_an_edge_that_comes_first(completion):
+def test_a_start_above_the_edge(completion):
     told = _predict(completion, (30.0, 1e-3), 40)
     assert "at the edge before it comes near the manifold: its edge ratio is" in told
-    assert "sharpflow.central_flow" in told
+    assert "at the start, step 0, and" in told and "central_flow" in told
+    assert "Lower learning_rate, so that training begins below the edge" in told
+    assert "weight_decay" not in told
 
 
 def test_an_edge_that_comes_after_the_first_snapshot(completion):
     # at the first one the ratio is below 1, and the arrival that is asked for is never reached
-    told = _predict(completion, (4.0, 1e-3), 400, arrival_distance=1e-9)
-    ratio, step = re.search(r"its edge ratio is (\S+) at step (\d+)\.", told).groups()
-    assert float(ratio) >= 1.0 and int(step) > 0
+    run = _run(completion, (4.0, 1e-3), 400)
+    told = _refusal(completion, run, arrival_distance=1e-9)
+    assert "Lower weight_decay, so that the edge comes later, or learning_rate" in told
+    step = int(re.search(r"its edge ratio reaches 1 by step (\d+)\.", told).group(1))
+    ratios = [
+        float(sf.theory.spherical_sharpness(completion, run.snapshot(at).params)[0][0]) / threshold
+        for at, threshold in zip(run.snapshot_step, run["threshold"], strict=True)
+    ]
+    assert step == run.snapshot_step[np.argmax(np.array(ratios) >= 1.0)] > 0
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -60,25 +78,59 @@ def test_data_that_a_network_cannot_fit(dtype):
 
     problem = sf.Problem(init=lambda key: jax.random.normal(key, (2,), dtype), residual=residual)
     told = _predict(problem, (1e-3, 1e-3), 200)
+    assert "the retraction has reached the manifold from none of them" in told
     assert "It hardly fell from" in told and "the network cannot fit its data" in told
     assert "sharpflow.central_flow" in told and "It still falls" not in told
+    assert "train longer" in told and "arrival_distance=" not in told
     # of a retraction that fails in single precision nobody can say that rounding is not the cause
     rounding = "snapshots. They are float32, whose rounding may be the cause" in told
     assert rounding == (dtype == np.float32) and ("jax_enable_x64" in told) == rounding
+
+
+def test_data_that_a_network_cannot_fit_come_before_the_edge_to_which_it_comes_too(completion):
+    # of a matrix of full rank a product of rank one leaves the most
+    x = np.random.default_rng(1).normal(size=(5, 5))
+
+    def residual(w):
+        row, column = w
+        return (jnp.outer(row / jnp.linalg.norm(row), column / jnp.linalg.norm(column)) - x).ravel()
+
+    problem = sf.Problem(init=lambda key: tuple(jax.random.normal(key, (2, 5))), residual=residual)
+    told = _predict(problem, (2.0, 1e-2), 400)
+    cannot, edge = told.index("the network cannot fit its data"), told.index("its edge ratio")
+    assert cannot < edge and "Else the edge is the reason: The trajectory is at the edge" in told
+    assert "train longer" not in told and "arrival_distance=" not in told
+
+
+@pytest.mark.parametrize(
+    ("closest", "told", "accepting"),
+    [
+        (1.0003e-3, "is 0.0010003 away", 1.1e-3),
+        (0.02468, "is 0.025 away", 0.025),
+        (1.0, "is 1 away", 1.0),
+    ],
+)
+def test_the_closest_distance_is_told_with_one_that_accepts_it(closest, told, accepting):
+    search = Search(largest_distance=1e-3, count=3)
+    assert not any(map(search.see, [np.nan, 2.0, closest], [0, 5, 10]))
+    assert search.in_words == f"the closest, of step 10, {told} from it"
+    assert search.accepting == accepting >= closest
+    assert Search(largest_distance=search.accepting, count=1).see(closest, 10)
 
 
 def test_a_run_that_is_too_short_or_recorded_too_seldom(completion):
     told = _predict(completion, (1e-3, 1e-3), 40, snapshot_every=10)
     assert "at the edge" not in told and "train longer" in told
     assert "There are 2 snapshots" in told and "smaller snapshot_every" in told
-    assert "arrival_distance above" in told
-    accepted = float(told.partition("arrival_distance above ")[2].partition(",")[0])
-    assert 1e-3 < accepted < 1.0
+    accepting, step = re.search(
+        r"arrival_distance=(\S+) accepts the snapshot of step (\d+), and so does", told
+    ).groups()
+    assert 1e-3 < float(accepting) < 1.0 and int(step) == 20
 
 
 def test_a_search_that_takes_too_long_says_how_far_it_came(completion):
     run = sf.simulate(
         completion, completion.init(jax.random.key(0)), sf.gdwd(1e-3, 1e-3), 40, snapshot_every=10
     )
-    with pytest.raises(RuntimeError, match=r"after 0 of 4 snapshots: max_seconds = 1e-09 are over"):
-        sf.predict(completion, run, max_seconds=1e-9)
+    with pytest.raises(RuntimeError, match=r"after 0 of 4: max_seconds = 1e-09 are over, and the"):
+        sf.predict(completion, run, kind="sharpness_flow", max_seconds=1e-9)

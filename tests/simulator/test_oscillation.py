@@ -8,7 +8,7 @@ import pytest
 from described import undescribed
 
 import sharpflow as sf
-from sharpflow.simulator.comparison import COMPARISON_NUMBERS
+from sharpflow.simulator.comparison_quantities import COMPARISON_NUMBERS
 
 ETA, RATE, ANGLE = 0.1, 5e-4, 1.0
 TAU = np.linspace(0.0, 0.8, 17)

@@ -1,9 +1,13 @@
 """Trajectories set against the flow that predicts them: the statements of the theory."""
 
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib import pyplot
 
 import sharpflow as sf
 from sharpflow.experiments.power_law import fit_power_law
@@ -163,7 +167,7 @@ def test_what_cannot_be_predicted_is_refused_with_the_remedy(completion, complet
         sf.predict(problem, bare)
     early = sf.simulate(problem, params, sf.gdwd(2.0, 5e-4), 5, snapshot_every=1)
     with pytest.raises(ValueError, match="arrival_distance"):
-        sf.predict(problem, early)
+        sf.predict(problem, early, kind="sharpness_flow")
     with pytest.raises(ValueError, match="arrival_step = 7"):
         sf.predict(problem, trajectory, arrival_step=7)
     still = sf.simulate(problem, params, sf.gdwd(2.0, 0.0), 5, snapshot_every=1)
@@ -176,20 +180,30 @@ def test_what_cannot_be_predicted_is_refused_with_the_remedy(completion, complet
         sf.predict(problem, without)
     alone = sf.Problem(init=problem.init, loss=problem.loss_value)
     with pytest.raises(ValueError, match="loss alone"):
-        sf.predict(alone, trajectory)
+        sf.predict(alone, trajectory, kind="sharpness_flow")
     moved = completion_flow.replace(tau=completion_flow.tau + 100.0)
     with pytest.raises(ValueError, match="tau"):
         sf.compare(trajectory, moved, problem)
 
 
-def test_an_ablation_has_no_prediction_and_says_so():
+def test_an_ablation_has_no_flow_on_the_sphere_and_is_predicted_by_the_central_flow():
     x, y = sf.models.digits(12, classes=(0, 1))
     problem = sf.models.mlp(x, y, (4,), "none")
     run = sf.simulate(
         problem, problem.init(jax.random.key(0)), sf.gdwd(0.1, 0.01), 10, snapshot_every=5
     )
     with pytest.raises(ValueError, match="not scale-invariant.*none to predict for an ablation"):
-        sf.predict(problem, run, arrival_distance=1.0)
+        sf.predict(problem, run, kind="sharpness_flow", arrival_distance=1.0)
+    flow = sf.predict(problem, run)
+    assert isinstance(flow, sf.CentralFlowSolution)
+    compared = sf.compare(run, flow, problem)
+    np.testing.assert_allclose(compared["threshold_ratio"], 1.0, rtol=1e-6)  # 2/η − λ at any w
+    assert np.all(compared["tracking_error"][1:] < 0.1 * compared["distance_moved"][1:])
+    print(sf.simulator.comparison_summary(compared))
+    axes = sf.plots.panel(run, flow, comparison=compared, problem=problem)
+    dashed = [line for ax in axes for line in ax.lines if line.get_label() == "predicted flow"]
+    assert len(dashed) == 2  # of the loss, and of the threshold
+    pyplot.close("all")
 
 
 def test_an_arrival_past_the_edge_is_predicted_from_the_crossing():
@@ -221,7 +235,7 @@ def test_without_scale_invariance_the_distance_of_an_arrival_is_relative_to_the_
     run = sf.simulate(problem, start, rule, 3, snapshot_every=1)
     assert float(sf.predict(problem, run).tau[0]) == 0.0
     with pytest.raises(ValueError, match="arrival_distance"):
-        sf.predict(problem, run, arrival_distance=1e-4)
+        sf.predict(problem, run, kind="sharpness_flow", arrival_distance=1e-4)
 
 
 def test_an_entry_before_the_arrival_is_not_taken_for_a_prediction(completion, completion_flow):
@@ -232,5 +246,81 @@ def test_an_entry_before_the_arrival_is_not_taken_for_a_prediction(completion, c
     unseen = sf.compare(trajectory, flow, problem).attrs
     assert np.isnan([unseen["entry_step"], unseen["predicted_entry_step"]]).all()
     assert np.isnan(unseen["loss_rises_before"])
+    reason = "the trajectory entered the edge before it came near Γ"
+    names = ("entry_step", "predicted_entry_step", "loss_rises_before")
+    assert unseen["why_nan"] == "; ".join(f"{name}: {reason}" for name in names)
     assert unseen["loss_rises_after"] == pytest.approx(seen["loss_rises_after"], abs=0.05)
     assert unseen["mean_edge_ratio"] == pytest.approx(seen["mean_edge_ratio"], abs=0.02)
+
+
+def _cut(flow, stop):
+    rows = {
+        name: jax.tree.map(lambda leaf: leaf[:stop], getattr(flow, name))
+        for name in ("tau", "theta", "threshold", "eigenvalues", "edge_covariance")
+    }
+    return dataclasses.replace(flow, **rows)
+
+
+@pytest.mark.parametrize(
+    ("leave_out", "raised", "num_outputs", "reasons"),
+    [
+        ((), 1.0, None, {}),
+        (
+            ("loss_mean", "loss_rises"),
+            1.0,
+            None,
+            {
+                "mean_loss_ratio": "the column loss_mean was not recorded",
+                "loss_rises_before": "the column loss_rises was not recorded",
+                "loss_rises_after": "the column loss_rises was not recorded",
+            },
+        ),
+        (
+            (),
+            100.0,
+            None,
+            dict.fromkeys(
+                ("entry_step", "mean_edge_ratio", "mean_loss_ratio", "loss_rises_after"),
+                r"the edge ratio does not reach 1, 0\.01\d* at most",
+            ),
+        ),
+        (
+            (),
+            1.0,
+            2,
+            {
+                "final_relative_error": "the flow has not moved",
+                "mean_edge_ratio": "the oscillation has not settled by the end: train longer",
+                "mean_loss_ratio": "the oscillation has not settled by the end: train longer",
+            },
+        ),
+    ],
+)
+def test_a_number_that_is_nan_says_why_also_where_it_is_printed(
+    completion, completion_flow, leave_out, raised, num_outputs, reasons
+):
+    problem, trajectory = completion
+    columns = {name: c for name, c in trajectory.columns.items() if name not in leave_out}
+    columns["threshold"] = raised * columns["threshold"]
+    trajectory = dataclasses.replace(trajectory, columns=columns)
+    flow = completion_flow
+    flow = _cut(flow, num_outputs or len(flow.tau))
+    compared = sf.compare(trajectory, flow, problem)
+    told = compared.attrs.get("why_nan", "")
+    assert {each.partition(": ")[0] for each in filter(None, told.split("; "))} == reasons.keys()
+    printed = repr(sf.simulator.comparison_summary(compared))
+    lines = {line.split()[0]: line for line in printed.splitlines()}
+    assert len(printed.splitlines()) <= 12 and max(map(len, printed.splitlines())) <= 96
+    for name in ("entry_step", "predicted_entry_step", "final_relative_error", "mean_edge_ratio"):
+        value = compared.attrs[name]
+        assert np.isnan(value) == (name in reasons)
+        assert ("NaN" if name in reasons else f"{value:.6g}".rstrip("0")) in lines[name].replace(
+            ",", ""
+        )
+    for name, reason in reasons.items():
+        assert re.search(f"NaN, {reason}$", lines[name])
+
+
+def test_a_dataset_that_compare_did_not_make_has_no_summary_of_a_comparison(completion):
+    with pytest.raises(ValueError, match="comparison must be an xarray.Dataset, as compare"):
+        sf.simulator.comparison_summary(completion[1].to_dataset())

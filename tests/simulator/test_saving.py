@@ -113,6 +113,7 @@ def _awkward(run):
             "test/error": odd.astype(np.float32),
             "Test/error": np.arange(6) % 2 == 0,
             "half": np.asarray(jnp.arange(6, dtype=jnp.bfloat16)),
+            "sharpflow": odd + 1.0,  # as the group beside the dataset
             "small": np.arange(6, dtype=np.float16),
             "several": np.stack([odd, -odd], axis=1),
         },
@@ -229,6 +230,18 @@ def test_going_on_from_a_loaded_trajectory_is_bit_identical(problem, params, tmp
 class Pair(NamedTuple):
     u: jax.Array
     v: jax.Array
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_a_symbolic_link_stays_and_what_it_points_to_is_written(run, tmp_path, ending):
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / f"target{ending}", tmp_path / f"link{ending}"
+    link.symlink_to(target)
+    for saved in (run.replace(final_step=39), run):  # a new file, and one that is replaced
+        saved.save(link)
+        assert link.is_symlink() and not target.is_symlink()
+        assert_same(sf.load(target), saved)
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
 def test_params_of_a_class_of_ones_own_need_an_example(tmp_path):
@@ -351,6 +364,13 @@ def test_no_name_of_a_file_is_called():
 KEPT = {"snapshot_every": 2}
 
 
+def test_going_on_with_a_problem_of_other_shapes_is_refused(run):
+    narrow = sf.models.matrix_completion(shape=(6, 5), rank=1, width=2)
+    for start in (run, run.snapshot()):
+        with pytest.raises(ValueError, match=r"u has shape \(6, 3\) instead of \(6, 2\)"):
+            sf.simulate(narrow, start, sf.gdwd(0.5, 0.01), 4)
+
+
 def test_going_on_from_a_snapshot_has_the_bits_of_not_having_stopped(problem, run):
     rest = sf.simulate(problem, run.snapshot(16), sf.gdwd(0.5, 0.01), 24, record_every=2, **KEPT)
     np.testing.assert_array_equal(rest.step[::2], run.step[4:])
@@ -359,6 +379,22 @@ def test_going_on_from_a_snapshot_has_the_bits_of_not_having_stopped(problem, ru
     np.testing.assert_array_equal(rest.tau[::2], run.tau[4:])
     assert_same(rest.final_params, run.final_params)
     assert rest.final_step == 40 and run.snapshot().step == 40
+
+
+def test_an_unchanged_fork_knows_whether_its_first_step_raises_the_loss(problem, run):
+    rule = sf.gdwd(40.0, 0.01)  # beyond the edge, where the loss jumps
+    whole = sf.simulate(problem, run.snapshot(16), rule, 16, **KEPT)
+    rises = whole["loss_rises"]
+    risen = [s for s in whole.snapshot_step if s > 16 and rises[s - 16] == 1.0]
+    assert risen and 0.0 in rises
+    for step in (risen[0], 18 if rises[2] == 0.0 else 20):
+        again = sf.simulate(problem, whole.snapshot(step), rule, 16, **KEPT)
+        same = rises[step - 16 :]
+        np.testing.assert_array_equal(again["loss_rises"][: len(same)], same)
+    # the loss before was not recorded, and a rise that nobody knows of is none
+    assert np.isnan(run.snapshot(16).previous_loss)
+    blind = dataclasses.replace(whole.snapshot(risen[0]), previous_loss=np.nan)
+    assert sf.simulate(problem, blind, rule, 16, **KEPT)["loss_rises"][0] == 0.0
 
 
 def test_a_fork_keeps_step_and_flow_time_and_counts_on_at_its_own_rate(problem, run, tmp_path):

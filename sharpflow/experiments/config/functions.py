@@ -192,7 +192,14 @@ def _why_not_imported(error: BaseException, module: str, folder: Path | None) ->
     parents = [module[:end] for end, c in enumerate(module) if c == "."]
     if isinstance(error, ModuleNotFoundError) and error.name in (module, *parents):
         places = f"in {folder}, in the working directory" if folder else "in the working directory"
-        return f"a module {places} or installed; there is no module {shown(error.name)}"
+        told = f"a module {places} or installed; there is no module {shown(error.name)}"
+        if folder and (folder / "run.json").is_file():
+            told += (
+                ". A run keeps the names of modules, and not the modules: go on in the folder of "
+                "the module, or give the config that lies beside it, as in sharpflow run "
+                f"CONFIG.toml --out {folder} --resume"
+            )
+        return told
     return f"a module that can be imported; this one raised {reason(error)}"
 
 

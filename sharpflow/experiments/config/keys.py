@@ -12,6 +12,8 @@ from sharpflow.models.precision import MATMUL_PRECISIONS
 from sharpflow.simulator.columns import is_free
 from sharpflow.simulator.grid.engine import LANES
 from sharpflow.simulator.observables import BUILT_IN, RUNNING
+from sharpflow.simulator.prediction import KINDS
+from sharpflow.theory.linearization import METHODS
 
 OBSERVABLES = (*BUILT_IN, *RUNNING)
 # Options are nested two or three levels deep. Every level costs a few frames of the readers below,
@@ -88,7 +90,18 @@ SCHEMA: dict[str, Key] = {
     "matmul_precision": _one_of(*MATMUL_PRECISIONS),
     "description": Key(TEXT),
 }
-KEYS = ("preset", *SCHEMA, "problem_options", "axes")
+# of the table [prediction], which may be empty: then every option has its default
+PREDICTION: dict[str, Key] = {
+    "kind": _one_of(*KINDS),
+    "arrival_distance": Key(_POSITIVE, read=float),
+    "num_outputs": Key(COUNT),
+    "max_edge": Key(COUNT),
+    "rtol": Key(_POSITIVE, read=float),
+    "max_steps": Key(COUNT),
+    "max_seconds": Key(_POSITIVE, read=float),
+    "method": _one_of(*METHODS),
+}
+KEYS = ("preset", *SCHEMA, "problem_options", "axes", "prediction")
 
 # What TOML promises for its integers; a larger one would be refused by numpy much later.
 _WHOLE = count(-(2**63), 2**63 - 1)
@@ -119,7 +132,14 @@ def read_key(key: str, value: Any) -> tuple[Any, list[str]]:
         return _read_options(value)
     if key == "axes":
         return _read_axes(value)
-    kind, many, choices, read = SCHEMA[key]
+    if key == "prediction":
+        return _read_prediction(value)
+    return _read_entries(key, SCHEMA[key], value)
+
+
+def _read_entries(key: str, schema: Key, value: Any) -> tuple[Any, list[str]]:
+    """The value of a key by its schema."""
+    kind, many, choices, read = schema
     listed = many and isinstance(value, list)
     entries = value if listed else [value]
     if not entries:
@@ -146,6 +166,22 @@ def _read_options(value: Any) -> tuple[dict[str, Any] | None, list[str]]:
     options, wrong = _plain("problem_options", value, _DEEPEST + 1)
     mistakes += wrong
     return options, shortened(mistakes, len(mistakes), "problem_options")
+
+
+def _read_prediction(value: Any) -> tuple[dict[str, Any] | None, list[str]]:
+    if not isinstance(value, dict):
+        return None, [mistake("prediction", value, "a table, [prediction]")]
+    options, mistakes = {}, []
+    for name, entry in value.items():
+        path = f"prediction.{shown_key(name)}"
+        if name not in PREDICTION:
+            allowed = ", ".join(PREDICTION)
+            near = nearest(name, tuple(PREDICTION))
+            mistakes.append(f"{path}: got an unknown key; allowed {allowed}{near}")
+            continue
+        options[name], wrong = _read_entries(path, PREDICTION[name], entry)
+        mistakes += wrong
+    return options, shortened(mistakes, len(mistakes), "prediction")
 
 
 def _read_axes(value: Any) -> tuple[dict[str, tuple] | None, list[str]]:

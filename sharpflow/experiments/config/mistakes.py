@@ -1,7 +1,10 @@
 """What is wrong with a config, in one line for each mistake."""
 
 import itertools
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from sharpflow.experiments.config.toml import toml_key, toml_scalar
 from sharpflow.models.arguments import ArgumentError
@@ -83,6 +86,37 @@ def reason(error: BaseException) -> str:
     said = one_line(str(error))
     said = said if len(said) <= 5 * _LONGEST else said[: 5 * _LONGEST] + "…"
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def fault_of_user(error: BaseException) -> str | None:
+    """An error in a function of the user's as one line, with where it arose.
+
+    Such a function is called by ours, and is not installed as a library is. An error that arises
+    where it calls a library is its own; one that arises where it calls us is told in our words.
+
+    Args:
+      error: that was caught.
+
+    Returns:
+      None for an error in code of this package, or where Python cannot tell.
+    """
+    ours = Path(__file__).parents[2]
+    place = None
+    is_called_by_us = False
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = Path(frame.f_code.co_filename)
+        if file.is_relative_to(ours):
+            is_called_by_us, place = True, None
+        elif is_called_by_us and not _is_library(file):
+            place = f"{frame.f_code.co_name} in {file}, line {line}"
+    return None if place is None else f"{reason(error)} ({one_line(place)})"
+
+
+def _is_library(file: Path) -> bool:
+    """Whether code was installed, belongs to Python, or was made while it ran."""
+    installed = not {"site-packages", "dist-packages"}.isdisjoint(file.parts)
+    standard = file.is_relative_to(sysconfig.get_path("stdlib"))
+    return installed or standard or file.name.startswith("<")
 
 
 def one_line(text: str) -> str:

@@ -41,6 +41,7 @@ class Config:
       snapshot_every, group_width, lanes, matmul_precision: as in ``simulate_grid``, or None.
       problem_options: keywords of the problem function, lists as tuples.
       axes: any other axes, name -> values.
+      prediction: options of ``predict_grid``, or None where nothing is predicted.
       description: one sentence, or empty.
       source: the file or preset, for errors.
       folder: where modules are looked for first, or None.
@@ -68,6 +69,7 @@ class Config:
     matmul_precision: str | None = None
     problem_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     axes: Mapping[str, tuple] = dataclasses.field(default_factory=dict)
+    prediction: Mapping[str, Any] | None = None
     description: str = dataclasses.field(default="", compare=False)
     source: str = dataclasses.field(default="config", compare=False)
     folder: Path | None = dataclasses.field(default=None, compare=False)
@@ -82,7 +84,7 @@ class Config:
         tables = []
         for name, value in self._compared():
             if isinstance(value, Mapping):
-                if value:
+                if value or name == "prediction":  # an empty one asks for predictions as well
                     entries = (f"{toml_key(key)} = {toml_value(value[key])}" for key in value)
                     tables += ["", f"[{name}]", *entries]
             elif value is not None:
@@ -127,6 +129,7 @@ class Config:
         arguments |= {
             name: getattr(self, name) for name in ("group_width", "lanes", "matmul_precision")
         }
+        arguments["predict"] = self.prediction
         return {name: value for name, value in arguments.items() if value is not None}
 
     def _compared(self) -> Iterator[tuple[str, Any]]:
@@ -239,7 +242,9 @@ def _flat(config: Config) -> dict[str, str]:
     """Every key that is set, those of tables dotted, with its value as text."""
     values: dict[str, str] = {}
     for name, value in config._compared():
-        if isinstance(value, Mapping):
+        if value == {} and name == "prediction":
+            values[name] = "{}"
+        elif isinstance(value, Mapping):
             values |= {f"{name}.{key}": toml_value(item) for key, item in value.items()}
         elif value is not None:
             values[name] = toml_value(value)

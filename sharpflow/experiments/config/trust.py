@@ -11,6 +11,17 @@ _FUNCTIONS = ("problem", "start", "optimizer")
 _FETCHES = "download"  # the one option of a preset's function that writes files
 
 
+def modules_of_user(config: Config) -> list[str]:
+    """The modules that a config names and that are not of this package.
+
+    Args:
+      config: that was read.
+    """
+    named = [getattr(config, key) for key in _FUNCTIONS] + [*config.observables]
+    modules = [name.partition(":")[0] for name in named if is_reference(name)]
+    return [module for module in dict.fromkeys(modules) if module.partition(".")[0] != "sharpflow"]
+
+
 def beyond_presets(config: Config) -> list[str]:
     """What a config would call, or have fetched, that no preset does.
 

@@ -70,11 +70,13 @@ def run(quick: bool = False, progress: bool | None = None) -> CompletionResult:
     flow = sf.predict(
         problem,
         trajectory,
+        kind="sharpness_flow",
         arrival_step=arrival,
         num_outputs=36,
         rtol=3e-3,
         progress=progress,
     )
+    assert isinstance(flow, sf.FlowSolution)
     comparison = sf.compare(trajectory, flow, problem, progress=progress)
     predicted_error = np.asarray(jax.vmap(problem.metrics["test_error"])(flow.theta))
     attributes = comparison.attrs

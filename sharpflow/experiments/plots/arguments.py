@@ -5,8 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from sharpflow.models.arguments import Kind, any_of, array, of_lazy_type, optional
-from sharpflow.simulator.trajectory import TRAJECTORY
+from sharpflow.models.arguments import (
+    DATASET,
+    Kind,
+    any_of,
+    array,
+    nearest,
+    of_lazy_type,
+    optional,
+)
+from sharpflow.simulator.observables import how_to_get
+from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory
 
 # matplotlib and xarray are loaded by whoever draws, and not by this check
 _AXES = of_lazy_type("matplotlib", "Axes", "matplotlib axes")
@@ -22,7 +31,6 @@ SEVERAL_AXES = Kind(
     ),
 )
 DRAWN = any_of(FIGURE, _AXES, SEVERAL_AXES)
-DATASET = of_lazy_type("xarray", "Dataset", "an xarray.Dataset")
 RECORD = any_of(TRAJECTORY, DATASET)
 FIT = optional(
     Kind(
@@ -70,4 +78,9 @@ def require_columns(name: str, record: Any, *columns: str) -> None:
     """
     missing = [column for column in columns if column not in record]
     if missing:
-        raise ValueError(f"{name} must have the columns {list(columns)}, got none for {missing}")
+        held = record.columns if isinstance(record, Trajectory) else record
+        known = [str(column) for column in getattr(held, "variables", held)]
+        remedy = how_to_get(missing[0]) or nearest(missing[0], known)
+        raise ValueError(
+            f"{name} must have the columns {list(columns)}, got none for {missing}{remedy}"
+        )

@@ -4,7 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharpflow.experiments.grid_summary import column, is_diverged, is_pending
+from sharpflow.experiments.grid_summary import (
+    column,
+    is_diverged,
+    is_pending,
+    require_column,
+)
 from sharpflow.experiments.plots import cells, drawing, quantities, series
 from sharpflow.experiments.plots.arguments import AX, DATASET
 from sharpflow.models.arguments import COUNT, TEXT, checked, optional
@@ -42,17 +47,25 @@ def seed_bands(
 ) -> "Axes":
     """Draw a column against time: a colour for each learning rate, its seeds as a band.
 
-    The line is the median over the seeds; the band reaches from the 10th to the 90th
-    percentile, or from the smallest to the largest of fewer than five seeds. A seed that
-    diverges leaves the band at its last record, marked ×. Records without any value, as
-    between measurements of the sharpness, are passed over. With a sharpness the median
-    of its edge is drawn, λ* or 2/η; with an edge ratio a line at 1: what the ``Quantity``
-    of a column says that it is to be compared with. The axis holds
-    everything but the last tenth of the records of seeds that diverge. Of a metric, whose first
-    records may dwarf all that follows, it holds what follows the entry into the edge, where an
-    edge ratio tells it, or else the second half of the records: of that the 1st to the 99th
-    percentile and every last value. Where that is more than half of the whole range it is the
-    whole.
+    What is seen of each colour:
+
+    * The line is the median over the seeds. The band reaches from the 10th to the 90th percentile;
+      of fewer than five seeds it reaches from the smallest value to the largest.
+    * A seed that diverges is in the band until its last record. A × marks this record.
+    * Records without any value, as between measurements of the sharpness, are passed over.
+    * A column is drawn with what its ``Quantity`` says that it is to be compared with. With a
+      sharpness this is a dashed line, the median of λ* or 2/η; with an edge ratio it is a grey
+      line at 1.
+    * Of a grid with predictions, a threshold, a sharpness on the sphere, ‖w‖² or a metric is drawn
+      with what is predicted of it: a dashed orange line for each colour, which it has at its end.
+      It is the median over the seeds that have a prediction, from where the last of these begins.
+
+    The vertical axis shows all values, with two exceptions. Where a seed diverges, the last tenth
+    of its records may lie outside. And a metric may fall so far at first that nothing can be told
+    apart later. If its later records fill less than half of the axis, the axis is cut to them. The
+    later records are those after the entry into the edge, where an edge ratio was recorded, and
+    else the second half. The axis then shows their 1st to 99th percentile, and the last value of
+    every seed.
 
     Args:
       dataset: what ``sharpflow.simulate_grid`` returns, with one value of any further
@@ -73,6 +86,7 @@ def seed_bands(
       ValueError: a column that was not recorded, several values of what ``over`` does not name,
         an unknown ``over`` or clock, or a clock that the dataset does not have.
     """
+    require_column(dataset, name)
     grid, alone = cells.single_grid(dataset), ax is None
     other = _other(over)
     if grid.sizes[other] > 1:
@@ -125,7 +139,7 @@ def seed_band_panels(
     Raises:
       ValueError: as ``seed_bands``.
     """
-
+    require_column(dataset, name)
     grid, each = cells.single_grid(dataset), _other(over)
     count = min(grid.sizes[each], most_panels)
     if grid.sizes[each] == 1:
@@ -156,6 +170,7 @@ def seed_band_panels(
         for place, ax in enumerate(axes.flat[:count]):
             _draw(ax, chosen.isel({each: [place]}), name, clock, over)
             _set_scale(ax, limits)
+            drawing.show_sparse(ax, ax.lines)
             ax.set_title(f"{_sign(each)} = {names[place]}", fontsize=drawing.RC["legend.fontsize"])
             if place % columns:
                 ax.set_ylabel("")
@@ -186,6 +201,8 @@ def _draw(ax: "Axes", grid: "xarray.Dataset", name: str, clock: str, over: str) 
     values = column(grid, name).squeeze(other)
     edge = quantities.edge_of(grid, name)
     edges = None if edge is None else column(grid, edge).squeeze(other)
+    expected = series.predicted(grid, name)
+    expected = None if expected is None else expected.squeeze(other)
     lost = is_diverged(grid).squeeze(other)
     clocks = series.times(grid, clock).reshape(grid.sizes[over], -1)
     for place, colour in enumerate(_colours(grid.sizes[over])):
@@ -197,6 +214,11 @@ def _draw(ax: "Axes", grid: "xarray.Dataset", name: str, clock: str, over: str) 
             ax.plot(line.time, line.median, color=colour, **_EDGE, zorder=1.8)
         ax.fill_between(band.time, band.low, band.high, color=colour, alpha=0.22, linewidth=0.0)
         ax.plot(band.time, band.median, color=colour, linewidth=1.3)
+        if expected is not None:
+            predicted = series.once_all_begin(expected.isel({over: place}).values)
+            line = series.band(time, predicted)
+            if line.time.size:
+                ax.plot(line.time, line.median, **drawing.DASHED, **_end(colour), zorder=2.5)
         ended = lost.isel({over: place}).values & np.isfinite(rows).any(axis=1)
         for row in rows[ended]:
             last = np.flatnonzero(np.isfinite(row))[-1:]
@@ -206,9 +228,15 @@ def _draw(ax: "Axes", grid: "xarray.Dataset", name: str, clock: str, over: str) 
     ax.set_ylabel(quantities.label(quantity))
     if (reference := quantities.line_of(quantity)) is not None:
         ax.axhline(reference, **drawing.LINE, zorder=0.5)
-    if not np.isfinite(values).any():
-        ax.set_xticks([])
-        ax.text(0.5, 0.5, "no values", transform=ax.transAxes, ha="center", color=drawing.THRESHOLD)
+
+
+def _end(colour: Any) -> dict[str, Any]:
+    """A dot in the colour of the measured line at the end of the predicted one.
+
+    Predicted lines are of one colour, which no learning rate has, and lie on the measured ones only
+    where the prediction holds.
+    """
+    return {"marker": "o", "markevery": [-1], "markersize": 3.5, "markerfacecolor": colour}
 
 
 def _set_scale(ax: "Axes", limits: tuple[float, float, bool] | None) -> None:
@@ -248,6 +276,9 @@ def _legend(
     if (edge := quantities.edge_of(grid, name)) is not None:
         labels.append(quantities.symbol(quantities.shown_quantity(grid, edge)))
         looks.append(_EDGE | {"color": drawing.THRESHOLD})
+    if (expected := series.predicted(grid, name)) is not None and np.isfinite(expected).any():
+        labels.append("predicted flow")
+        looks.append(drawing.DASHED)
     if is_diverged(grid).any():
         labels.append("diverges")
         looks.append(_MARK | {"color": drawing.THRESHOLD})

@@ -182,7 +182,8 @@ def put_legend(ax: "Axes", words: dict[str, Any], alone: bool) -> None:
     if alone:
         drawing.figure_of(ax).legend(**words, loc="outside upper left")
     else:
-        ax.legend(**words, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2)
+        legend = ax.legend(**words, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2)
+        drawing.keep_titles_above(ax, legend)
 
 
 def omitted(shown: int, of: int) -> str:

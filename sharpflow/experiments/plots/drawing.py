@@ -1,8 +1,9 @@
 """How the figures look, and how they are saved."""
 
 import contextlib
+import dataclasses
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,12 @@ from sharpflow.models.paths import user_path
 from sharpflow.simulator.quantities import RESULT
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
+    from matplotlib.lines import Line2D
+    from matplotlib.transforms import Bbox
 
 # Of the palette of Okabe and Ito, which readers with any colour vision can tell apart.
 MEASURED = "#1b2a41"
@@ -70,6 +75,12 @@ FONT: dict[str, Any] = {
 SOLID: dict[str, Any] = {"color": MEASURED, "linewidth": 1.8}
 FINE: dict[str, Any] = {"color": MEASURED, "linewidth": 1.1}
 DASHED: dict[str, Any] = {"color": PREDICTED, "linewidth": 1.3, "linestyle": (0, (4, 2))}
+# Of several on the same axes; DASHED is the first.
+PREDICTIONS: tuple[dict[str, Any], ...] = (
+    DASHED,
+    DASHED | {"color": "#e69f00", "linestyle": (0, (1, 1.2))},
+    DASHED | {"color": "#009e73", "linestyle": (0, (5, 1.5, 1, 1.5))},
+)
 DOTTED: dict[str, Any] = {"color": SINGLE_EDGE, "linewidth": 1.5, "linestyle": (0, (1, 1.2))}
 LINE: dict[str, Any] = {"color": THRESHOLD, "linewidth": 1.2}
 ABOVE: dict[str, Any] = {  # a legend clear of lines that may run anywhere
@@ -153,8 +164,34 @@ def styled(
             )
         else:
             set_fonts(ax)
+        before = list(ax.lines)
         yield ax
+        show_sparse(ax, [line for line in ax.lines if line not in before])
         keep_tick_fonts(ax)
+
+
+def show_sparse(ax: "Axes", lines: "Iterable[Line2D]") -> None:
+    """A line of a single value as a point, and words on axes of which no line has any value.
+
+    A line through one point is nothing that is seen, and empty axes look like a mistake.
+
+    Args:
+      ax: where they are; nothing is done to a sphere.
+      lines: that were drawn; those that cross the axes at a height or a time do not count.
+    """
+    if ax.name == "3d":
+        return
+    sizes = {}
+    for line in lines:
+        if all(line.get_transform().contains_branch_seperately(ax.transData)):
+            places = np.asarray([line.get_xdata(), line.get_ydata()], dtype=np.float64)
+            sizes[line] = int(np.isfinite(places).all(axis=0).sum())
+            if sizes[line] == 1 and line.get_marker() == "None":
+                line.set(marker="o", markersize=3.5)
+    if sizes and not any(sizes.values()):
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.text(0.5, 0.5, "no values", transform=ax.transAxes, ha="center", color=THRESHOLD, **FONT)
 
 
 def set_fonts(ax: "Axes") -> None:
@@ -220,13 +257,60 @@ def legend_above(ax: "Axes") -> None:
     columns = legend_columns(labels, 72.0 * width_inches(ax))
     ax.get_yticklabels()  # makes the power of ten that stands above a linear axis, if there is one
     lifted = bool(ax.yaxis.get_major_formatter().get_offset())
-    ax.legend(
+    legend = ax.legend(
         handles,
         labels,
         loc="lower left",
         bbox_to_anchor=(0.0, 1.0),
         borderaxespad=1.6 if lifted else 0.2,
         borderpad=0.0,
+        ncols=columns,
+        columnspacing=_GAP,
+    )
+    keep_titles_above(ax, legend)
+
+
+def keep_titles_above(ax: "Axes", legend: "Legend") -> None:
+    """Keep the titles of axes clear of a legend above them, whenever a title is given.
+
+    Matplotlib puts titles above all axes within the axes, and knows nothing of legends: axes
+    without anything in them, as large as the legend, tell it of this one.
+
+    Args:
+      ax: with the legend.
+      legend: above them.
+    """
+    room = ax.inset_axes((0.0, 1.0, 1.0, 0.0))
+    room.set_axis_off()
+    room.set_in_layout(False)
+    room.set_axes_locator(_PlaceOf(legend))
+
+
+@dataclasses.dataclass(frozen=True)
+class _PlaceOf:
+    """Where a legend lies in its figure; a class, because figures may be pickled."""
+
+    legend: "Legend"
+
+    def __call__(self, ax: Any, renderer: Any) -> "Bbox":
+        figure = figure_of(ax)
+        box = self.legend.get_window_extent(renderer)
+        return box.transformed(figure.transSubfigure.inverted())
+
+
+def legend_over(figure: "Figure", entries: "Mapping[str, Artist]") -> None:
+    """One legend above all axes of a figure, in as many columns as fit its width.
+
+    Args:
+      figure: laid out by matplotlib's constrained layout, which makes room for it.
+      entries: handles by their labels.
+    """
+    frame = 2.0 * RC["legend.fontsize"]  # the border of the legend and the gap around it
+    columns = legend_columns(list(entries), 72.0 * figure.get_size_inches()[0] - frame)
+    figure.legend(
+        entries.values(),
+        entries,
+        loc="outside upper left",
         ncols=columns,
         columnspacing=_GAP,
     )
@@ -259,6 +343,11 @@ def figure_of(ax: "Axes | Figure") -> "Figure":
 def width_inches(ax: "Axes") -> float:
     """How wide axes are, as they were laid out last."""
     return float(ax.get_position().width * figure_of(ax).get_size_inches()[0])
+
+
+def height_inches(ax: "Axes") -> float:
+    """How high axes are, as they were laid out last."""
+    return float(ax.get_position().height * figure_of(ax).get_size_inches()[1])
 
 
 def wrapped(text: str, width: float, size: float) -> str:

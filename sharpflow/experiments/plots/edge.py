@@ -10,7 +10,7 @@ from sharpflow.experiments.plots.arguments import AX, RECORD, TWO_VECTORS, requi
 from sharpflow.experiments.plots.quantities import joint_label, label, shown_quantity, symbol
 from sharpflow.experiments.plots.record import Record, has_flow_time, record_of
 from sharpflow.models.arguments import FINITE, checked, optional
-from sharpflow.simulator.comparison import COMPARISON
+from sharpflow.simulator.comparison_quantities import COMPARISON
 from sharpflow.simulator.quantities import RESULT
 from sharpflow.simulator.trajectory import Trajectory
 from sharpflow.theory.flow import FLOW, FlowSolution

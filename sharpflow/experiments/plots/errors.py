@@ -10,7 +10,7 @@ from sharpflow.experiments.plots.cells import axis_label
 from sharpflow.experiments.plots.quantities import label
 from sharpflow.experiments.power_law import PowerLaw
 from sharpflow.models.arguments import FINITE, array, checked, optional, require_alike
-from sharpflow.simulator.comparison import COMPARISON
+from sharpflow.simulator.comparison_quantities import COMPARISON
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,6 +10,8 @@ from sharpflow.experiments.grid_summary import (
     EDGE_RATIOS,
     SHARPNESSES,
     combinations,
+    has_predictions,
+    is_of_prediction,
     loss_name,
     time_dimension,
 )
@@ -28,7 +30,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # What figures of other columns need.
-_BESIDE = ("status", "loss", "gradient_norm", "norm_squared", "threshold", "stability_line")
+_BESIDE = ("status", "loss", "gradient_norm", "norm_squared", "threshold", "stability_line",
+           "prediction_status")  # fmt: skip
+# Of predictions: how far from the trajectory they end, and how far off their thresholds are.
+_WHERE_THEY_HOLD = ("final_relative_error", "threshold_ratio")
 
 
 @checked(dataset=DATASET, folder=PATH)
@@ -40,6 +45,10 @@ def plot_grid(dataset: "xarray.Dataset", folder: str | Path, *, suffix: str = ".
     sharpness, edge ratio and metric that was recorded and for the mean loss, or the loss
     where there is no mean. Of a grid with further axes the bands are drawn for each
     combination, whose number and values end the name, the first six at most.
+
+    Where points have predictions, ``prediction-final-relative-error`` and
+    ``prediction-threshold-ratio`` are heat maps of where these hold, and the bands have the
+    predicted lines.
 
     Args:
       dataset: what ``sharpflow.simulate_grid`` returns.
@@ -65,11 +74,18 @@ def plot_grid(dataset: "xarray.Dataset", folder: str | Path, *, suffix: str = ".
     if not columns:
         raise ValueError("dataset has no loss, sharpness, edge ratio or metric to draw")
     beside = [name for name in _BESIDE if name in dataset and name not in columns]
+    if has_predictions(dataset):
+        predicted = [str(name) for name in dataset if is_of_prediction(dataset, str(name))]
+        beside += [name for name in predicted if name not in (*columns, *beside)]
     dataset = dataset[columns + beside].load()  # each is used several times
     parts = combinations(dataset)[:MOST_PANELS]
     drawn: dict[str, Callable[[], Figure]] = {}
     if losses:
         drawn["outcomes"] = partial(outcome_maps, dataset)
+    for column in _WHERE_THEY_HOLD if has_predictions(dataset) else ():
+        if column in dataset:
+            name = f"prediction-{column.replace('_', '-')}"
+            drawn[name] = partial(heat_maps, dataset, column)
     for column, words in _file_stems(columns).items():
         drawn[f"final-{words}"] = partial(heat_maps, dataset, column)
         for index, (values, part) in enumerate(parts):

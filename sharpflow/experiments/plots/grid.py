@@ -7,13 +7,17 @@ import numpy as np
 from sharpflow.experiments.grid_summary import (
     combinations,
     is_diverged,
+    is_of_prediction,
     is_pending,
+    is_unpredicted,
     last_values,
     median_over_seeds,
+    require_column,
 )
 from sharpflow.experiments.plots import cells, drawing, quantities
 from sharpflow.experiments.plots.arguments import AX, DATASET
 from sharpflow.models.arguments import TEXT, checked
+from sharpflow.simulator.grid.predictions import OUTPUT
 from sharpflow.simulator.quantity import Quantity
 
 if TYPE_CHECKING:
@@ -24,6 +28,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SEQUENTIAL, DIVERGING = "cividis", "PuOr_r"
+
+# Errors of a prediction, and what was measured over what was predicted: their maps show where the
+# prediction holds.
+_ERRORS = ("final_relative_error", "relative_error", "tracking_error")
+_AGREEMENTS = (*_ERRORS, "threshold_ratio", "loss_ratio", "mean_loss_ratio", "mean_edge_ratio")
 
 _NO_VALUE = "#ececec"
 _MARK = "#4a4a4a"
@@ -40,38 +49,47 @@ _TITLE: dict[str, Any] = {
 
 @checked(dataset=DATASET, name=TEXT, ax=AX)
 def heat_map(dataset: "xarray.Dataset", name: str, ax: "Axes | None" = None) -> "Axes":
-    """Draw the last values of a column over learning rate and weight decay.
+    """Draw what a column says of the end of the points, over learning rate and weight decay.
 
-    A cell shows the median over the seeds that have ended without divergence, of the
-    mean over the last tenth of each trajectory: ``last_values`` says it exactly. In the
-    corners of a cell, 2× says that two seeds have diverged, 2… that two are not
-    finished; a cell without any value has × where all have diverged, else ….
+    A cell shows the median over the seeds that have ended without divergence. Of a column along
+    the records it is that of the mean over the last tenth of each trajectory. Of a column along
+    the predictions that ``sharpflow.predict_grid`` adds, such as ``threshold_ratio``, it is that
+    of the last value, and of a number of each point, such as ``final_relative_error``, that of
+    the number itself. A prediction that ends early has no last value.
+
+    In the corners of a cell, 2× says that two seeds have diverged, 2… that two are not
+    finished, 2– that two have no prediction to the end, or that theirs has no such value, as a
+    flow that has not moved has no relative error. A cell without any value has × where all have
+    diverged, … where any is not finished, else –.
 
     Args:
       dataset: what ``sharpflow.simulate_grid`` returns, with one value of any further
         axis.
-      name: of a column. An edge ratio has colours around 1, as any column whose ``Quantity``
-        says that it is to be compared with a number; others have a logarithmic scale where
-        their ``Quantity`` does not say linear, and they are positive and span a factor of 30.
+      name: of a column or of a number of each point. An edge ratio has colours around 1, as
+        any column whose ``Quantity`` says that it is to be compared with a number. Errors of a
+        prediction have a logarithmic scale. Others have it where their ``Quantity`` does not say
+        linear, and they are positive and span a factor of 30.
       ax: where to draw; by default on a new figure.
 
     Returns:
       The axes; the colour bar is in axes of its own beside them.
 
     Raises:
-      ValueError: a column that was not recorded, or a grid with further axes.
+      ValueError: a column that was not recorded or holds no numbers, or a grid with further axes.
     """
+    require_column(dataset, name)
     grid, alone = cells.single_grid(dataset), ax is None
     with drawing.styled(ax, size=cells.panel_size(grid)) as ax:
         quantity = quantities.shown_quantity(grid, name)
         mesh = _draw(ax, grid, quantity, _norm(quantity, _median(grid, name)))
         _colour_bar([mesh], quantity, [ax])
+        title = _title(grid, quantity)
         if alone:
-            drawing.figure_of(ax).suptitle(_title(grid), **_TITLE)
+            width = 72.0 * drawing.figure_of(ax).get_size_inches()[0] - 8.0
+            drawing.figure_of(ax).suptitle(_wrapped(title, width), **_TITLE)
         else:
-            size, width = _TITLE["fontsize"], 72.0 * drawing.width_inches(ax)
-            lines = [drawing.wrapped(line, width, size) for line in _title(grid).split("\n")]
-            ax.set_title("\n".join(lines), fontsize=size, loc="left", **drawing.FONT)
+            words = _wrapped(title, 72.0 * drawing.width_inches(ax))
+            ax.set_title(words, fontsize=_TITLE["fontsize"], loc="left", **drawing.FONT)
         cells.frame(ax, grid)
         cells.lay_out(ax)
         _write_numbers(ax, grid, quantity, mesh)
@@ -92,7 +110,7 @@ def heat_maps(dataset: "xarray.Dataset", name: str) -> "Figure":
     Raises:
       ValueError: a column that was not recorded.
     """
-
+    require_column(dataset, name)
     parts = combinations(dataset)
     if len(parts) == 1:
         return drawing.figure_of(heat_map(dataset, name))
@@ -104,7 +122,7 @@ def heat_maps(dataset: "xarray.Dataset", name: str) -> "Figure":
         drawn = zip(axes, shown, strict=True)
         meshes = [_draw(ax, part, quantity, norm) for ax, (_, part) in drawn]
         _colour_bar(meshes, quantity, axes)
-        title = _title(dataset, cells.omitted(len(shown), len(parts)))
+        title = _title(dataset, quantity, cells.omitted(len(shown), len(parts)))
         figure.suptitle(title, **_TITLE)
         cells.frame_panels(axes, shown)
         cells.lay_out(axes[0])
@@ -122,8 +140,7 @@ def _median(grid: "xarray.Dataset", name: str) -> np.ndarray:
 def _draw(ax: "Axes", grid: "xarray.Dataset", quantity: Quantity, norm: "Normalize") -> "QuadMesh":
     import matplotlib
 
-    has_middle = quantities.line_of(quantity) is not None
-    colours = matplotlib.colormaps[DIVERGING if has_middle else SEQUENTIAL]
+    colours = matplotlib.colormaps[SEQUENTIAL if _middle(quantity) is None else DIVERGING]
     return ax.pcolormesh(
         np.ma.masked_invalid(_median(grid, quantity.name)),
         norm=norm,
@@ -131,6 +148,15 @@ def _draw(ax: "Axes", grid: "xarray.Dataset", quantity: Quantity, norm: "Normali
         edgecolors="white",
         linewidth=0.8,
     )
+
+
+def _middle(quantity: Quantity) -> float | None:
+    """The value around which the colours lie; None where they go from the least to the largest.
+
+    An error is compared with 0 as well, but it is not below it, and 0.01 and 0.001 would look
+    alike on a scale around 0.
+    """
+    return None if quantity.name in _ERRORS else quantities.line_of(quantity)
 
 
 def _norm(quantity: Quantity, values: np.ndarray) -> "Normalize":
@@ -141,7 +167,7 @@ def _norm(quantity: Quantity, values: np.ndarray) -> "Normalize":
     from matplotlib.colors import LogNorm, Normalize
 
     finite = values[np.isfinite(values)]
-    if (middle := quantities.line_of(quantity)) is not None:
+    if (middle := _middle(quantity)) is not None:
         unit = abs(middle) or 1.0
         reach = np.abs(finite - middle).max(initial=0.1 * unit) / unit
         reach = unit * min(np.ceil(10.0 * reach - 1e-6) / 10.0, 1.0)
@@ -149,8 +175,9 @@ def _norm(quantity: Quantity, values: np.ndarray) -> "Normalize":
     if not finite.size:
         return Normalize(0.0, 1.0)
     low, high = finite.min(), finite.max()
-    if quantities.is_logarithmic(quantity, finite):
-        return LogNorm(low, high)
+    is_error = quantity.name in _ERRORS and 0.0 < low < high
+    if is_error or quantities.is_logarithmic(quantity, finite):
+        return LogNorm(finite[finite > 0].min(), high, clip=True)  # a zero has the lowest colour
     if low == high:
         return Normalize(low - 0.1 * abs(low) - 1e-12, low + 0.1 * abs(low) + 1e-12)
     return Normalize(low, high)
@@ -189,6 +216,9 @@ def _write_numbers(
     readable = bool(fitting) and values.size <= _MOST_NUMBERS
     light = mesh.to_rgba(_values(mesh))[..., :3] @ _LUMINANCE > 0.55
     lost, waiting = _count(is_diverged(grid)), _count(is_pending(grid))
+    missing = np.zeros_like(waiting)
+    for points in _without_value(grid, quantity.name).values():
+        missing += _count(points)
     small = min(6.5, 0.45 * height, 0.45 * width)
     for (row, column), text in np.ndenumerate(texts):
         middle = (column + 0.5, row + 0.5)
@@ -198,15 +228,16 @@ def _write_numbers(
             ax.text(*middle, alone, ha="center", va="center", color=_MARK, fontsize=size)
             continue
         look: dict[str, Any] = {"color": "black" if light[row, column] else "white"}
-        marked = lost[row, column] or waiting[row, column]
+        left = {"…": waiting[row, column], "–": missing[row, column]}
+        marked = lost[row, column] or any(left.values())
         if readable:
             middle = (column + 0.5, row + (0.43 if marked and height < 24.0 else 0.5))
             ax.text(*middle, text, ha="center", va="center_baseline", fontsize=fitting[0], **look)
         if lost[row, column]:
             corner, mark = (column + 0.95, row + 0.95), f"{lost[row, column]}×"
             ax.text(*corner, mark, ha="right", va="top", fontsize=small, **look)
-        if waiting[row, column]:
-            corner, mark = (column + 0.05, row + 0.95), f"{waiting[row, column]}…"
+        if mark := " ".join(f"{count}{sign}" for sign, count in left.items() if count):
+            corner = (column + 0.05, row + 0.95)
             ax.text(*corner, mark, ha="left", va="top", fontsize=small, **look)
 
 
@@ -221,7 +252,42 @@ def _number(quantity: Quantity, value: float) -> str:
     return cells.number(value)
 
 
-def _title(grid: "xarray.Dataset", more: str = "") -> str:
+def _wrapped(title: str, width: float) -> str:
+    """A title in lines of at most ``width`` points."""
+    size = _TITLE["fontsize"]
+    return "\n".join(drawing.wrapped(line, width, size) for line in title.split("\n"))
+
+
+def _without_value(grid: "xarray.Dataset", name: str) -> "dict[str, xarray.DataArray]":
+    """Why points that have ended well have no value of a column of their predictions: which, each.
+
+    Of a column along the records there are none: what lacks a value there was not measured.
+    """
+    if not is_of_prediction(grid, name):
+        return {}
+    ended = ~is_diverged(grid) & ~is_pending(grid)
+    unpredicted = is_unpredicted(grid)
+    no_value = "no value, as of a flow that has not moved" if name in _ERRORS else "no value"
+    return {
+        "no prediction to the end": ended & unpredicted,
+        no_value: ended & ~unpredicted & last_values(grid, name).isnull(),
+    }
+
+
+def _said_of_values(grid: "xarray.Dataset", quantity: Quantity) -> str:
+    """What the value of a trajectory is."""
+    if is_of_prediction(grid, quantity.name) and quantity.name in _AGREEMENTS:
+        when = "" if quantity.name.startswith("mean_") else " at the end"
+        return f"where the prediction holds:\n{quantities.label(quantity)}{when}"
+    dims = grid[quantity.name].dims
+    if OUTPUT in dims:
+        return "last value of each prediction"
+    if set(dims) == set(grid["status"].dims):
+        return "one number of each trajectory"
+    return "mean over the last tenth of the records"
+
+
+def _title(grid: "xarray.Dataset", quantity: Quantity, more: str = "") -> str:
     """What a cell shows, and below it what its marks mean."""
     seeds = grid.sizes["seed"]
     lost, waiting = is_diverged(grid), is_pending(grid)
@@ -232,7 +298,10 @@ def _title(grid: "xarray.Dataset", more: str = "") -> str:
         words.append("×: all" if words else "×: all seeds diverged" if seeds > 1 else "×: diverged")
     if waiting.any():
         words.append("…: unfinished")
-    title = "mean over the last tenth of the records"
+    without = _without_value(grid, quantity.name)
+    if reasons := [reason for reason, points in without.items() if points.any()]:
+        words.append(f"–: {' or '.join(reasons)}")
+    title = _said_of_values(grid, quantity)
     title += f", median over {seeds} seeds" if seeds > 1 else ""
     title += more
     return "\n".join([title, ";  ".join(words)] if words else [title])

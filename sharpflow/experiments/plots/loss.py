@@ -9,7 +9,7 @@ from sharpflow.experiments.plots.arguments import AX, DATASET, require_columns
 from sharpflow.experiments.plots.edge import mark_predicted_entry, require_entry
 from sharpflow.experiments.plots.quantities import label, symbol
 from sharpflow.models.arguments import checked
-from sharpflow.simulator.comparison import COMPARISON
+from sharpflow.simulator.comparison_quantities import COMPARISON
 
 if TYPE_CHECKING:
     import xarray

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     other=optional(RECORD),
     clock=optional(POSITIVE),
     log=FLAG,
-    label=TEXT,
-    other_label=TEXT,
+    label=optional(TEXT),
+    other_label=optional(TEXT),
 )
 def metric(
     trajectory: "Trajectory | xarray.Dataset",
@@ -36,8 +36,8 @@ def metric(
     other: "Trajectory | xarray.Dataset | None" = None,
     clock: float | None = None,
     log: bool = False,
-    label: str = "with weight decay",
-    other_label: str = "without weight decay",
+    label: str | None = None,
+    other_label: str | None = None,
 ) -> "Axes":
     """Draw a metric or another column against τ, with its prediction and a second trajectory.
 
@@ -57,7 +57,8 @@ def metric(
         ``trajectory`` where it has none. Where ``trajectory`` has none, both are drawn against
         steps.
       log: whether the metric has a logarithmic axis.
-      label, other_label: of the two in the legend.
+      label, other_label: of the two in the legend. By default one alone is "measured"; of two
+        they tell which has a flow time, as with weight decay, where only one of them has.
 
     Returns:
       The axes.
@@ -82,7 +83,10 @@ def metric(
             second = record_of("other", other)
             look = drawing.SOLID | {"color": drawing.OTHER}
             curve = second.curve(name, _times(second, clock, per_step))
-            ax.plot(*curve, **look, label=other_label)
+            own, others = _labels(record, second)
+            ax.plot(*curve, **look, label=others if other_label is None else other_label)
+            label = own if label is None else label
+        label = "measured" if label is None else label
         ax.plot(*record.curve(name, times), **drawing.SOLID, label=label)
         if beside is not None:
             words = quantities.symbol(record.quantity(beside))
@@ -97,6 +101,17 @@ def metric(
             drawing.log_axis(ax, "y")
         drawing.legend_above(ax)
     return ax
+
+
+def _labels(record: Record, other: Record) -> tuple[str, str]:
+    """Of two trajectories, as far as their clocks tell them apart."""
+    with_decay, without_decay = "with weight decay", "without weight decay"
+    match has_flow_time(record.dataset), has_flow_time(other.dataset):
+        case True, False:
+            return with_decay, without_decay
+        case False, True:
+            return without_decay, with_decay
+    return "trajectory", "other"
 
 
 def _flow_time_per_step(record: Record) -> float | None:

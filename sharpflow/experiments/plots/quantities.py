@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sharpflow.simulator.columns import RESERVED
+from sharpflow.simulator.grid.predictions import OUTPUT
 from sharpflow.simulator.observables import STANDARD
 from sharpflow.simulator.quantities import quantity_of
 from sharpflow.simulator.quantity import Quantity
@@ -21,6 +22,16 @@ _LONGEST = 60  # characters of a label: more do not fit along an axis of a page
 # Largest over smallest value from which on a scale is logarithmic. At 3, values within a factor of
 # each other would be bent; at 300 the small ones among them would lie on the axis.
 _WIDE = 30.0
+
+# What predictions say of columns, where this is not called "predicted_" and the name: on the sphere
+# there is one predicted sharpness, and that of the loss is of its mean above its infimum, which no
+# column is.
+_PREDICTED = {
+    "sharpness_manifold": "predicted_sharpness",
+    "sharpness_midpoint": "predicted_sharpness",
+    "sharpness_iterate": "predicted_sharpness",
+    "loss": None,
+}
 
 # Symbols as formulas have them. A word of a label with one of these in it is set as a formula.
 _FORMULAS = {
@@ -80,8 +91,10 @@ def joint_label(drawn: Sequence[Quantity]) -> str:
 def _up_to_symbol(quantity: Quantity) -> str:
     """``"sharpness λ₁"`` of the label ``"sharpness λ₁ at Φ(θₜ)"`` with the symbol λ₁ at Φ(θₜ)."""
     sign = quantity.symbol.split(" ")[0]
+    if not sign:
+        return quantity.label
     before, found, _ = quantity.label.partition(sign)
-    return before + found if sign else quantity.label
+    return before + found
 
 
 def mathtext(text: str) -> str:
@@ -153,6 +166,19 @@ def edge_of(dataset: "xarray.Dataset", name: str) -> str | None:
     return beside if isinstance(beside, str) and beside in dataset else None
 
 
+def prediction_of(dataset: "xarray.Dataset", name: str) -> str | None:
+    """The column that holds what the predictions of a grid say of another; None where none does.
+
+    Args:
+      dataset: of a grid, with predictions or without.
+      name: of the other.
+    """
+    predicted = _PREDICTED.get(name, f"predicted_{name}")
+    if predicted is None or predicted not in dataset or OUTPUT not in dataset[predicted].dims:
+        return None
+    return predicted
+
+
 def line_of(quantity: Quantity) -> float | None:
     """The value at which figures have a line, as 1 for an edge ratio."""
     reference = quantity.reference
@@ -160,8 +186,14 @@ def line_of(quantity: Quantity) -> float | None:
 
 
 def is_logarithmic(quantity: Quantity, values: np.ndarray) -> bool:
-    """Whether values are drawn on a log scale: they may be, and span so much that they need it."""
+    """Whether values are drawn on a log scale: they may be, and span so much that they need it.
+
+    A zero of a quantity that says ``"log"``, as of a loss that a float no longer holds, lies below
+    every such axis, and does not make it linear. Other quantities, as a share of wrong answers, may
+    mean their zeros.
+    """
     finite = np.asarray(values)[np.isfinite(values)]
+    finite = finite[finite != 0] if quantity.scale == "log" else finite
     if quantity.scale == "linear" or not finite.size or finite.min() <= 0:
         return False
     return bool(finite.max() > _WIDE * finite.min())

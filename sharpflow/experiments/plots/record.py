@@ -60,14 +60,19 @@ class Record:
         """What a column is."""
         return quantities.shown_quantity(self.dataset, name)
 
+    def values(self, name: str) -> np.ndarray:
+        """A column, NaN where nothing is drawn, shape (T,); of several eigenvalues the largest."""
+        values = np.asarray(self.dataset[name], dtype=np.float64)
+        values = values[:, 0] if values.ndim == 2 else values
+        return np.where(np.abs(values) < _LARGEST, values, np.nan)
+
     def curve(self, name: str, time: np.ndarray | None = None) -> Curve:
         """A column against the clock, or other times; of several eigenvalues the largest.
 
         Records without a value, as between measurements of the sharpness, are passed over.
         """
-        values = np.asarray(self.dataset[name], dtype=np.float64)
-        values = values[:, 0] if values.ndim == 2 else values
-        kept = np.abs(values) < _LARGEST  # nor is NaN
+        values = self.values(name)
+        kept = np.isfinite(values)
         places = np.asarray(self.dataset[self.clock] if time is None else time, dtype=np.float64)
         return Curve(places[kept], values[kept])
 

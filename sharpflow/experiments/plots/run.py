@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from sharpflow.experiments.kept_figures import keep
+from sharpflow.experiments.kept_figures import drawn_from, keep
 from sharpflow.experiments.plots.folder import plot_grid
 from sharpflow.simulator import open_run
 from sharpflow.simulator.store.folder import RunFolder
-from sharpflow.simulator.store.reading import verified_digest
 
 
 def plot_run(folder: Path, out: Path | None = None, *, suffix: str = ".png") -> list[Path]:
@@ -25,7 +24,7 @@ def plot_run(folder: Path, out: Path | None = None, *, suffix: str = ".png") -> 
       ValueError: as ``plot_grid``. A RunError, which is one: no run, or a damaged one.
     """
     run = RunFolder(folder)
-    data = verified_digest(run)
+    data = drawn_from(run)
     place = folder / "figures" if out is None else out
     paths = plot_grid(open_run(run), place, suffix=suffix)
     if out is None:

@@ -12,6 +12,7 @@ from sharpflow.experiments.grid_summary import (
     time_dimension,
 )
 from sharpflow.experiments.plots import quantities
+from sharpflow.simulator.grid.predictions import OUTPUT
 
 if TYPE_CHECKING:
     import xarray
@@ -24,7 +25,7 @@ CLOCKS = ("step", "tau")
 _LATE_PERCENTILES = (1.0, 99.0)
 # Whole range over the range after the transient from which on the latter makes the axis. Below 2
 # half of the axis or more would show it anyway.
-_WHOLE = 2.0
+WHOLE = 2.0
 
 
 class Band(NamedTuple):
@@ -70,6 +71,51 @@ def _percentiles(values: np.ndarray, levels: list[float]) -> np.ndarray:
     return percentiles
 
 
+def predicted(dataset: "xarray.Dataset", name: str) -> "xarray.DataArray | None":
+    """What the predictions say of a column, at the records of each trajectory.
+
+    Every prediction has times of its own. A median over the seeds needs common ones, and those of
+    the records are what the column itself is drawn at.
+
+    Args:
+      dataset: of a grid, with predictions or without.
+      name: of the column.
+
+    Returns:
+      As ``column``, linear between the outputs of a prediction and NaN outside of them; None where
+      the predictions say nothing of the column.
+    """
+    if (source := quantities.prediction_of(dataset, name)) is None:
+        return None
+    measured = column(dataset, name)
+    along = (*measured.dims[:-1], OUTPUT)
+    steps, values = (
+        dataset[of].transpose(*along).values.astype(np.float64)
+        for of in ("prediction_step", source)
+    )
+    records = np.broadcast_to(times(dataset, "step"), measured.shape)
+    at_records = np.full(measured.shape, np.nan)
+    for point in np.ndindex(measured.shape[:-1]):
+        known = np.isfinite(steps[point]) & np.isfinite(values[point])
+        if known.any():
+            outputs = steps[point][known], values[point][known]
+            at_records[point] = np.interp(records[point], *outputs, left=np.nan, right=np.nan)
+    return measured.copy(data=at_records)
+
+
+def once_all_begin(values: np.ndarray) -> np.ndarray:
+    """Predictions of seeds without what comes before the last of them begins.
+
+    Predictions begin at different times, and each new one would make a step in the median, which
+    no trajectory takes.
+
+    Args:
+      values: of the seeds, NaN where there is none, shape (seeds, T).
+    """
+    begun = np.cumsum(np.isfinite(values), axis=1) > 0
+    return np.where(begun[begun.any(axis=1)].all(axis=0), values, np.nan)
+
+
 def steady(dataset: "xarray.Dataset", name: str) -> "xarray.DataArray":
     """A column without the last tenth of the values of the trajectories that diverged."""
     values = column(dataset, name)
@@ -81,7 +127,8 @@ def steady(dataset: "xarray.Dataset", name: str) -> "xarray.DataArray":
 def bounds(dataset: "xarray.Dataset", name: str) -> tuple[float, float, bool] | None:
     """Where a scale begins and ends that holds all that is steady, and whether it is a log one.
 
-    That of a metric holds what ``_late`` takes of it, and that of a sharpness its edge, too. That
+    It holds what is predicted, too. That of a metric holds what ``_late`` takes of both, and that
+    of a sharpness its edge, too. That
     of a quantity with a value to be compared with, as 1 for an edge ratio, holds this value, and of
     the first half of the records no more than 1.5 times it or 1.2 times the largest of the second:
     before the edge it may be passed far and shortly.
@@ -91,6 +138,8 @@ def bounds(dataset: "xarray.Dataset", name: str) -> tuple[float, float, bool] | 
     """
     names = (name, quantities.edge_of(dataset, name))
     parts = [steady(dataset, part).values for part in names if part is not None]
+    if (expected := predicted(dataset, name)) is not None:
+        parts.append(expected.values)
     shown = np.concatenate([part[np.isfinite(part)] for part in parts])
     if not shown.size:
         return None
@@ -100,11 +149,12 @@ def bounds(dataset: "xarray.Dataset", name: str) -> tuple[float, float, bool] | 
         most = max(1.5 * line, 1.2 * late[np.isfinite(late)].max(initial=line))
         shown = np.append(np.minimum(shown, most), line)
     if quantities.is_logarithmic(quantity, shown):
-        low, high = float(shown.min()), float(shown.max())
+        low, high = float(shown[shown > 0].min()), float(shown.max())
         room = (high / low) ** 0.04
         return low / room, high * room, True
     if name in quantities.metric_names(dataset, time_dimension(dataset)):
-        shown = _late(dataset, parts[0], shown)
+        of_metric = [parts[0]] if expected is None else [parts[0], expected.values]
+        shown = _late(dataset, np.stack(of_metric), shown)
     low, high = float(shown.min()), float(shown.max())
     margin = 0.04 * (high - low) or 0.1 * abs(high) or 1.0
     return low - margin, high + margin, False
@@ -136,7 +186,7 @@ def _late(dataset: "xarray.Dataset", values: np.ndarray, shown: np.ndarray) -> n
         return shown
     last = finite & (np.cumsum(finite[..., ::-1], axis=-1)[..., ::-1] == 1)
     late = np.append(np.percentile(after, _LATE_PERCENTILES), values[last])
-    return late if np.ptp(shown) > _WHOLE * np.ptp(late) else shown
+    return late if np.ptp(shown) > WHOLE * np.ptp(late) else shown
 
 
 def clock(dataset: "xarray.Dataset", against: str | None) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from sharpflow.experiments.grid_summary import EDGE_RATIOS, SHARPNESSES
-from sharpflow.experiments.plots import drawing, quantities
+from sharpflow.experiments.plots import drawing, quantities, series
 from sharpflow.experiments.plots.arguments import (
     DATASET,
     RECORD,
@@ -23,10 +23,12 @@ from sharpflow.experiments.plots.record import Curve, Record, has_flow_time, rec
 from sharpflow.models import Problem
 from sharpflow.models.arguments import TEXT, Kind, checked, optional
 from sharpflow.models.precision import compiled
-from sharpflow.models.problem import PROBLEM, Params
+from sharpflow.models.problem import PROBLEM, Params, require_fitting
+from sharpflow.simulator.average import edge_of_average, rates_of_gdwd
+from sharpflow.simulator.comparison import PREDICTION
+from sharpflow.simulator.quantity import Quantity
 from sharpflow.simulator.trajectory import Trajectory
-from sharpflow.theory import predicted_loss
-from sharpflow.theory.flow import FLOW, FlowSolution
+from sharpflow.theory import CentralFlowSolution, FlowSolution, predicted_loss
 
 if TYPE_CHECKING:
     import xarray
@@ -43,6 +45,14 @@ _LOSSES = ("loss", "loss_mean")
 _COLOURS = (drawing.MEASURED, drawing.OTHER, drawing.SINGLE_EDGE)
 # Under the sharpness that follows it, and still seen beside it.
 _THRESHOLD: dict[str, Any] = drawing.LINE | {"linewidth": 2.4}
+# Share of the records of a metric that its axis may leave out. With half of them, as for the bands
+# of a grid, it could leave out the entry into the edge, which is what one trajectory is looked at
+# for.
+_TRANSIENT = 0.1
+# Of the range of a metric: one that moves less after its transient, as an accuracy that stays 1,
+# has nothing to show there. At a hundred times as much a measured and a predicted error would lie
+# on each other.
+_AT_REST = 1e-4
 # Losses of single steps differ by decades at the edge, and would hide their mean.
 _BEHIND: dict[str, Any] = {"color": drawing.BEHIND, "linewidth": 0.8, "zorder": 1.6}
 
@@ -67,7 +77,7 @@ _COLUMNS = Kind(
 
 @checked(
     trajectory=RECORD,
-    flow=optional(FLOW),
+    flow=optional(PREDICTION),
     axes=optional(SEVERAL_AXES),
     comparison=optional(DATASET),
     problem=optional(PROBLEM),
@@ -76,7 +86,7 @@ _COLUMNS = Kind(
 )
 def panel(
     trajectory: "Trajectory | xarray.Dataset",
-    flow: FlowSolution | None = None,
+    flow: FlowSolution | CentralFlowSolution | None = None,
     axes: "Sequence[Axes] | np.ndarray | None" = None,
     *,
     comparison: "xarray.Dataset | None" = None,
@@ -90,11 +100,13 @@ def panel(
     sharpness with the threshold λ* or the line 2/η, an edge ratio with 1. Records without a value
     are passed over. By default there are axes for the loss, at single steps and as the mean
     between records; for the metrics, those of training data beside those of test data; for the
-    sharpness that is nearest to Γ; and for ``hessian_sharpness``.
+    sharpness that is nearest to Γ; and for ``hessian_sharpness``. The axis of a metric leaves out
+    the first tenth of its records where they would make it more than twice as long.
 
     Args:
       trajectory: what ``sharpflow.simulate`` returns, its dataset, or a grid of one point.
-      flow: what ``sharpflow.predict`` returns for it: its λ_1 and λ* are drawn, dashed.
+      flow: what ``sharpflow.predict`` returns for it: its λ_1 and λ* are drawn, dashed. Those of a
+        central flow are drawn beside a ``Trajectory`` alone, which tells its rates.
       axes: as many as there are panels; by default those of a new figure, as wide as a column of
         a page for one panel and as the page for more.
       comparison: what ``sharpflow.compare`` returns for it: the sharpness is the one at Φ(θ_t)
@@ -113,7 +125,8 @@ def panel(
     """
     record = record_of("trajectory", trajectory, against)
     compared = None
-    if comparison is not None:
+    # a comparison with a central flow has no sharpness on Γ and no entry
+    if comparison is not None and not isinstance(flow, CentralFlowSolution):
         require_columns("comparison", comparison, "tau", "sharpness")
         require_entry(comparison)
         compared = Record(comparison, record.clock)
@@ -147,11 +160,19 @@ def _given(
     wanted = {name for names in groups for name in names}
     if compared is not None:
         wanted.discard(_AT_MANIFOLD)
-    require_columns("trajectory", record, *sorted(wanted))
+    elif _AT_MANIFOLD in wanted and _AT_MANIFOLD not in record:
+        recorded = [name for name in SHARPNESSES if name in record]
+        raise ValueError(
+            f"columns has {_AT_MANIFOLD!r}, which compare makes: give what it returns as "
+            f"comparison=, or draw a recorded sharpness; there are {recorded}"
+        )
+    require_columns("trajectory", record.dataset, *sorted(wanted))
     return groups
 
 
-def _recorded(record: Record, flow: FlowSolution | None, compared: Record | None) -> list[_Names]:
+def _recorded(
+    record: Record, flow: FlowSolution | CentralFlowSolution | None, compared: Record | None
+) -> list[_Names]:
     """What there is to draw: losses, metrics by their kind, the sharpness next to Γ, and λ_1(w)."""
     groups: list[_Names] = []
     if losses := tuple(name for name in ("loss", "loss_mean") if name in record):
@@ -175,26 +196,52 @@ def _recorded(record: Record, flow: FlowSolution | None, compared: Record | None
 
 def _predictions(
     record: Record,
-    flow: FlowSolution,
+    flow: FlowSolution | CentralFlowSolution,
     problem: Problem | None,
     trajectory: "Trajectory | xarray.Dataset",
 ) -> dict[str, Curve]:
     """What the flow says of columns, by their names."""
     time = record.on_clock(np.asarray(flow.tau))
+    if isinstance(flow, CentralFlowSolution):
+        averages = _averages(record, flow, problem, trajectory)
+        return {name: Curve(time, each) for name, each in averages.items()}
     sharpness, threshold = np.asarray(flow.eigenvalues)[:, 0], np.asarray(flow.threshold)
     values = dict.fromkeys((_AT_MANIFOLD, *_SPHERICAL), sharpness) | {"threshold": threshold}
     values |= dict.fromkeys(EDGE_RATIOS, sharpness / threshold)
     if problem is not None:
+        require_fitting(problem, _point(flow, 0), "points of flow")
         names = [name for name in problem.metrics if name in record]
         along = [_metrics(problem, _point(flow, place)) for place in range(len(time))]
         values |= {name: np.asarray([each[name] for each in along]) for name in names}
         if isinstance(trajectory, Trajectory):
             oscillation = np.asarray(predicted_loss(flow, trajectory.intrinsic_rate))
             loss = float(problem.loss_infimum) + trajectory.oscillation_share * oscillation
-            # before the edge tr M is 0 but for rounding
-            at_edge = oscillation > 1e-3 * oscillation.max()
+            # before the edge tr M is 0 but for rounding, also of a flow that never comes there
+            trace = np.trace(np.asarray(flow.edge_covariance), axis1=1, axis2=2)
+            at_edge = trace > max(1e-3 * np.fmax.reduce(trace), 1e-6)
             values["loss_mean"] = np.where(at_edge, loss, np.nan)
     return {name: Curve(time, each) for name, each in values.items()}
+
+
+def _averages(
+    record: Record,
+    flow: CentralFlowSolution,
+    problem: Problem | None,
+    trajectory: "Trajectory | xarray.Dataset",
+) -> dict[str, np.ndarray]:
+    """What a central flow says of columns, by their names."""
+    values = {"loss_mean": np.asarray(flow.mean_loss)}
+    values |= dict.fromkeys(_IN_W[:1], np.asarray(flow.eigenvalues)[:, 0])
+    rates = rates_of_gdwd(trajectory) if isinstance(trajectory, Trajectory) else None
+    if rates is not None:
+        on_sphere = trajectory.on_sphere
+        sharpness, threshold = edge_of_average(flow, rates, on_sphere=on_sphere)
+        values |= dict.fromkeys(_SPHERICAL, sharpness) | {"threshold": threshold}
+        values |= dict.fromkeys(EDGE_RATIOS, sharpness / threshold)
+    if problem is not None:
+        metrics = {name: each for name, each in problem.metrics.items() if name in record}
+        values |= {name: np.asarray(flow.mean_of(metric)) for name, metric in metrics.items()}
+    return values
 
 
 def _point(flow: FlowSolution, place: int) -> Params:
@@ -231,8 +278,7 @@ def _common_legend(axes: "list[Axes]") -> None:
     if len(entries) < 2:
         return
     figure = drawing.figure_of(axes[0])
-    columns = drawing.legend_columns(list(entries), 72.0 * figure.get_size_inches()[0] - 40.0)
-    figure.legend(entries.values(), entries, loc="outside upper left", ncols=columns)
+    drawing.legend_over(figure, entries)
 
 
 def _draw(
@@ -264,14 +310,68 @@ def _draw(
         curves[name] = record.curve(name)
         look = _THRESHOLD if name == "threshold" else drawing.LINE
         ax.plot(*curves[name], **look, zorder=1.5, label=quantities.label(quantity))
-    for place, name in enumerate(name for name in curves if name in predicted):
-        ax.plot(*predicted[name], **drawing.DASHED, label="_" if place else "predicted flow")
+    _draw_predictions(ax, drawn, beside, predicted)
     drawing.time_axis(ax, record.time_label)
     if compared is not None:
         mark_predicted_entry(ax, compared.dataset, record.clock)
     first = next(iter(drawn.values()))
     shared = [first] if names == _LOSSES else [*drawn.values()]
-    ax.set_ylabel(quantities.joint_label(shared))
+    words = quantities.joint_label(shared)
+    if drawing.text_width(words, drawing.RC["axes.labelsize"]) > 72.0 * drawing.height_inches(ax):
+        words = words.replace(", ", ",\n")
+    ax.set_ylabel(words)
     everything = np.concatenate([curve.values for curve in curves.values()])
     if quantities.is_logarithmic(first, everything) or "threshold" in beside:
         drawing.log_axis(ax, "y")
+    elif {*names} <= {*quantities.metric_names(record.dataset, record.time_dimension)}:
+        _leave_transient_out(ax, record, names, predicted)
+
+
+def _draw_predictions(
+    ax: "Axes",
+    drawn: Mapping[str, Quantity],
+    beside: Mapping[str, Quantity],
+    predicted: Mapping[str, Curve],
+) -> None:
+    """What is predicted of the columns, in a look of its own for each that is another curve.
+
+    Args:
+      ax: where.
+      drawn: columns, by their names.
+      beside: what they are compared with. A prediction of it lies on its line and needs no name.
+      predicted: curves by the names of columns; sharpnesses have the same.
+    """
+    curves: dict[str, Curve] = {}
+    for name in filter(predicted.__contains__, drawn):
+        if not any(other.values is predicted[name].values for other in curves.values()):
+            curves[name] = predicted[name]
+    looks = itertools.cycle(drawing.PREDICTIONS)
+    for (name, curve), look in zip(curves.items(), looks, strict=False):
+        words = "flow" if len(curves) == 1 else quantities.symbol(drawn[name])
+        ax.plot(*curve, **look, label=f"predicted {words}")
+    for name in beside:
+        if name in predicted:
+            label = "_" if curves else "predicted flow"
+            ax.plot(*predicted[name], **drawing.DASHED, label=label)
+
+
+def _leave_transient_out(
+    ax: "Axes", record: Record, names: _Names, predicted: Mapping[str, Curve]
+) -> None:
+    """The axis of metrics without their first records, where these dwarf all that follows.
+
+    Args:
+      ax: with a linear axis.
+      record: of the trajectory.
+      names: of the metrics.
+      predicted: which the axis holds whole.
+    """
+    values = np.stack([record.values(name) for name in names])
+    begin = int(_TRANSIENT * values.shape[1])
+    flows = [predicted[name].values for name in names if name in predicted]
+    late = np.concatenate([values[:, begin:].ravel(), *flows])
+    low, high = np.fmin.reduce(late), np.fmax.reduce(late)
+    reach = max(np.fmax.reduce(values, None), high) - min(np.fmin.reduce(values, None), low)
+    if _AT_REST * reach < high - low < reach / series.WHOLE:
+        margin = max(0.04 * (high - low), 0.02 * reach)
+        ax.set_ylim(low - margin, high + margin)

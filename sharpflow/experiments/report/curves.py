@@ -11,7 +11,7 @@ from sharpflow.experiments.report.measured import Measures
 from sharpflow.experiments.report.points import Records
 from sharpflow.experiments.report.predicted import Prediction
 from sharpflow.experiments.report.statements import statement_facts
-from sharpflow.simulator.comparison import COMPARISON
+from sharpflow.simulator.comparison_quantities import COMPARISON
 from sharpflow.simulator.quantities import RESULT
 from sharpflow.simulator.quantity import Quantity
 

@@ -52,6 +52,10 @@ _CAPTIONS = {
     "fisher-largest-eigenvalue": "The largest eigenvalue of the Fisher matrix of wide random "
     "networks, measured and from mean-field theory.",
     "outcomes": "How the trajectories ended, over learning rate and weight decay.",
+    "prediction-final-relative-error": "Where the prediction holds: tracking error over distance "
+    "moved at the end, the median over seeds, over learning rate and weight decay.",
+    "prediction-threshold-ratio": "Where the prediction holds: measured over predicted threshold "
+    "at the end, the median over seeds, over learning rate and weight decay.",
 }
 _PATTERNS = (
     (r"limits-(?P<what>.+)", "Errors of the theory up to large ηλ: {what}."),
@@ -86,10 +90,11 @@ def embedded(paths: Iterable[Path]) -> list[Figure]:
 
 
 def _order(name: str) -> tuple:
-    """The outcomes first, then quantity by quantity its map before its bands."""
+    """The outcomes first, where predictions hold, then of each quantity its map and its bands."""
     kind, _, quantity = name.partition("-")
     of_grid = kind in ("final", "bands")
-    return name != "outcomes", quantity if of_grid else name, kind == "bands"
+    first = name != "outcomes", kind != "prediction"
+    return *first, quantity if of_grid else name, kind == "bands"
 
 
 def drawn(dataset: "xarray.Dataset", folder: Path, data: str) -> list[Figure]:
@@ -98,7 +103,7 @@ def drawn(dataset: "xarray.Dataset", folder: Path, data: str) -> list[Figure]:
     Args:
       dataset: of the run.
       folder: where ``sharpflow plot`` puts them.
-      data: digest of the arrays; figures of others are drawn anew, and not kept.
+      data: what ``drawn_from`` gives; figures of other data are drawn anew, and not kept.
 
     Raises:
       ValueError: there is nothing to draw.

@@ -18,7 +18,7 @@ from sharpflow.experiments.plots.quantities import metric_names, shown_quantity
 from sharpflow.experiments.report.page import Cell, Table, number, words
 from sharpflow.experiments.report.points import Records, label, short_name
 from sharpflow.experiments.report.predicted import Prediction
-from sharpflow.simulator.comparison import COMPARISON_NUMBERS
+from sharpflow.simulator.comparison_quantities import COMPARISON_NUMBERS
 
 if TYPE_CHECKING:
     import xarray
@@ -38,7 +38,8 @@ def grid_table(
     Args:
       dataset: of the run.
       points: of it.
-      predictions: the points with a flow, whose tracking error is shown.
+      predictions: the points with a flow, whose tracking error is shown where the run does not
+        keep those of all points.
       curves: how many of the points, the first ones, have curves to lead to.
     """
     time = time_dimension(dataset)
@@ -46,7 +47,8 @@ def grid_table(
     ended = _outcomes(dataset)
     heads = ["point", *map(short_name, points.axes), "status", "steps", "τ"]
     heads += [f"last {shown_quantity(dataset, name).label}" for name in last]
-    if predictions:
+    errors = _tracking_errors(dataset, points.count, predictions)
+    if errors is not None:
         heads.append(COMPARISON_NUMBERS["final_relative_error"].label)
     rows = []
     for point in range(points.count):
@@ -62,15 +64,29 @@ def grid_table(
             number(tau),
             *(number(values[point]) for values in last.values()),
         ]
-        if predictions:
-            error = (
-                predictions[point].comparison.attrs["final_relative_error"]
-                if point in predictions
-                else None
-            )
-            row.append(number(np.nan if error is None else error))
+        if errors is not None:
+            row.append(number(errors[point]))
         rows.append(row)
     return Table("grid-table", heads, rows)
+
+
+def _tracking_errors(
+    dataset: "xarray.Dataset", count: int, predictions: Mapping[int, Prediction]
+) -> np.ndarray | None:
+    """Of every point, NaN where no prediction reaches its end; the run's folder has those of all.
+
+    Returns:
+      Shape (points,), or None where nothing is predicted.
+    """
+    name = "final_relative_error"
+    if name in dataset:
+        return last_values(dataset, name).values.reshape(count)
+    if not predictions:
+        return None
+    errors = np.full(count, np.nan)
+    for point, prediction in predictions.items():
+        errors[point] = prediction.comparison.attrs[name]
+    return errors
 
 
 def _axis(value: float | int | str) -> Cell:

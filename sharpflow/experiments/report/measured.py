@@ -17,6 +17,15 @@ _RESPONSE = 2.0  # b of GD+WD, the one rule whose loss is predicted from its thr
 
 Measures = dict[str, float]
 
+# What a report does not tell of a run, by the column without which it cannot.
+NEEDS = {
+    "threshold": "the norm, the predicted entry and the predicted loss",
+    "norm_squared": "the norm beside the threshold",
+    "loss": "the predicted entry",
+    "loss_mean": "the mean loss",
+    "loss_rises": "the share of steps that raise the loss",
+}
+
 _PLACES = {
     "edge_ratio_iterate": "The edge ratio is that at the iterates: there the oscillation itself "
     "adds to the sharpness on Γ, the more the larger ηλ.",
@@ -183,16 +192,9 @@ def remarks(
             "No edge ratio was recorded: there is no entry and nothing after it. Name a sharpness "
             'among the observables, as "sharpness_manifold".'
         )
-    needs = {
-        "threshold": "the norm, the predicted entry and the predicted loss",
-        "norm_squared": "the norm beside the threshold",
-        "loss": "the predicted entry",
-        "loss_mean": "the mean loss",
-        "loss_rises": "the share of steps that raise the loss",
-    }
     lines += [
         f"The column {name} was not recorded: {what} cannot be told."
-        for name, what in needs.items()
+        for name, what in NEEDS.items()
         if name not in dataset
     ]
     if "intrinsic_rate" not in dataset:

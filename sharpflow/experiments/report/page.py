@@ -92,6 +92,7 @@ class Page:
       notes: on the statements: what they mean, and what is absent and why.
       provenance: tables of how it was made, by name.
       reading: Python that reads the numbers.
+      command_note: what the command needs, where that is not in the folder.
       config: text of the config, or None.
       grid: a row for each point, or None.
       curves: of the points, for the page's script, or None.
@@ -109,6 +110,7 @@ class Page:
     notes: Sequence[str]
     provenance: Mapping[str, Mapping[str, str]]
     reading: str
+    command_note: str = ""
     config: str | None = None
     grid: Table | None = None
     curves: Mapping[str, Any] | None = None

@@ -1,23 +1,16 @@
 """The flow of some points of a run, from the snapshots that it kept."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
-from jaxtyping import Array
 
-from sharpflow.experiments.config import load
-from sharpflow.experiments.config.trust import beyond_presets
-from sharpflow.experiments.run import own_config
-from sharpflow.models.problem import Params, Problem
-from sharpflow.simulator import Trajectory, compare, grid_point, predict
-from sharpflow.simulator.axes import Axes, keywords_of
-from sharpflow.simulator.rules import gdwd
-from sharpflow.simulator.store.folder import CONFIG_FILE, RunFolder
-from sharpflow.theory.flow import FlowSolution
+from sharpflow.experiments.remade import Remade
+from sharpflow.models.problem import Params
+from sharpflow.simulator import Trajectory
+from sharpflow.simulator.grid.predictions import predict_point
+from sharpflow.theory import CentralFlowSolution, FlowSolution
 
 if TYPE_CHECKING:
     import xarray
@@ -38,77 +31,14 @@ class Prediction:
     """
 
     trajectory: Trajectory
-    flow: FlowSolution
+    flow: FlowSolution | CentralFlowSolution
     comparison: "xarray.Dataset"
     metrics: dict[str, np.ndarray]
 
-
-@dataclasses.dataclass(frozen=True)
-class Remade:
-    """What a run simulated, made again from its config.
-
-    Attributes:
-      axes: with the values of the config, tuples among them.
-      make: the problem of a point, from the values of the axes.
-      optimizer: as ``simulate_grid`` takes it.
-    """
-
-    axes: Axes
-    make: Callable[[dict[str, Any]], Problem]
-    optimizer: Callable[..., Any]
-
-
-def remake(run: RunFolder, *, trust: bool) -> Remade:
-    """The problem and the optimizer of a run.
-
-    The config names functions, and a folder may come from anybody. Those of our presets are
-    called; others are not even imported, unless the reader says so. Then they are looked for in
-    the working directory and among what is installed, not beside the run.
-
-    Args:
-      run: whose config is read.
-      trust: whether functions that are not of our presets may be imported and called.
-
-    Raises:
-      ValueError: the run has no config of its own, a function is not trusted or missing, or one
-        fails.
-    """
-    if own_config(run) is None:
-        raise ValueError(
-            f"the run has no {CONFIG_FILE}, which only the command line writes: its problem is "
-            "not known"
-        )
-    config = load(str(run.path / CONFIG_FILE), check_functions=False)
-    strange = beyond_presets(config)
-    if strange and not trust:
-        raise ValueError(
-            f"the config has {', '.join(strange)}, which is not of a preset of sharpflow. It was "
-            "left alone, since a folder may come from anybody; --trust (trust=True) imports and "
-            "calls what the config names"
-        )
-    config = dataclasses.replace(config, folder=None)
-    arguments = config.build()
-    given = arguments["problem"]
-    axes = Axes(
-        {
-            "seed": config.seed,
-            "learning_rate": config.learning_rate,
-            "weight_decay": config.weight_decay,
-            **config.axes,
-        }
-    )
-    made: dict[tuple, Problem] = {}
-
-    def make(point: dict[str, Any]) -> Problem:
-        if isinstance(given, Problem):
-            return given
-        names = keywords_of(given, list(config.axes))
-        values = tuple(point[name] for name in names)
-        if values not in made:
-            made[values] = given(**dict(zip(names, values, strict=True)))
-        return made[values]
-
-    return Remade(axes, make, arguments.get("optimizer", gdwd))
+    @property
+    def points(self) -> Params:
+        """The points of the flow, with a leading axis for its outputs."""
+        return self.flow.theta if isinstance(self.flow, FlowSolution) else self.flow.params
 
 
 def chosen(usable: np.ndarray, most: int | None) -> list[int]:
@@ -167,19 +97,9 @@ def _prediction(remade: Remade, dataset: "xarray.Dataset", point: int) -> Predic
     problem = remade.make(at)
     places = dict(zip(remade.axes.names, remade.axes.index(point), strict=True))
     labels = {name: dataset[name].values[place].item() for name, place in places.items()}
-    trajectory = grid_point(dataset, problem, optimizer=remade.optimizer, **labels)
-    # the bar over the points is the one that is shown
-    flow = predict(problem, trajectory, rtol=RTOL, progress=False)
-    comparison = compare(trajectory, flow, problem, progress=False)
-    compared = np.isin(np.asarray(flow.tau), comparison["tau"].values)
-    metrics = {
-        name: np.asarray(_along(metric, flow.theta))[compared]
-        for name, metric in problem.metrics.items()
-    }
-    return Prediction(trajectory, flow, comparison, metrics)
-
-
-@partial(jax.jit, static_argnums=0)
-def _along(metric: Callable[[Params], Array], theta: Params) -> Array:
-    """A metric at every output of a flow, one after the other: test sets may be large."""
-    return jax.lax.map(metric, theta)
+    # Twelve points may take as long as one of the grid: the bar over the points is what is shown.
+    made = predict_point(problem, dataset, remade.optimizer, labels, {"rtol": RTOL})
+    if made.trajectory is None or made.flow is None or made.comparison is None:
+        raise ValueError(made.reason)
+    metrics = {name: made.columns[f"predicted_{name}"] for name in problem.metrics}
+    return Prediction(made.trajectory, made.flow, made.comparison, metrics)

@@ -3,21 +3,19 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sharpflow.experiments.config import load
+from sharpflow.experiments.config.trust import modules_of_user
 from sharpflow.experiments.grid_summary import time_dimension
+from sharpflow.experiments.kept_figures import drawn_from
+from sharpflow.experiments.remade import Remade, remake
 from sharpflow.experiments.report.curves import all_curves
 from sharpflow.experiments.report.figures import drawn
 from sharpflow.experiments.report.grid_table import grid_table
+from sharpflow.experiments.report.kept_predictions import kept_predictions
 from sharpflow.experiments.report.measured import Measures, measure, remarks
 from sharpflow.experiments.report.page import Figure, Page, Sphere
 from sharpflow.experiments.report.points import Records, records
-from sharpflow.experiments.report.predicted import (
-    MOST,
-    Prediction,
-    Remade,
-    chosen,
-    predict_points,
-    remake,
-)
+from sharpflow.experiments.report.predicted import MOST, Prediction, chosen, predict_points
 from sharpflow.experiments.report.spheres import predicted_sphere, recorded_sphere
 from sharpflow.experiments.report.statements import SETTLED, statement_table
 from sharpflow.experiments.run import own_config
@@ -25,7 +23,7 @@ from sharpflow.models.files import read_json
 from sharpflow.models.representation import size_in_words
 from sharpflow.simulator import RunError, open_run
 from sharpflow.simulator.store.folder import CONFIG_FILE, RunFolder
-from sharpflow.simulator.store.reading import noted_memory, verified_digest
+from sharpflow.simulator.store.reading import noted_memory
 
 if TYPE_CHECKING:
     import xarray
@@ -45,7 +43,7 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None, *, tr
       ValueError: the run is damaged.
     """
     run = RunFolder(folder)
-    data = verified_digest(run)
+    data = drawn_from(run)
     asked, dataset = run.description, open_run(run)
     time = time_dimension(dataset)
     points = records(dataset, time, asked.get("axes", {}))
@@ -64,9 +62,16 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None, *, tr
         else "unknown: the config is left out"
         if left_out
         else "made from Python, by sharpflow.simulate_grid(..., out=...): there is no config",
+        command_note=_importable(run) if config is not None else "",
         config=config,
         statements=statement_table(measures, predicted),
-        notes=[SETTLED, *remarks(dataset, measures, infimum), *left_out, *notes],
+        notes=[
+            SETTLED,
+            *remarks(dataset, measures, infimum),
+            *left_out,
+            *kept_predictions(dataset, points),
+            *notes,
+        ],
         grid=grid_table(dataset, points, predicted, curves=len(shown_curves["points"])),
         curves=shown_curves,
         curve_note=curve_note,
@@ -94,17 +99,23 @@ def _predictions(
     """The flows of some points, inf L where the problem is known, and what to say of both."""
     if most == 0:
         return {}, None, ["No flow was integrated: the report was made without predictions."]
-    if "snapshot" not in dataset.dims:
-        return {}, None, [
-            "No snapshots of the parameters were recorded (snapshot_every): there is no predicted "
-            "flow, and no trajectory on the sphere."
-        ]  # fmt: skip
+    has_snapshots = "snapshot" in dataset.dims
+    nothing = (
+        "No snapshots of the parameters were recorded (snapshot_every): there is no predicted "
+        "flow, and no trajectory on the sphere."
+    )
     try:
         remade = remake(run, trust=trust)
         infimum = _infimum(remade, points)
     except ValueError as error:
-        said = " ".join(str(error).split())
-        return {}, None, [f"No flow could be integrated, since the problem was not made: {said}"]
+        said = f"the problem was not made: {' '.join(str(error).split())}"
+        if has_snapshots:
+            return {}, None, [f"No flow could be integrated, since {said}"]
+        return {}, None, [nothing, f"The infimum of the loss is not known, since {said}"]
+    if not has_snapshots:
+        # the infimum tells losses, for which no snapshot is needed
+        made = "The problem was trusted and made again. " if trust else ""
+        return {}, infimum, [f"{made}{nothing}"]
     usable = (points.status == 0) & (points.intrinsic_rate > 0)
     picked = chosen(usable.reshape(points.shape), most)
     predicted, reasons = predict_points(remade, dataset, picked, progress)
@@ -212,6 +223,21 @@ def _config(run: RunFolder) -> tuple[str | None, list[str]]:
         return own_config(run), []
     except RunError as error:
         return None, [f"The config is left out: {error}"]
+
+
+def _importable(run: RunFolder) -> str:
+    """What must be there for the command, where the config names modules of the user's."""
+    try:
+        modules = modules_of_user(load(str(run.path / CONFIG_FILE), check_functions=False))
+    except ValueError:  # what is wrong with it is told where the problem is to be made
+        return ""
+    if not modules:
+        return ""
+    return (
+        f"The config names functions of {', '.join(modules)}, and a run keeps no modules: where it "
+        "is made again, these must lie in the folder of the config or in the working directory, "
+        "or be installed."
+    )
 
 
 def _first_line(config: str | None) -> str:

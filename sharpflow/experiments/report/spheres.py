@@ -28,7 +28,7 @@ _MOST_POINTS = 2000  # of a trajectory
 
 def predicted_sphere(title: str, prediction: "Prediction") -> Sphere | None:
     """A point of a run and its flow, in the coordinates of the flow; None below three entries."""
-    return _sphere(title, prediction.trajectory.params, prediction.flow.theta)
+    return _sphere(title, prediction.trajectory.params, prediction.points)
 
 
 def recorded_sphere(

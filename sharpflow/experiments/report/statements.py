@@ -7,7 +7,7 @@ import numpy as np
 from sharpflow.experiments.report.measured import Measures
 from sharpflow.experiments.report.page import Cell, Table, number, shown, words
 from sharpflow.experiments.report.predicted import Prediction
-from sharpflow.simulator.comparison import COMPARISON_NUMBERS
+from sharpflow.simulator.comparison_quantities import COMPARISON_NUMBERS
 from sharpflow.simulator.crossing import SETTLE_TAU
 
 SETTLED = (
@@ -38,7 +38,9 @@ def statement_table(measures: Sequence[Measures], predictions: Mapping[int, Pred
     }
     if predictions:
         flows = [each.comparison for each in predictions.values()]
-        of_flow = {name: [flow.attrs[name] for flow in flows] for name in _FLOW_ATTRIBUTES}
+        of_flow = {
+            name: [flow.attrs.get(name, np.nan) for flow in flows] for name in _FLOW_ATTRIBUTES
+        }
         entry, expected = (np.array(of_flow[f"{of}entry_step"]) for of in ("", "predicted_"))
         # a start at the edge enters at once, and a ratio of nothing to nothing says nothing
         late = (entry > 0) & (expected >= 1)
@@ -87,8 +89,8 @@ def statement_facts(measures: Measures, prediction: Prediction | None) -> list[l
         facts += [
             [
                 "entry step, from the arrival on Γ",
-                _said(attributes["entry_step"]),
-                _said(attributes["predicted_entry_step"]),
+                _said(attributes.get("entry_step", np.nan)),
+                _said(attributes.get("predicted_entry_step", np.nan)),
             ],
             [_words("final_relative_error"), _said(attributes["final_relative_error"]), "0"],
             [

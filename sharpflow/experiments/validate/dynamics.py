@@ -91,7 +91,8 @@ def run(progress: bool | None = None) -> Findings:
         SAM: sf.simulator.sam(LEARNING_RATE, rho=RHO),
     }
     runs = {name: _simulated(problem, params, rule, progress) for name, rule in rules.items()}
-    flow = sf.predict(problem, runs[GDWD], num_outputs=40, progress=progress)
+    flow = sf.predict(problem, runs[GDWD], kind="sharpness_flow", num_outputs=40, progress=progress)
+    assert isinstance(flow, sf.FlowSolution)
     start = _near_edge(problem)
     checks = [
         *_gdwd_checks(problem, runs[GDWD], flow),

@@ -19,7 +19,7 @@ from sharpflow.experiments.validate.ire_problems import (
 )
 from sharpflow.models.progress import progress_bar
 from sharpflow.simulator import FlatProjection
-from sharpflow.simulator.comparison import COMPARISON
+from sharpflow.simulator.comparison_quantities import COMPARISON
 from sharpflow.simulator.quantities import RESULT, described
 from sharpflow.simulator.quantity import Quantity, by_name
 
@@ -148,8 +148,14 @@ def _beside_flow(case: Case, kappa: float, projection: FlatProjection | None = N
         case, kappa, projection or sf.simulator.tangent_at_manifold(case.problem)
     )
     flow = sf.predict(
-        case.problem, trajectory, arrival_step=0, max_edge=case.max_edge, progress=False
+        case.problem,
+        trajectory,
+        kind="sharpness_flow",
+        arrival_step=0,
+        max_edge=case.max_edge,
+        progress=False,
     )
+    assert isinstance(flow, sf.FlowSolution)
     compared = sf.compare(trajectory, flow, case.problem, progress=False)
     return _Run(
         tau=compared["tau"].values,

@@ -8,7 +8,7 @@ import numpy as np
 import sharpflow as sf
 from sharpflow.experiments.validate.cases import Case, seed_of
 from sharpflow.models.problem import Params
-from sharpflow.simulator.comparison import COMPARISON
+from sharpflow.simulator.comparison_quantities import COMPARISON
 from sharpflow.simulator.quantities import RESULT, described
 from sharpflow.simulator.quantity import Quantity, by_name
 

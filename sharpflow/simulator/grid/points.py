@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sharpflow.models import Params, Problem, validate_params
+from sharpflow.models import Params, Problem
 from sharpflow.models.arguments import require_within, shown
 from sharpflow.models.precision import compiled
+from sharpflow.models.problem import validate_start
 from sharpflow.simulator.axes import BASE, BY_POSITION, Axes, keywords_of
 from sharpflow.simulator.host import Starts
 from sharpflow.simulator.premises import require_possible_rule
@@ -108,7 +109,10 @@ class Points:
         self._rule_takes = keywords_of(optimizer, others, BY_POSITION["optimizer"])
         self._drawn: dict[tuple[int, int], Params] = {}
         first = batch.points[0]
-        self.example = validate_params(batch.program.problem, self._params(first), "the start")
+        # a start that takes an axis, as a number of columns, may choose the shapes by it
+        self.example = validate_start(
+            batch.program.problem, self._params(first), "the start", as_drawn=not self._start_takes
+        )
         self.dtype = jax.tree.leaves(self.example)[0].dtype
 
         def begin(params: Params, hyperparameters: Hyperparameters) -> LoopState:

@@ -1,29 +1,18 @@
-"""Simulate a grid of trajectories, plan it, and take a point of it."""
+"""Simulate a grid of trajectories, and plan it."""
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 import jax
 import numpy as np
 
-from sharpflow.models import Params, Problem
-from sharpflow.models.arguments import (
-    COUNT,
-    FLAG,
-    PATH,
-    Kind,
-    checked,
-    optional,
-    real,
-    shown,
-)
+from sharpflow.models import Problem
+from sharpflow.models.arguments import COUNT, FLAG, PATH, any_of, checked, instance, optional
+from sharpflow.models.caller import warn_caller
 from sharpflow.models.compiled_function import special_values_allowed
-from sharpflow.models.parameter_names import parameter_names
-from sharpflow.models.problem import PROBLEM
 from sharpflow.models.representation import Summary, duration_in_words, size_in_words, summarized
-from sharpflow.simulator.axes import BASE, BY_POSITION, keywords_of
 from sharpflow.simulator.grid.engine import (
     DEVICES,
     Placement,
@@ -33,18 +22,12 @@ from sharpflow.simulator.grid.engine import (
 )
 from sharpflow.simulator.grid.execute import run_in_folder, run_in_memory
 from sharpflow.simulator.grid.points import MakeProblem
+from sharpflow.simulator.grid.predictions import predict_grid, validated_options
 from sharpflow.simulator.grid.spec import GridArguments, GridSpec, prepare, with_signature
 from sharpflow.simulator.host import Lanes, Layout
 from sharpflow.simulator.processes import PROCESSES, Processes
-from sharpflow.simulator.program import MakeOptimizer, rule_at
-from sharpflow.simulator.quantities import quantity_of
-from sharpflow.simulator.rules import gdwd
-from sharpflow.simulator.rules.edge_rule import MAKE_OPTIMIZER
-from sharpflow.simulator.store.arrays import PENDING
 from sharpflow.simulator.store.folder import RunFolder
 from sharpflow.simulator.store.reading import open_run
-from sharpflow.simulator.trajectory import Trajectory, rule_fields
-from sharpflow.theory import Status
 
 if TYPE_CHECKING:
     import xarray
@@ -57,6 +40,7 @@ if TYPE_CHECKING:
     group_width=optional(COUNT),
     out=optional(PATH),
     resume=FLAG,
+    predict=any_of(FLAG, instance(Mapping, "a dictionary of options of predict_grid")),
     processes=PROCESSES,
     progress=optional(FLAG),
 )
@@ -68,6 +52,7 @@ def simulate_grid(
     lanes: Lanes | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    predict: bool | Mapping[str, Any] = False,
     processes: Processes | None = None,
     progress: bool | None = None,
     **arguments: Unpack[GridArguments],
@@ -91,6 +76,9 @@ def simulate_grid(
         that it was begun with unless others are given here, which it warns of and notes.
       out: folder for the run; by default the result is kept in memory only.
       resume: go on with the run in ``out``; begin it where there is none.
+      predict: predict every point as well, as ``predict_grid`` does; True, or its options. Where
+        ``snapshot_every`` is not given, up to 32 snapshots of each point are kept for it. Several
+        processes that share a grid keep the snapshots alone.
       processes: what ``join_processes`` returned, where several share the grid.
       progress: a bar on a terminal, lines elsewhere; by default on a terminal only.
 
@@ -108,14 +96,29 @@ def simulate_grid(
     """
     placement = Placement.of(devices, group_width, lanes)
     run = None if out is None else RunFolder.at(out)
-    grid = prepare(GridSpec.of(problem, arguments))
+    spec = GridSpec.of(problem, arguments)
+    options = validated_options(predict if isinstance(predict, Mapping) else {})
+    predicting = isinstance(predict, Mapping) or bool(predict)
+    grid = prepare(spec, to_predict=predicting)
     if run is None:
         if resume or processes is not None:
             raise ValueError("resume and processes need a folder: give out as well")
-        return run_in_memory(grid, placement, progress)
-    together = Processes() if processes is None else processes
-    run_in_folder(grid, run, together, placement, resume=resume, progress=progress)
-    return open_run(run)
+        simulated = run_in_memory(grid, placement, progress)
+    else:
+        together = Processes() if processes is None else processes
+        run_in_folder(grid, run, together, placement, resume=resume, progress=progress)
+        simulated = open_run(run)
+    if not predicting:
+        return simulated
+    if processes is not None and processes.count > 1:
+        warn_caller(
+            "predict is left to whoever calls predict_grid, or sharpflow predict, once the run has "
+            "ended: no process of several has all points"
+        )
+        return simulated
+    return predict_grid(
+        spec.problem, simulated, optimizer=spec.optimizer, out=run, progress=progress, **options
+    )
 
 
 @summarized
@@ -209,121 +212,3 @@ def plan_grid(
         seconds=seconds,
         compile_seconds=compile_seconds,
     )
-
-
-_NOT_COLUMNS = ("status", "final_step", "num_steps", "intrinsic_rate", "step", "tau")
-
-
-GRID = Kind(
-    "a dataset of a grid, as simulate_grid and open_run return it",
-    lambda value: all(
-        name in getattr(value, "variables", ()) for name in ("status", "step", "final_step")
-    ),
-)
-
-
-@checked(grid=GRID, problem=PROBLEM, optimizer=MAKE_OPTIMIZER)
-def grid_point(
-    grid: "xarray.Dataset", problem: Problem, *, optimizer: MakeOptimizer = gdwd, **point: Any
-) -> Trajectory:
-    """One point of a grid, for ``predict``, ``compare`` and ``measure_oscillation``.
-
-    Args:
-      grid: what ``simulate_grid`` or ``open_run`` returned.
-      problem: what was trained at this point.
-      optimizer: of the grid.
-      **point: the label of every axis with more than one value, as ``seed=0``; rates to six
-        digits.
-
-    Returns:
-      The trajectory as far as the grid recorded it; it cannot be gone on with.
-
-    Raises:
-      ValueError: an unknown or missing axis, a label that is not there, or a point that has
-        not run.
-    """
-    axes = [str(name) for name in grid["status"].dims]
-    at = grid.isel({name: _place(grid, name, point) for name in axes})
-    unknown = sorted(set(point) - set(axes))
-    if unknown:
-        raise ValueError(f"point names {unknown}; the axes of this grid are {axes}")
-    if int(at["status"]) == PENDING:
-        raise ValueError(f"the point {point} has not run yet")
-    labels = {name: at[name].item() for name in axes}
-    final_step = int(at["final_step"])
-    step = np.atleast_1d(at["step"].values)
-    diverged = int(at["status"]) == Status.DIVERGED
-    rows = np.flatnonzero(step <= final_step if diverged else step < final_step)
-    time = at["step"].dims[0]
-    example = jax.eval_shape(problem.init, jax.random.key(0))
-    columns = {
-        str(name): at[name].values[rows]
-        for name in at.data_vars
-        if name not in _NOT_COLUMNS and at[name].dims[:1] == (time,)
-    }
-    params, snapshot_row = None, np.zeros(0, int)
-    if "snapshot" in at.dims:
-        # labelled by steps or by records
-        kept = at["snapshot"].values
-        snapshot_row = np.searchsorted(step, kept) if time == "step" else kept
-        existing = np.isin(snapshot_row, rows)
-        snapshot_row = snapshot_row[existing]
-        params = _params(at, example, "params", existing)
-    has_last = all(name in at for name in parameter_names(example, "final_params"))
-    others = [name for name in axes if name not in BASE]
-    taken = (*BASE[1:], *keywords_of(optimizer, others, BY_POSITION["optimizer"]))
-    rates = {name: labels[name] for name in taken}
-    state = rule_at(optimizer, rates).init(jax.tree.map(_ones, example))
-    return Trajectory(
-        step=step[rows],
-        columns=columns,
-        params=params,
-        snapshot_row=snapshot_row,
-        final_step=final_step,
-        final_params=_params(at, example, "final_params", ...) if has_last else None,
-        final_state=None,
-        status=Status(int(at["status"])),
-        **rule_fields(problem, state),
-        attributes=dict(grid.attrs) | labels,
-        quantities={name: quantity_of(name, grid[name].attrs) for name in columns},
-    )
-
-
-def _place(grid: "xarray.Dataset", axis: str, point: dict[str, Any]) -> int:
-    """Index of the label of an axis."""
-    labels = grid[axis].values
-    if axis not in point:
-        if len(labels) > 1:
-            raise ValueError(f"point must say which {axis}: one of {labels.tolist()}")
-        return 0
-    wanted = point[axis]
-    if not np.issubdtype(labels.dtype, np.number):
-        places = np.flatnonzero(labels == str(wanted))
-    else:
-        places = _same_number(labels, real(wanted))
-    if not places.size:
-        raise ValueError(f"{axis} must be one of {labels.tolist()}, got {shown(wanted)}")
-    return int(places[0])
-
-
-def _same_number(labels: np.ndarray, wanted: float | None) -> np.ndarray:
-    """Where a label is a number: the very same or, of floats, the one that rounds to it.
-
-    A rate of a grid in float32 may be asked for as 0.1, and one that was computed as it prints.
-    """
-    if wanted is None:
-        return np.zeros(0, int)
-    same = np.flatnonzero(labels == wanted)
-    if same.size or not np.issubdtype(labels.dtype, np.floating):
-        return same
-    close = np.flatnonzero(np.isclose(labels.astype(float), wanted, rtol=1e-6, atol=0.0))
-    return close if close.size == 1 else np.zeros(0, int)
-
-
-def _params(at: "xarray.Dataset", example: Params, prefix: str, kept: Any) -> Params:
-    leaves = [at[name].values[kept] for name in parameter_names(example, prefix)]
-    return jax.tree.unflatten(jax.tree.structure(example), leaves)
-
-
-def _ones(like: jax.ShapeDtypeStruct) -> np.ndarray:
-    return np.ones(like.shape, like.dtype)

@@ -240,8 +240,18 @@ def with_signature(function: _Function) -> _Function:
     return function
 
 
-def prepare(spec: GridSpec) -> Grid:
+# Snapshots of a point whose prediction is wanted, where nobody says how many: enough to find the
+# arrival on Γ within a thirtieth of the run, few enough to keep many points of a large network.
+_SNAPSHOTS_TO_PREDICT = 32
+
+
+def prepare(spec: GridSpec, *, to_predict: bool = False) -> Grid:
     """Work out the points of a grid.
+
+    Args:
+      spec: what is asked for.
+      to_predict: whether its points will be predicted, so that snapshots are kept even where the
+        spec does not ask for them.
 
     Raises:
       ValueError: an argument that cannot be used; nothing has been simulated.
@@ -279,6 +289,8 @@ def prepare(spec: GridSpec) -> Grid:
         record_at=spec.record_at,
         num_records=num_records,
     )
+    if to_predict and snapshot_every is None:
+        snapshot_every = -(-timetable.num_records // _SNAPSHOTS_TO_PREDICT)
     columns = _columns(points, running, axes.names)
     for points_together in points:
         state = points_together.state(points_together.batch.points[0]).optimizer_state

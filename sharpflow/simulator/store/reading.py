@@ -15,6 +15,7 @@ from sharpflow.simulator.store.arrays import Variable, zarr_dataset
 from sharpflow.simulator.store.chunks import REMEDY, ArrayFiles
 from sharpflow.simulator.store.errors import RunError
 from sharpflow.simulator.store.folder import RunFolder
+from sharpflow.simulator.store.predictions import read_predictions, with_predictions
 from sharpflow.simulator.store.promises import Chunks, Progress, absent, promised
 from sharpflow.theory import Status
 
@@ -37,7 +38,8 @@ def open_run(folder: str | os.PathLike[str], *, verify: bool = False) -> "xarray
         done for those that are used, when they are used.
 
     Returns:
-      A dataset as ``simulate_grid`` gives it. Values are read from the disk when they are
+      A dataset as ``simulate_grid`` gives it, with the predictions of its points where
+      ``predict_grid`` has kept them in the folder. Values are read from the disk when they are
       used; points that have not ended have the status ``PENDING``. Its attributes say how the
       first launch was made, and of the last that computed anything the memory, in bytes:
       ``predicted_memory_bytes``, and ``peak_memory_bytes`` where the device tells it.
@@ -65,7 +67,9 @@ def open_run(folder: str | os.PathLike[str], *, verify: bool = False) -> "xarray
                 f"{REMEDY}"
             )
     _describe(run_dataset, run.description)
-    return run_dataset.assign_attrs(noted_memory(run))
+    run_dataset = run_dataset.assign_attrs(noted_memory(run))
+    predictions = read_predictions(run)
+    return run_dataset if predictions is None else with_predictions(run_dataset, predictions)
 
 
 def _describe(run_dataset: "xarray.Dataset", description: Mapping[str, Any]) -> None:

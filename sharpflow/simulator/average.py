@@ -1,0 +1,361 @@
+"""The central flow as the prediction of a trajectory, and the two set against each other."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sharpflow.models import Problem
+from sharpflow.models.problem import parameter_rows
+from sharpflow.simulator.comparison_words import reasons_in_text
+from sharpflow.simulator.quantities import RESULT, described
+from sharpflow.simulator.quantity import Quantity, by_name
+from sharpflow.simulator.rules.edge_rule import euclidean_step_size
+from sharpflow.simulator.trajectory import Trajectory, recorded_snapshots
+from sharpflow.theory import (
+    CentralFlowSolution,
+    central_flow,
+    effective_learning_rate,
+    threshold,
+    top_eigenpairs,
+)
+
+if TYPE_CHECKING:
+    import xarray
+
+AVERAGE = by_name(
+    RESULT["tau"],
+    RESULT["step"],
+    Quantity(
+        "tracking_error",
+        "tracking error ‖θₜ − θ(τ)‖",
+        "The distance between the trajectory and the central flow at the same flow time, of the "
+        "directions w/‖w‖ where the loss is scale-invariant. The oscillation of the iterate, of "
+        "which the flow is the average, counts in it.",
+        unit="1",
+        dims=("tau",),
+        scale="log",
+    ),
+    Quantity(
+        "distance_moved",
+        "distance moved ‖θ(τ) − θ(τ₀)‖",
+        "The distance of the central flow from where it began, of the directions where the loss is "
+        "scale-invariant.",
+        unit="1",
+        dims=("tau",),
+        scale="linear",
+    ),
+    Quantity(
+        "relative_error",
+        "tracking error / distance moved",
+        "The tracking error over the distance moved; NaN where the flow has not moved.",
+        unit="1",
+        dims=("tau",),
+        scale="log",
+    ),
+    Quantity(
+        "predicted_sharpness",
+        "predicted sharpness λ₁",
+        "The largest eigenvalue of the Hessian at the central flow, times ‖w‖² where the loss is "
+        "scale-invariant, so that it is that of the direction.",
+        unit="1",
+        dims=("tau",),
+        symbol="predicted λ₁",
+        reference="predicted_threshold",
+        scale="log",
+    ),
+    Quantity(
+        "threshold",
+        "threshold λ*",
+        "The sharpness at which a step becomes unstable, 2/η̃, at the trajectory.",
+        unit="1",
+        dims=("tau",),
+        symbol="λ*",
+        scale="log",
+    ),
+    Quantity(
+        "predicted_threshold",
+        "predicted threshold λ*",
+        "The threshold 2/η̃ of GD+WD with the ‖w‖² of the central flow.",
+        unit="1",
+        dims=("tau",),
+        symbol="predicted λ*",
+        scale="log",
+    ),
+    Quantity(
+        "threshold_ratio",
+        "threshold λ*, measured / predicted",
+        "The measured threshold over the predicted one.",
+        unit="1",
+        dims=("tau",),
+        reference=1.0,
+        scale="linear",
+    ),
+    Quantity(
+        "loss_mean",
+        "mean loss L̄",
+        "The mean of L − inf L over the steps from the output before to this one.",
+        unit="1",
+        dims=("tau",),
+        symbol="L̄",
+        reference="predicted_loss",
+        scale="linear",
+    ),
+    Quantity(
+        "predicted_loss",
+        "predicted mean loss",
+        "The mean over the same steps of what the central flow predicts, "
+        "L(w) + ½⟨∇²L(w), C⟩ − inf L, by the trapezium rule.",
+        unit="1",
+        dims=("tau",),
+        symbol="predicted L̄",
+        scale="linear",
+    ),
+    Quantity(
+        "loss_ratio",
+        "mean loss, measured / predicted",
+        "The measured mean loss over the predicted one.",
+        unit="1",
+        dims=("tau",),
+        reference=1.0,
+        scale="linear",
+    ),
+)
+
+# A prediction that moved less, relative to its length, is at rest: an error relative to the
+# distance moved would be rounding over rounding.
+RESTING = 1e-6
+# Of the edge. The oscillation lifts the sharpness of an iterate by some tens of percent, and far
+# above the edge the flow would begin with the convention for a burst.
+_HARDLY_ABOVE = 1.5
+# Relative: what a rule tells of itself is rounded to the dtype of its parameters.
+_SAME_NUMBER = 1e-5
+
+
+# Numbers of a comparison that a central flow does not have.
+_OF_THE_ENTRY = (
+    "entry_step",
+    "predicted_entry_step",
+    "mean_edge_ratio",
+    "loss_rises_before",
+    "loss_rises_after",
+)
+
+
+class Rates(NamedTuple):
+    """η and λ of gradient descent with weight decay."""
+
+    learning_rate: float
+    weight_decay: float
+
+
+def rates_of_gdwd(trajectory: Trajectory) -> Rates | None:
+    """The rates of a trajectory of plain GD+WD; None where its rule is another one.
+
+    The central flow is derived for no other. A rule is known by all the numbers that it tells.
+    """
+    told = trajectory.attributes
+    if not {"learning_rate", "weight_decay"} <= told.keys():
+        return None
+    rates = Rates(float(told["learning_rate"]), float(told["weight_decay"]))
+    product = rates.learning_rate * rates.weight_decay
+    if not 0.0 < product < 1.0 or trajectory.kappa != 0.0:
+        return None
+    own = (
+        trajectory.intrinsic_rate,
+        trajectory.response,
+        trajectory.oscillation_share,
+        trajectory.decay_at_rest,
+    )
+    of_gdwd = (product, 2.0, 1.0, -2.0 * float(np.log1p(-product)))
+    return rates if np.allclose(own, of_gdwd, rtol=_SAME_NUMBER, atol=0.0) else None
+
+
+def predict_average(
+    problem: Problem,
+    trajectory: Trajectory,
+    rates: Rates,
+    *,
+    num_outputs: int,
+    rtol: float,
+    max_steps: int,
+    max_seconds: float | None,
+    throw: bool,
+    progress: bool | None,
+) -> CentralFlowSolution:
+    """The central flow from the first snapshot of a trajectory that it can start from to the last.
+
+    Args:
+      problem, trajectory, num_outputs, rtol, max_steps, max_seconds, throw, progress: as of
+        ``predict``.
+      rates: of the trajectory.
+
+    Raises:
+      ValueError: no snapshot is near the edge or below it.
+    """
+    snapshots, _ = recorded_snapshots(trajectory)
+    first = _first_below_edge(problem, trajectory, rates)
+    chosen = first + thinned(len(trajectory.snapshot_step) - first, num_outputs)
+    return central_flow(
+        problem,
+        jax.tree.map(lambda leaf: jnp.asarray(leaf[first]), snapshots),
+        rates.learning_rate,
+        rates.weight_decay,
+        trajectory.snapshot_tau[chosen],
+        rtol=rtol,
+        max_steps=max_steps,
+        max_seconds=max_seconds,
+        throw=throw,
+        progress=progress,
+    )
+
+
+def _first_below_edge(problem: Problem, trajectory: Trajectory, rates: Rates) -> int:
+    """The first snapshot whose λ_1(∇²L(w)) is hardly above the edge 2/η − λ.
+
+    From a start far above the edge GD makes a burst, which no average describes.
+
+    Raises:
+      ValueError: there is none.
+    """
+    edge = 2.0 / rates.learning_rate - rates.weight_decay
+    lowest = np.inf
+    for index in range(len(trajectory.snapshot_row)):
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), trajectory.params)  # noqa: B023
+        ratio = float(top_eigenpairs(problem, params, tolerance=1e-3).values[0]) / edge
+        if ratio <= _HARDLY_ABOVE:
+            return index
+        lowest = min(lowest, ratio)
+    raise ValueError(
+        f"no snapshot is near the edge 2/η − λ = {edge:.4g} or below it: the largest eigenvalue of "
+        f"the Hessian is {lowest:.2g} times as large at the least. The central flow has no start: "
+        "lower learning_rate, or simulate longer"
+    )
+
+
+def thinned(count: int, most: int) -> np.ndarray:
+    """At most so many of ``count`` places, evenly, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
+
+
+def edge_of_average(
+    flow: CentralFlowSolution, rates: Rates, *, on_sphere: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sharpness and threshold along a central flow, as theory speaks of them, shapes (T,).
+
+    Args:
+      flow: of GD+WD.
+      rates: η and λ.
+      on_sphere: whether they are those of the direction w/‖w‖, where the loss is scale-invariant.
+    """
+    norm_squared, sharpness = np.asarray(flow.norm_squared), np.asarray(flow.eigenvalues)[:, 0]
+    if not on_sphere:
+        step_size = euclidean_step_size(*map(jnp.asarray, rates))
+        return sharpness, np.full(len(sharpness), float(threshold(step_size)))
+    step_size = effective_learning_rate(norm_squared, *rates)
+    return sharpness * norm_squared, np.asarray(threshold(step_size))
+
+
+def compare_with_average(
+    trajectory: Trajectory,
+    flow: CentralFlowSolution,
+    problem: Problem,
+    rows: np.ndarray,
+    times: np.ndarray,
+) -> "xarray.Dataset":
+    """Set the snapshots of a trajectory against the central flow at the same τ.
+
+    Args:
+      trajectory, flow, problem: as of ``compare``.
+      rows, times: indices of snapshots and of the outputs of the flow at the same τ.
+
+    Raises:
+      ValueError: a rule that is not GD+WD.
+    """
+    import xarray
+
+    rates = rates_of_gdwd(trajectory)
+    if rates is None:
+        raise ValueError(
+            "flow is a central flow, which predicts gradient descent with weight decay, and "
+            "trajectory was made by another rule"
+        )
+    snapshots, thresholds = recorded_snapshots(trajectory)
+    measured = parameter_rows(jax.tree.map(lambda leaf: np.asarray(leaf)[rows], snapshots))
+    predicted = parameter_rows(flow.params)[times]
+    if trajectory.on_sphere:
+        measured, predicted = (
+            path / np.linalg.norm(path, axis=1, keepdims=True) for path in (measured, predicted)
+        )
+    sharpness, predicted_threshold = (
+        values[times] for values in edge_of_average(flow, rates, on_sphere=trajectory.on_sphere)
+    )
+    error = np.linalg.norm(measured - predicted, axis=1)
+    moved = np.linalg.norm(predicted - predicted[0], axis=1)
+    length = np.linalg.norm(predicted[0])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.where(moved > RESTING * length, error / moved, np.nan)
+    loss, predicted_loss, ratio = _mean_losses(trajectory, flow, problem, rows, times)
+    columns = {
+        "tracking_error": error,
+        "distance_moved": moved,
+        "relative_error": relative,
+        "predicted_sharpness": sharpness,
+        "threshold": thresholds[rows],
+        "predicted_threshold": predicted_threshold,
+        "threshold_ratio": thresholds[rows] / predicted_threshold,
+        "loss_mean": loss,
+        "predicted_loss": predicted_loss,
+        "loss_ratio": loss / predicted_loss,
+    }
+    of_average = "a central flow predicts the average, and not an entry into the edge"
+    reasons = dict.fromkeys(_OF_THE_ENTRY, of_average) | {
+        "final_relative_error": "the flow has not moved",
+        "mean_loss_ratio": "the column loss_mean was not recorded",
+    }
+    numbers = dict.fromkeys(_OF_THE_ENTRY, np.nan) | {
+        "final_relative_error": float(relative[-1]),
+        "mean_loss_ratio": ratio,
+    }
+    attributes = trajectory.attributes | {"intrinsic_rate": trajectory.intrinsic_rate} | numbers
+    attributes |= reasons_in_text(
+        {name: reasons[name] for name, value in numbers.items() if np.isnan(value)}
+    )
+    compared = xarray.Dataset(
+        {name: (AVERAGE[name].dims, values) for name, values in columns.items()},
+        {"tau": np.asarray(flow.tau)[times], "step": ("tau", trajectory.snapshot_step[rows])},
+        attributes,
+    )
+    return described(compared, AVERAGE)
+
+
+def _mean_losses(
+    trajectory: Trajectory,
+    flow: CentralFlowSolution,
+    problem: Problem,
+    rows: np.ndarray,
+    times: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Mean measured and predicted loss from each output to the next, and their ratio.
+
+    Returns:
+      Both above inf L, shape (T,), NaN at the first output and where ``loss_mean`` was not
+      recorded; and the ratio over the latter half of the outputs: before, the loss may fall by
+      decades from one output to the next, and none of them says when.
+    """
+    infimum, steps = float(problem.loss_infimum), trajectory.snapshot_step[rows]
+    predicted, measured = np.full(len(steps), np.nan), np.full(len(steps), np.nan)
+    along = np.asarray(flow.mean_loss)[times] - infimum
+    predicted[1:] = 0.5 * (along[1:] + along[:-1])
+    if "loss_mean" not in trajectory:
+        return measured, predicted, float("nan")
+    ends = np.append(trajectory.step[1:], trajectory.final_step)
+    sums = np.cumsum((trajectory["loss_mean"] - infimum) * (ends - trajectory.step))
+    sums = np.concatenate([[0.0], sums])[trajectory.snapshot_row[rows]]
+    gaps = np.diff(steps)
+    measured[1:] = np.diff(sums) / gaps
+    half = len(gaps) // 2
+    whole = float(np.sum(predicted[1 + half :] * gaps[half:]))
+    ratio = float(sums[-1] - sums[half]) / whole if whole > 0.0 else float("nan")
+    return measured, predicted, ratio
