@@ -17,7 +17,7 @@ from sharpflow.theory.edge_geometry import (
     edge_response,
     edge_space,
 )
-from sharpflow.theory.flow_step import Trend, attempt
+from sharpflow.theory.flow_step import Settings, Trend, attempt
 from sharpflow.theory.integration import Progress, Trial
 from sharpflow.theory.linearization import Method, Residual, linearize
 from sharpflow.theory.residuals import residual_form
@@ -98,19 +98,14 @@ class FlowStepper:
 
     Attributes:
       residual: r on flat parameters.
-      tolerance: on ‖r‖ of a point of Γ, shape ().
-      b, kappa, rtol, on_sphere: as in ``sharpness_flow``.
+      settings: of the steps.
       num_eigenvalues: k of the rows, at least as many as the edge has room for.
       method: how the Jacobian is handled.
     """
 
     residual: Residual
-    tolerance: Float[Array, ""]
-    b: Float[Array, ""]
-    kappa: Float[Array, ""]
-    rtol: Float[Array, ""]
+    settings: Settings
     num_eigenvalues: int
-    on_sphere: bool
     method: Method
 
     order = 2
@@ -125,13 +120,17 @@ class FlowStepper:
         at_point = linearize(self.residual, point.theta, self.method)
         space = edge_space(at_point, point.trend.frame.shape[0], point.trend.frame)
         response = edge_response(
-            space, point.log_threshold, kappa=self.kappa, on_sphere=self.on_sphere
+            space,
+            point.log_threshold,
+            kappa=self.settings.kappa,
+            on_sphere=self.settings.on_sphere,
         )
         next_ratio = space.next_eigenvalue * jnp.exp(-point.log_threshold)
         # the error control lets an eigenvalue pass the edge by less than rtol, so nearness is three
         # of them, and at least what M can still push apart within a step
-        near = next_ratio >= 1.0 - jnp.maximum(1e-3, 3.0 * self.rtol)
-        crowded = (point.crowding & near) | (next_ratio >= 1.0 + self.rtol)
+        rtol = self.settings.rtol
+        near = next_ratio >= 1.0 - jnp.maximum(1e-3, 3.0 * rtol)
+        crowded = (point.crowding & near) | (next_ratio >= 1.0 + rtol)
         status = first_failure(response.status, failure_unless(~crowded, Status.EDGE_FULL))
         return _FlowMeasure(point, response), status
 
@@ -142,7 +141,7 @@ class FlowStepper:
         eigenvalues = space.eigenvalues
         if room:
             eigenvalues, _ = space.linearization.top_eigenpairs(self.num_eigenvalues, space.frame)
-        program = edge_covariance(measure.response, self.b, self.rtol)
+        program = edge_covariance(measure.response, self.settings.b, self.settings.rtol)
         row = FlowRows(
             theta=point.theta,
             log_threshold=point.log_threshold,
@@ -153,16 +152,7 @@ class FlowStepper:
 
     def attempt(self, measure: _FlowMeasure, step: Float[Array, ""]) -> Trial[FlowPoint]:
         """A predictor and a corrector; see ``flow_step``."""
-        tried = attempt(
-            measure.response,
-            measure.point.trend,
-            step,
-            self.b,
-            self.kappa,
-            self.rtol,
-            self.tolerance,
-            on_sphere=self.on_sphere,
-        )
+        tried = attempt(measure.response, measure.point.trend, step, self.settings)
         values = jnp.linalg.eigvalsh(tried.covariance)
         holding = values > _HOLDING * jnp.sum(values)
         end = FlowPoint(
@@ -239,17 +229,17 @@ def integrate(
     Source: docs/theory.md, section 9.
     """
     residual = residual_form(problem, theta0)
-    stepper = FlowStepper(
-        residual=residual,
-        # where the flow begins, so that no rest on the way changes it
-        tolerance=residual_tolerance(residual, ravel_pytree(theta0)[0]),
+    beginning, _ = ravel_pytree(theta0)
+    settings = Settings(
         b=b,
         kappa=kappa,
         rtol=rtol,
-        num_eigenvalues=num_eigenvalues,
         on_sphere=on_sphere,
-        method=method,
+        # where the flow begins, so that no rest on the way changes it
+        tolerance=residual_tolerance(residual, beginning),
+        norm=jnp.linalg.norm(beginning),
     )
+    stepper = FlowStepper(residual, settings, num_eigenvalues, method)
     return integration.integrate(
         stepper,
         start,

@@ -1,12 +1,15 @@
 """One step of the sharpness-reduction flow, by a predictor and a corrector."""
 
+from typing import NamedTuple
+
 import chex
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sharpflow.theory.edge import solve_edge_program, symmetric_to_vector, vector_to_symmetric
 from sharpflow.theory.edge_geometry import (
     EdgeResponse,
+    EdgeSpace,
     continuing_turn,
     edge_space,
     weighted_edge_gradient,
@@ -30,6 +33,23 @@ _SMOOTH_LIMIT = 2.0
 _PROGRAM_SHARE = 1e-5
 
 
+class Settings(NamedTuple):
+    """What all steps of a flow share.
+
+    Attributes:
+      b, kappa, rtol, on_sphere: as in ``sharpness_flow``.
+      tolerance: on ‖r‖ of a point of Γ, shape ().
+      norm: of the point where the flow began, shape ().
+    """
+
+    b: Float[Array, ""]
+    kappa: Float[Array, ""]
+    rtol: Float[Array, ""]
+    on_sphere: bool
+    tolerance: Float[Array, ""]
+    norm: Float[Array, ""]
+
+
 @chex.dataclass(frozen=True)
 class Trend:
     """How the rates of a step changed over it, from which the next step is predicted.
@@ -39,7 +59,7 @@ class Trend:
       ratios: their eigenvalues over λ*, shape (k,).
       gradient_slope: Σ_ab M_ab dĝ_ab/dτ, shape (d,).
       covariance: M, in ``frame``, shape (k, k).
-      edge_bend: the second derivative of the edge block less λ* I, over λ*, in ``frame``,
+      edge_bend: B, the second derivative of the edge block less λ* I, over λ*, in ``frame``,
         shape (k, k).
     """
 
@@ -59,6 +79,23 @@ class Trend:
             gradient_slope=jnp.zeros_like(like),
             covariance=jnp.zeros((k, k), dtype),
             edge_bend=jnp.zeros((k, k), dtype),
+        )
+
+    def continued(self, start: EdgeResponse, well_apart: Array) -> "Trend":
+        """The same in the frame of the point to which it led: the same edge, turned.
+
+        Args:
+          start: that point.
+          well_apart: the distance of ratios that counts as that.
+        """
+        distance = (start.ratios[:, None] - self.ratios[None, :]) / well_apart
+        turn = continuing_turn(start.space.frame, self.frame, distance)
+        return Trend(
+            frame=start.space.frame,
+            ratios=start.ratios,
+            gradient_slope=self.gradient_slope,
+            covariance=turn @ self.covariance @ turn.T,
+            edge_bend=turn @ self.edge_bend @ turn.T,
         )
 
 
@@ -84,17 +121,52 @@ class Step:
     status: Int[Array, ""]
 
 
-def attempt(
-    start: EdgeResponse,
-    trend: Trend,
-    step: Array,
-    b: Array,
-    kappa: Array,
-    rtol: Array,
-    tolerance: Array,
-    *,
-    on_sphere: bool,
-) -> Step:
+class _Predicted(NamedTuple):
+    """What the predictor found.
+
+    Attributes:
+      covariance: M₀, in the frame of the start, shape (k, k).
+      move: of ζ before the return to Γ, shape (d,).
+      space: the edge at the predicted point.
+      log_threshold: s₀ there, shape ().
+      ratios: the eigenvalues there over λ* there, shape (k,).
+      turn: from the frame there to that of the start, shape (k, k).
+      below: (λ* I − edge block) / λ* of the start at the predicted point, over Δτ and in the
+        frame of the start, shape (k, k).
+      status: of its parts, in their order, shape ().
+    """
+
+    covariance: Float[Array, "k k"]
+    move: Float[Array, " d"]
+    space: EdgeSpace
+    log_threshold: Float[Array, ""]
+    ratios: Float[Array, " k"]
+    turn: Float[Array, "k k"]
+    below: Float[Array, "k k"]
+    status: Int[Array, ""]
+
+
+class _Corrected(NamedTuple):
+    """What the corrector found.
+
+    Attributes:
+      covariance: M, in the frame of the start, shape (k, k).
+      theta: where the step leads, NaN where that is not on Γ, shape (d,).
+      log_threshold: s there, shape ().
+      start_rate: Σ_ab M_ab ĝ_ab at the start, shape (d,).
+      end_rate: the same at the predicted point.
+      status: of its parts, in their order, shape ().
+    """
+
+    covariance: Float[Array, "k k"]
+    theta: Float[Array, " d"]
+    log_threshold: Float[Array, ""]
+    start_rate: Float[Array, " d"]
+    end_rate: Float[Array, " d"]
+    status: Int[Array, ""]
+
+
+def attempt(start: EdgeResponse, trend: Trend, step: Array, settings: Settings) -> Step:
     """A step from a point of Γ after which no eigenvalue is above the threshold.
 
     Predictor and corrector each choose M so that the edge eigenvalues at the end of the
@@ -106,103 +178,155 @@ def attempt(
       start: where it starts.
       trend: of the step before.
       step: Δτ.
-      b, kappa, rtol, on_sphere: as in ``sharpness_flow``.
-      tolerance: on ‖r‖ at the end of the step.
+      settings: of the flow.
 
     Source: docs/theory.md, section 9.
     """
-    base, k = start.space, start.ratios.shape[0]
-    identity = jnp.eye(k, dtype=step.dtype)
+    trend = trend.continued(start, settings.b * step)
+    predicted = _predict(start, trend, step, settings)
+    corrected = _correct(start, predicted, step, settings)
 
-    def threshold_after(covariance: Array) -> Array:
-        return start.log_threshold + step * b * (2.0 * jnp.trace(covariance) - 1.0)
-
-    # Trend and start are the same edge, but for the turn of its eigenvectors.
-    distance = (start.ratios[:, None] - trend.ratios[None, :]) / (b * step)
-    turn = continuing_turn(base.frame, trend.frame, distance)
-    edge_bend, before = (turn @ matrix @ turn.T for matrix in (trend.edge_bend, trend.covariance))
-    # What M would change between eigenvalues that are well apart turns their eigenvectors, and the
-    # frame with them: it does not show in the block. The weight is that of the frame.
-    apart = start.ratios[:, None] - start.ratios[None, :]
-    turning = 1.0 - jnp.exp(-jnp.square(apart / (b * step)))
-
-    def turned(covariance: Array) -> Array:
-        return turning * _applied(start.gram, covariance)
-
-    # In units of the threshold at the start, so that the program needs no D ≈ I.
-    below = (identity - jnp.diag(start.ratios)) / step
-    drive = b * identity - below + 0.5 * step * edge_bend + turned(before)
-    allowed = _PROGRAM_SHARE * rtol
-    program = solve_edge_program(start.gram, drive, b, tolerance=allowed)
-    covariance = program.covariance
-    start_rate = start.rate(covariance, on_sphere=on_sphere)
-    predicted_rate = start_rate + 0.5 * step * trend.gradient_slope
-    # residuals are of order one, unless their tolerance says that they are smaller
-    order = tolerance / usual_tolerance(step.dtype)
-    # The predicted point only has to be right to the error of the step, of which this is a
-    # thousandth. It saves one or two chords; at ten times as much the chord would show in the error
-    # estimate.
-    rough = jnp.maximum(tolerance, 1e-3 * rtol * order)
-    predicted_move = step * predicted_rate
-    theta, retracted = retract_by_chords(
-        base.linearization, base.theta - predicted_move, rough, on_sphere=on_sphere
-    )
-    predicted = edge_space(base.linearization.nearby(theta), k, base.frame)
-    predicted_threshold = threshold_after(covariance)
-    predicted_scale = jnp.exp(-predicted_threshold)
-
-    predicted_ratios = predicted.eigenvalues * predicted_scale
-    distance = (start.ratios[:, None] - predicted_ratios[None, :]) / (b * step)
-    turn = continuing_turn(base.frame, predicted.frame, distance)
-    # The distance to the edge at the end, in units of the threshold at the start; and how far it
-    # is from what the program of the predictor says without a trend.
-    growth = jnp.exp(predicted_threshold - start.log_threshold)
-    below_at_end = growth * (identity - turn @ jnp.diag(predicted_ratios) @ turn.T) / step
-    lowering = _lowering(start.gram, covariance, b)
-    missed = below + lowering - turned(covariance) - b * identity - below_at_end
-    drive = lowering - below_at_end
-    second_program = solve_edge_program(start.gram, drive, b, tolerance=allowed)
-    covariance = second_program.covariance
-    start_rate = start.rate(covariance, on_sphere=on_sphere)
-    end_rate = ((1.0 + kappa) * predicted_scale) * weighted_edge_gradient(
-        predicted, turn.T @ covariance @ turn, on_sphere=on_sphere
-    )
-    # From the predicted point, which is on Γ already: what is left to retract is the error of the
-    # prediction, and takes half as many chords as the whole move.
-    moved = predicted.theta + predicted_move - 0.5 * step * (start_rate + end_rate)
-    theta, retracted_again = retract_by_chords(
-        base.linearization, moved, tolerance, on_sphere=on_sphere
-    )
-    log_threshold = threshold_after(covariance)
-
-    distance = jnp.linalg.norm(theta - predicted.theta) / jnp.linalg.norm(base.theta)
-    bent = 0.5 * step * jnp.linalg.norm(end_rate - start_rate) / jnp.linalg.norm(base.theta)
-    difference = jnp.maximum(distance, jnp.abs(log_threshold - predicted_threshold))
+    # Relative to the start of the flow where ζ has become shorter since: a flow without a sphere
+    # that comes near the origin would otherwise take ever shorter steps.
+    norm = jnp.maximum(jnp.linalg.norm(start.space.theta), settings.norm)
+    distance = jnp.linalg.norm(corrected.theta - predicted.space.theta) / norm
+    difference = jnp.maximum(distance, jnp.abs(corrected.log_threshold - predicted.log_threshold))
+    bent = 0.5 * step * jnp.linalg.norm(corrected.end_rate - corrected.start_rate) / norm
     # Where more than the bend of the motion was missed, an eigenvalue has arrived at the edge or
     # passes close by another one. What such a step shows is no trend.
     smooth = difference <= _SMOOTH_LIMIT * bent
     return Step(
-        theta=theta,
-        log_threshold=log_threshold,
-        trend=Trend(
-            frame=predicted.frame,
-            ratios=predicted_ratios,
-            gradient_slope=jnp.where(smooth, (end_rate - start_rate) / step, 0.0),
-            covariance=jnp.where(smooth, turn.T @ covariance @ turn, 0.0),
-            edge_bend=jnp.where(smooth, turn.T @ (2.0 / (growth * step) * missed) @ turn, 0.0),
-        ),
-        covariance=covariance,
+        theta=corrected.theta,
+        log_threshold=corrected.log_threshold,
+        trend=_trend(start, predicted, corrected, step, settings, smooth),
+        covariance=corrected.covariance,
         error=_ERROR_SHARE * jnp.maximum(difference, bent),
         # in the order of the step: what one part leaves NaN, those after it fail on
+        status=first_failure(predicted.status, corrected.status),
+    )
+
+
+def _predict(start: EdgeResponse, trend: Trend, step: Array, settings: Settings) -> _Predicted:
+    """M and a move from what is known at the start and, by the trend, of the step."""
+    base, b, rtol = start.space, settings.b, settings.rtol
+    drive = b * _identity(start) - _below_at(start, step) + 0.5 * step * trend.edge_bend
+    drive = drive + _turning(start, trend.covariance, step, b)
+    program = solve_edge_program(start.gram, drive, b, tolerance=_PROGRAM_SHARE * rtol)
+    rate = start.rate(program.covariance, on_sphere=settings.on_sphere)
+    move = step * (rate + 0.5 * step * trend.gradient_slope)
+    # residuals are of order one, unless their tolerance says that they are smaller
+    order = settings.tolerance / usual_tolerance(step.dtype)
+    # The predicted point only has to be right to the error of the step, of which this is a
+    # thousandth. It saves one or two chords; at ten times as much the chord would show in the error
+    # estimate.
+    rough = jnp.maximum(settings.tolerance, 1e-3 * rtol * order)
+    theta, retracted = retract_by_chords(
+        base.linearization, base.theta - move, rough, on_sphere=settings.on_sphere
+    )
+    space = edge_space(base.linearization.nearby(theta), start.ratios.shape[0], base.frame)
+    log_threshold = _threshold_after(start, program.covariance, step, b)
+    ratios = space.eigenvalues * jnp.exp(-log_threshold)
+    distance = (start.ratios[:, None] - ratios[None, :]) / (b * step)
+    turn = continuing_turn(base.frame, space.frame, distance)
+    growth = jnp.exp(log_threshold - start.log_threshold)
+    return _Predicted(
+        covariance=program.covariance,
+        move=move,
+        space=space,
+        log_threshold=log_threshold,
+        ratios=ratios,
+        turn=turn,
+        below=growth * (_identity(start) - turn @ jnp.diag(ratios) @ turn.T) / step,
+        status=first_failure(program.status, retracted, space.status),
+    )
+
+
+def _correct(
+    start: EdgeResponse, predicted: _Predicted, step: Array, settings: Settings
+) -> _Corrected:
+    """M and a move from what the predicted point shows."""
+    base, space, on_sphere = start.space, predicted.space, settings.on_sphere
+    drive = _lowering(start.gram, predicted.covariance, settings.b) - predicted.below
+    program = solve_edge_program(
+        start.gram, drive, settings.b, tolerance=_PROGRAM_SHARE * settings.rtol
+    )
+    covariance, turn = program.covariance, predicted.turn
+    start_rate = start.rate(covariance, on_sphere=on_sphere)
+    gradient = weighted_edge_gradient(space, turn.T @ covariance @ turn, on_sphere=on_sphere)
+    end_rate = (1.0 + settings.kappa) * jnp.exp(-predicted.log_threshold) * gradient
+    # From the predicted point, which is on Γ already: what is left to retract is the error of the
+    # prediction, and takes half as many chords as the whole move.
+    moved = space.theta + predicted.move - 0.5 * step * (start_rate + end_rate)
+    theta, retracted = retract_by_chords(
+        base.linearization, moved, settings.tolerance, on_sphere=on_sphere
+    )
+    return _Corrected(
+        covariance=covariance,
+        theta=theta,
+        log_threshold=_threshold_after(start, covariance, step, settings.b),
+        start_rate=start_rate,
+        end_rate=end_rate,
         status=first_failure(
             program.status,
-            retracted,
-            predicted.status,
-            second_program.status,
             failure_unless(jnp.all(jnp.isfinite(moved)), Status.PROJECTION_FAILED),
-            retracted_again,
+            retracted,
         ),
     )
+
+
+def _trend(
+    start: EdgeResponse,
+    predicted: _Predicted,
+    corrected: _Corrected,
+    step: Array,
+    settings: Settings,
+    smooth: Bool[Array, ""],
+) -> Trend:
+    """What the step has shown of how its rates change; nothing unless it was smooth."""
+    b, turn = settings.b, predicted.turn
+    # Without a trend the predictor takes the distance to the edge for this.
+    expected = (
+        _below_at(start, step)
+        + _lowering(start.gram, predicted.covariance, b)
+        - _turning(start, predicted.covariance, step, b)
+        - b * _identity(start)
+    )
+    growth = jnp.exp(predicted.log_threshold - start.log_threshold)
+    edge_bend = 2.0 / (growth * step) * (expected - predicted.below)
+    return Trend(
+        frame=predicted.space.frame,
+        ratios=predicted.ratios,
+        gradient_slope=jnp.where(smooth, (corrected.end_rate - corrected.start_rate) / step, 0.0),
+        covariance=jnp.where(smooth, turn.T @ corrected.covariance @ turn, 0.0),
+        edge_bend=jnp.where(smooth, turn.T @ edge_bend @ turn, 0.0),
+    )
+
+
+def _identity(start: EdgeResponse) -> Float[Array, "k k"]:
+    return jnp.eye(start.ratios.shape[0], dtype=start.ratios.dtype)
+
+
+def _below_at(start: EdgeResponse, step: Array) -> Float[Array, "k k"]:
+    """(I − D)/Δτ at the start: in units of the threshold there the program needs no D ≈ I."""
+    return (_identity(start) - jnp.diag(start.ratios)) / step
+
+
+def _threshold_after(
+    start: EdgeResponse, covariance: Array, step: Array, b: Array
+) -> Float[Array, ""]:
+    """s after a step with this M."""
+    return start.log_threshold + step * b * (2.0 * jnp.trace(covariance) - 1.0)
+
+
+def _turning(start: EdgeResponse, covariance: Array, step: Array, b: Array) -> Float[Array, "k k"]:
+    """The part of 𝒢M that turns eigenvectors, and the frame with them: no block shows it.
+
+    It is what M would change between eigenvalues that are well apart. The weight is that of the
+    frame.
+    """
+    apart = start.ratios[:, None] - start.ratios[None, :]
+    weight = 1.0 - jnp.exp(-jnp.square(apart / (b * step)))
+    return weight * _applied(start.gram, covariance)
 
 
 def _lowering(gram: Array, covariance: Array, b: Array) -> Array:
