@@ -222,8 +222,8 @@ def sharpness_flow(
       kappa: κ > −1 of IRE, which makes motion along Γ 1 + κ times as fast and leaves
         the oscillation and the threshold alone (docs/flat-directions.md).
       on_sphere: False for losses that are not scale-invariant.
-      rtol: tolerance on the difference of the first- and second-order results of a
-        step, relative to the norm of ζ and to λ*.
+      rtol: tolerance on what a step changes in second order and on what its corrector changes,
+        relative to λ* and to the norm of ζ, or to that of ``theta0`` if it is larger.
       step_size: a fixed step in τ instead of error control.
       max_steps: largest number of accepted and rejected steps. Where many of fifty are
         rejected and the others lead hardly any further, it ends too, with status ``STALLED``

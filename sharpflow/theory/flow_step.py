@@ -39,7 +39,7 @@ class Settings(NamedTuple):
     Attributes:
       b, kappa, rtol, on_sphere: as in ``sharpness_flow``.
       tolerance: on ‖r‖ of a point of Γ, shape ().
-      norm: of the point where the flow began, shape ().
+      norm: ‖ζ‖ where the flow began, shape ().
     """
 
     b: Float[Array, ""]
@@ -109,7 +109,8 @@ class Step:
       trend: of the rates over the step.
       covariance: M over the step, in the frame of its start, shape (k, k).
       error: a share of the larger of two distances, shape (): from the predicted point to the
-        corrected one, relative to ‖ζ‖ and in s, and from a move at the rate of the start.
+        corrected one, in ζ and in s, and from a move at the rate of the start. Those in ζ are
+        relative to ‖ζ‖, or to its value where the flow began if that is larger.
       status: ``SUCCESS``, or the first part of the step that failed, shape ().
     """
 
@@ -209,8 +210,10 @@ def attempt(start: EdgeResponse, trend: Trend, step: Array, settings: Settings) 
 def _predict(start: EdgeResponse, trend: Trend, step: Array, settings: Settings) -> _Predicted:
     """M and a move from what is known at the start and, by the trend, of the step."""
     base, b, rtol = start.space, settings.b, settings.rtol
-    drive = b * _identity(start) - _below_at(start, step) + 0.5 * step * trend.edge_bend
-    drive = drive + _turning(start, trend.covariance, step, b)
+    turning = _applied(start.gram, trend.covariance)
+    turning = turning - _shown(start, turning, step, b)
+    drive = b * _identity(start) - _below_at(start, step)
+    drive = drive + 0.5 * step * trend.edge_bend + turning
     program = solve_edge_program(start.gram, drive, b, tolerance=_PROGRAM_SHARE * rtol)
     rate = start.rate(program.covariance, on_sphere=settings.on_sphere)
     move = step * (rate + 0.5 * step * trend.gradient_slope)
@@ -284,13 +287,10 @@ def _trend(
 ) -> Trend:
     """What the step has shown of how its rates change; nothing unless it was smooth."""
     b, turn = settings.b, predicted.turn
-    # Without a trend the predictor takes the distance to the edge for this.
-    expected = (
-        _below_at(start, step)
-        + _lowering(start.gram, predicted.covariance, b)
-        - _turning(start, predicted.covariance, step, b)
-        - b * _identity(start)
-    )
+    # Without a bend the predictor takes the distance to the edge for this.
+    lowering = _shown(start, _applied(start.gram, predicted.covariance), step, b)
+    rise = b * (2.0 * jnp.trace(predicted.covariance) - 1.0) * _identity(start)
+    expected = _below_at(start, step) + lowering + rise
     growth = jnp.exp(predicted.log_threshold - start.log_threshold)
     edge_bend = 2.0 / (growth * step) * (expected - predicted.below)
     return Trend(
@@ -318,15 +318,14 @@ def _threshold_after(
     return start.log_threshold + step * b * (2.0 * jnp.trace(covariance) - 1.0)
 
 
-def _turning(start: EdgeResponse, covariance: Array, step: Array, b: Array) -> Float[Array, "k k"]:
-    """The part of 𝒢M that turns eigenvectors, and the frame with them: no block shows it.
+def _shown(start: EdgeResponse, change: Array, step: Array, b: Array) -> Float[Array, "k k"]:
+    """What a change of the edge block leaves of itself in the frame.
 
-    It is what M would change between eigenvalues that are well apart. The weight is that of the
-    frame.
+    Between eigenvalues that are well apart it turns their eigenvectors, and the frame follows
+    them. The weight is that of the frame.
     """
     apart = start.ratios[:, None] - start.ratios[None, :]
-    weight = 1.0 - jnp.exp(-jnp.square(apart / (b * step)))
-    return weight * _applied(start.gram, covariance)
+    return jnp.exp(-jnp.square(apart / (b * step))) * change
 
 
 def _lowering(gram: Array, covariance: Array, b: Array) -> Array:
