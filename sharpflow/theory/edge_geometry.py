@@ -63,8 +63,6 @@ def edge_space(
     most = min(linearization.theta.shape[0], linearization.residual.shape[0])
     # One more than is asked for: whether the edge has room for another eigenvalue is seen by the
     # next one.
-    # One more than is asked for: whether the edge has room for another eigenvalue is seen by the
-    # next one.
     values, frame = linearization.top_eigenpairs(min(k + 1, most), start)
     following = values[k] if k < most else jnp.zeros((), values.dtype)
     return EdgeSpace(
@@ -215,8 +213,6 @@ def edge_covariance(
     """
     ratios = response.ratios
     identity = jnp.eye(ratios.shape[0], dtype=ratios.dtype)
-    # Half of the step length above, below which a distance would be taken for a rate: at least
-    # 1e-3, and more where the flow itself is less exact.
     # Half of the step length above, below which a distance would be taken for a rate: at least
     # 1e-3, and more where the flow itself is less exact.
     ratios = jnp.where(ratios >= 1.0 - jnp.maximum(3.0 * rtol, 1e-3), 1.0, ratios)

@@ -10,8 +10,8 @@ from sharpflow.theory.linearization import (
     Linearization,
     Method,
     Residual,
+    is_costly,
     linearize,
-    resolve_method,
 )
 from sharpflow.theory.scaling import norm
 from sharpflow.theory.status import Status, failure_unless
@@ -40,8 +40,8 @@ def retract_flat(
 ) -> tuple[Float[Array, " d"], Int[Array, ""]]:
     """Gauss–Newton with minimum-norm steps, then unit norm; flat parameters.
 
-    Where the Jacobian is not formed, one linearization serves as long as its steps
-    (chords) shorten the residual to a quarter.
+    Where a linearization is costly, one serves as long as its steps (chords) shorten the
+    residual to a quarter: without the Jacobian, and with 128 residuals or more.
 
     Args:
       residual: r on flat parameters.
@@ -122,9 +122,7 @@ def go_on_retracting(
       Where it stands then, and whether more steps are to be made from there.
     """
     onto = unit if on_sphere else (lambda point: point)
-    # A Jacobian that is formed is decomposed in a time that is small beside its forming; without
-    # it, a linearization costs many products, and chords save most of them.
-    chords = resolve_method(method, start.value.shape[0], start.point.shape[0]) != "dense"
+    chords = is_costly(method, start.value.shape[0], start.point.shape[0])
 
     def step(at_point: Linearization, point: Array, value: Array) -> tuple[Array, Array]:
         move = at_point.solve(value)

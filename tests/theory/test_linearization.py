@@ -78,8 +78,9 @@ def test_a_matrix_free_retraction_is_the_dense_one_to_second_order(wide, method)
         assert float(jnp.linalg.norm(problem.residual(found))) <= 1e-10
         assert abs(float(jnp.linalg.norm(flat)) - 1.0) <= 1e-14
         apart.append(float(jnp.linalg.norm(flat - dense)))
-    # both lie within O(dist²) of the nearest point: four times closer, sixteen times nearer
-    assert apart[1] <= apart[0] / 12.0
+    # Both lie within O(dist²) of the nearest point: four times closer, sixteen times nearer. With
+    # "gram" they make the same steps, and differ by rounding alone.
+    assert apart[1] <= max(apart[0] / 12.0, 1e-10), apart
 
 
 @_matrix_free

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from sharpflow.models.arguments import FUNCTION, PARAMS, Kind, checked, choice
 from sharpflow.models.precision import full_precision
-from sharpflow.theory.linearization.dense import DenseLinearization
+from sharpflow.theory.linearization.dense import FEWEST_RESIDUALS, DenseLinearization
 from sharpflow.theory.linearization.gram import GramLinearization
 from sharpflow.theory.linearization.iterative import IterativeLinearization
 from sharpflow.theory.linearization.protocol import METHODS, Linearization, Method, Residual
@@ -82,3 +82,13 @@ def resolve_method(method: Method, m: int, d: int) -> Method:
     if m * d <= _DENSE_ENTRIES and min(m, d) <= _DENSE_SIZE:
         return "dense"
     return "gram" if m <= min(d, _GRAM_SIZE) else "iterative"
+
+
+def is_costly(method: Method, m: int, d: int) -> bool:
+    """Whether a linearization costs more than a few solutions with it, and so is used again nearby.
+
+    Args:
+      method: one of ``METHODS``.
+      m, d: numbers of residuals and of parameters.
+    """
+    return resolve_method(method, m, d) != "dense" or min(m, d) >= FEWEST_RESIDUALS

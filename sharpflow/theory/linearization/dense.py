@@ -21,7 +21,7 @@ from sharpflow.theory.linearization.spectrum import (
 
 # Below them a linearization is cheaper than the few iterations from one nearby. At 240 those take
 # a fifth of its time, at 960 a twentieth.
-_FEWEST_RESIDUALS = 128
+FEWEST_RESIDUALS = 128
 
 
 @summarized
@@ -52,8 +52,6 @@ class DenseLinearization:
         if m <= d:
             # Backwards where there are fewer residuals than parameters, forwards otherwise: as many
             # products as the smaller side has.
-            # Backwards where there are fewer residuals than parameters, forwards otherwise: as many
-            # products as the smaller side has.
             (jacobian,) = jax.vmap(pullback)(jnp.eye(m, dtype=theta.dtype))
             gram = product_with_transpose(jacobian)
         else:
@@ -72,7 +70,7 @@ class DenseLinearization:
     def nearby(self, theta: Float[Array, " d"]) -> "DenseLinearization | IterativeLinearization":
         """By products, with the Gram matrix here as its base, where it is not small."""
         m, d = self.jacobian.shape
-        if m > d or m < _FEWEST_RESIDUALS:
+        if m > d or m < FEWEST_RESIDUALS:
             return self.of(self.function.func, theta)
         base = (self.eigenvalues, self.basis)
         return IterativeLinearization.of(self.function.func, theta, base)
@@ -110,8 +108,6 @@ class DenseLinearization:
             return vectors - (vectors @ kept) @ kept.T
         inverse = inverse_of(self.eigenvalues, self.kept())
         for _ in range(2):  # the second pass removes what rounding left of the first
-            # Through JJᵀ, which has been decomposed already. An SVD of J itself would be more
-            # exact, and takes many times as long; the second pass makes up for it.
             # Through JJᵀ, which has been decomposed already. An SVD of J itself would be more
             # exact, and takes many times as long; the second pass makes up for it.
             coordinates = (vectors @ self.jacobian.T) @ (self.basis * inverse[None])

@@ -51,10 +51,7 @@ class GramLinearization:
             return push(row)
 
         # Column by column, each from one product with Jᵀ and one with J, so that J is never held.
-        # Column by column, each from one product with Jᵀ and one with J, so that J is never held.
         gram = jax.lax.map(column, jnp.arange(m), batch_size=batch_size(theta.shape[0], m))
-        # Its two halves come from different products and round otherwise; eigh reads one of them
-        # only.
         # Its two halves come from different products and round otherwise; eigh reads one of them
         # only.
         eigenvalues, basis = jnp.linalg.eigh(0.5 * (gram + gram.T))
