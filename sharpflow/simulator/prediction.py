@@ -37,12 +37,12 @@ from sharpflow.theory import (
     retract_with_status,
     sharpness_flow,
 )
+from sharpflow.theory.flow import num_followed
 from sharpflow.theory.linearization import METHODS, Method
 from sharpflow.theory.manifold import retract_in_pieces
-from sharpflow.theory.pieces import LIMIT, Deadline, Pace
+from sharpflow.theory.pieces import LIMIT, Deadline
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.scaling import norm
-from sharpflow.theory.times import num_padded
 
 
 @summarized
@@ -78,7 +78,7 @@ def project_snapshots(
     on_sphere: bool = True,
     progress: bool | None = None,
 ) -> Projection:
-    """Retract every snapshot to Γ, one after the other in compiled code.
+    """Retract every snapshot to Γ, one after the other.
 
     Args:
       problem: a problem with a residual or an outputs/criterion form.
@@ -93,40 +93,28 @@ def project_snapshots(
     Raises:
       ValueError: a loss alone, which has no Γ.
     """
-    leaves = jax.tree.leaves(params)
-    num_snapshots = len(leaves[0])
-    # A program is compiled for a number of snapshots; the rows of the padding are not computed.
-    num_rows = num_padded(num_snapshots, sum(leaf[0].size for leaf in leaves))
-    padding = num_rows - num_snapshots
-    params = jax.tree.map(
-        lambda leaf: np.pad(leaf, [(0, padding), *[(0, 0)] * (leaf.ndim - 1)], mode="edge"), params
-    )
+    num_snapshots = len(jax.tree.leaves(params)[0])
+    made = []
     with progress_bar(
         num_snapshots, progress, "projection", whole=f"{num_snapshots} snapshots"
     ) as display:
-        made = _no_projections(problem, params, k=k, on_sphere=on_sphere)
-        done, pace = 0, Pace(1)
-        while done < num_snapshots:
-            until = min(done + pace.count, num_snapshots)
-            pace.begin()
-            made = _project(
-                problem, params, made, np.int32(done), np.int32(until), k=k, on_sphere=on_sphere
-            )
-            jax.block_until_ready(made)
-            pace.end()
-            display.advance(until - done)
-            done = until
-    theta, distance, eigenvalues, status = jax.tree.map(lambda leaf: leaf[:num_snapshots], made)
+        for index in range(num_snapshots):
+            snapshot = jax.tree.map(lambda leaf: leaf[index], params)  # noqa: B023
+            # Copied to the host one by one, which waits for it: then the bar tells the truth, and
+            # Ctrl-C is heard before the next one.
+            made.append(jax.device_get(_projected(problem, snapshot, k=k, on_sphere=on_sphere)))
+            display.advance(1)
+    theta, distance, eigenvalues, status = jax.tree.map(lambda *rows: np.stack(rows), *made)
     return Projection(
-        theta=theta,
-        distance=np.asarray(distance),
-        eigenvalues=np.asarray(eigenvalues),
-        status=np.asarray(status),
+        theta=jax.tree.map(jnp.asarray, theta),
+        distance=distance,
+        eigenvalues=eigenvalues,
+        status=status,
     )
 
 
-class _Projections(NamedTuple):
-    """As ``Projection``, in compiled code; of one snapshot, or with a leading axis (S, ...)."""
+class _Projected(NamedTuple):
+    """As ``Projection``, of one snapshot."""
 
     theta: Params
     distance: Array
@@ -134,44 +122,16 @@ class _Projections(NamedTuple):
     status: Array
 
 
+# Of one snapshot, so that one program serves every number of them.
 @compiled(static_argnames=("k", "on_sphere"))
-def _no_projections(problem: Problem, params: Params, *, k: int, on_sphere: bool) -> _Projections:
-    """Room for the projections of snapshots, of which none is made."""
-    num_snapshots = len(jax.tree.leaves(params)[0])
-    first = jax.tree.map(lambda leaf: leaf[0], params)
-    shapes = jax.eval_shape(lambda one: _projected(problem, one, k, on_sphere), first)
-    return jax.tree.map(lambda one: jnp.zeros((num_snapshots, *one.shape), one.dtype), shapes)
-
-
-@compiled(static_argnames=("k", "on_sphere"), donate_argnames=("made",))
-def _project(
-    problem: Problem,
-    params: Params,
-    made: _Projections,
-    first: Array,
-    until: Array,
-    *,
-    k: int,
-    on_sphere: bool,
-) -> _Projections:
-    """The projections with those of the snapshots from ``first`` to before ``until``."""
-
-    def add(index: Array, made: _Projections) -> _Projections:
-        snapshot = jax.tree.map(lambda leaf: leaf[index], params)
-        one = _projected(problem, snapshot, k, on_sphere)
-        return jax.tree.map(lambda every, new: every.at[index].set(new), made, one)
-
-    return jax.lax.fori_loop(first, until, add, made)
-
-
-def _projected(problem: Problem, snapshot: Params, k: int, on_sphere: bool) -> _Projections:
+def _projected(problem: Problem, snapshot: Params, *, k: int, on_sphere: bool) -> _Projected:
     theta, status = retract_with_status(problem, snapshot, on_sphere=on_sphere)
     flat, there = ravel_pytree(snapshot)[0], ravel_pytree(theta)[0]
     flat = flat / norm(flat) if on_sphere else flat
     values, _ = linearize(residual_form(problem, snapshot), there).top_eigenpairs(k)
     arrived = status == Status.SUCCESS
     distance = jnp.where(arrived, norm(flat - there), jnp.nan)
-    return _Projections(theta, distance, jnp.where(arrived, values, jnp.nan), status)
+    return _Projected(theta, distance, jnp.where(arrived, values, jnp.nan), status)
 
 
 PredictionKind = Literal["sharpness_flow", "central_flow"]
@@ -274,7 +234,16 @@ def predict(
         return average(rates)
     _require_predictable(problem, trajectory)
     arrival = _arrival(
-        problem, trajectory, arrival_step, arrival_distance, deadline=deadline, progress=progress
+        problem,
+        trajectory,
+        arrival_step,
+        arrival_distance,
+        # as many as the flow will have, for which ``compare`` projects: one program serves both
+        num_eigenvalues=num_followed(
+            problem, jax.tree.map(lambda leaf: leaf[0], snapshots), max_edge
+        ),
+        deadline=deadline,
+        progress=progress,
     )
     if isinstance(arrival, Search):
         if may_be_average and rates is not None:
@@ -343,6 +312,7 @@ def _arrival(
     step: int | None,
     largest_distance: float,
     *,
+    num_eigenvalues: int,
     deadline: Deadline,
     progress: bool | None,
 ) -> int | Search:
@@ -368,7 +338,9 @@ def _arrival(
                 )
             one = jax.tree.map(lambda leaf: leaf[index : index + 1], trajectory.params)  # noqa: B023
             on_sphere = trajectory.on_sphere
-            near = project_snapshots(problem, one, on_sphere=on_sphere, progress=False)
+            near = project_snapshots(
+                problem, one, k=num_eigenvalues, on_sphere=on_sphere, progress=False
+            )
             # snapshots on the sphere are taken at unit norm; only a relative distance means as much
             distance = near.distance[0] / (1.0 if on_sphere else float(optax.tree.norm(one)))
             if search.see(float(distance), int(trajectory.snapshot_step[index])):

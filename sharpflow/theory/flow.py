@@ -274,7 +274,7 @@ def sharpness_flow(
     residual = residual_form(problem, theta0)
     num_residuals = jax.eval_shape(residual, flat).shape[0]
     method = resolve_method(method, num_residuals, flat.shape[0])
-    most = min(max_edge, flat.shape[0], num_residuals)
+    most = num_followed(problem, theta0, max_edge)
     began = clock.monotonic()
     spectrum = np.asarray(_spectrum(problem, theta0, k=most, method=method))
     first = first_steps(clock.monotonic() - began)
@@ -347,6 +347,19 @@ def sharpness_flow(
             standing.message("the flow", last, status, remedies, max_steps, max_seconds)
         )
     return solution
+
+
+def num_followed(problem: Problem, params: Params, max_edge: int) -> int:
+    """How many eigenvalues a flow follows: ``max_edge``, or all where there are fewer.
+
+    Args:
+      problem: with a residual or an outputs/criterion form.
+      params: at which the residual is formed.
+      max_edge: as in ``sharpness_flow``.
+    """
+    flat, _ = ravel_pytree(params)
+    (num_residuals,) = jax.eval_shape(residual_form(problem, params), flat).shape
+    return min(max_edge, flat.shape[0], num_residuals)
 
 
 @compiled(static_argnames=("k", "method"))

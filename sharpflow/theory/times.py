@@ -49,23 +49,11 @@ def padded_times(times: np.ndarray, row_size: int) -> np.ndarray:
       Shape (P,), P the power of two from 16 on that is at least T; ``times`` where the
       rows of the padding would take more memory than that is worth.
     """
-    missing = num_padded(len(times), row_size) - len(times)
-    return np.pad(times, (0, missing), mode="edge") if missing else times
-
-
-def num_padded(count: int, row_size: int) -> int:
-    """The number of rows of a program that serves ``count`` of them.
-
-    Args:
-      count: of rows.
-      row_size: how many numbers each has.
-
-    Returns:
-      The power of two from 16 on that is at least ``count``; ``count`` where the rows of the
-      padding would take more memory than that is worth.
-    """
-    padded = max(_SHORTEST, 1 << (count - 1).bit_length())
-    return count if (padded - count) * row_size > _MOST_PADDING else padded
+    count = len(times)
+    missing = max(_SHORTEST, 1 << (count - 1).bit_length()) - count
+    if not missing or missing * row_size > _MOST_PADDING:
+        return times
+    return np.pad(times, (0, missing), mode="edge")
 
 
 def last_reached(times: np.ndarray, rows: np.ndarray) -> float:

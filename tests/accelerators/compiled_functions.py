@@ -15,7 +15,6 @@ from jax.flatten_util import ravel_pytree
 import sharpflow as sf
 from sharpflow.models.flax_adapter.micro_batch import split
 from sharpflow.simulator.loop import ChunkRows, _step_shapes, padded_rows
-from sharpflow.simulator.prediction import _no_projections
 from sharpflow.simulator.program import LoopState, Program
 from sharpflow.theory import central_integration, flow_integration
 from sharpflow.theory.linearization.protocol import METHODS
@@ -101,7 +100,6 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
     limits = {"max_steps": _COUNT, "edge": wanted}
     retraction, tolerance = _begin(problem, params, on_sphere=True)
     projected = {"k": k, "on_sphere": True}
-    projections = _no_projections(problem, path, **projected)
     oscillation = Call(
         (problem, path, times, one, one, paths, jnp.ones((3, 3), flat.dtype), jnp.asarray(1)),
         {"k": k, "on_sphere": True},
@@ -166,10 +164,7 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
             "": Call((problem, path), {"name": "train_accuracy"})
         },
         "simulator.oscillation._coordinates": {"": oscillation},
-        "simulator.prediction._no_projections": {"": Call((problem, path), projected)},
-        "simulator.prediction._project": {
-            "": Call((problem, path, projections, jnp.asarray(0), jnp.asarray(3)), projected)
-        },
+        "simulator.prediction._projected": {"": Call((problem, params), projected)},
         "simulator.loop.run_chunk": {
             "one lane": in_turn,
             "lanes in turn": _of_lanes(in_turn, in_turn=True),

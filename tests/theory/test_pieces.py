@@ -69,7 +69,7 @@ def _retraction(problem, start, **options):
 COMPILED = (flow_integration.integrate, central_integration.integrate, manifold._go_on)
 
 
-@pytest.mark.parametrize("compute", [_flow, _central, _snapshots, _retraction])
+@pytest.mark.parametrize("compute", [_flow, _central, _retraction])
 def test_pieces_give_the_same_bits_and_compile_nothing_more(
     regression, start, compute, monkeypatch, request
 ) -> None:
@@ -84,7 +84,7 @@ def test_pieces_give_the_same_bits_and_compile_nothing_more(
     jax.tree.map(np.testing.assert_array_equal, whole, in_pieces)
 
 
-@pytest.mark.parametrize("compute", [_flow, _central, _snapshots])
+@pytest.mark.parametrize("compute", [_flow, _central])
 def test_an_interrupt_is_heard_between_two_pieces(
     regression, start, compute, one_by_one, monkeypatch
 ) -> None:
