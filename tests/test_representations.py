@@ -113,6 +113,20 @@ def test_the_main_results_say_how_they_ended_and_what_they_hold(run):
         assert _is_short(printed) and all(part in printed for part in parts), printed
 
 
+def test_the_reason_for_a_central_flow_is_printed_and_no_array_of_it():
+    reason = "no snapshot lies within reach; " + "the trajectory is at the edge before that, " * 9
+    flow = dataclasses.replace(_central(), reason=reason)
+    printed = repr(flow)
+    assert _is_short(printed) and "why not on Γ  no snapshot lies within reach; the" in printed
+    assert printed.endswith(" …") and len(printed.splitlines()) == 12
+    assert len(jax.tree.leaves(flow)) == len(jax.tree.leaves(_central()))
+    for same in (
+        jax.jit(lambda x: x)(flow),
+        jax.vmap(lambda x: x)(jax.tree.map(lambda leaf: leaf[None], flow)),
+    ):
+        assert same.reason == reason
+
+
 def test_a_fork_says_how_many_steps_it_has_made_itself(run):
     problem, rule = sf.models.matrix_completion(shape=(4, 4), rank=1), sf.gdwd(0.5, 0.01)
     for start in (run, run.snapshot(20)):

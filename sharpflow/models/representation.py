@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,6 +15,8 @@ _Instance = TypeVar("_Instance")
 MOST_LINES = 12
 # Characters of a line, as a terminal of 100 columns shows them without a break.
 _WIDEST = 96
+# Characters of a text that is wrapped: beside it the longest name of a number has room.
+_WRAPPED = 70
 # Entries of a vector that are shown one by one; of a longer one the first and the last are.
 _FEW = 4
 
@@ -160,6 +163,18 @@ def of_params(params: Any, leading: str = "") -> str:
     dtypes = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
     arrays = "1 array" if len(leaves) == 1 else f"{len(leaves)} arrays"
     return f"{counted}{number:,} numbers in {arrays}, {dtypes}"
+
+
+def wrapped(name: str, text: str, most: int) -> list[tuple[str, str]]:
+    """A long text as lines of a summary, of which the first has the name.
+
+    Args:
+      name: of the first line; the others have none.
+      text: what is said.
+      most: lines; of a text that needs more the end is left out, which "…" shows.
+    """
+    lines = textwrap.wrap(text, _WRAPPED, max_lines=most, placeholder=" …", break_on_hyphens=False)
+    return list(zip([name, *[""] * len(lines)], lines, strict=False))
 
 
 def span(values: Any, unit: str = "") -> str:

@@ -1,5 +1,6 @@
 """The central flow as the prediction of a trajectory, and the two set against each other."""
 
+import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 
 from sharpflow.models import Problem
 from sharpflow.models.problem import parameter_rows
-from sharpflow.simulator.comparison_words import reasons_in_text
+from sharpflow.simulator.comparison_words import WHY_AVERAGE, reasons_in_text
 from sharpflow.simulator.quantities import RESULT, described
 from sharpflow.simulator.quantity import Quantity, by_name
 from sharpflow.simulator.rules.edge_rule import euclidean_step_size
@@ -176,6 +177,7 @@ def predict_average(
     problem: Problem,
     trajectory: Trajectory,
     rates: Rates,
+    reason: str = "",
     *,
     num_outputs: int,
     rtol: float,
@@ -190,6 +192,7 @@ def predict_average(
       problem, trajectory, num_outputs, rtol, max_steps, max_seconds, throw, progress: as of
         ``predict``.
       rates: of the trajectory.
+      reason: why it is this flow, where it was not asked for.
 
     Raises:
       ValueError: no snapshot is near the edge or below it.
@@ -197,7 +200,7 @@ def predict_average(
     snapshots, _ = recorded_snapshots(trajectory)
     first = _first_below_edge(problem, trajectory, rates)
     chosen = first + thinned(len(trajectory.snapshot_step) - first, num_outputs)
-    return central_flow(
+    flow = central_flow(
         problem,
         jax.tree.map(lambda leaf: jnp.asarray(leaf[first]), snapshots),
         rates.learning_rate,
@@ -209,6 +212,7 @@ def predict_average(
         throw=throw,
         progress=progress,
     )
+    return dataclasses.replace(flow, reason=reason)
 
 
 def _first_below_edge(problem: Problem, trajectory: Trajectory, rates: Rates) -> int:
@@ -314,14 +318,17 @@ def compare_with_average(
         "final_relative_error": "the flow has not moved",
         "mean_loss_ratio": "the column loss_mean was not recorded",
     }
-    numbers = dict.fromkeys(_OF_THE_ENTRY, np.nan) | {
+    numbers = {
         "final_relative_error": float(relative[-1]),
         "mean_loss_ratio": ratio,
-    }
-    attributes = trajectory.attributes | {"intrinsic_rate": trajectory.intrinsic_rate} | numbers
+    } | dict.fromkeys(_OF_THE_ENTRY, np.nan)
+    # The numbers first: of many attributes a print of the dataset shows the first and the last.
+    attributes = numbers | trajectory.attributes | {"intrinsic_rate": trajectory.intrinsic_rate}
     attributes |= reasons_in_text(
         {name: reasons[name] for name, value in numbers.items() if np.isnan(value)}
     )
+    if flow.reason:
+        attributes[WHY_AVERAGE] = str(flow.reason)
     compared = xarray.Dataset(
         {name: (AVERAGE[name].dims, values) for name, values in columns.items()},
         {"tau": np.asarray(flow.tau)[times], "step": ("tau", trajectory.snapshot_step[rows])},

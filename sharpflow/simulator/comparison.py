@@ -94,7 +94,8 @@ def compare(
       ``relative_error``, ``predicted_sharpness``, ``threshold``, ``predicted_threshold``,
       ``threshold_ratio``, ``loss_mean`` from each output to the next, ``predicted_loss`` and
       ``loss_ratio``; and the attributes ``final_relative_error`` and ``mean_loss_ratio``, that over
-      the latter half of the outputs. The other numbers are NaN.
+      the latter half of the outputs. The other numbers are NaN. ``prediction_reason`` says why it
+      was a central flow, where ``predict`` chose it.
 
       ``print(sharpflow.simulator.comparison_summary(compared))`` shows these numbers with what
       they are; docs/quantities.md defines each column.
@@ -167,9 +168,8 @@ def compare(
     }
     before, after = _rises(trajectory, entry, begin)
     before = before if seen else np.nan
-    attributes = trajectory.attributes | {
-        "intrinsic_rate": trajectory.intrinsic_rate,
-        "settle_tau": settle_tau,
+    # The numbers first: of many attributes a print of the dataset shows the first and the last.
+    numbers = {
         "entry_step": entry if seen else np.nan,
         "predicted_entry_step": predicted_entry,
         "final_relative_error": float(relative[-1]),
@@ -178,13 +178,15 @@ def compare(
         "loss_rises_before": before,
         "loss_rises_after": after,
     }
+    attributes = numbers | trajectory.attributes
+    attributes |= {"intrinsic_rate": trajectory.intrinsic_rate, "settle_tau": settle_tau}
     attributes |= reasons_in_text(
         {
             name: reason
             for name, reason in _reasons(
                 trajectory, edge_ratio, moved, seen=seen, entry=entry, num_settled=sum(settled)
             ).items()
-            if np.isnan(attributes[name])
+            if np.isnan(numbers[name])
         }
     )
     compared = xarray.Dataset(

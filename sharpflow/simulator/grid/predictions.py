@@ -37,7 +37,7 @@ from sharpflow.simulator.comparison_quantities import COMPARISON_NUMBERS
 from sharpflow.simulator.grid.point import GRID, grid_point
 from sharpflow.simulator.grid.points import MakeProblem
 from sharpflow.simulator.interrupt import Interrupted, Stop, stop_between_chunks
-from sharpflow.simulator.prediction import KINDS, PredictionKind, predict
+from sharpflow.simulator.prediction import KINDS, PredictionKind, predict_telling
 from sharpflow.simulator.program import MakeOptimizer
 from sharpflow.simulator.quantities import described
 from sharpflow.simulator.quantity import Quantity, by_name
@@ -98,8 +98,9 @@ PREDICTION = by_name(
     ),
     Quantity(
         "prediction_reason",
-        "why there is no prediction",
-        "Why a point has no prediction, or why it ends early; empty where it reaches the end.",
+        "why there is no prediction, or no flow on Γ",
+        "Why a point has no prediction, why its prediction ends early, or why it is a central flow "
+        "that nobody asked for, and what would help; empty where there is nothing to say.",
         unit="1",
     ),
     Quantity(
@@ -200,7 +201,8 @@ class PointPrediction:
     Attributes:
       kind: one of ``KINDS``, or ``NONE``.
       status: of the integration; −1 where there is none.
-      reason: why there is no prediction, or none to the end; empty where there is nothing to say.
+      reason: why there is no prediction, or none to the end, or why it is a central flow; empty
+        where there is nothing to say.
       steps: updates that the point had made.
       columns: by name, shapes (T,).
       numbers: by name.
@@ -348,7 +350,10 @@ def predict_point(
     try:
         trajectory = grid_point(grid, problem, optimizer=optimizer, **labels)
         steps = trajectory.final_step
-        flow = predict(problem, trajectory, throw=False, progress=False, **options)
+        # of the many points of a grid the column of reasons tells, and no warnings
+        flow = predict_telling(
+            problem, trajectory, lambda reason: None, throw=False, progress=False, **options
+        )
         comparison = compare(trajectory, flow, problem, progress=False)
     except (ValueError, RuntimeError) as error:
         return PointPrediction(NONE, -1, " ".join(str(error).split()), steps)
@@ -369,13 +374,14 @@ def predict_point(
     numbers = {name: float(comparison.attrs[name]) for name in _NUMBERS if name in comparison.attrs}
     status = Status(int(flow.status))
     if isinstance(flow, CentralFlowSolution):
-        kind, known = KINDS[1], flow.loss
+        kind, known, why = KINDS[1], flow.loss, str(flow.reason)
     else:
-        kind, known = KINDS[0], flow.threshold
+        kind, known, why = KINDS[0], flow.threshold, ""
+    early = "" if status == Status.SUCCESS else outcome_in_words(status, flow.tau, known)
     return PointPrediction(
         kind=kind,
         status=int(status),
-        reason="" if status == Status.SUCCESS else outcome_in_words(status, flow.tau, known),
+        reason="; ".join(filter(None, (early, why))),
         steps=steps,
         columns=columns,
         numbers=numbers,
