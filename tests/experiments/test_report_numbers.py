@@ -8,6 +8,7 @@ import sharpflow as sf
 from sharpflow.experiments.report import curves
 from sharpflow.experiments.report.measured import measure
 from sharpflow.experiments.report.predicted import chosen
+from sharpflow.simulator.crossing import entry_step
 
 RATE = 1e-3
 
@@ -42,6 +43,34 @@ def test_the_entry_and_the_means_after_it_are_those_of_a_made_up_trajectory():
     assert all(np.isnan(value) for value in bare.values())
     below = measure({"edge_ratio": np.full(len(step), 0.5)}, step, None, RATE, 4000)
     assert np.isnan(below["entry_step"])
+
+
+@pytest.mark.parametrize(
+    ("ratios", "entry"),
+    [
+        ([0.5, 0.8, 1.25, 0.9, 1.1], 15.0),  # in the middle of two logarithms
+        ([3.0, 0.5, 0.8, 1.25, 1.0], 25.0),  # a burst throws a start above the edge below it first
+        ([3.0, 0.5, 0.7, 0.9, 0.93], np.nan),  # and it never comes back
+        ([1.2, 0.95, 1.05, 0.97, 1.0], 0.0),  # it swings about the edge from the start
+        ([1.2, 1.1, 1.05, 1.02, 1.01], 0.0),  # and comes down to it
+        ([1.0 - 5e-3, 0.4, 0.4, 0.4, 0.4], 0.0),  # as near as rounding may put a start at the edge
+    ],
+)
+def test_the_entry_is_a_rise_through_one_and_no_start_above_it(ratios, entry):
+    ratios, step = np.array(ratios), 10.0 * np.arange(5)
+    assert entry_step(step, np.log(ratios), RATE) == pytest.approx(entry, nan_ok=True)
+    rows = {
+        "edge_ratio": ratios,
+        "threshold": 50.0 / ratios,
+        "loss_rises": np.full(5, 0.25),
+    }
+    found = measure(rows, step, None, RATE, 1000)
+    assert found["entry_step"] == pytest.approx(entry, nan_ok=True)
+    # what comes after an entry needs one
+    later = {name: np.concatenate([each, each]) for name, each in rows.items()}
+    later["edge_ratio"] = np.concatenate([ratios, np.full(5, ratios[-1])])
+    found = measure(later, np.append(step, 500.0 + step), None, RATE, 1000)
+    assert np.isfinite(found["edge_ratio"]) == np.isfinite(found["rises"]) == np.isfinite(entry)
 
 
 def test_the_report_and_compare_have_one_mean_after_the_entry():
