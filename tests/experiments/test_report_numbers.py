@@ -1,14 +1,18 @@
 """What a report makes of records: entry and means, thinned curves, and the points to predict."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
+import xarray
 
 import sharpflow as sf
-from sharpflow.experiments.report import curves
+from sharpflow.experiments.report import curves, predicted
 from sharpflow.experiments.report.measured import measure
 from sharpflow.experiments.report.predicted import chosen
 from sharpflow.simulator.crossing import entry_step
+from sharpflow.simulator.grid.predictions import PointPrediction
 
 RATE = 1e-3
 
@@ -127,3 +131,23 @@ def test_the_first_seed_that_ended_well_is_predicted_first():
     assert chosen(usable, None) == [0, 3]
     assert chosen(usable, 3) == [0, 2, 3] and chosen(usable, 9) == [0, 2, 3, 5]
     assert chosen(usable, 0) == [] and chosen(np.zeros((2, 2), bool), None) == []
+
+
+def test_each_point_is_told_before_its_flow_is_integrated(monkeypatch, capsys):
+    """A flow takes minutes; the flow itself shows its progress if it is asked to."""
+    shown = []
+
+    def point(*arguments, progress):
+        shown.append((progress, len(capsys.readouterr().err.splitlines())))
+        return PointPrediction("none", -1, "no arrival", 0)
+
+    monkeypatch.setattr(predicted, "predict_point", point)
+    axes = types.SimpleNamespace(names=["seed"], at=lambda i: i, index=lambda i: (i,))
+    remade = types.SimpleNamespace(axes=axes, make=lambda at: at, optimizer=None)
+    dataset = xarray.Dataset(coords={"seed": [4, 5]})
+    points = {0: "seed 4", 1: "seed 5"}
+    for progress, lines in ((True, 1), (False, 0)):
+        shown.clear()
+        made, reasons = predicted.predict_points(remade, dataset, points, progress)
+        assert shown == [(progress, lines)] * 2
+        assert made == {} and reasons == dict.fromkeys(points, "no arrival")

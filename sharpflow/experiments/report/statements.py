@@ -7,6 +7,7 @@ import numpy as np
 from sharpflow.experiments.report.measured import Measures
 from sharpflow.experiments.report.page import Cell, Table, number, shown, words
 from sharpflow.experiments.report.predicted import Prediction
+from sharpflow.experiments.run import FLOWS
 from sharpflow.simulator.comparison_quantities import COMPARISON_NUMBERS
 from sharpflow.simulator.crossing import SETTLE_TAU
 
@@ -88,6 +89,7 @@ def statement_facts(measures: Measures, prediction: Prediction | None) -> list[l
     if prediction is not None:
         attributes = prediction.comparison.attrs
         facts += [
+            ["predicted by", "", FLOWS[prediction.kind]],
             [
                 "entry step, from the arrival on Γ",
                 _said(attributes.get("entry_step", np.nan)),

@@ -30,7 +30,7 @@ from sharpflow.models.arguments import (
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.leaves import x64_enabled
 from sharpflow.models.precision import compiled
-from sharpflow.models.progress import progress_bar
+from sharpflow.models.progress import progress_bar, told
 from sharpflow.simulator.axes import keywords_of
 from sharpflow.simulator.comparison import compare
 from sharpflow.simulator.comparison_quantities import COMPARISON_NUMBERS
@@ -338,6 +338,8 @@ def predict_point(
     optimizer: MakeOptimizer,
     labels: Mapping[str, Any],
     options: PredictionOptions,
+    *,
+    progress: bool | None = False,
 ) -> PointPrediction:
     """The prediction of a point, or why there is none.
 
@@ -345,16 +347,19 @@ def predict_point(
       problem: what was trained at this point.
       grid, optimizer, options: as of ``predict_grid``.
       labels: of the point along every axis.
+      progress: as of ``predict``; where none is shown, nothing is told before the end.
     """
     steps = 0
+
+    def tell(reason: str) -> None:
+        # of the many points of a grid the column of reasons tells, and no warnings
+        told(f"the central flow is taken, because {reason}", progress, "prediction")
+
     try:
         trajectory = grid_point(grid, problem, optimizer=optimizer, **labels)
         steps = trajectory.final_step
-        # of the many points of a grid the column of reasons tells, and no warnings
-        flow = predict_telling(
-            problem, trajectory, lambda reason: None, throw=False, progress=False, **options
-        )
-        comparison = compare(trajectory, flow, problem, progress=False)
+        flow = predict_telling(problem, trajectory, tell, throw=False, progress=progress, **options)
+        comparison = compare(trajectory, flow, problem, progress=progress)
     except (ValueError, RuntimeError) as error:
         return PointPrediction(NONE, -1, " ".join(str(error).split()), steps)
     kept = {
