@@ -101,7 +101,7 @@ _OF_MODULES = ("parent", "name")
 
 
 def of_fields(value: Any) -> Summary:
-    """The name of the class, and a line for each field that is not None.
+    """The name of the class, and a line for each field that is not None and no empty mapping.
 
     Args:
       value: of a data class, a named tuple, or a Flax module.
@@ -109,8 +109,13 @@ def of_fields(value: Any) -> Summary:
     leave_out = _OF_MODULES if hasattr(type(value), "apply") else ()
     names = [*getattr(value, "_fields", ()), *getattr(value, "__dataclass_fields__", ())]
     fields = ((name, getattr(value, name, None)) for name in names if name not in leave_out)
-    lines = [(name, words(field)) for name, field in fields if field is not None]
+    said = ((name, field) for name, field in fields if field is not None)
+    lines = [(name, words(field)) for name, field in said if not _is_empty(field)]
     return Summary(type(value).__name__, lines)
+
+
+def _is_empty(field: Any) -> bool:
+    return isinstance(field, Mapping) and not field
 
 
 def words(value: Any) -> str:
