@@ -166,8 +166,9 @@ def _late(dataset: "xarray.Dataset", values: np.ndarray, shown: np.ndarray) -> n
     The first records of a metric may lie so far from all others that on an axis with them two
     ends look alike that are not. The transient ends where the edge ratio first comes to
     ``AT_EDGE``, after a tenth of the records at least; or in the middle of the records where it
-    was not recorded or comes there later. Of what follows, single values far from all others are
-    left out, but no last one.
+    was not recorded or comes there later. Of what follows the whole bands are shown, unless single
+    values far from all others would make the axis more than twice as long. Those are left out, but
+    no last one.
 
     Args:
       dataset: a grid.
@@ -186,6 +187,11 @@ def _late(dataset: "xarray.Dataset", values: np.ndarray, shown: np.ndarray) -> n
         return shown
     last = finite & (np.cumsum(finite[..., ::-1], axis=-1)[..., ::-1] == 1)
     late = np.append(np.percentile(after, _LATE_PERCENTILES), values[last])
+    banded = np.where(records >= begin[..., None], values, np.nan)
+    banded = np.moveaxis(banded, -4, 0).reshape(values.shape[-4], -1)  # (seeds, all else)
+    edges = band(np.zeros(banded.shape[1]), banded)
+    whole = np.concatenate([late, edges.low, edges.high])
+    late = whole if np.ptp(whole) <= WHOLE * np.ptp(late) else late
     return late if np.ptp(shown) > WHOLE * np.ptp(late) else shown
 
 
