@@ -407,7 +407,7 @@ def log_axis(ax: "Axes", which: str) -> None:
         # Of a power of ten and its multiples hardly one lies there, and an axis with two labels is
         # taken for a linear one. Even values that draw together show both: where they lie, and that
         # the axis is logarithmic.
-        axis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_major_locator(ticker.MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
         axis.set_minor_locator(ticker.MaxNLocator(25, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: _readable(value)))
     axis.set_minor_formatter(ticker.NullFormatter())
