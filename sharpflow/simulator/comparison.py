@@ -226,7 +226,7 @@ def _reasons(
     if not known.size:
         no_entry = "the retraction to Γ fails at every output"
     elif not seen:
-        no_entry = "the trajectory entered the edge before it came near Γ"
+        no_entry = "it entered the edge before it came near Γ: lower weight_decay"
     elif known.max() < 1.0:
         no_entry = f"the edge ratio does not reach 1, {known.max():.3g} at most"
     else:

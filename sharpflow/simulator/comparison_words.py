@@ -69,6 +69,7 @@ def comparison_summary(comparison: "xarray.Dataset") -> Summary:
     lines = [("flow time τ", span(comparison["tau"].values))]
     unknown: dict[str, list[str]] = {}
     reasons = _reasons(comparison)
+    of_average = "edge_ratio" not in comparison
     for name, meaning in _TOLD.items():
         value, quantity = float(comparison.attrs[name]), COMPARISON_NUMBERS[name]
         if np.isnan(value):
@@ -77,6 +78,8 @@ def comparison_summary(comparison: "xarray.Dataset") -> Summary:
         theory = quantity.reference
         beside = f", {theory:g} in theory" if isinstance(theory, float) else ""
         said = meaning.format(label=quantity.label)
+        if of_average and name == "mean_loss_ratio":  # which knows of no entry
+            said = "mean loss of the latter half, measured / predicted"
         lines.append((name, f"{number(value):11} {said}{beside}"))
     moved = float(comparison["distance_moved"].values[-1])
     lines.append(("distance_moved", f"{number(moved):11} by the flow, at the end"))

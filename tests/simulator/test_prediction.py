@@ -248,7 +248,7 @@ def test_an_entry_before_the_arrival_is_not_taken_for_a_prediction(completion, c
     unseen = sf.compare(trajectory, flow, problem).attrs
     assert np.isnan([unseen["entry_step"], unseen["predicted_entry_step"]]).all()
     assert np.isnan(unseen["loss_rises_before"])
-    reason = "the trajectory entered the edge before it came near Γ"
+    reason = "it entered the edge before it came near Γ: lower weight_decay"
     names = ("entry_step", "predicted_entry_step", "loss_rises_before")
     assert unseen["why_nan"] == "; ".join(f"{name}: {reason}" for name in names)
     assert unseen["loss_rises_after"] == pytest.approx(seen["loss_rises_after"], abs=0.05)
