@@ -107,7 +107,7 @@ def test_the_main_results_say_how_they_ended_and_what_they_hold(run):
         repr(run): ("SUCCESS after 20 steps", "0 to 18, 10 values", "ηλ = 0.005", "2 snapshots of"),
         repr(_flow()): ("SUCCESS", "0 to 1, 3 values", "2 followed; λ₁ 8 → 24", "12, 1 rejected"),
         repr(_flow(sf.Status.MAX_STEPS)): ("MAX_STEPS after τ = 0.5", "8 → 16, 1 of 3 not finite"),
-        repr(_central()): ("SUCCESS", "mean loss", "edge 2/η − λ  4", "7 ∇L, 8 ∇²L v, 9 ∇³L"),
+        repr(_central()): ("SUCCESS", "mean loss", "edge 2/η − λ = 4", "7 ∇L, 8 ∇²L v, 9 ∇³L"),
         repr(run.snapshot(10)): ("step               10", "ηλ  0.005", "in 2 arrays"),
     }.items():
         assert _is_short(printed) and all(part in printed for part in parts), printed

@@ -15,8 +15,6 @@ _Instance = TypeVar("_Instance")
 MOST_LINES = 12
 # Characters of a line, as a terminal of 100 columns shows them without a break.
 _WIDEST = 96
-# Characters of a text that is wrapped: beside it the longest name of a number has room.
-_WRAPPED = 70
 # Entries of a vector that are shown one by one; of a longer one the first and the last are.
 _FEW = 4
 
@@ -170,15 +168,17 @@ def of_params(params: Any, leading: str = "") -> str:
     return f"{counted}{number:,} numbers in {arrays}, {dtypes}"
 
 
-def wrapped(name: str, text: str, most: int) -> list[tuple[str, str]]:
+def wrapped(name: str, text: str, most: int, *, beside: int) -> list[tuple[str, str]]:
     """A long text as lines of a summary, of which the first has the name.
 
     Args:
       name: of the first line; the others have none.
       text: what is said.
       most: lines; of a text that needs more the end is left out, which "…" shows.
+      beside: characters of the longest name of the summary.
     """
-    lines = textwrap.wrap(text, _WRAPPED, max_lines=most, placeholder=" …", break_on_hyphens=False)
+    width = _WIDEST - beside - 4
+    lines = textwrap.wrap(text, width, max_lines=most, placeholder=" …", break_on_hyphens=False)
     return list(zip([name, *[""] * len(lines)], lines, strict=False))
 
 

@@ -79,16 +79,17 @@ def comparison_summary(comparison: "xarray.Dataset") -> Summary:
         beside = f", {theory:g} in theory" if isinstance(theory, float) else ""
         said = meaning.format(label=quantity.label)
         if of_average and name == "mean_loss_ratio":  # which knows of no entry
-            said = "mean loss of the latter half, measured / predicted"
+            said = "mean loss of the latter half over predicted"
         lines.append((name, f"{number(value):11} {said}{beside}"))
     moved = float(comparison["distance_moved"].values[-1])
     lines.append(("distance_moved", f"{number(moved):11} by the flow, at the end"))
     why = str(comparison.attrs.get(WHY_AVERAGE, ""))
+    widest = max(map(len, _TOLD))
     # Each number has a line of its own unless a reason needs the room.
     for reason, names in unknown.items():
         if why:
-            lines += wrapped("NaN", f"{', '.join(names)}: {reason}", 3)
+            lines += wrapped("NaN", f"{', '.join(names)}: {reason}", 3, beside=widest)
         else:
             lines += [(name, f"NaN, {reason}") for name in names]
-    lines += wrapped("why not on Γ", why, _MOST_OF_REASON) if why else []
+    lines += wrapped("why not on Γ", why, _MOST_OF_REASON, beside=widest) if why else []
     return Summary("Comparison of a trajectory with its flow", lines)

@@ -222,10 +222,10 @@ def _of_edge(problem: Problem, trajectory: Trajectory, search: Search, edge: _Ed
         _excess(problem, trajectory, 0) if afar else loss / distance**2
     )
     return (
-        f"{said}reaches 1 by step {step[edge.snapshot]}. At step {step[last]}, the last snapshot "
-        f"before, the loss {_above_infimum(problem)}is {loss:.2g}; to be near enough it has to "
-        f"fall to about {near:.1g} there. Lower weight_decay first: the steps before the edge "
-        "grow like 1/weight_decay. A lower learning_rate helps less."
+        f"{said}reaches 1 by step {step[edge.snapshot]}. Lower weight_decay first: the steps "
+        "before the edge grow like 1/weight_decay. A lower learning_rate helps less. At step "
+        f"{step[last]}, the last snapshot before, the loss {_above_infimum(problem)}is {loss:.2g}; "
+        f"to be near enough it has to fall to about {near:.1g} there."
     )
 
 

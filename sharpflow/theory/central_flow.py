@@ -58,6 +58,7 @@ from sharpflow.theory.times import last_reached, padded_times, validated_times
 if TYPE_CHECKING:
     import xarray
 
+_WHY = "why not on Γ"  # of the reason in a print
 # Of tr C, for an eigenvalue of C that holds something at the edge, as in ``flow_integration``.
 _HOLDING = 1e-4
 # Eigenvalues that are followed at first. Third derivatives cost k(k + 1)/2 vectors, and the program
@@ -206,8 +207,11 @@ class CentralFlowSolution:
                 ("τ", span(self.tau)),
                 ("loss", course(self.loss)),
                 ("mean loss", course(self.mean_loss)),
-                ("eigenvalues", f"{values.shape[1]} followed; λ₁ {course(values[:, 0])}"),
-                ("edge 2/η − λ", number(self.edge)),
+                (
+                    "eigenvalues",
+                    f"{values.shape[1]} followed; λ₁ {course(values[:, 0])}, "
+                    f"edge 2/η − λ = {number(self.edge)}",
+                ),
                 ("‖w‖²", course(norm_squared)),
                 ("w", of_params(self.params, "points")),
                 (
@@ -215,7 +219,7 @@ class CentralFlowSolution:
                     f"{number(self.num_steps)}, {number(self.num_rejected)} rejected; "
                     + ", ".join(f"{number(n)} {of}" for of, n in counted.items()),
                 ),
-                *(wrapped("why not on Γ", str(self.reason), 3) if self.reason else []),
+                *(wrapped(_WHY, str(self.reason), 4, beside=len(_WHY)) if self.reason else []),
             ],
         )
 
