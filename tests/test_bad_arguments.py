@@ -246,6 +246,39 @@ MISTAKES = {
             "docs/howto-optimizer.md, 'SGD with momentum and a sched",
         ],
     ),
+    "a rate by its place that is given by its name": (
+        lambda p, w: sf.simulator.momentum(0.1, 3e-3, 0.9),
+        ["3 were given", "order is momentum(learning_rate, weight_decay), and beta= is given by n"],
+    ),
+    "one rate too many": (
+        lambda p, w: sf.gdwd(0.1, 3e-3, 0.9),
+        ["3 were given", "the order is gdwd(learning_rate, weight_decay)"],
+    ),
+    "no number of steps": (
+        lambda p, w: sf.simulate(p, w, RULE),
+        [
+            "missing 1 required positional argument: 'num_steps'",
+            "the order is simulate(problem, params, optimizer, num_steps), and all else is given",
+        ],
+    ),
+    "params of another dtype": (
+        lambda p, w: jax.numpy_dtype_promotion("standard")(
+            lambda: sf.simulate(p, w.astype(np.float32), RULE, 3)
+        )(),  # as users have it
+        [
+            "the loss is float64 where the params are float32",
+            "problem.init(jax.random.key(seed))",
+            "jax.tree.map(lambda w: w.astype('float64'), params)",
+        ],
+    ),
+    "a trajectory for a grid": (
+        lambda p, w: sf.plots.heat_map(trajectory(), "loss"),
+        ["dataset must be", "drawn by sharpflow.plots.panel", "simulate_grid returns a grid"],
+    ),
+    "a trajectory for a comparison": (
+        lambda p, w: sf.plots.mean_loss(trajectory()),
+        ["comparison must be", "and compare a comparison"],
+    ),
     "rates by keyword alone": (
         lambda p, w: sf.simulate_grid(
             p, **GRID, optimizer=lambda *, learning_rate, weight_decay: RULE

@@ -107,10 +107,24 @@ def test_the_main_results_say_how_they_ended_and_what_they_hold(run):
         repr(run): ("SUCCESS after 20 steps", "0 to 18, 10 values", "ηλ = 0.005", "2 snapshots of"),
         repr(_flow()): ("SUCCESS", "0 to 1, 3 values", "2 followed; λ₁ 8 → 24", "12, 1 rejected"),
         repr(_flow(sf.Status.MAX_STEPS)): ("MAX_STEPS after τ = 0.5", "8 → 16, 1 of 3 not finite"),
-        repr(_central()): ("SUCCESS", "mean loss", "edge 2/η − λ  4", "7 ∇L, 8 ∇²L v, 9 ∇³L"),
-        repr(run.snapshot(10)): ("step            10",),
+        repr(_central()): ("SUCCESS", "mean loss", "edge 2/η − λ = 4", "7 ∇L, 8 ∇²L v, 9 ∇³L"),
+        repr(run.snapshot(10)): ("step               10", "ηλ  0.005", "in 2 arrays"),
     }.items():
         assert _is_short(printed) and all(part in printed for part in parts), printed
+
+
+def test_the_reason_for_a_central_flow_is_printed_and_no_array_of_it():
+    reason = "no snapshot lies within reach; " + "the trajectory is at the edge before that, " * 9
+    flow = dataclasses.replace(_central(), reason=reason)
+    printed = repr(flow)
+    assert _is_short(printed) and "why not on Γ  no snapshot lies within reach; the" in printed
+    assert printed.endswith(" …") and len(printed.splitlines()) == 12
+    assert len(jax.tree.leaves(flow)) == len(jax.tree.leaves(_central()))
+    for same in (
+        jax.jit(lambda x: x)(flow),
+        jax.vmap(lambda x: x)(jax.tree.map(lambda leaf: leaf[None], flow)),
+    ):
+        assert same.reason == reason
 
 
 def test_a_fork_says_how_many_steps_it_has_made_itself(run):

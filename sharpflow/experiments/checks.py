@@ -125,7 +125,12 @@ def exponent_check(
 
 def write_markdown(checks: Sequence[Check], path: Path, caption: str) -> None:
     """Write the table as Markdown, for README."""
-    lines = [caption, "", "| part | statement | measured | allowed | |", "|---|---|---:|---|---|"]
+    lines = [
+        caption,
+        "",
+        "| part | statement | measured | allowed | note |",
+        "|---|---|---:|---|---|",
+    ]
     for check in checks:
         mark = {None: check.note, True: check.note or "holds", False: f"**fails** {check.note}"}
         cells = (check.part, check.statement, f"{check.measured:.4g}", check.allowed,

@@ -38,7 +38,8 @@ app = typer.Typer(
 )
 
 Progress = Annotated[
-    bool | None, typer.Option(help="Show progress; by default on a terminal, `run` always.")
+    bool | None,
+    typer.Option(help="Show progress; by default on a terminal; run, predict and report always."),
 ]
 Device = Annotated[
     str | None, typer.Option(help=f"One of {', '.join(DEVICES)}; the best there is.")
@@ -243,7 +244,7 @@ def report(
         bool,
         typer.Option("--trust", help="Import and call the functions that the run's config names."),
     ] = False,
-    progress: Progress = None,
+    progress: Progress = True,
 ) -> None:
     """Write one HTML page of a run: tables, figures, trajectories, provenance."""
     if no_predictions and predictions:

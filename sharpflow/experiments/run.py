@@ -1,8 +1,9 @@
 """Run a config, or say what it would take."""
 
+import collections
 import dataclasses
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,18 +127,21 @@ def predictions_in_words(data: "xarray.Dataset") -> list[str]:
     """
     if "prediction_kind" not in data:
         return []
-    return [f"predicted: {', '.join(kinds_in_words(data)) or 'none'}"]
+    kinds = kinds_in_words(data["prediction_kind"].values.reshape(-1))
+    return [f"predicted: {', '.join(kinds) or 'none'}"]
 
 
-def kinds_in_words(data: "xarray.Dataset") -> list[str]:
+FLOWS = {"sharpness_flow": "the flow on the manifold", "central_flow": "the central flow"}
+
+
+def kinds_in_words(kinds: Iterable[str]) -> list[str]:
     """How many points each kind of prediction predicts, of those that predict any.
 
     Args:
-      data: of a run with predictions.
+      kinds: of the points.
     """
-    kinds = data["prediction_kind"].values.reshape(-1).tolist()
-    named = {"sharpness_flow": "the flow on the manifold", "central_flow": "the central flow"}
-    return [f"{kinds.count(kind)} by {words}" for kind, words in named.items() if kind in kinds]
+    counts = collections.Counter(map(str, kinds))
+    return [f"{counts[kind]} by {words}" for kind, words in FLOWS.items() if counts[kind]]
 
 
 def plan_config(config: Config) -> GridPlan:

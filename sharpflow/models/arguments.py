@@ -18,6 +18,7 @@ MOST = 2**31 - 1  # of a count: compiled code counts in 32 bits
 
 # A line of a terminal. Ten times as many would bury the sentence around it.
 _LONGEST = 80  # characters of a value in an error
+_FEW_NAMES = 4  # of arguments that an error lists one by one
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -137,11 +138,33 @@ def checked(**kinds: Kind) -> Callable[[_Function], _Function]:
                 # Python 3.13 says what was meant, and earlier ones do not
                 if misspelt and not variable and "did you mean" not in str(error).lower():
                     error.args = (f"{error}{nearest(misspelt[0], parameters)}",)
+                elif not misspelt and not _binds(function, args, kwargs):
+                    error.args = (f"{error}; {_order(function)}",)
                 raise
 
         return call  # type: ignore[return-value]
 
     return decorate
+
+
+def _binds(function: Callable, args: tuple, kwargs: Mapping[str, Any]) -> bool:
+    """Whether these are as many arguments as the function takes, and none is missing."""
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
+
+
+def _order(function: Callable) -> str:
+    """The arguments of a function in their order, and those that are given by their names."""
+    parameters = inspect.signature(function).parameters.values()
+    by_place = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    by_name = [f"{p.name}=" for p in parameters if p.kind is p.KEYWORD_ONLY]
+    named = ", ".join(by_name) if len(by_name) <= _FEW_NAMES else "all else"
+    order = f"the order is {function.__name__}({', '.join(by_place)})"
+    is_given = "is" if len(by_name) == 1 or named == "all else" else "are"
+    return f"{order}, and {named} {is_given} given by name" if by_name else order
 
 
 def remedies(*table: tuple[Kind, str]) -> Callable[[Any], str]:

@@ -672,8 +672,10 @@ def _check_shapes(problem: Problem, params: Params) -> None:
     if value.dtype != dtype:
         raise ValueError(
             f"the loss is {value.dtype} where the params are {dtype}; it must be of their dtype. "
-            "If x64 was switched on after the problem was made, make the problem again; otherwise "
-            "cast the params, the data of the problem, or the value of the loss"
+            "Take params of the problem, problem.init(jax.random.key(seed)), or cast these: "
+            f"jax.tree.map(lambda w: w.astype('{value.dtype}'), params). If x64 was switched on "
+            "after the problem was made, make the problem again. In a loss of your own, cast its "
+            "data or its value"
         )
 
 

@@ -208,8 +208,25 @@ class _Lines:
             self.tell(self._clock.say(words))
 
     def tell(self, words: str) -> None:
-        now = datetime.datetime.now().strftime("%H:%M:%S")
-        print(f"{now} {self._description}: {words}", file=sys.stderr, flush=True)
+        _print_line(self._description, words)
+
+
+def _print_line(description: str, words: str) -> None:
+    now = datetime.datetime.now().strftime("%H:%M:%S")
+    print(f"{now} {description}: {words}", file=sys.stderr, flush=True)
+
+
+def told(words: str, show: bool | None, description: str) -> bool:
+    """Tell something once where progress is shown; whether it is.
+
+    Args:
+      words: what is told, in a line of its own that stays.
+      show, description: as of ``progress_bar``.
+    """
+    shown = sys.stderr.isatty() if show is None else show
+    if shown:
+        _print_line(description, words)
+    return shown
 
 
 def _answer(clock: _Clock) -> str:

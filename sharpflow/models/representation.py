@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -98,7 +99,7 @@ _OF_MODULES = ("parent", "name")
 
 
 def of_fields(value: Any) -> Summary:
-    """The name of the class, and a line for each field that is not None.
+    """The name of the class, and a line for each field that is not None and no empty mapping.
 
     Args:
       value: of a data class, a named tuple, or a Flax module.
@@ -106,8 +107,13 @@ def of_fields(value: Any) -> Summary:
     leave_out = _OF_MODULES if hasattr(type(value), "apply") else ()
     names = [*getattr(value, "_fields", ()), *getattr(value, "__dataclass_fields__", ())]
     fields = ((name, getattr(value, name, None)) for name in names if name not in leave_out)
-    lines = [(name, words(field)) for name, field in fields if field is not None]
+    said = ((name, field) for name, field in fields if field is not None)
+    lines = [(name, words(field)) for name, field in said if not _is_empty(field)]
     return Summary(type(value).__name__, lines)
+
+
+def _is_empty(field: Any) -> bool:
+    return isinstance(field, Mapping) and not field
 
 
 def words(value: Any) -> str:
@@ -160,6 +166,20 @@ def of_params(params: Any, leading: str = "") -> str:
     dtypes = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
     arrays = "1 array" if len(leaves) == 1 else f"{len(leaves)} arrays"
     return f"{counted}{number:,} numbers in {arrays}, {dtypes}"
+
+
+def wrapped(name: str, text: str, most: int, *, beside: int) -> list[tuple[str, str]]:
+    """A long text as lines of a summary, of which the first has the name.
+
+    Args:
+      name: of the first line; the others have none.
+      text: what is said.
+      most: lines; of a text that needs more the end is left out, which "…" shows.
+      beside: characters of the longest name of the summary.
+    """
+    width = _WIDEST - beside - 4
+    lines = textwrap.wrap(text, width, max_lines=most, placeholder=" …", break_on_hyphens=False)
+    return list(zip([name, *[""] * len(lines)], lines, strict=False))
 
 
 def span(values: Any, unit: str = "") -> str:

@@ -15,6 +15,7 @@ from flax.core import FrozenDict
 
 from sharpflow.models.arguments import shown
 from sharpflow.models.representation import Summary, summarized
+from sharpflow.models.static_text import StaticText
 
 _MAPPINGS: dict[str, type] = {"dict": dict, "OrderedDict": OrderedDict, "FrozenDict": FrozenDict}
 _SEQUENCES: dict[str, type] = {"list": list, "tuple": tuple}
@@ -161,6 +162,8 @@ class Writer:
         kind = type(value)
         if value is None or kind in (bool, int, float, str):
             return value
+        if kind is StaticText:
+            return str(value)
         if kind in self._classes:
             if isinstance(value, enum.Enum):
                 return {"enum": self._classes[kind], "name": value.name}

@@ -1,5 +1,6 @@
 """The central flow as the prediction of a trajectory, and the two set against each other."""
 
+import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 
 from sharpflow.models import Problem
 from sharpflow.models.problem import parameter_rows
-from sharpflow.simulator.comparison_words import reasons_in_text
+from sharpflow.simulator.comparison_words import WHY_AVERAGE, reasons_in_text
 from sharpflow.simulator.quantities import RESULT, described
 from sharpflow.simulator.quantity import Quantity, by_name
 from sharpflow.simulator.rules.edge_rule import euclidean_step_size
@@ -106,7 +107,8 @@ AVERAGE = by_name(
         "predicted_loss",
         "predicted mean loss",
         "The mean over the same steps of what the central flow predicts, "
-        "L(w) + ½⟨∇²L(w), C⟩ − inf L, by the trapezium rule.",
+        "L(w) + ½⟨∇²L(w), C⟩ − inf L, by the trapezium rule; NaN where this changes more than "
+        "threefold from the output before, so that the two tell no mean.",
         unit="1",
         dims=("tau",),
         symbol="predicted L̄",
@@ -129,6 +131,10 @@ RESTING = 1e-6
 # Of the edge. The oscillation lifts the sharpness of an iterate by some tens of percent, and far
 # above the edge the flow would begin with the convention for a burst.
 _HARDLY_ABOVE = 1.5
+# Times that a predicted loss may change from an output to the next for the trapezium rule to tell
+# the mean between them: the loss may fall exponentially, of which it makes 1.1 times the mean then,
+# and 1.4 at ten times.
+_LEAP = 3.0
 # Relative: what a rule tells of itself is rounded to the dtype of its parameters.
 _SAME_NUMBER = 1e-5
 
@@ -176,6 +182,7 @@ def predict_average(
     problem: Problem,
     trajectory: Trajectory,
     rates: Rates,
+    reason: str = "",
     *,
     num_outputs: int,
     rtol: float,
@@ -190,6 +197,7 @@ def predict_average(
       problem, trajectory, num_outputs, rtol, max_steps, max_seconds, throw, progress: as of
         ``predict``.
       rates: of the trajectory.
+      reason: why it is this flow, where it was not asked for.
 
     Raises:
       ValueError: no snapshot is near the edge or below it.
@@ -197,7 +205,7 @@ def predict_average(
     snapshots, _ = recorded_snapshots(trajectory)
     first = _first_below_edge(problem, trajectory, rates)
     chosen = first + thinned(len(trajectory.snapshot_step) - first, num_outputs)
-    return central_flow(
+    flow = central_flow(
         problem,
         jax.tree.map(lambda leaf: jnp.asarray(leaf[first]), snapshots),
         rates.learning_rate,
@@ -209,6 +217,7 @@ def predict_average(
         throw=throw,
         progress=progress,
     )
+    return dataclasses.replace(flow, reason=reason)
 
 
 def _first_below_edge(problem: Problem, trajectory: Trajectory, rates: Rates) -> int:
@@ -312,16 +321,21 @@ def compare_with_average(
     of_average = "a central flow predicts the average, and not an entry into the edge"
     reasons = dict.fromkeys(_OF_THE_ENTRY, of_average) | {
         "final_relative_error": "the flow has not moved",
-        "mean_loss_ratio": "the column loss_mean was not recorded",
+        "mean_loss_ratio": "the predicted loss changes too much between outputs"
+        if "loss_mean" in trajectory
+        else "the column loss_mean was not recorded",
     }
-    numbers = dict.fromkeys(_OF_THE_ENTRY, np.nan) | {
+    numbers = {
         "final_relative_error": float(relative[-1]),
         "mean_loss_ratio": ratio,
-    }
-    attributes = trajectory.attributes | {"intrinsic_rate": trajectory.intrinsic_rate} | numbers
+    } | dict.fromkeys(_OF_THE_ENTRY, np.nan)
+    # The numbers first: of many attributes a print of the dataset shows the first and the last.
+    attributes = numbers | trajectory.attributes | {"intrinsic_rate": trajectory.intrinsic_rate}
     attributes |= reasons_in_text(
         {name: reasons[name] for name, value in numbers.items() if np.isnan(value)}
     )
+    if flow.reason:
+        attributes[WHY_AVERAGE] = str(flow.reason)
     compared = xarray.Dataset(
         {name: (AVERAGE[name].dims, values) for name, values in columns.items()},
         {"tau": np.asarray(flow.tau)[times], "step": ("tau", trajectory.snapshot_step[rows])},
@@ -340,14 +354,17 @@ def _mean_losses(
     """Mean measured and predicted loss from each output to the next, and their ratio.
 
     Returns:
-      Both above inf L, shape (T,), NaN at the first output and where ``loss_mean`` was not
-      recorded; and the ratio over the latter half of the outputs: before, the loss may fall by
-      decades from one output to the next, and none of them says when.
+      Both above inf L, shape (T,), NaN at the first output, the measured one where ``loss_mean``
+      was not recorded, and the predicted one where it changes so much from one output to the next
+      that two values tell no mean; and the ratio over the others in the latter half of the outputs:
+      before, the loss may fall by decades between two outputs.
     """
     infimum, steps = float(problem.loss_infimum), trajectory.snapshot_step[rows]
     predicted, measured = np.full(len(steps), np.nan), np.full(len(steps), np.nan)
     along = np.asarray(flow.mean_loss)[times] - infimum
-    predicted[1:] = 0.5 * (along[1:] + along[:-1])
+    small, large = np.sort([along[1:], along[:-1]], axis=0)
+    told = large <= _LEAP * small
+    predicted[1:] = np.where(told, 0.5 * (along[1:] + along[:-1]), np.nan)
     if "loss_mean" not in trajectory:
         return measured, predicted, float("nan")
     ends = np.append(trajectory.step[1:], trajectory.final_step)
@@ -355,7 +372,7 @@ def _mean_losses(
     sums = np.concatenate([[0.0], sums])[trajectory.snapshot_row[rows]]
     gaps = np.diff(steps)
     measured[1:] = np.diff(sums) / gaps
-    half = len(gaps) // 2
-    whole = float(np.sum(predicted[1 + half :] * gaps[half:]))
-    ratio = float(sums[-1] - sums[half]) / whole if whole > 0.0 else float("nan")
+    late = told & (np.arange(len(gaps)) >= len(gaps) // 2)
+    whole = float(np.sum(predicted[1:][late] * gaps[late]))
+    ratio = float(np.sum(np.diff(sums)[late])) / whole if whole > 0.0 else float("nan")
     return measured, predicted, ratio

@@ -12,7 +12,13 @@ from sharpflow.models.problem import PROBLEM, parameter_rows
 from sharpflow.simulator.average import RESTING, compare_with_average
 from sharpflow.simulator.comparison_quantities import COMPARISON
 from sharpflow.simulator.comparison_words import reasons_in_text
-from sharpflow.simulator.crossing import SETTLE_TAU, entry_step, known_mean, settled_step
+from sharpflow.simulator.crossing import (
+    SETTLE_TAU,
+    begins_at_edge,
+    entry_step,
+    known_mean,
+    settled_step,
+)
 from sharpflow.simulator.prediction import Projection, project_snapshots
 from sharpflow.simulator.quantities import described
 from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory, recorded_snapshots
@@ -77,8 +83,9 @@ def compare(
 
       and the attributes
 
-      * ``entry_step``, the step at which the edge ratio crosses 1; NaN where it does not, or did
-        before the trajectory came near Γ;
+      * ``entry_step``, the step at which the edge ratio first rises through 1 from below; NaN where
+        it does not, or did before the trajectory came near Γ. A start at the edge, or above it
+        where it stays, enters at once;
       * ``predicted_entry_step``, the same predicted from the norm at tau[0];
       * ``final_relative_error``, at the last output;
       * ``mean_edge_ratio`` after the entry;
@@ -94,7 +101,8 @@ def compare(
       ``relative_error``, ``predicted_sharpness``, ``threshold``, ``predicted_threshold``,
       ``threshold_ratio``, ``loss_mean`` from each output to the next, ``predicted_loss`` and
       ``loss_ratio``; and the attributes ``final_relative_error`` and ``mean_loss_ratio``, that over
-      the latter half of the outputs. The other numbers are NaN.
+      the latter half of the outputs. The other numbers are NaN. ``prediction_reason`` says why it
+      was a central flow, where ``predict`` chose it.
 
       ``print(sharpflow.simulator.comparison_summary(compared))`` shows these numbers with what
       they are; docs/quantities.md defines each column.
@@ -167,9 +175,8 @@ def compare(
     }
     before, after = _rises(trajectory, entry, begin)
     before = before if seen else np.nan
-    attributes = trajectory.attributes | {
-        "intrinsic_rate": trajectory.intrinsic_rate,
-        "settle_tau": settle_tau,
+    # The numbers first: of many attributes a print of the dataset shows the first and the last.
+    numbers = {
         "entry_step": entry if seen else np.nan,
         "predicted_entry_step": predicted_entry,
         "final_relative_error": float(relative[-1]),
@@ -178,13 +185,15 @@ def compare(
         "loss_rises_before": before,
         "loss_rises_after": after,
     }
+    attributes = numbers | trajectory.attributes
+    attributes |= {"intrinsic_rate": trajectory.intrinsic_rate, "settle_tau": settle_tau}
     attributes |= reasons_in_text(
         {
             name: reason
             for name, reason in _reasons(
                 trajectory, edge_ratio, moved, seen=seen, entry=entry, num_settled=sum(settled)
             ).items()
-            if np.isnan(attributes[name])
+            if np.isnan(numbers[name])
         }
     )
     compared = xarray.Dataset(
@@ -217,9 +226,11 @@ def _reasons(
     if not known.size:
         no_entry = "the retraction to Γ fails at every output"
     elif not seen:
-        no_entry = "the trajectory entered the edge before it came near Γ"
-    else:
+        no_entry = "it entered the edge before it came near Γ: lower weight_decay"
+    elif known.max() < 1.0:
         no_entry = f"the edge ratio does not reach 1, {known.max():.3g} at most"
+    else:
+        no_entry = "the edge ratio falls below 1 from above and does not rise through 1 again"
     if np.isnan(entry):
         no_mean = no_entry
     elif not num_settled:
@@ -269,7 +280,7 @@ def _matched(
 def _entry_step(
     trajectory: Trajectory, steps: np.ndarray, projection: Projection
 ) -> tuple[float, bool]:
-    """First crossing of λ* below λ_1(Φ), interpolated, NaN where there is none; and whether seen.
+    """Where λ_1(Φ)/λ* first rises through 1, NaN where it does not; and whether it is seen.
 
     It is not seen where the trajectory comes near Γ after it has entered the edge. Its arrival is
     then the first step at which it is known to be there.
@@ -281,8 +292,10 @@ def _entry_step(
     step = trajectory.step[rows].astype(float)
     sharpness = np.interp(step, steps[known], projection.sharpness[known])
     log_ratio = -np.log(trajectory["threshold"][rows] / sharpness)
-    entry = entry_step(step, log_ratio, trajectory.intrinsic_rate)
-    return entry, not entry == step[0] > trajectory.step[0]
+    rate = trajectory.intrinsic_rate
+    if begins_at_edge(log_ratio, rate) and step[0] > trajectory.step[0]:
+        return float(step[0]), False
+    return entry_step(step, log_ratio, rate), True
 
 
 def _predicted_entry_step(trajectory: Trajectory, flow: FlowSolution) -> float:

@@ -152,8 +152,9 @@ COMPARISON_NUMBERS = by_name(
     Quantity(
         "entry_step",
         "entry step",
-        "The step at which the edge ratio first rises through 1, interpolated between records; NaN "
-        "where it does not, or did before the trajectory came near Γ.",
+        "The step at which the edge ratio first rises through 1 from below, interpolated between "
+        "records; NaN where it does not, or did before the trajectory came near Γ. A start at the "
+        "edge, or above it where it stays there, enters at its first step.",
         unit="step",
         reference="predicted_entry_step",
     ),

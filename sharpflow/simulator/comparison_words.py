@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sharpflow.models.arguments import ArgumentError, checked, of_lazy_type
-from sharpflow.models.representation import Summary, number, span
+from sharpflow.models.representation import Summary, number, span, wrapped
 from sharpflow.simulator.comparison_quantities import COMPARISON_NUMBERS
 
 if TYPE_CHECKING:
@@ -25,7 +25,11 @@ _TOLD = {
 }
 # The one attribute that has reasons: a file of netCDF takes text, and no table.
 ATTRIBUTE = "why_nan"
+# The attribute that says why a central flow was taken, as the column of a predicted grid does.
+WHY_AVERAGE = "prediction_reason"
 _BETWEEN, _AFTER_NAME = "; ", ": "
+# Lines of a reason, beside those of the numbers.
+_MOST_OF_REASON = 4
 
 
 def reasons_in_text(reasons: Mapping[str, str]) -> dict[str, str]:
@@ -62,17 +66,30 @@ def comparison_summary(comparison: "xarray.Dataset") -> Summary:
         raise ArgumentError(
             "comparison", _COMPARISON.allowed, f"a dataset with {sorted(map(str, comparison))}"
         )
-    reasons = _reasons(comparison)
     lines = [("flow time τ", span(comparison["tau"].values))]
+    unknown: dict[str, list[str]] = {}
+    reasons = _reasons(comparison)
+    of_average = "edge_ratio" not in comparison
     for name, meaning in _TOLD.items():
         value, quantity = float(comparison.attrs[name]), COMPARISON_NUMBERS[name]
         if np.isnan(value):
-            lines.append((name, f"NaN, {reasons.get(name, 'for a reason that is not known')}"))
+            unknown.setdefault(reasons.get(name, "for a reason that is not known"), []).append(name)
             continue
         theory = quantity.reference
         beside = f", {theory:g} in theory" if isinstance(theory, float) else ""
         said = meaning.format(label=quantity.label)
+        if of_average and name == "mean_loss_ratio":  # which knows of no entry
+            said = "mean loss of the latter half over predicted"
         lines.append((name, f"{number(value):11} {said}{beside}"))
     moved = float(comparison["distance_moved"].values[-1])
     lines.append(("distance_moved", f"{number(moved):11} by the flow, at the end"))
+    why = str(comparison.attrs.get(WHY_AVERAGE, ""))
+    widest = max(map(len, _TOLD))
+    # Each number has a line of its own unless a reason needs the room.
+    for reason, names in unknown.items():
+        if why:
+            lines += wrapped("NaN", f"{', '.join(names)}: {reason}", 3, beside=widest)
+        else:
+            lines += [(name, f"NaN, {reason}") for name in names]
+    lines += wrapped("why not on Γ", why, _MOST_OF_REASON, beside=widest) if why else []
     return Summary("Comparison of a trajectory with its flow", lines)

@@ -6,6 +6,10 @@ import numpy as np
 # is found by an iteration and rounded to the dtype; ten steps are far fewer than any entry takes.
 _AT_EDGE = 10.0
 
+# Edge ratio below which a start that was above the edge has left it. On Γ the ringing after an
+# entry seldom goes as far down; a burst from far above the edge goes to half of it and less.
+_LEFT = 0.9
+
 # Flow time that averages leave out after the oscillation has answered the entry. It comes in bursts
 # about this far apart at ηλ = 1e-3, of which the first is the largest. With a tenth of it the
 # average begins within that burst: on matrix completion the mean loss over its prediction is then
@@ -23,15 +27,32 @@ _ANSWER = 0.5
 def entry_step(step: np.ndarray, log_ratio: np.ndarray, intrinsic_rate: float) -> float:
     """The step at which the Edge of Stability is entered; NaN where it is not.
 
+    It is entered where the edge ratio first rises through 1 from below. Two starts count as entered
+    at their first record: one at the edge, whatever the rounding of its norm; and one above the
+    edge that stays there, as that of a run that goes on from the edge. A start above the edge that
+    falls below it, as the first burst throws it, has entered nothing before it rises again.
+
     Args:
       step: of the records, shape (T,).
-      log_ratio: log λ_1/λ* at each, finite, shape (T,). A start at the edge counts as
-        entered, whatever the rounding of its norm.
+      log_ratio: log λ_1/λ* at each, finite, shape (T,).
       intrinsic_rate: flow time per step.
     """
-    if log_ratio.size and log_ratio[0] >= -_AT_EDGE * intrinsic_rate:
-        return float(step[0])
-    return first_crossing(step, log_ratio)
+    entry = first_crossing(step, log_ratio)
+    if begins_at_edge(log_ratio, intrinsic_rate):
+        before = log_ratio[~(step >= entry)]
+        near = log_ratio[0] <= _AT_EDGE * intrinsic_rate
+        if near or before.min() >= np.log(_LEFT):
+            return float(step[0])
+    return entry
+
+
+def begins_at_edge(log_ratio: np.ndarray, intrinsic_rate: float) -> bool:
+    """Whether the first record is at the edge, up to the rounding of a start there, or above it.
+
+    Args:
+      log_ratio, intrinsic_rate: as of ``entry_step``.
+    """
+    return bool(log_ratio.size and log_ratio[0] >= -_AT_EDGE * intrinsic_rate)
 
 
 def first_crossing(step: np.ndarray, excess: np.ndarray) -> float:
@@ -39,12 +60,12 @@ def first_crossing(step: np.ndarray, excess: np.ndarray) -> float:
 
     Args:
       step: of the records, shape (T,).
-      excess: at each, shape (T,). One that begins at or above zero does not rise through it.
+      excess: at each, shape (T,). One that begins at or above zero has to fall below it first.
     """
-    above = np.flatnonzero(excess >= 0.0)
-    if not above.size or above[0] == 0:
+    rising = np.flatnonzero((excess[:-1] < 0.0) & (excess[1:] >= 0.0))
+    if not rising.size:
         return float("nan")
-    after, before = above[0], above[0] - 1
+    before, after = rising[0], rising[0] + 1
     share = excess[before] / (excess[before] - excess[after])
     return float(step[before] + share * (step[after] - step[before]))
 

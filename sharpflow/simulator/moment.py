@@ -99,7 +99,7 @@ class Observable:
             f"Observable {self.name!r}",
             [
                 *(columns or [("columns", "not described")]),
-                ("computed by", words(self.compute)),
+                ("computed by", words(self.compute).lstrip("_")),
                 ("remembers", remembered),
                 ("needs", needed or "nothing else"),
             ],

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import decimal
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -35,6 +36,7 @@ class Search:
         manifold from none.
       closest_step: of that snapshot.
       failed: snapshots from which the retraction did not reach the manifold.
+      distances: of the snapshots in their order, NaN where the retraction failed.
     """
 
     largest_distance: float
@@ -42,6 +44,7 @@ class Search:
     closest: float = np.inf
     closest_step: int = 0
     failed: int = 0
+    distances: list[float] = dataclasses.field(default_factory=list)
 
     def see(self, distance: float, step: int) -> bool:
         """Note a snapshot; whether it has arrived.
@@ -50,6 +53,7 @@ class Search:
           distance: from the manifold, NaN where the retraction failed.
           step: of the snapshot.
         """
+        self.distances.append(distance)
         if not np.isfinite(distance):
             self.failed += 1
         elif distance < self.closest:
@@ -86,37 +90,52 @@ def refusal(problem: Problem, trajectory: Trajectory, search: Search) -> str:
       search: of all its snapshots.
 
     Returns:
-      What is the case, the reasons with what helps against each, the likeliest first.
+      What is the case, the reasons with what helps against each, the likeliest first. A loss that
+      is not invariant is told before all else: what follows from it helps nobody.
     """
-    reasons = " ".join(_reasons(problem, trajectory, search))
-    return (
+    seen = (
         f"no snapshot lies within arrival_distance = {search.largest_distance:g} of the minimizer "
-        f"manifold: {search.in_words}. {reasons}"
+        f"manifold: {search.in_words}."
     )
+    if trajectory.on_sphere:
+        try:
+            check_scale_invariance(problem, _snapshot(trajectory, 0))
+        except ValueError as error:
+            return f"a manifold on the sphere needs an invariant loss, but {error} So {seen}"
+    return " ".join([seen, *_reasons(problem, trajectory, search)])
+
+
+class _Edge(NamedTuple):
+    """Where a trajectory is first seen at the edge.
+
+    Attributes:
+      snapshot: its number, not the first: a start above the edge is thrown below it by its first
+        steps, and tells nothing alone.
+      ratio: the edge ratio there.
+      start: the edge ratio at the first snapshot.
+    """
+
+    snapshot: int
+    ratio: float
+    start: float
 
 
 def _reasons(problem: Problem, trajectory: Trajectory, search: Search) -> Iterator[str]:
     """At least one sentence."""
     reachable = search.failed < search.count
-    edge = None
-    if trajectory.on_sphere:
-        try:
-            check_scale_invariance(problem, _snapshot(trajectory, 0))
-        except ValueError as error:
-            yield f"A manifold on the sphere needs an invariant loss, but {error}"
-            return
-        edge = _at_edge(problem, trajectory)
+    edge = _first_at_edge(problem, trajectory) if trajectory.on_sphere else None
     # Where the retraction finds a minimizer, the data can be fitted: the edge is the reason. What
     # the loss does there says nothing, and what would help else, longer training, does not help.
     if edge is not None and reachable:
-        yield edge
-        yield _acceptance(search)
+        yield f"The {_of_edge(problem, trajectory, search, edge)}"
+        yield _acceptance(trajectory, search, edge)
         return
     told = list(_of_loss(problem, trajectory, search, at_edge=edge is not None))
     yield from told
     if edge is not None:
         # A network that cannot fit its data comes to the edge as well, and no rate helps it.
-        yield f"{'Else the edge is the reason: ' if told else ''}{edge}"
+        said = _of_edge(problem, trajectory, search, edge)
+        yield f"Else the edge is the reason: the {said}" if told else f"The {said}"
         return
     if search.count < _FEW_SNAPSHOTS:
         yield (
@@ -135,11 +154,21 @@ def _reasons(problem: Problem, trajectory: Trajectory, search: Search) -> Iterat
             "of relu, may be the cause: softplus, gelu and tanh have none."
         )
     if reachable:
-        yield _acceptance(search)
+        yield _acceptance(trajectory, search, None)
 
 
 def _snapshot(trajectory: Trajectory, index: int) -> Params:
     return jax.tree.map(lambda leaf: leaf[index], trajectory.params)
+
+
+def _excess(problem: Problem, trajectory: Trajectory, index: int) -> float:
+    """The loss above its infimum at a snapshot."""
+    loss = float(problem.loss_value(_snapshot(trajectory, index)))
+    return loss - float(problem.loss_infimum)
+
+
+def _above_infimum(problem: Problem) -> str:
+    return f"above its infimum {float(problem.loss_infimum):.3g} " if problem.loss_infimum else ""
 
 
 def _of_loss(
@@ -152,51 +181,56 @@ def _of_loss(
       at_edge: whether the trajectory comes to the edge, where a loss that falls will not go on so.
     """
     before, halfway, after = (
-        float(problem.loss_value(_snapshot(trajectory, index))) - float(problem.loss_infimum)
-        for index in (0, search.count // 2, search.count - 1)
+        _excess(problem, trajectory, index) for index in (0, search.count // 2, search.count - 1)
     )
     hardly = after > _FALLING * halfway
     # near the manifold the loss falls with the square of the distance
     if after <= search.largest_distance**2 * before or (at_edge and not hardly):
         return
-    above = f"above its infimum {float(problem.loss_infimum):.3g} " if problem.loss_infimum else ""
+    above = _above_infimum(problem)
     yield f"The loss {above}is {before:.2g} at the first snapshot and {after:.2g} at the last."
     if hardly:
-        fell = "rose" if after > halfway else "hardly fell"
+        if f"{after:.2g}" == f"{halfway:.2g}":
+            since = f"It was {halfway:.2g} halfway already."
+        else:
+            fell = "rose" if after > halfway else "hardly fell"
+            since = f"It {fell} from {halfway:.2g} halfway."
         slow = "" if at_edge else " If training is slow, train longer."
         yield (
-            f"It {fell} from {halfway:.2g} halfway. If it stays there, the network cannot fit "
-            "its data: give it more parameters or fewer data, or use sharpflow.central_flow."
-            f"{slow}"
+            f"{since} If it stays there, the network cannot fit its data: give it more parameters "
+            f"or fewer data.{slow}"
         )
     else:
         yield "It still falls: train longer."
 
 
-def _at_edge(problem: Problem, trajectory: Trajectory) -> str | None:
-    """That a trajectory comes to the edge, and when; None where it is there at no snapshot."""
-    # Not the first: a start above the edge is thrown below it by its first steps, and tells nothing
-    # alone.
-    first, ratio = _first_at_edge(problem, trajectory)
-    if first is None:
-        return None
-    start = _edge_ratio(problem, trajectory, 0)
+def _of_edge(problem: Problem, trajectory: Trajectory, search: Search, edge: _Edge) -> str:
+    """That a trajectory comes to the edge too early, when, and what delays it; after "The"."""
     step = trajectory.snapshot_step
-    said = "The trajectory is at the edge before it comes near the manifold: its edge ratio "
-    if start >= 1.0:
+    said = "trajectory is at the edge before it comes near the manifold: its edge ratio "
+    if edge.start >= 1.0:
         return (
-            f"{said}is {start:.3g} at the start, step {step[0]}, and {ratio:.3g} at step "
-            f"{step[first]}. Lower learning_rate, so that training begins below the edge; or use "
-            "sharpflow.central_flow, which needs no manifold."
+            f"{said}is {edge.start:.3g} at the start, step {step[0]}, and {edge.ratio:.3g} at step "
+            f"{step[edge.snapshot]}. Lower learning_rate, so that training begins below the edge."
         )
+    last = edge.snapshot - 1
+    loss, distance = _excess(problem, trajectory, last), search.distances[last]
+    # Near the manifold the loss falls with the square of the distance. From afar, where the
+    # retraction fails, the length of the parameters stands for the distance.
+    afar = not np.isfinite(distance)
+    near = search.largest_distance**2 * (
+        _excess(problem, trajectory, 0) if afar else loss / distance**2
+    )
     return (
-        f"{said}reaches 1 by step {step[first]}. Lower weight_decay, so that the edge comes later, "
-        "or learning_rate; or use sharpflow.central_flow, which needs no manifold."
+        f"{said}reaches 1 by step {step[edge.snapshot]}. Lower weight_decay first: the steps "
+        "before the edge grow like 1/weight_decay. A lower learning_rate helps less. At step "
+        f"{step[last]}, the last snapshot before, the loss {_above_infimum(problem)}is {loss:.2g}; "
+        f"to be near enough it has to fall to about {near:.1g} there."
     )
 
 
-def _first_at_edge(problem: Problem, trajectory: Trajectory) -> tuple[int | None, float]:
-    """The first snapshot after the start that is seen at the edge, and its edge ratio."""
+def _first_at_edge(problem: Problem, trajectory: Trajectory) -> _Edge | None:
+    """The first snapshot after the start that is seen at the edge; None where none is."""
     first, ratio = None, np.nan
     begin, end = 0, len(trajectory.snapshot_row)
     while end - begin > 1:
@@ -207,21 +241,29 @@ def _first_at_edge(problem: Problem, trajectory: Trajectory) -> tuple[int | None
                 first, ratio, end = int(index), here, int(index)
                 break
             begin = int(index)
-    return first, ratio
+    return None if first is None else _Edge(first, ratio, _edge_ratio(problem, trajectory, 0))
 
 
 def _edge_ratio(problem: Problem, trajectory: Trajectory, index: int) -> float:
     """λ₁/λ* at a snapshot; NaN where the eigenvalue is not found, which tells nothing."""
-    threshold = float(trajectory["threshold"][trajectory.snapshot_row[index]])
+    row = trajectory.snapshot_row[index]
+    if "edge_ratio_iterate" in trajectory:
+        recorded = float(trajectory["edge_ratio_iterate"][row])
+        if np.isfinite(recorded):
+            return recorded
     with contextlib.suppress(RuntimeError):
-        return float(spherical_sharpness(problem, _snapshot(trajectory, index))[0][0]) / threshold
+        sharpness = spherical_sharpness(problem, _snapshot(trajectory, index))[0][0]
+        return float(sharpness) / float(trajectory["threshold"][row])
     return np.nan
 
 
-def _acceptance(search: Search) -> str:
-    """What may be accepted all the same."""
-    return (
+def _acceptance(trajectory: Trajectory, search: Search, edge: _Edge | None) -> str:
+    """What may be accepted all the same, and what is lost by it."""
+    said = (
         f"arrival_distance={search.accepting:g} accepts the snapshot of step "
         f"{search.closest_step}, and so does arrival_step={search.closest_step}: the prediction "
-        "then starts as wrong as that."
+        "then starts as wrong as that"
     )
+    if edge is not None and search.closest_step >= trajectory.snapshot_step[edge.snapshot]:
+        said += ", and after the entry into the edge, so that no entry is predicted"
+    return f"{said}."

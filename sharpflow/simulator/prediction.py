@@ -1,5 +1,6 @@
 """The whole prediction for a trajectory: arrival on Γ, threshold there, flow on its clock."""
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import chex
@@ -21,10 +22,11 @@ from sharpflow.models.arguments import (
     choice,
     optional,
 )
+from sharpflow.models.caller import warn_caller
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.precision import compiled
 from sharpflow.models.problem import PROBLEM
-from sharpflow.models.progress import UNSEEN, progress_bar
+from sharpflow.models.progress import UNSEEN, progress_bar, told
 from sharpflow.models.representation import summarized
 from sharpflow.simulator.average import Rates, predict_average, rates_of_gdwd, thinned
 from sharpflow.simulator.no_arrival import Search, refusal
@@ -178,8 +180,11 @@ def predict(
     clock of the trajectory to the times of the snapshots after it.
 
     One that does not arrive, as where it meets the edge before its loss comes near zero, is
-    predicted from its first snapshot by ``central_flow``, which needs no manifold and holds for
-    gradient descent with weight decay. Where both apply they agree up to O(ηλ).
+    predicted by ``central_flow`` from its first snapshot near the edge or below it. This flow needs
+    no manifold and holds for gradient descent with weight decay. It predicts the average of the
+    oscillation, and no entry into the edge. Why it was taken, and what to change for the flow on
+    the manifold, is told before it is integrated: as a line where progress is shown, and else in a
+    warning. The ``reason`` of the solution keeps it. Where both apply they agree up to O(ηλ).
 
     Args:
       problem: what was trained.
@@ -189,23 +194,75 @@ def predict(
       arrival_distance: largest ‖θ − Φ(θ)‖, relative to ‖θ‖, that counts as arrived.
       num_outputs: most output times; later snapshots are thinned evenly to them.
       rtol, max_steps, throw: as in ``sharpness_flow`` and ``central_flow``.
-      max_edge, method: as in ``sharpness_flow``; the central flow follows as many eigenvalues as
-        the edge has.
+      max_edge, method: as in ``sharpness_flow``. The central flow has no use for them: it follows
+        as many eigenvalues as reach the edge.
       max_seconds: of this call. The search for the arrival, snapshot by snapshot, ends after
         them with an error, and a flow as in ``sharpness_flow``. None, no limit, by default.
       progress: a bar on a terminal, lines elsewhere; by default on a terminal only.
 
     Returns:
-      The flow; ``tau[0]`` is the arrival, or the first snapshot.
+      The flow. Its ``tau[0]`` is the arrival, or of a central flow the first snapshot near the edge
+      or below it.
 
     Raises:
-      ValueError: nothing to predict from: no snapshots, no threshold, or no arrival of a
-        trajectory that only the flow on Γ could predict.
+      ValueError: a rule for which no flow is known; nothing to predict from: no snapshots, no
+        threshold, or no arrival of a trajectory that only the flow on Γ could predict.
       RuntimeError: the integration fails, or no arrival is found within ``max_seconds``.
 
     Source: docs/theory.md, sections 2, 4 and 10.
     """
+
+    def tell(reason: str) -> None:
+        words = f"the central flow is taken, because {reason}"
+        if not told(words, progress, "prediction"):
+            warn_caller(
+                f"{words} kind='central_flow' asks for the central flow without this warning"
+            )
+
+    return predict_telling(
+        problem,
+        trajectory,
+        tell,
+        kind=kind,
+        arrival_step=arrival_step,
+        arrival_distance=arrival_distance,
+        num_outputs=num_outputs,
+        max_edge=max_edge,
+        rtol=rtol,
+        max_steps=max_steps,
+        max_seconds=max_seconds,
+        method=method,
+        throw=throw,
+        progress=progress,
+    )
+
+
+def predict_telling(
+    problem: Problem,
+    trajectory: Trajectory,
+    tell: Callable[[str], None],
+    *,
+    kind: PredictionKind | None = None,
+    arrival_step: int | None = None,
+    arrival_distance: float = 1e-3,
+    num_outputs: int = 64,
+    max_edge: int = 8,
+    rtol: float = 1e-3,
+    max_steps: int = 10_000,
+    max_seconds: float | None = None,
+    method: Method = "auto",
+    throw: bool = True,
+    progress: bool | None = None,
+) -> FlowSolution | CentralFlowSolution:
+    """``predict``, with a choice of how it is told that the central flow is taken.
+
+    Args:
+      problem, trajectory: as of ``predict``, and so is all else.
+      tell: called with the reason before the central flow is integrated, if it was not asked for.
+    """
     deadline = Deadline(max_seconds)
+    # First: no snapshot and no column helps a rule for which no flow is known.
+    _require_rule_with_flow(trajectory)
     snapshots, thresholds = recorded_snapshots(trajectory)
     rates = rates_of_gdwd(trajectory)
     if kind == "central_flow" and rates is None:
@@ -214,11 +271,14 @@ def predict(
             "with a weight_decay above 0, and trajectory was made by another rule"
         )
 
-    def average(rates: Rates) -> CentralFlowSolution:
+    def average(rates: Rates, reason: str) -> CentralFlowSolution:
+        if reason:
+            tell(reason)
         return predict_average(
             problem,
             trajectory,
             rates,
+            reason,
             num_outputs=num_outputs,
             rtol=rtol,
             max_steps=max_steps,
@@ -227,28 +287,33 @@ def predict(
             progress=progress,
         )
 
+    if rates is not None and kind == "central_flow":
+        return average(rates, "")
     may_be_average = kind is None and arrival_step is None and rates is not None
-    if rates is not None and (
-        kind == "central_flow" or (may_be_average and not _has_manifold(problem, trajectory))
-    ):
-        return average(rates)
-    _require_predictable(problem, trajectory)
-    arrival = _arrival(
-        problem,
-        trajectory,
-        arrival_step,
-        arrival_distance,
-        # as many as the flow will have, for which ``compare`` projects: one program serves both
-        num_eigenvalues=num_followed(
-            problem, jax.tree.map(lambda leaf: leaf[0], snapshots), max_edge
-        ),
-        deadline=deadline,
-        progress=progress,
+    reason = _no_manifold(problem, trajectory)
+    arrival = (
+        None
+        if reason
+        else _arrival(
+            problem,
+            trajectory,
+            arrival_step,
+            arrival_distance,
+            # as many as the flow will have, for which ``compare`` projects: one program for both
+            num_eigenvalues=num_followed(
+                problem, jax.tree.map(lambda leaf: leaf[0], snapshots), max_edge
+            ),
+            deadline=deadline,
+            progress=progress,
+        )
     )
     if isinstance(arrival, Search):
+        reason = refusal(problem, trajectory, arrival)
+    if arrival is None or isinstance(arrival, Search):
         if may_be_average and rates is not None:
-            return average(rates)
-        raise ValueError(refusal(problem, trajectory, arrival))
+            return average(rates, reason)
+        instead = " The central flow needs none of this: kind='central_flow' asks for it."
+        raise ValueError(reason if rates is None else f"{reason}{instead}")
     start = jax.tree.map(lambda leaf: jnp.asarray(leaf[arrival]), snapshots)
     reached = retract_in_pieces(
         problem, start, on_sphere=trajectory.on_sphere, method=method, display=UNSEEN
@@ -278,32 +343,39 @@ def predict(
     )
 
 
-def _has_manifold(problem: Problem, trajectory: Trajectory) -> bool:
-    """Whether there is a manifold on which a flow of this rule would move."""
-    return problem.has_manifold_form and (problem.scale_invariant or not trajectory.rule_on_sphere)
+def _require_rule_with_flow(trajectory: Trajectory) -> None:
+    """Refuse what was made by a rule for which no flow is known.
 
-
-def _require_predictable(problem: Problem, trajectory: Trajectory) -> None:
+    Raises:
+      ValueError: says which rules have one.
+    """
     if not trajectory.intrinsic_rate > 0:
-        raise ValueError(
-            f"trajectory has intrinsic rate {trajectory.intrinsic_rate}; the flow needs a rule "
-            "that tells a positive one: gdwd or momentum with a weight_decay above 0, or "
-            "quasi_rmsprop"
+        what = (
+            "was made by a rule that tells no intrinsic rate, and so no flow time τ"
+            if np.isnan(trajectory.intrinsic_rate)
+            else f"has intrinsic rate {trajectory.intrinsic_rate:g}: its flow time τ stands still"
         )
-    on_sphere = trajectory.final_state is not None and trajectory.rule_on_sphere
-    if not problem.scale_invariant and on_sphere:
         raise ValueError(
-            "problem is marked as not scale-invariant, and its optimizer has a flow on the sphere "
-            "only: there is none to predict for an ablation. sharpflow.central_flow predicts its "
-            "average, and needs no invariance"
+            f"trajectory {what}; no flow is known for it. gdwd and momentum with a weight_decay "
+            "above 0, and quasi_rmsprop, have one"
         )
     if not np.isfinite(trajectory.kappa):
         raise ValueError(
             "trajectory was made by ire with a projection that is not the one along the "
             "minimizer manifold: no flow is known for it"
         )
+
+
+def _no_manifold(problem: Problem, trajectory: Trajectory) -> str:
+    """Why there is no manifold on which a flow of this rule would move; empty where there is."""
     if not problem.has_manifold_form:
-        raise ValueError("problem has a loss alone, which defines no minimizer manifold")
+        return "problem has a loss alone, which defines no minimizer manifold."
+    if not problem.scale_invariant and trajectory.rule_on_sphere:
+        return (
+            "problem is marked as not scale-invariant, and its optimizer has a flow on the sphere "
+            "only: there is none to predict for an ablation."
+        )
+    return ""
 
 
 def _arrival(

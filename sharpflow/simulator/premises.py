@@ -88,7 +88,9 @@ def warn_of_missing_columns(
         warn_caller(
             f"observables names {', '.join(map(repr, lacking))}, and there will be no such column: "
             "it needs the effective learning rate, which this optimizer does not tell. Give "
-            "effective_learning_rate=, a function (state, params) -> rate, or leave it out"
+            "effective_learning_rate=, a function (state, params) -> rate, or leave it out. "
+            "docs/howto-optimizer.md, 'The effective learning rate', says which rate that is: with "
+            "momentum it is not the learning rate alone"
         )
     if not problem.metrics and any(seen.name == "metrics" for seen in observables):
         warn_caller(
@@ -162,6 +164,6 @@ def warn_of_scale(
         assumed_by = ", ".join(assuming)
         warn_caller(
             f"problem is taken to be scale-invariant, as is assumed by {assumed_by}, but {error} "
-            f"Or say what it is by scale_invariant= of {maker(problem)}: False for an ablation, "
-            "whose sharpness and threshold are those at w itself; True if it is near enough"
+            "Sharpness and threshold of an ablation are those at w itself. If the loss is near "
+            f"enough to invariant, say so by scale_invariant= of {maker(problem)}: True"
         )

@@ -20,7 +20,14 @@ from sharpflow.models.arguments import (
     remedies,
 )
 from sharpflow.models.parameter_names import parameter_dimensions, parameter_names
-from sharpflow.models.representation import Summary, course, of_params, span, summarized
+from sharpflow.models.representation import (
+    Summary,
+    course,
+    number,
+    of_params,
+    span,
+    summarized,
+)
 from sharpflow.models.saving import save
 from sharpflow.models.stored_tree import StoredLeaves
 from sharpflow.simulator.columns import dimensions
@@ -293,6 +300,18 @@ class Snapshot:
     clock_step: int = 0
     clock_tau: float = 0.0
     previous_loss: float = math.nan
+
+    def _summary(self) -> Summary:
+        # clock and previous loss are for simulate, and tell a reader nothing
+        return Summary(
+            "Snapshot of a trajectory",
+            [
+                ("step", number(self.step)),
+                ("flow time τ", number(self.tau)),
+                ("intrinsic rate ηλ", number(self.intrinsic_rate)),
+                ("params", of_params(self.params)),
+            ],
+        )
 
     def clock(self, intrinsic_rate: float) -> dict[str, Any]:
         """The fields ``clock_step`` and ``clock_tau`` of a trajectory that goes on from here.

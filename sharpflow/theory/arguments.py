@@ -28,8 +28,9 @@ def _schedule(rate: Any) -> str:
     return (
         "a schedule needs a rule of optax, which counts its steps: "
         "optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule)) within "
-        "optax.inject_hyperparams, and effective_learning_rate= for a threshold that follows it, "
-        "as in docs/howto-optimizer.md, 'SGD with momentum and a schedule'"
+        "optax.inject_hyperparams. For a threshold that follows it give simulate "
+        "effective_learning_rate=. The page docs/howto-optimizer.md, 'SGD with momentum and a "
+        "schedule', has both"
     )
 
 

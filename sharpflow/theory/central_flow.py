@@ -28,8 +28,17 @@ from sharpflow.models.arguments import (
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.problem import PROBLEM, is_concrete
 from sharpflow.models.progress import progress_bar
-from sharpflow.models.representation import Summary, course, number, of_params, span, summarized
+from sharpflow.models.representation import (
+    Summary,
+    course,
+    number,
+    of_params,
+    span,
+    summarized,
+    wrapped,
+)
 from sharpflow.models.saving import save
+from sharpflow.models.static_text import StaticText
 from sharpflow.theory.arguments import TIMES, require_at_least_one, require_positive, validate_rates
 from sharpflow.theory.central_integration import (
     CentralPoint,
@@ -49,6 +58,7 @@ from sharpflow.theory.times import last_reached, padded_times, validated_times
 if TYPE_CHECKING:
     import xarray
 
+_WHY = "why not on Γ"  # of the reason in a print
 # Of tr C, for an eigenvalue of C that holds something at the edge, as in ``flow_integration``.
 _HOLDING = 1e-4
 # Eigenvalues that are followed at first. Third derivatives cost k(k + 1)/2 vectors, and the program
@@ -92,6 +102,8 @@ class CentralFlowSolution:
       eigenvectors: of those eigenvalues, orthonormal as vectors of all parameters, pytree of
         arrays with leading axes (T, k, ...); zero where fewer were followed. None where they
         were not kept.
+      reason: why ``sharpflow.predict`` took this flow where the one on the minimizer manifold was
+        not known to hold, and what would help; empty where it was asked for.
     """
 
     tau: Float[Array, " T"]
@@ -109,6 +121,11 @@ class CentralFlowSolution:
     num_products: Int[Array, ""]
     num_third: Int[Array, ""]
     eigenvectors: Params | None = None
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        # A text among the leaves would end every jax.jit and tree.map of the solution.
+        object.__setattr__(self, "reason", StaticText(self.reason))
 
     @checked(function=FUNCTION)
     def mean_of(self, function: Callable[[Params], Any]) -> Any:
@@ -162,7 +179,8 @@ class CentralFlowSolution:
                 "num_gradients": int(self.num_gradients),
                 "num_products": int(self.num_products),
                 "num_third": int(self.num_third),
-            },
+            }
+            | ({"reason": str(self.reason)} if self.reason else {}),
         )
 
     @checked(path=PATH)
@@ -189,12 +207,19 @@ class CentralFlowSolution:
                 ("τ", span(self.tau)),
                 ("loss", course(self.loss)),
                 ("mean loss", course(self.mean_loss)),
-                ("eigenvalues", f"{values.shape[1]} followed; λ₁ {course(values[:, 0])}"),
-                ("edge 2/η − λ", number(self.edge)),
+                (
+                    "eigenvalues",
+                    f"{values.shape[1]} followed; λ₁ {course(values[:, 0])}, "
+                    f"edge 2/η − λ = {number(self.edge)}",
+                ),
                 ("‖w‖²", course(norm_squared)),
                 ("w", of_params(self.params, "points")),
-                ("steps", f"{number(self.num_steps)}, {number(self.num_rejected)} rejected"),
-                ("evaluations", ", ".join(f"{number(n)} {of}" for of, n in counted.items())),
+                (
+                    "steps",
+                    f"{number(self.num_steps)}, {number(self.num_rejected)} rejected; "
+                    + ", ".join(f"{number(n)} {of}" for of, n in counted.items()),
+                ),
+                *(wrapped(_WHY, str(self.reason), 4, beside=len(_WHY)) if self.reason else []),
             ],
         )
 

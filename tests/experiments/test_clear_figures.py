@@ -15,7 +15,8 @@ from test_plots import ALL
 
 import sharpflow as sf
 from sharpflow.experiments import plots
-from sharpflow.experiments.plots import drawing
+from sharpflow.experiments.plots import drawing, trajectory_panel
+from sharpflow.experiments.plots.record import Record
 
 pytestmark = pytest.mark.usefixtures("settings_stay")
 
@@ -195,6 +196,44 @@ def test_a_panel_leaves_out_the_transient_of_a_metric_that_dwarfs_the_rest(fall,
     (ax,) = plots.panel(recorded, columns=["test_error"])
     low, high = ax.get_ylim()
     assert (high < 1.2) == trimmed and low <= error[2:].min() and high >= error[2:].max()
+
+
+def test_a_panel_leaves_out_the_transient_of_a_prediction_that_begins_with_the_training():
+    """A central flow begins at step 0, where a metric is far from all that comes later."""
+    error = np.where(np.arange(20) < 2, 2.0, 1.0 - 0.1 * np.linspace(-0.5, 0.5, 20))
+    recorded = RECORD.assign(test_error=("step", error))
+    times = np.asarray(RECORD.tau)[[0, 3, 10, 19]]
+    curve = trajectory_panel.Curve(times, np.array([2.2, 1.1, 1.0, 0.98]))
+    for first, trimmed in ((0, True), (1, False)):  # later it is shown whole
+        values = curve.values.copy()
+        values[first] = 2.2
+        _, ax = pyplot.subplots()
+        ax.plot(RECORD.tau, error)
+        trajectory_panel._leave_transient_out(
+            ax,
+            Record(recorded, "tau"),
+            ("test_error",),
+            {"test_error": curve._replace(values=values)},
+        )
+        low, high = ax.get_ylim()
+        assert (high < 1.3) == trimmed and low <= 0.96
+
+
+@pytest.mark.parametrize(
+    ("values", "begin"),
+    [
+        ([2.0, 0.4, 0.3, 1.2, 1.0], 1),  # a later leap is one of the flow
+        ([0.1, 0.9, 0.95, 1.0, 1.0], 1),
+        ([1.0, 0.9, 0.8, 0.7, 0.6], 0),
+        ([1e4, 1e3, 1e2, 1e1, 1.0], 0),  # all of it leaps: it is what there is
+        ([np.nan, 2.0, 0.1, 0.1, 0.1], 0),
+    ],
+)
+def test_a_prediction_is_drawn_from_where_it_no_longer_leaps(values, begin):
+    curve = trajectory_panel.Curve(np.arange(5.0), np.array(values))
+    drawn = trajectory_panel._without_leaps(curve)
+    np.testing.assert_array_equal(drawn.values, values[begin:])
+    np.testing.assert_array_equal(drawn.time, np.arange(5.0)[begin:])
 
 
 def test_a_covered_line_a_cut_label_and_an_overlap_are_found():

@@ -144,3 +144,13 @@ def test_values_over_more_than_a_factor_of_thirty_have_a_logarithmic_scale(large
     assert ax.figure.axes[1].get_yscale() == scale
     norm = _mesh(ax).norm
     np.testing.assert_allclose([norm.vmin, norm.vmax], [1.0, largest])
+
+
+def test_a_single_value_has_no_scale_about_it():
+    dataset = grids.grid((1, 2, 2))
+    dataset["test_accuracy"][:] = 1.0
+    ax = plots.heat_map(dataset, "test_accuracy")
+    (bar,) = [other for other in ax.figure.axes if other is not ax]
+    ax.figure.draw_without_rendering()
+    shown = [text.get_text() for text in bar.get_yticklabels() if text.get_text()]
+    assert [float(text) for text in shown] == [1.0]

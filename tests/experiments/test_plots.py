@@ -86,7 +86,7 @@ def test_drawing_and_saving_the_same_twice_gives_the_same_bytes(name, tmp_path):
 def test_sharpness_and_threshold_draws_the_comparison_and_the_flow():
     ax = plots.sharpness_and_threshold(COMPARISON, FLOW, single_edge=PREDICTED)
     np.testing.assert_array_equal(_line(ax, r"$\lambda_1$ measured"), [TAU, COMPARISON.sharpness])
-    measured = _line(ax, r"$\lambda^{\ast}$ measured")
+    measured = _line(ax, r"$\lambda^{\ast}$")
     np.testing.assert_array_equal(measured, [TAU, COMPARISON.threshold])
     np.testing.assert_array_equal(_line(ax, "predicted flow"), [TAU, FLOW.eigenvalues[:, 0]])
     np.testing.assert_array_equal(ax.lines[2].get_data(), [TAU, FLOW.threshold])
@@ -100,7 +100,7 @@ def test_without_a_flow_the_prediction_inside_the_comparison_is_drawn():
     expected = [TAU, COMPARISON.predicted_sharpness]
     np.testing.assert_array_equal(_line(ax, "predicted flow"), expected)
     np.testing.assert_array_equal(ax.lines[2].get_data(), [TAU, COMPARISON.predicted_threshold])
-    measured = _line(ax, r"$\lambda^{\ast}$ measured")
+    measured = _line(ax, r"$\lambda^{\ast}$")
     np.testing.assert_array_equal(measured, [RECORD.tau, RECORD.threshold])
 
 
@@ -157,7 +157,7 @@ def test_metric_has_its_own_clock_or_the_one_given():
 def test_metric_names_weight_decay_only_where_it_tells_two_trajectories_apart():
     def named(trajectory, other=None, **labels):
         ax = plots.metric(trajectory, "test_error", other=other, **labels)
-        return [line.get_label() for line in ax.lines][::-1]
+        return [line.get_label() for line in ax.lines]
 
     decay, none = "with weight decay", "without weight decay"
     assert named(RECORD) == named(RESTING) == ["measured"]
@@ -360,7 +360,7 @@ def test_sharpness_and_threshold_of_a_trajectory_alone_is_drawn_without_a_predic
     _, trajectory = regression
     ax = plots.sharpness_and_threshold(trajectory)
     assert len(ax.lines) == 2
-    drawn = _line(ax, r"$\lambda^{\ast}$ measured")
+    drawn = _line(ax, r"$\lambda^{\ast}$")
     np.testing.assert_array_equal(drawn, [trajectory.tau, trajectory["threshold"]])
     resting = plots.sharpness_and_threshold(RESTING)
     assert resting.get_xlabel() == "step $t$"
@@ -382,6 +382,37 @@ def test_metric_draws_what_its_column_is_compared_with():
     np.testing.assert_array_equal(lines[1].get_ydata(), [1.0, 1.0])
 
 
+def test_metric_draws_the_threshold_of_each_of_two_trajectories():
+    other = RECORD.assign(stability_line=2.0 * RECORD.stability_line)
+    labels = {"label": "η", "other_label": "η/2"}
+    ax = plots.metric(RECORD, "hessian_sharpness", other=other, **labels)
+    for of, run in (("η", RECORD), ("η/2", other)):
+        np.testing.assert_array_equal(_line(ax, f"stability line, {of}")[1], run.stability_line)
+    entries = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert entries == ["η", "η/2", "stability line, η", "stability line, η/2"]
+    alone = plots.metric(RECORD, "hessian_sharpness", other=RECORD.drop_vars("stability_line"))
+    assert len(alone.lines) == 3 and alone.lines[2].get_label() == "stability line"
+
+
+def test_lines_of_one_kind_are_equally_wide_whatever_draws_them():
+    def widths(ax):
+        return {line.get_label(): line.get_linewidth() for line in ax.lines}
+
+    panel, *_ = plots.panel(RECORD, columns=["sharpness_manifold"])
+    metric = plots.metric(RECORD, "sharpness_manifold")
+    both = plots.sharpness_and_threshold(RECORD[["sharpness_manifold", "threshold"]])
+    sharpness = [
+        widths(panel)["measured"],
+        widths(metric)["measured"],
+        both.lines[1].get_linewidth(),
+    ]
+    assert len({*sharpness}) == 1
+    line = {panel.lines[1].get_linewidth(), metric.lines[1].get_linewidth()}
+    assert line == {both.lines[0].get_linewidth()}
+    # what the rule tells is not measured
+    assert both.lines[0].get_label() == r"$\lambda^{\ast}$"
+
+
 @pytest.mark.parametrize(
     ("rates", "expected"),
     [
@@ -396,7 +427,7 @@ def test_metric_draws_what_its_column_is_compared_with():
             ],
         ),
         ([0.05, 9.0], ["0.1", "0.3", "1", "3", "10"]),
-        ([0.01, 0.03], ["0.01", "0.02", "0.03"]),
+        ([0.01, 0.03], ["0.01", "0.015", "0.02", "0.025", "0.03"]),
     ],
 )
 def test_logarithmic_axes_have_readable_labels_over_few_decades(rates, expected):
@@ -404,6 +435,9 @@ def test_logarithmic_axes_have_readable_labels_over_few_decades(rates, expected)
     low, high = ax.get_xlim()
     ticks = [tick for tick in ax.get_xticks() if low <= tick <= high]
     assert [ax.xaxis.get_major_formatter()(tick) for tick in ticks] == expected
+    # a logarithmic axis is seen to be one
+    between = [tick for tick in ax.xaxis.get_minorticklocs() if low <= tick <= high]
+    assert len(between) >= 4
 
 
 @pytest.mark.parametrize("errors", [ERRORS, np.outer(ERRORS, [1.0, 1.5])])

@@ -142,6 +142,10 @@ def test_a_report_says_what_predicts_the_points_and_groups_the_reasons(tmp_path,
     dataset = grids.grid((2, 2, 2))
     made = _without(grids.predictions(dataset), learning_rate=0)
     made["prediction_kind"][{"seed": 1, "learning_rate": 1}] = "central_flow"
+    for decay, step in enumerate((40, 50)):
+        where = {"seed": 1, "learning_rate": 1, "weight_decay": decay}
+        made["prediction_reason"][where] = f"the edge is reached by step {step}"
+    kept = [2, 3, 6, 7]
     for point, closest in enumerate(("0.015", "0.3", "2e-2")):
         where = {"seed": point // 2, "learning_rate": 0, "weight_decay": point % 2}
         made["prediction_reason"][where] = f"the closest snapshot is {closest} away"
@@ -159,8 +163,24 @@ def test_a_report_says_what_predicts_the_points_and_groups_the_reasons(tmp_path,
         "No prediction at 3 points, the first of them seed 0, η = 0.01, λ = 0.0001: the closest "
         "snapshot is 0.015 away",
         "A prediction that ends early at seed 0, η = 1, λ = 0.0001: it is full",
+        "The central flow at 2 points, the first of them seed 1, η = 1, λ = 0.0001: the edge is "
+        "reached by step 40",
+        "The predictions are those of the folder, and no flow was integrated anew.",
     ):
         assert said in text
+    # the flow of every point is set beside it, also where the problem is not made again
+    curves = page.json("curves")["points"]
+    assert [each["predicted"] is not None for each in curves] == [
+        point in kept for point in range(8)
+    ]
+    by = [{row[0]: row[2] for row in each["facts"]}.get("predicted by") for each in curves]
+    assert by[2:4] == ["the flow on the manifold"] * 2 and by[6:] == ["the central flow"] * 2
+    flat = made["predicted_threshold"].values.reshape(8, -1)
+    for point in kept:
+        drawn = curves[point]["predicted"]["columns"]["threshold"]
+        np.testing.assert_allclose(drawn, flat[point], rtol=1e-4)
+    rows = {row[0]["text"]: row for row in page.tables["statements-table"][1:]}
+    assert rows["flow: threshold, measured / predicted, at the end"][5]["text"] == "4"
     assert text.count("the closest snapshot is") == 1
     expected = last_values(dataset.merge(made), "final_relative_error").values.reshape(-1)
     np.testing.assert_array_equal(errors, expected)

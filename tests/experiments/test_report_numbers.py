@@ -1,13 +1,18 @@
 """What a report makes of records: entry and means, thinned curves, and the points to predict."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
+import xarray
 
 import sharpflow as sf
-from sharpflow.experiments.report import curves
+from sharpflow.experiments.report import curves, predicted
 from sharpflow.experiments.report.measured import measure
 from sharpflow.experiments.report.predicted import chosen
+from sharpflow.simulator.crossing import entry_step
+from sharpflow.simulator.grid.predictions import PointPrediction
 
 RATE = 1e-3
 
@@ -42,6 +47,34 @@ def test_the_entry_and_the_means_after_it_are_those_of_a_made_up_trajectory():
     assert all(np.isnan(value) for value in bare.values())
     below = measure({"edge_ratio": np.full(len(step), 0.5)}, step, None, RATE, 4000)
     assert np.isnan(below["entry_step"])
+
+
+@pytest.mark.parametrize(
+    ("ratios", "entry"),
+    [
+        ([0.5, 0.8, 1.25, 0.9, 1.1], 15.0),  # in the middle of two logarithms
+        ([3.0, 0.5, 0.8, 1.25, 1.0], 25.0),  # a burst throws a start above the edge below it first
+        ([3.0, 0.5, 0.7, 0.9, 0.93], np.nan),  # and it never comes back
+        ([1.2, 0.95, 1.05, 0.97, 1.0], 0.0),  # it swings about the edge from the start
+        ([1.2, 1.1, 1.05, 1.02, 1.01], 0.0),  # and comes down to it
+        ([1.0 - 5e-3, 0.4, 0.4, 0.4, 0.4], 0.0),  # as near as rounding may put a start at the edge
+    ],
+)
+def test_the_entry_is_a_rise_through_one_and_no_start_above_it(ratios, entry):
+    ratios, step = np.array(ratios), 10.0 * np.arange(5)
+    assert entry_step(step, np.log(ratios), RATE) == pytest.approx(entry, nan_ok=True)
+    rows = {
+        "edge_ratio": ratios,
+        "threshold": 50.0 / ratios,
+        "loss_rises": np.full(5, 0.25),
+    }
+    found = measure(rows, step, None, RATE, 1000)
+    assert found["entry_step"] == pytest.approx(entry, nan_ok=True)
+    # what comes after an entry needs one
+    later = {name: np.concatenate([each, each]) for name, each in rows.items()}
+    later["edge_ratio"] = np.concatenate([ratios, np.full(5, ratios[-1])])
+    found = measure(later, np.append(step, 500.0 + step), None, RATE, 1000)
+    assert np.isfinite(found["edge_ratio"]) == np.isfinite(found["rises"]) == np.isfinite(entry)
 
 
 def test_the_report_and_compare_have_one_mean_after_the_entry():
@@ -98,3 +131,23 @@ def test_the_first_seed_that_ended_well_is_predicted_first():
     assert chosen(usable, None) == [0, 3]
     assert chosen(usable, 3) == [0, 2, 3] and chosen(usable, 9) == [0, 2, 3, 5]
     assert chosen(usable, 0) == [] and chosen(np.zeros((2, 2), bool), None) == []
+
+
+def test_each_point_is_told_before_its_flow_is_integrated(monkeypatch, capsys):
+    """A flow takes minutes; the flow itself shows its progress if it is asked to."""
+    shown = []
+
+    def point(*arguments, progress):
+        shown.append((progress, len(capsys.readouterr().err.splitlines())))
+        return PointPrediction("none", -1, "no arrival", 0)
+
+    monkeypatch.setattr(predicted, "predict_point", point)
+    axes = types.SimpleNamespace(names=["seed"], at=lambda i: i, index=lambda i: (i,))
+    remade = types.SimpleNamespace(axes=axes, make=lambda at: at, optimizer=None)
+    dataset = xarray.Dataset(coords={"seed": [4, 5]})
+    points = {0: "seed 4", 1: "seed 5"}
+    for progress, lines in ((True, 1), (False, 0)):
+        shown.clear()
+        made, reasons = predicted.predict_points(remade, dataset, points, progress)
+        assert shown == [(progress, lines)] * 2
+        assert made == {} and reasons == dict.fromkeys(points, "no arrival")

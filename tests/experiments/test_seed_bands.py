@@ -235,6 +235,19 @@ def test_the_axis_of_a_metric_holds_all_of_a_slow_fall_and_every_last_value():
     assert plots.seed_bands(dataset, "test_accuracy", over="weight_decay").get_ylim()[0] < -1.9
 
 
+def test_the_axis_of_a_metric_holds_whole_bands_unless_a_single_value_would_make_it():
+    seeds = grids.grid((3, 1, 2), rows=40)
+    seeds["edge_ratio_iterate"][:] = np.where(np.arange(40) < 12, 0.5, 1.0)
+    late = np.array([0.45, 0.47, 0.49])[:, None] * np.ones(40)
+    late[:, :10] = np.linspace(-2.0, 0.0, 10)
+    seeds["test_accuracy"][:] = late[:, None, None]
+    for dip, shown in ((0.435, True), (0.1, False)):
+        # one of many values, which percentiles leave out
+        seeds["test_accuracy"][{"seed": 0, "weight_decay": 0, "step": 14}] = dip
+        low = plots.seed_bands(seeds, "test_accuracy", over="weight_decay").get_ylim()[0]
+        assert (low < dip) == shown and low < 0.45
+
+
 def test_bands_over_weight_decays_are_those_of_each_and_want_one_learning_rate():
     dataset = grids.grid((3, 2, 2))
     with pytest.raises(ValueError, match=r"2 values of learning_rate.*over='learning_rate'"):

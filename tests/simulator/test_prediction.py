@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from matplotlib import pyplot
 
 import sharpflow as sf
 from sharpflow.experiments.power_law import fit_power_law
+from sharpflow.simulator import average
 
 
 def _at_edge(problem, theta, rule, num_outputs, spacing, rate, start):
@@ -246,7 +248,7 @@ def test_an_entry_before_the_arrival_is_not_taken_for_a_prediction(completion, c
     unseen = sf.compare(trajectory, flow, problem).attrs
     assert np.isnan([unseen["entry_step"], unseen["predicted_entry_step"]]).all()
     assert np.isnan(unseen["loss_rises_before"])
-    reason = "the trajectory entered the edge before it came near Γ"
+    reason = "it entered the edge before it came near Γ: lower weight_decay"
     names = ("entry_step", "predicted_entry_step", "loss_rises_before")
     assert unseen["why_nan"] == "; ".join(f"{name}: {reason}" for name in names)
     assert unseen["loss_rises_after"] == pytest.approx(seen["loss_rises_after"], abs=0.05)
@@ -324,3 +326,19 @@ def test_a_number_that_is_nan_says_why_also_where_it_is_printed(
 def test_a_dataset_that_compare_did_not_make_has_no_summary_of_a_comparison(completion):
     with pytest.raises(ValueError, match="comparison must be an xarray.Dataset, as compare"):
         sf.simulator.comparison_summary(completion[1].to_dataset())
+
+
+def test_no_mean_loss_is_told_from_two_outputs_between_which_it_falls_by_decades():
+    """The trapezium rule of an exponential fall to a tenth makes 1.4 times the mean."""
+    problem = sf.models.matrix_completion(shape=(4, 4), rank=1)
+    start = problem.init(jax.random.key(0))
+    run = sf.simulate(problem, start, sf.gdwd(0.1, 1e-3), 4, snapshot_every=1)
+    run = dataclasses.replace(run, columns=run.columns | {"loss_mean": np.array([4.0, 1.0, 1, 1])})
+    flow = types.SimpleNamespace(mean_loss=np.array([8.0, 0.8, 1.0, 1.2]))
+    outputs = np.arange(4)
+    measured, predicted, ratio = average._mean_losses(run, flow, problem, outputs, outputs)
+    np.testing.assert_allclose(predicted, [np.nan, np.nan, 0.9, 1.1])
+    np.testing.assert_allclose(measured, [np.nan, 4.0, 1.0, 1.0])
+    assert ratio == pytest.approx(2.0 / (0.9 + 1.1))
+    flow.mean_loss[-1] = 1e3
+    assert average._mean_losses(run, flow, problem, outputs, outputs)[2] == pytest.approx(1 / 0.9)

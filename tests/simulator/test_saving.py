@@ -172,7 +172,7 @@ def _flows():
         tau=jnp.array([0.0, 0.5, 1.0]), params=jnp.ones((3, 5)), loss=rows, mean_loss=rows,
         eigenvalues=rows[:, None], covariance=rows[:, None, None], norm_squared=rows,
         edge=jnp.float64(4.0), status=jnp.int32(0), num_steps=count, num_rejected=count,
-        num_gradients=count, num_products=count, num_third=count,
+        num_gradients=count, num_products=count, num_third=count, reason="the edge comes first",
     )  # fmt: skip
 
 
@@ -184,6 +184,7 @@ def test_flows_come_back_bit_for_bit_and_xarray_reads_them(tmp_path, ending):
         back = sf.load(path)
         assert type(back) is type(flow)
         assert_same(flow, back)
+        assert getattr(back, "reason", "") == getattr(flow, "reason", "")
         with xarray.open_dataset(path, engine="zarr" if ending == ".zarr" else None) as plain:
             xarray.testing.assert_identical(plain.load(), flow.to_dataset())
             assert not undescribed(plain) and plain.sizes["tau"] == 3

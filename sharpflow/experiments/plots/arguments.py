@@ -5,14 +5,15 @@ from typing import Any
 
 import numpy as np
 
+from sharpflow.models import arguments
 from sharpflow.models.arguments import (
-    DATASET,
     Kind,
     any_of,
     array,
     nearest,
     of_lazy_type,
     optional,
+    remedies,
 )
 from sharpflow.simulator.observables import how_to_get
 from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory
@@ -29,6 +30,15 @@ SEVERAL_AXES = Kind(
         and len(value) > 0
         and all(_AXES.fits(ax) for ax in flat_axes(value))
     ),
+)
+DATASET = arguments.DATASET.with_remedy(
+    remedies(
+        (
+            TRAJECTORY,
+            "a trajectory is drawn by sharpflow.plots.panel and metric; simulate_grid returns a "
+            "grid, and compare a comparison",
+        )
+    )
 )
 DRAWN = any_of(FIGURE, _AXES, SEVERAL_AXES)
 RECORD = any_of(TRAJECTORY, DATASET)

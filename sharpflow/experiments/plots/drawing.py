@@ -72,7 +72,7 @@ FONT: dict[str, Any] = {
     "math_fontfamily": RC["mathtext.fontset"],
 }
 
-SOLID: dict[str, Any] = {"color": MEASURED, "linewidth": 1.8}
+SOLID: dict[str, Any] = {"color": MEASURED, "linewidth": 1.3}
 FINE: dict[str, Any] = {"color": MEASURED, "linewidth": 1.1}
 DASHED: dict[str, Any] = {"color": PREDICTED, "linewidth": 1.3, "linestyle": (0, (4, 2))}
 # Of several on the same axes; DASHED is the first.
@@ -83,6 +83,9 @@ PREDICTIONS: tuple[dict[str, Any], ...] = (
 )
 DOTTED: dict[str, Any] = {"color": SINGLE_EDGE, "linewidth": 1.5, "linestyle": (0, (1, 1.2))}
 LINE: dict[str, Any] = {"color": THRESHOLD, "linewidth": 1.2}
+# Of a column that another is to be compared with. A threshold lies under the sharpness that follows
+# it, and is still seen beside it.
+BESIDE: dict[str, Any] = LINE | {"linewidth": 2.4}
 ABOVE: dict[str, Any] = {  # a legend clear of lines that may run anywhere
     "loc": "lower left",
     "bbox_to_anchor": (0.0, 1.0),
@@ -90,6 +93,9 @@ ABOVE: dict[str, Any] = {  # a legend clear of lines that may run anywhere
     "ncols": 2,
     "columnspacing": 1.4,
 }
+
+# Of a logarithmic axis, below which powers of ten and their multiples are too few for its labels.
+_FEW_DECADES = 0.6
 
 _GAP = 1.2  # between the columns of a legend, in its font's size
 
@@ -393,8 +399,16 @@ def log_axis(ax: "Axes", which: str) -> None:
     if decades >= 2.5:
         return
     axis = ax.xaxis if which == "x" else ax.yaxis
-    few = (1, 2, 5) if which == "y" or decades < 1.6 else (1, 3)
-    axis.set_major_locator(ticker.LogLocator(subs=few if decades > 0.6 else range(1, 10)))
+    if decades > _FEW_DECADES:
+        few = (1, 2, 5) if which == "y" or decades < 1.6 else (1, 3)
+        axis.set_major_locator(ticker.LogLocator(subs=few))
+        axis.set_minor_locator(ticker.LogLocator(subs=range(1, 10)))
+    else:
+        # Of a power of ten and its multiples hardly one lies there, and an axis with two labels is
+        # taken for a linear one. Even values that draw together show both: where they lie, and that
+        # the axis is logarithmic.
+        axis.set_major_locator(ticker.MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_minor_locator(ticker.MaxNLocator(25, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: _readable(value)))
     axis.set_minor_formatter(ticker.NullFormatter())
 
@@ -405,6 +419,18 @@ def _readable(value: float) -> str:
     digits, exponent = f"{value:.0e}".split("e")
     power = f"10^{{{int(exponent)}}}"
     return f"${power}$" if digits == "1" else rf"${digits}\times{power}$"
+
+
+def label_height(ax: "Axes", words: str) -> None:
+    """The label of the vertical axis, in lines where it is longer than the axes are high.
+
+    Args:
+      ax: where it is.
+      words: with commas where it may be broken.
+    """
+    if text_width(words, RC["axes.labelsize"]) > 72.0 * height_inches(ax):
+        words = words.replace(", ", ",\n")
+    ax.set_ylabel(words)
 
 
 def time_axis(ax: "Axes", label: str | None = None) -> None:

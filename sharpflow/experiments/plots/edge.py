@@ -73,10 +73,10 @@ def sharpness_and_threshold(
         raise ValueError("comparison has no flow time tau, so that no flow has a place beside it")
     words = sharpness, holder.quantity(threshold)
     with drawing.styled(ax) as ax:
-        look = drawing.LINE | {"linewidth": 2.4}
-        ax.plot(*holder.curve(threshold), **look, label=f"{symbol(words[1])} measured")
-        look = drawing.SOLID if of_comparison else drawing.FINE
-        ax.plot(*measured.curve(sharpness.name), **look, label=f"{symbol(words[0])} measured")
+        # The line is what the rule tells at the present norm: nobody has measured it.
+        ax.plot(*holder.curve(threshold), **drawing.BESIDE, label=symbol(words[1]))
+        label = f"{symbol(words[0])} measured"
+        ax.plot(*measured.curve(sharpness.name), **drawing.SOLID, label=label)
         for place, values in enumerate(predicted[1:]):
             shown = "_" if place == 0 else "predicted flow"
             ax.plot(predicted[0], values, **drawing.DASHED, label=shown)
@@ -85,7 +85,7 @@ def sharpness_and_threshold(
         drawing.time_axis(ax, measured.time_label)
         if of_comparison:
             mark_predicted_entry(ax, measured.dataset, measured.clock)
-        ax.set_ylabel(joint_label(words))
+        drawing.label_height(ax, joint_label(words))
         drawing.log_axis(ax, "y")
         drawing.legend_above(ax)
     return ax
@@ -188,7 +188,7 @@ def edge_of_stability(
             label=symbol(sharpness),
         )
         line = shown_quantity(trajectory, "stability_line")
-        ax.plot(step, np.asarray(trajectory[line.name]), **drawing.LINE, label=symbol(line))
+        ax.plot(step, np.asarray(trajectory[line.name]), **drawing.BESIDE, label=symbol(line))
         drawing.time_axis(ax, label(RESULT["step"]))
         if entry_step is not None:
             drawing.mark(ax, entry_step, "entry")

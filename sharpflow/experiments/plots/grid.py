@@ -199,6 +199,9 @@ def _colour_bar(meshes: "list[QuadMesh]", quantity: Quantity, axes: "list[Axes]"
     bar.ax.tick_params(length=2.0)
     if isinstance(mesh.norm, LogNorm):
         drawing.log_axis(bar.ax, "y")
+    elif np.ptp(values) == 0.0 and _middle(quantity) is None:
+        # about a single value the scale is made up: an accuracy of 1 has none up to 1.1
+        bar.set_ticks([float(values[0])])
     drawing.keep_tick_fonts(bar.ax)
 
 

@@ -44,8 +44,9 @@ def metric(
     Without a flow time, as without weight decay, it is drawn against steps.
 
     What the ``Quantity`` of the column says that it is to be compared with is drawn in grey: a
-    column that was recorded too, as the threshold of a sharpness, or a number. Of several
-    eigenvalues the largest is drawn. Records without a value are passed over.
+    column that was recorded too, as the threshold of a sharpness, or a number. That of a second
+    trajectory is drawn beside it in pale blue. Of several eigenvalues the largest is drawn. Records
+    without a value are passed over.
 
     Args:
       trajectory: with the column ``name``, shape (T,) or (T, k); also a grid of one point.
@@ -77,20 +78,30 @@ def metric(
     times = _times(record, clock, per_step)
     quantity = record.quantity(name)
     beside = quantities.edge_of(record.dataset, name)
+    second = None
+    if other is not None:
+        require_columns("other", other, name)
+        second = record_of("other", other)
+        own, others = _labels(record, second)
+        label, other_label = own if label is None else label, other_label or others
+    label = "measured" if label is None else label
     with drawing.styled(ax) as ax:
-        if other is not None:
-            require_columns("other", other, name)
-            second = record_of("other", other)
+        # the first lies above the second, and stands before it in the legend
+        ax.plot(*record.curve(name, times), **drawing.SOLID, zorder=2.2, label=label)
+        if second is not None:
+            other_times = _times(second, clock, per_step)
             look = drawing.SOLID | {"color": drawing.OTHER}
-            curve = second.curve(name, _times(second, clock, per_step))
-            own, others = _labels(record, second)
-            ax.plot(*curve, **look, label=others if other_label is None else other_label)
-            label = own if label is None else label
-        label = "measured" if label is None else label
-        ax.plot(*record.curve(name, times), **drawing.SOLID, label=label)
+            ax.plot(*second.curve(name, other_times), **look, label=other_label)
         if beside is not None:
             words = quantities.symbol(record.quantity(beside))
-            ax.plot(*record.curve(beside, times), **drawing.LINE, zorder=1.5, label=words)
+            shared = second is None or beside not in second
+            named = words if shared else f"{words}, {label}"
+            ax.plot(*record.curve(beside, times), **drawing.BESIDE, zorder=1.5, label=named)
+            if second is not None and beside in second:
+                # each run has its own: beside that of the other it would seem to pass its edge
+                look = drawing.BESIDE | {"color": drawing.shade(drawing.OTHER, 1, 2)}
+                curve = second.curve(beside, other_times)
+                ax.plot(*curve, **look, zorder=1.4, label=f"{words}, {other_label}")
         elif (line := quantities.line_of(quantity)) is not None:
             ax.axhline(line, **drawing.LINE, zorder=0.5)
         if predicted is not None:

@@ -23,6 +23,9 @@ CLOCKS = ("step", "tau")
 # Of the values of a metric after the transient: at 5 and 95 a burst after the entry would be cut
 # off that takes a tenth of the records, at 0 and 100 a single record would make the axis.
 _LATE_PERCENTILES = (1.0, 99.0)
+# Of that range, how far beyond it the axis goes for a band that ends there: cut by the border it
+# would look narrower than it is. With twice as much single bursts would make the axis.
+_ROOM = 0.5
 # Whole range over the range after the transient from which on the latter makes the axis. Below 2
 # half of the axis or more would show it anyway.
 WHOLE = 2.0
@@ -167,7 +170,7 @@ def _late(dataset: "xarray.Dataset", values: np.ndarray, shown: np.ndarray) -> n
     ends look alike that are not. The transient ends where the edge ratio first comes to
     ``AT_EDGE``, after a tenth of the records at least; or in the middle of the records where it
     was not recorded or comes there later. Of what follows, single values far from all others are
-    left out, but no last one.
+    left out, but no last one, and no end of a band that is near.
 
     Args:
       dataset: a grid.
@@ -186,6 +189,13 @@ def _late(dataset: "xarray.Dataset", values: np.ndarray, shown: np.ndarray) -> n
         return shown
     last = finite & (np.cumsum(finite[..., ::-1], axis=-1)[..., ::-1] == 1)
     late = np.append(np.percentile(after, _LATE_PERCENTILES), values[last])
+    banded = np.where(records >= begin[..., None], values, np.nan)
+    banded = np.moveaxis(banded, -4, 0).reshape(values.shape[-4], -1)  # (seeds, all else)
+    edges = band(np.zeros(banded.shape[1]), banded)
+    room = _ROOM * np.ptp(late)
+    ends = np.concatenate([edges.low, edges.high])
+    near = (ends >= late.min() - room) & (ends <= late.max() + room)
+    late = np.concatenate([late, ends[near]])
     return late if np.ptp(shown) > WHOLE * np.ptp(late) else shown
 
 

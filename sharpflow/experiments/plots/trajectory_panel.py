@@ -43,12 +43,13 @@ _SPHERICAL = tuple(name for name in SHARPNESSES if name not in _IN_W)
 _LOSSES = ("loss", "loss_mean")
 # Of lines that share axes, from the first.
 _COLOURS = (drawing.MEASURED, drawing.OTHER, drawing.SINGLE_EDGE)
-# Under the sharpness that follows it, and still seen beside it.
-_THRESHOLD: dict[str, Any] = drawing.LINE | {"linewidth": 2.4}
 # Share of the records of a metric that its axis may leave out. With half of them, as for the bands
 # of a grid, it could leave out the entry into the edge, which is what one trajectory is looked at
 # for.
 _TRANSIENT = 0.1
+# Times from an output of a prediction to the next at its beginning. By less a mean loss at the edge
+# may change between two outputs; at ten times as much the fall of most losses would be drawn.
+_LEAP = 3.0
 # Of the range of a metric: one that moves less after its transient, as an accuracy that stays 1,
 # has nothing to show there. At a hundred times as much a measured and a predicted error would lie
 # on each other.
@@ -204,7 +205,12 @@ def _predictions(
     time = record.on_clock(np.asarray(flow.tau))
     if isinstance(flow, CentralFlowSolution):
         averages = _averages(record, flow, problem, trajectory)
-        return {name: Curve(time, each) for name, each in averages.items()}
+        curves = {name: Curve(time, each) for name, each in averages.items()}
+        steep = {"loss_mean", *quantities.metric_names(record.dataset, record.time_dimension)}
+        return {
+            name: _without_leaps(curve) if name in steep else curve
+            for name, curve in curves.items()
+        }
     sharpness, threshold = np.asarray(flow.eigenvalues)[:, 0], np.asarray(flow.threshold)
     values = dict.fromkeys((_AT_MANIFOLD, *_SPHERICAL), sharpness) | {"threshold": threshold}
     values |= dict.fromkeys(EDGE_RATIOS, sharpness / threshold)
@@ -242,6 +248,22 @@ def _averages(
         metrics = {name: each for name, each in problem.metrics.items() if name in record}
         values |= {name: np.asarray(flow.mean_of(metric)) for name, metric in metrics.items()}
     return values
+
+
+def _without_leaps(curve: Curve) -> Curve:
+    """A prediction from where it no longer leaps from each output to the next.
+
+    The average of a trajectory may be predicted from its first step on, where a loss falls by
+    decades before the next output. A straight line between the two would say what nobody computed.
+
+    Args:
+      curve: of a loss or a metric along a central flow.
+    """
+    small, large = np.sort([curve.values[:-1], curve.values[1:]], axis=0)
+    with np.errstate(invalid="ignore"):
+        leaps = large > _LEAP * small
+    begin = int(np.argmin(leaps)) if leaps.size and not leaps.all() else 0
+    return Curve(curve.time[begin:], curve.values[begin:])
 
 
 def _point(flow: FlowSolution, place: int) -> Params:
@@ -303,13 +325,12 @@ def _draw(
     named = {"loss_mean": drawn["loss_mean"]} if names == _LOSSES else drawn
     for (name, quantity), colour in zip(named.items(), itertools.cycle(_COLOURS), strict=False):
         words = "measured" if len(named) == 1 else quantities.symbol(quantity)
-        ax.plot(*curves[name], color=colour, linewidth=1.3, label=words)
+        ax.plot(*curves[name], **drawing.SOLID | {"color": colour}, label=words)
     if names == _LOSSES:
         ax.plot(*curves["loss"], **_BEHIND, label="at single steps")
     for name, quantity in beside.items():
         curves[name] = record.curve(name)
-        look = _THRESHOLD if name == "threshold" else drawing.LINE
-        ax.plot(*curves[name], **look, zorder=1.5, label=quantities.label(quantity))
+        ax.plot(*curves[name], **drawing.BESIDE, zorder=1.5, label=quantities.label(quantity))
     _draw_predictions(ax, drawn, beside, predicted)
     drawing.time_axis(ax, record.time_label)
     if compared is not None:
@@ -317,9 +338,7 @@ def _draw(
     first = next(iter(drawn.values()))
     shared = [first] if names == _LOSSES else [*drawn.values()]
     words = quantities.joint_label(shared)
-    if drawing.text_width(words, drawing.RC["axes.labelsize"]) > 72.0 * drawing.height_inches(ax):
-        words = words.replace(", ", ",\n")
-    ax.set_ylabel(words)
+    drawing.label_height(ax, words)
     everything = np.concatenate([curve.values for curve in curves.values()])
     if quantities.is_logarithmic(first, everything) or "threshold" in beside:
         drawing.log_axis(ax, "y")
@@ -364,11 +383,13 @@ def _leave_transient_out(
       ax: with a linear axis.
       record: of the trajectory.
       names: of the metrics.
-      predicted: which the axis holds whole.
+      predicted: which the axis holds from there on.
     """
     values = np.stack([record.values(name) for name in names])
     begin = int(_TRANSIENT * values.shape[1])
-    flows = [predicted[name].values for name in names if name in predicted]
+    since = float(np.asarray(record.dataset[record.clock])[begin])
+    curves = [predicted[name] for name in names if name in predicted]
+    flows = [curve.values[curve.time >= since] for curve in curves]
     late = np.concatenate([values[:, begin:].ravel(), *flows])
     low, high = np.fmin.reduce(late), np.fmax.reduce(late)
     reach = max(np.fmax.reduce(values, None), high) - min(np.fmin.reduce(values, None), low)

@@ -11,14 +11,18 @@ from sharpflow.experiments.remade import Remade, remake
 from sharpflow.experiments.report.curves import all_curves
 from sharpflow.experiments.report.figures import drawn
 from sharpflow.experiments.report.grid_table import grid_table
-from sharpflow.experiments.report.kept_predictions import kept_predictions
+from sharpflow.experiments.report.kept_predictions import (
+    kept_predictions,
+    reasons_in_words,
+    said_of_kept,
+)
 from sharpflow.experiments.report.measured import Measures, measure, remarks
 from sharpflow.experiments.report.page import Figure, Page, Sphere
 from sharpflow.experiments.report.points import Records, records
 from sharpflow.experiments.report.predicted import MOST, Prediction, chosen, predict_points
 from sharpflow.experiments.report.spheres import predicted_sphere, recorded_sphere
 from sharpflow.experiments.report.statements import SETTLED, statement_table
-from sharpflow.experiments.run import own_config
+from sharpflow.experiments.run import kinds_in_words, own_config
 from sharpflow.models.files import read_json
 from sharpflow.models.representation import size_in_words
 from sharpflow.simulator import RunError, open_run
@@ -69,7 +73,6 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None, *, tr
             SETTLED,
             *remarks(dataset, measures, infimum),
             *left_out,
-            *kept_predictions(dataset, points),
             *notes,
         ],
         grid=grid_table(dataset, points, predicted, curves=len(shown_curves["points"])),
@@ -97,8 +100,13 @@ def _predictions(
     trust: bool,
 ) -> tuple[dict[int, Prediction], float | None, list[str]]:
     """The flows of some points, inf L where the problem is known, and what to say of both."""
+    kept = kept_predictions(dataset, points, time_dimension(dataset))
+    notes = said_of_kept(dataset, points, kept)
     if most == 0:
-        return {}, None, ["No flow was integrated: the report was made without predictions."]
+        without = "No flow was integrated: the report was made without predictions."
+        return {}, None, [*notes, without]
+    if kept:
+        notes.append("The predictions are those of the folder, and no flow was integrated anew.")
     has_snapshots = "snapshot" in dataset.dims
     nothing = (
         "No snapshots of the parameters were recorded (snapshot_every): there is no predicted "
@@ -109,30 +117,35 @@ def _predictions(
         infimum = _infimum(remade, points)
     except ValueError as error:
         said = f"the problem was not made: {' '.join(str(error).split())}"
+        unknown = f"The infimum of the loss is not known, since {said}"
+        if kept:
+            return kept, None, [*notes, unknown]
         if has_snapshots:
-            return {}, None, [f"No flow could be integrated, since {said}"]
-        return {}, None, [nothing, f"The infimum of the loss is not known, since {said}"]
+            return {}, None, [*notes, f"No flow could be integrated, since {said}"]
+        return {}, None, [*notes, nothing, unknown]
+    if kept:
+        return kept, infimum, notes
     if not has_snapshots:
         # the infimum tells losses, for which no snapshot is needed
         made = "The problem was trusted and made again. " if trust else ""
-        return {}, infimum, [f"{made}{nothing}"]
+        return {}, infimum, [*notes, f"{made}{nothing}"]
     usable = (points.status == 0) & (points.intrinsic_rate > 0)
-    picked = chosen(usable.reshape(points.shape), most)
+    picked = {point: points.title(point) for point in chosen(usable.reshape(points.shape), most)}
     predicted, reasons = predict_points(remade, dataset, picked, progress)
-    notes = [
+    by = kinds_in_words(each.kind for each in predicted.values())
+    which = (
+        f"one seed of each combination of the other axes, {MOST} at most" if most is None else ""
+    )
+    notes.append(
         f"The flow was integrated for {len(predicted)} of {points.count} points"
-        + (
-            f": one seed of each combination of the other axes, {MOST} at most."
-            if most is None
-            else "."
-        )
-    ]
+        f"{': ' if which else ''}{which}{'; ' if by else ''}{', '.join(by)}."
+    )
     if not usable.all():
         notes.append(
             "A point has no flow where it has not ended well, or its rule tells no flow time: "
             "gradient descent without weight decay has none."
         )
-    notes += [f"No flow at {points.title(point)}: {why}" for point, why in reasons.items()]
+    notes += reasons_in_words(points, predicted, reasons)
     return predicted, infimum, notes
 
 
@@ -162,9 +175,9 @@ def _spheres(
 ) -> list[Sphere]:
     if "snapshot" not in dataset.dims:
         return []
-    if predicted:
+    if any(each.flow is not None for each in predicted.values()):
         made = [predicted_sphere(points.title(point), each) for point, each in predicted.items()]
-    else:
+    else:  # the folder of a run keeps what its flows say, and not their points
         picked = chosen((points.status == 0).reshape(points.shape), None)
         places = [dict(zip(points.axes, points.place(point), strict=True)) for point in picked]
         made = [

@@ -27,7 +27,10 @@ _MOST_POINTS = 2000  # of a trajectory
 
 
 def predicted_sphere(title: str, prediction: "Prediction") -> Sphere | None:
-    """A point of a run and its flow, in the coordinates of the flow; None below three entries."""
+    """A point of a run and its flow, in the coordinates of the flow; None below three entries,
+    or without its points."""
+    if prediction.trajectory is None:
+        return None
     return _sphere(title, prediction.trajectory.params, prediction.points)
 
 

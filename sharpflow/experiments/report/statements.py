@@ -7,12 +7,14 @@ import numpy as np
 from sharpflow.experiments.report.measured import Measures
 from sharpflow.experiments.report.page import Cell, Table, number, shown, words
 from sharpflow.experiments.report.predicted import Prediction
+from sharpflow.experiments.run import FLOWS
 from sharpflow.simulator.comparison_quantities import COMPARISON_NUMBERS
 from sharpflow.simulator.crossing import SETTLE_TAU
 
 SETTLED = (
-    "The entry is the step at which the edge ratio first crosses 1. The oscillation answers it "
-    "late: once the mean loss first reaches half of the predicted one. Means after the entry begin "
+    "The entry is the step at which the edge ratio first rises through 1 from below. A start above "
+    "1 that falls below it is none. The oscillation answers the entry late: once the mean loss "
+    "first reaches half of the predicted one. Means after the entry begin "
     f"{SETTLE_TAU:g} of flow time after that, or after the entry itself where no loss is known."
 )
 
@@ -87,6 +89,7 @@ def statement_facts(measures: Measures, prediction: Prediction | None) -> list[l
     if prediction is not None:
         attributes = prediction.comparison.attrs
         facts += [
+            ["predicted by", "", FLOWS[prediction.kind]],
             [
                 "entry step, from the arrival on Γ",
                 _said(attributes.get("entry_step", np.nan)),

@@ -30,14 +30,14 @@ from sharpflow.models.arguments import (
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.leaves import x64_enabled
 from sharpflow.models.precision import compiled
-from sharpflow.models.progress import progress_bar
+from sharpflow.models.progress import progress_bar, told
 from sharpflow.simulator.axes import keywords_of
 from sharpflow.simulator.comparison import compare
 from sharpflow.simulator.comparison_quantities import COMPARISON_NUMBERS
 from sharpflow.simulator.grid.point import GRID, grid_point
 from sharpflow.simulator.grid.points import MakeProblem
 from sharpflow.simulator.interrupt import Interrupted, Stop, stop_between_chunks
-from sharpflow.simulator.prediction import KINDS, PredictionKind, predict
+from sharpflow.simulator.prediction import KINDS, PredictionKind, predict_telling
 from sharpflow.simulator.program import MakeOptimizer
 from sharpflow.simulator.quantities import described
 from sharpflow.simulator.quantity import Quantity, by_name
@@ -98,8 +98,9 @@ PREDICTION = by_name(
     ),
     Quantity(
         "prediction_reason",
-        "why there is no prediction",
-        "Why a point has no prediction, or why it ends early; empty where it reaches the end.",
+        "why there is no prediction, or no flow on Γ",
+        "Why a point has no prediction, why its prediction ends early, or why it is a central flow "
+        "that nobody asked for, and what would help; empty where there is nothing to say.",
         unit="1",
     ),
     Quantity(
@@ -200,7 +201,8 @@ class PointPrediction:
     Attributes:
       kind: one of ``KINDS``, or ``NONE``.
       status: of the integration; −1 where there is none.
-      reason: why there is no prediction, or none to the end; empty where there is nothing to say.
+      reason: why there is no prediction, or none to the end, or why it is a central flow; empty
+        where there is nothing to say.
       steps: updates that the point had made.
       columns: by name, shapes (T,).
       numbers: by name.
@@ -336,6 +338,8 @@ def predict_point(
     optimizer: MakeOptimizer,
     labels: Mapping[str, Any],
     options: PredictionOptions,
+    *,
+    progress: bool | None = False,
 ) -> PointPrediction:
     """The prediction of a point, or why there is none.
 
@@ -343,13 +347,19 @@ def predict_point(
       problem: what was trained at this point.
       grid, optimizer, options: as of ``predict_grid``.
       labels: of the point along every axis.
+      progress: as of ``predict``; where none is shown, nothing is told before the end.
     """
     steps = 0
+
+    def tell(reason: str) -> None:
+        # of the many points of a grid the column of reasons tells, and no warnings
+        told(f"the central flow is taken, because {reason}", progress, "prediction")
+
     try:
         trajectory = grid_point(grid, problem, optimizer=optimizer, **labels)
         steps = trajectory.final_step
-        flow = predict(problem, trajectory, throw=False, progress=False, **options)
-        comparison = compare(trajectory, flow, problem, progress=False)
+        flow = predict_telling(problem, trajectory, tell, throw=False, progress=progress, **options)
+        comparison = compare(trajectory, flow, problem, progress=progress)
     except (ValueError, RuntimeError) as error:
         return PointPrediction(NONE, -1, " ".join(str(error).split()), steps)
     kept = {
@@ -369,13 +379,14 @@ def predict_point(
     numbers = {name: float(comparison.attrs[name]) for name in _NUMBERS if name in comparison.attrs}
     status = Status(int(flow.status))
     if isinstance(flow, CentralFlowSolution):
-        kind, known = KINDS[1], flow.loss
+        kind, known, why = KINDS[1], flow.loss, str(flow.reason)
     else:
-        kind, known = KINDS[0], flow.threshold
+        kind, known, why = KINDS[0], flow.threshold, ""
+    early = "" if status == Status.SUCCESS else outcome_in_words(status, flow.tau, known)
     return PointPrediction(
         kind=kind,
         status=int(status),
-        reason="" if status == Status.SUCCESS else outcome_in_words(status, flow.tau, known),
+        reason="; ".join(filter(None, (early, why))),
         steps=steps,
         columns=columns,
         numbers=numbers,

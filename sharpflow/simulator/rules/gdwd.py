@@ -8,13 +8,14 @@ import optax
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params
-from sharpflow.models.arguments import require_within
+from sharpflow.models.arguments import checked, require_within
 from sharpflow.simulator.rules.edge_rule import EdgeDynamics, euclidean_step_size, norm_squared
 from sharpflow.simulator.rules.printed import printed_as
 from sharpflow.theory import effective_learning_rate
 from sharpflow.theory.arguments import validate_rates
 
 
+@checked()
 def gdwd(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
     """Gradient descent with weight decay, w_{t+1} = (1 − ηλ) w_t − η ∇L(w_t).
 
