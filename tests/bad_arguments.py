@@ -262,6 +262,7 @@ _CIFAR = {
     "root": PATH,
     "num_images": COUNT.or_none,
     "num_test_images": COUNT.or_none,
+    "held_out": CHOICE,
     "sample_seed": SEED,
     "download": FLAG,
 }
@@ -1004,6 +1005,11 @@ CALLS: dict[str, Call] = {
             "logit_scale": POSITIVE,
             "dtype": DTYPE,
         },
+    ),
+    "sharpflow.experiments.problems.mlp_cifar10": Call(
+        dict,
+        _CIFAR,
+        free=(*(name for name in _HANDED_ON if name not in ("pooling", "width")), "widths"),
     ),
     "sharpflow.experiments.problems.resnet20_cifar10": Call(
         dict, _CIFAR, free=tuple(name for name in _HANDED_ON if name != "pooling")

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from sharpflow.experiments.problems import resnet20_cifar10, vgg11_cifar10
-from sharpflow.models import data, vgg11
+from sharpflow.experiments.problems import mlp_cifar10, resnet20_cifar10, vgg11_cifar10
+from sharpflow.models import data, mlp, vgg11
 
 
 def test_the_network_is_trained_on_equally_many_images_of_each_class(cifar10_root):
@@ -21,6 +21,23 @@ def test_the_network_is_trained_on_equally_many_images_of_each_class(cifar10_roo
     assert set(problem.metrics) == {"train_accuracy", "test_accuracy", "test_error"}
     losses = [float(jax.jit(found.loss_value)(params)) for found in (problem, expected)]
     assert losses[0] == losses[1]
+
+
+def test_settings_are_chosen_on_images_that_are_neither_trained_on_nor_tested_on(cifar10_root):
+    train, _ = data.cifar10(cifar10_root)
+    chosen = train.sample(1, seed=3, per_class=True)
+    left = train.without(chosen)
+    assert not set(left.indices) & set(chosen.indices)
+    assert left.num_images + chosen.num_images == train.num_images
+    problem = mlp_cifar10(
+        str(cifar10_root), num_images=10, num_test_images=10, held_out="validation",
+        sample_seed=3, widths=(4,), dtype="float32",
+    )  # fmt: skip
+    expected = mlp(*chosen, (4,), test=left.sample(1, seed=3, per_class=True), dtype="float32")
+    params = problem.init(jax.random.key(0))
+    for name in ("train_accuracy", "test_error"):
+        found, known = (float(jax.jit(p.metrics[name])(params)) for p in (problem, expected))
+        assert found == known
 
 
 @pytest.mark.parametrize(
