@@ -1008,7 +1008,7 @@ CALLS: dict[str, Call] = {
     ),
     "sharpflow.experiments.problems.mlp_cifar10": Call(
         dict,
-        _CIFAR,
+        {**_CIFAR, "pool": COUNT},
         free=(*(name for name in _HANDED_ON if name not in ("pooling", "width")), "widths"),
     ),
     "sharpflow.experiments.problems.resnet20_cifar10": Call(

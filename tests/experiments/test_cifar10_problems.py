@@ -43,14 +43,30 @@ def test_settings_are_chosen_on_images_that_are_neither_trained_on_nor_tested_on
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"pool": 5}, "pool must divide 32 and 32, got 5"),
         ({"num_images": 25}, "num_images must be a positive multiple of 10 classes, got 25"),
         ({"num_test_images": 0}, "num_test_images must be an integer from 1 to .*, got 0"),
         ({"num_images": 500}, "class 0 .* has 20 images, got n=50"),
     ],
 )
-def test_images_that_there_are_not_enough_of_are_refused(cifar10_root, options, message):
+def test_options_that_the_images_do_not_allow_are_refused(cifar10_root, options, message):
+    make = mlp_cifar10 if "pool" in options else resnet20_cifar10
     with pytest.raises(ValueError, match=message):
-        resnet20_cifar10(str(cifar10_root), **options)
+        make(str(cifar10_root), **options)
+
+
+def test_pooled_images_are_means_over_squares(cifar10_root):
+    options = {"num_images": 10, "widths": (4,), "dtype": "float32"}
+    problem = mlp_cifar10(str(cifar10_root), pool=16, **options)
+    images, labels = data.cifar10(cifar10_root)[0].sample(1, per_class=True)
+    means = [
+        [[image[i : i + 16, j : j + 16].mean((0, 1)) for j in (0, 16)] for i in (0, 16)]
+        for image in images.astype(np.float64)
+    ]
+    expected = mlp(np.float32(means), labels, (4,), dtype="float32")
+    params = problem.init(jax.random.key(0))
+    losses = [float(jax.jit(found.loss_value)(params)) for found in (problem, expected)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_a_folder_without_images_is_told_with_the_remedy(tmp_path):
