@@ -43,7 +43,7 @@ def test_settings_are_chosen_on_images_that_are_neither_trained_on_nor_tested_on
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pool": 5}, "pool must divide 32 and 32, got 5"),
+        ({"pool": 5, "num_images": 10}, "pool must divide 32 and 32, got 5"),
         ({"num_images": 25}, "num_images must be a positive multiple of 10 classes, got 25"),
         ({"num_test_images": 0}, "num_test_images must be an integer from 1 to .*, got 0"),
         ({"num_images": 500}, "class 0 .* has 20 images, got n=50"),
