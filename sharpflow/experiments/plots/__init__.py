@@ -11,6 +11,7 @@ from sharpflow.experiments.plots.edge import (
 )
 from sharpflow.experiments.plots.errors import single_edge_failure, tracking_error
 from sharpflow.experiments.plots.folder import plot_grid
+from sharpflow.experiments.plots.generalization import generalization_panel
 from sharpflow.experiments.plots.globe import basis_from, sphere, sphere_coordinates
 from sharpflow.experiments.plots.grid import heat_map, heat_maps
 from sharpflow.experiments.plots.loss import mean_loss
@@ -25,6 +26,7 @@ __all__ = [
     "basis_from",
     "edge_eigenvalues",
     "edge_of_stability",
+    "generalization_panel",
     "heat_map",
     "heat_maps",
     "mean_loss",
