@@ -8,7 +8,7 @@ CONFIDENCE = 0.95
 # Draws of the seeds. The ends of an interval then vary by a few hundredths of its width from one
 # seed of the draws to another; ten times as many would take a second for a large grid.
 _DRAWS = 2000
-_FEWEST_POINTS = 5
+FEWEST_POINTS = 5
 
 
 class MeanInterval(NamedTuple):
@@ -94,7 +94,7 @@ def rank_correlation(
     known = np.isfinite(x) & np.isfinite(y)
     x, y = (np.where(known, values, np.nan) for values in (x, y))
     count, seeds = int(known.sum()), np.flatnonzero(known.any(axis=1))
-    value = _spearman(x[known], y[known]) if count >= _FEWEST_POINTS else np.nan
+    value = _spearman(x[known], y[known]) if count >= FEWEST_POINTS else np.nan
     if not np.isfinite(value) or len(seeds) < 2:
         return RankCorrelation(value, np.nan, np.nan, count)
     drawn = np.random.default_rng(seed).choice(seeds, (_DRAWS, len(seeds)))

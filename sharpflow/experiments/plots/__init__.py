@@ -17,6 +17,7 @@ from sharpflow.experiments.plots.grid import heat_map, heat_maps
 from sharpflow.experiments.plots.loss import mean_loss
 from sharpflow.experiments.plots.metrics import metric
 from sharpflow.experiments.plots.outcomes import outcome_map, outcome_maps
+from sharpflow.experiments.plots.sharpness_error import sharpness_against_error
 from sharpflow.experiments.plots.trajectory_panel import panel
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "save",
     "seed_band_panels",
     "seed_bands",
+    "sharpness_against_error",
     "sharpness_and_threshold",
     "single_edge_failure",
     "sphere",

@@ -45,7 +45,14 @@ _MEAN: dict[str, Any] = {"linewidth": 1.5}
 _THIN: dict[str, Any] = {"linewidth": 0.8}
 _LOST: dict[str, Any] = {"linewidth": 0.6, "alpha": 0.6}
 _EDGE: dict[str, Any] = {"linewidth": 1.0, "linestyle": (0, (4, 2))}
-_CROSS: dict[str, Any] = {"marker": "x", "linestyle": "none", "markersize": 5.0}
+# With a white border, because it lies on the lines of the seeds that go on.
+_CROSS: dict[str, Any] = {
+    "marker": "X",
+    "linestyle": "none",
+    "markersize": 6.5,
+    "markeredgecolor": "white",
+    "markeredgewidth": 0.7,
+}
 _FIT: dict[str, Any] = {
     "marker": "o",
     "linestyle": "none",
@@ -161,7 +168,8 @@ def generalization_panel(
         for ax, name in zip(panels, columns, strict=True):
             drawing.set_fonts(ax)
             looks |= _panel(ax, drawn, name, logarithmic)
-        _legend(panels, drawn, looks, alone=alone)
+        strip = _training_strip(panels[0], drawn)
+        _legend(panels[0], strip, drawn, looks, alone=alone)
         for ax in panels:
             drawing.keep_tick_fonts(ax)
     return panels
@@ -252,7 +260,7 @@ def _panel(
             line = _of_seeds(each.part, edge, is_log)
             ax.plot(line.time, line.mean, color=each.colour, **_EDGE, zorder=1.8)
             heights.append(_heights(line, each.fit_step, whole=True))
-            words = quantities.symbol(quantities.shown_quantity(each.part, edge))
+            words = quantities.label(quantities.shown_quantity(each.part, edge))
             looks[words] = _EDGE | {"color": drawing.THRESHOLD}
         if (expected := _predicted(each, name)) is not None and not of_edge:
             end = {"marker": "o", "markevery": [-1], "markersize": 3.5, "zorder": 2.6}
@@ -266,8 +274,6 @@ def _panel(
     _scale(ax, np.concatenate([*heights, np.empty(0)]), is_log)
     _steps(ax, logarithmic_time, drawn)
     ax.set_ylabel(quantities.label(quantity))
-    if name == "test_accuracy":
-        _training_strip(ax, drawn)
     return looks
 
 
@@ -343,14 +349,18 @@ def _scale(ax: "Axes", heights: np.ndarray, is_log: bool) -> None:
 
 
 def _steps(ax: "Axes", logarithmic: bool, drawn: Sequence[_Drawn]) -> None:
-    drawing.time_axis(ax, quantities.label(RESULT["step"]))
+    """The same axis of steps in all panels, also where a column was recorded less often."""
+    steps = np.concatenate([series.times(each.part, "step").ravel() for each in drawn])
+    steps = steps[np.isfinite(steps) & ((steps > 0) | (not logarithmic))]
+    ax.set_xlim(float(steps.min()), float(steps.max()) or 1.0)
     if logarithmic:
-        steps = np.concatenate([series.times(each.part, "step").ravel() for each in drawn])
-        ax.set_xlim(float(steps[steps > 0].min()), float(np.nanmax(steps)))
+        ax.set_xlabel(quantities.label(RESULT["step"]))
         drawing.log_axis(ax, "x")
+    else:
+        drawing.time_axis(ax, quantities.label(RESULT["step"]))
 
 
-def _training_strip(ax: "Axes", drawn: Sequence[_Drawn]) -> None:
+def _training_strip(ax: "Axes", drawn: Sequence[_Drawn]) -> "Axes":
     """The training accuracy in a narrow panel over the axes, out of their own place."""
     from mpl_toolkits.axes_grid1 import make_axes_locatable
 
@@ -361,14 +371,23 @@ def _training_strip(ax: "Axes", drawn: Sequence[_Drawn]) -> None:
     strip.tick_params(labelbottom=False)
     strip.set_ylim(0.0, 1.06)
     strip.set_yticks([0.0, 1.0])
-    strip.set_ylabel("training")
     drawing.set_fonts(strip)
+    # at the size of other labels it would be longer than the panel is high
+    strip.set_ylabel("train", fontsize=drawing.RC["legend.fontsize"])
+    drawing.keep_titles_above(ax, strip)
     drawing.keep_tick_fonts(strip)
+    return strip
 
 
 def _legend(
-    panels: "Sequence[Axes]", drawn: Sequence[_Drawn], looks: Mapping[str, Any], *, alone: bool
+    ax: "Axes",
+    strip: "Axes",
+    drawn: Sequence[_Drawn],
+    looks: Mapping[str, Any],
+    *,
+    alone: bool,
 ) -> None:
+    """Above the figure, or above the strip on axes of the user."""
     from matplotlib.lines import Line2D
 
     entries = {
@@ -376,8 +395,8 @@ def _legend(
     } | dict(looks)
     handles = {label: Line2D([], [], **look, label=label) for label, look in entries.items()}
     size = drawing.RC["legend.fontsize"]
-    figure = drawing.figure_of(panels[0])
-    width = 72.0 * (figure.get_size_inches()[0] if alone else drawing.width_inches(panels[0]))
+    figure = drawing.figure_of(ax)
+    width = 72.0 * (figure.get_size_inches()[0] if alone else drawing.width_inches(ax))
     words: dict[str, Any] = {
         "handles": list(handles.values()),
         "title": drawing.wrapped(_note(drawn), width - 2.0 * size, size),
@@ -386,7 +405,10 @@ def _legend(
         "ncols": drawing.legend_columns(list(handles), width - 2.0 * size),
         "columnspacing": 1.2,
     }
-    cells.put_legend(panels[0], words, alone)
+    if not alone:
+        # of the axes themselves: the layout of a figure knows nothing of the strip above them
+        words["bbox_transform"] = strip.transAxes
+    cells.put_legend(ax, words, alone)
 
 
 def _note(drawn: Sequence[_Drawn]) -> str:
