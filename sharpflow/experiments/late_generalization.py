@@ -211,7 +211,7 @@ def generalization(dataset: "xarray.Dataset", *, level: float = 1.0) -> "xarray.
             "mean_change": (means, over_seeds.mean),
             "change_low": (means, over_seeds.low),
             "change_high": (means, over_seeds.high),
-            "num_seeds": (means, over_seeds.count),
+            "num_seeds": (means, over_seeds.num_seeds),
             "excludes_zero": (means, over_seeds.excludes_zero),
         },
         {"quantity": list(names), **{axis: dataset[axis] for axis in axes}},

@@ -17,13 +17,13 @@ class MeanInterval(NamedTuple):
     Attributes:
       mean: of the seeds that have a value; NaN where none has.
       low, high: ends of the interval; NaN of fewer than two seeds.
-      count: seeds that have a value.
+      num_seeds: that have a value.
     """
 
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    count: np.ndarray
+    num_seeds: np.ndarray
 
     @property
     def excludes_zero(self) -> np.ndarray:
@@ -38,13 +38,13 @@ class RankCorrelation(NamedTuple):
       value: from −1 to 1; NaN where there are fewer than five points, or one of the two does not
         vary.
       low, high: ends of the interval; NaN where there is no value, or of fewer than two seeds.
-      count: points that have both values.
+      num_points: that have both values.
     """
 
     value: float
     low: float
     high: float
-    count: int
+    num_points: int
 
 
 def mean_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> MeanInterval:

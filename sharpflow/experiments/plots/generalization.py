@@ -1,5 +1,6 @@
 """Test accuracy, test error and sharpness beyond the fit, with and without what is compared."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -60,6 +61,7 @@ _FIT: dict[str, Any] = {
     "markerfacecolor": "white",
     "markeredgewidth": 1.3,
 }
+_END: dict[str, Any] = {"marker": "o", "markevery": [-1], "markersize": 3.5, "zorder": 2.6}
 # Of the steps: a fit before it lies so near the left end of a linear axis that nothing can be told
 # apart there, and on a logarithmic one what follows a later fit is pressed to the right.
 _EARLY_FIT = 0.01
@@ -175,6 +177,36 @@ def generalization_panel(
     return panels
 
 
+def panel_parts(dataset: "xarray.Dataset") -> "list[tuple[str, xarray.Dataset]]":
+    """The parts of a grid that have a panel each, with what tells them apart in words.
+
+    Of more weight decays than can be told apart so many are taken, evenly chosen.
+
+    Args:
+      dataset: of a grid, with any axes.
+
+    Returns:
+      ``[("", dataset)]`` where one panel holds all.
+    """
+    dataset = with_point_axes(dataset)
+    kinds = dataset.sizes.get(NORMALIZATION, 1)
+    dataset, _ = series.thinned(
+        dataset.sortby("weight_decay"), "weight_decay", max(MOST_CURVES // kinds, 1)
+    )
+    over = [name for name in ("learning_rate", *extra_axes(dataset)) if name != NORMALIZATION]
+    over = [name for name in over if dataset.sizes[name] > 1]
+    parts = []
+    for places in itertools.product(*(range(dataset.sizes[name]) for name in over)):
+        at = dict(zip(over, places, strict=True))
+        values = [f"{name} = {_plain(dataset[name].values[place])}" for name, place in at.items()]
+        parts.append((", ".join(values), dataset.isel({name: [i] for name, i in at.items()})))
+    return parts
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def panel_columns(dataset: "xarray.Dataset") -> list[str]:
     """The columns that have a panel of their own.
 
@@ -263,8 +295,7 @@ def _panel(
             words = quantities.label(quantities.shown_quantity(each.part, edge))
             looks[words] = _EDGE | {"color": drawing.THRESHOLD}
         if (expected := _predicted(each, name)) is not None and not of_edge:
-            end = {"marker": "o", "markevery": [-1], "markersize": 3.5, "zorder": 2.6}
-            ax.plot(*expected, **drawing.DASHED, **end, markerfacecolor=each.colour)
+            ax.plot(*expected, **drawing.DASHED, **_END, markerfacecolor=each.colour)
             heights.append(expected[1])
             looks["predicted flow"] = drawing.DASHED
         if np.isfinite(each.fit_step) and seeds.time.size and not of_edge:

@@ -75,28 +75,51 @@ def sharpness_against_error(
     """
     dataset = with_point_axes(dataset)
     name, sharpness = columns_of_scatter(dataset, name, sharpness)
+    x, y, left_out = _ends(dataset, sharpness, name)
+    correlation = rank_correlation(*(v.values.reshape(len(v["seed"]), -1) for v in (x, y)))
+    over = "learning_rate" if dataset.sizes["learning_rate"] > 1 else "weight_decay"
+    alone = ax is None
+    with drawing.styled(ax) as ax:
+        labels = _dots(ax, x, y, over)
+        for which, column in {"x": sharpness, "y": name}.items():
+            quantity = quantities.shown_quantity(dataset, column)
+            values = (x if which == "x" else y).values
+            getattr(ax, f"set_{which}label")(quantities.label(quantity))
+            if quantities.is_logarithmic(quantity, values):
+                drawing.log_axis(ax, which)
+        _legend(ax, labels, _note(correlation, left_out), alone)
+    return ax
+
+
+def can_be_scattered(dataset: "xarray.Dataset") -> bool:
+    """Whether there are enough points with a test metric and a sharpness for a rank correlation.
+
+    Args:
+      dataset: of a grid.
+    """
+    dataset = with_point_axes(dataset)
+    try:
+        name, sharpness = columns_of_scatter(dataset)
+    except ValueError:
+        return False
+    x, _, _ = _ends(dataset, sharpness, name)
+    return int(np.isfinite(x).sum()) >= FEWEST_POINTS
+
+
+def _ends(
+    dataset: "xarray.Dataset", sharpness: str, name: str
+) -> "tuple[xarray.DataArray, xarray.DataArray, dict[str, xarray.DataArray]]":
+    """Sharpness and metric at the end of each point, both NaN or none; and the points without."""
     x, y = (last_values(dataset, column) for column in (sharpness, name))
     left_out = {"diverged": is_diverged(dataset), "unfinished": is_pending(dataset)}
     if NORMALIZATION in dataset.dims:
         plain = (dataset[NORMALIZATION].astype(str) == NOT_NORMALIZED).broadcast_like(x)
         plain = plain.transpose(*x.dims) & ~left_out["diverged"] & ~left_out["unfinished"]
         left_out["without normalization"] = plain
-        x = x.where(~plain)
+    counts = ~np.logical_or.reduce([which.values for which in left_out.values()])
     known = np.isfinite(x) & np.isfinite(y)
-    left_out["without both values"] = ~known & ~np.logical_or.reduce(list(left_out.values()))
-    correlation = rank_correlation(*(v.values.reshape(len(v["seed"]), -1) for v in (x, y)))
-    over = "learning_rate" if dataset.sizes["learning_rate"] > 1 else "weight_decay"
-    alone = ax is None
-    with drawing.styled(ax) as ax:
-        labels = _dots(ax, x.where(known), y.where(known), over)
-        for which, column in {"x": sharpness, "y": name}.items():
-            quantity = quantities.shown_quantity(dataset, column)
-            values = (x if which == "x" else y).where(known).values
-            getattr(ax, f"set_{which}label")(quantities.label(quantity))
-            if quantities.is_logarithmic(quantity, values):
-                drawing.log_axis(ax, which)
-        _legend(ax, labels, _note(correlation, left_out), alone)
-    return ax
+    left_out["without both values"] = counts & ~known
+    return x.where(known & counts), y.where(known & counts), left_out
 
 
 def columns_of_scatter(
