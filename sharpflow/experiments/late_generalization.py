@@ -37,7 +37,7 @@ LEVEL = Kind("above 0 and at most 1", lambda v: (x := real(v)) is not None and 0
 
 # Why a trajectory is left out of what is said of the seeds, in the order in which it is asked.
 DIVERGED, UNFINISHED = "diverged", "not finished"
-UNFITTED, TOO_LATE = "never fits the training data", "fits them in the last tenth of its records"
+UNFITTED, TOO_LATE = "never fitted", "fitted too late"
 EXCLUSIONS = (DIVERGED, UNFINISHED, UNFITTED, TOO_LATE)
 
 GENERALIZATION = by_name(
@@ -59,7 +59,8 @@ GENERALIZATION = by_name(
     Quantity(
         "exclusion",
         "why left out",
-        "Why a trajectory is left out of all means over seeds, in words; empty where it counts.",
+        "Why a trajectory is left out of all means over seeds: diverged, not finished, never "
+        "fitted, or fitted too late, in the last tenth of its records; empty where it counts.",
         unit="1",
     ),
     Quantity(
@@ -279,7 +280,7 @@ def left_out_in_words(changes: "xarray.Dataset") -> str:
     reasons = changes["exclusion"].values
     counted = [(reason, int((reasons == reason).sum())) for reason in EXCLUSIONS]
     told = [f"{number} {reason}" for reason, number in counted if number]
-    return f"{', '.join(told)}; of {reasons.size} trajectories" if told else "no trajectory"
+    return f"of {reasons.size} trajectories {', '.join(told)}" if told else "no trajectory"
 
 
 def curves(dataset: "xarray.Dataset") -> list[Curve]:
@@ -334,9 +335,10 @@ def tells_of_generalization(dataset: "xarray.Dataset") -> bool:
     Args:
       dataset: of a grid.
     """
-    if TRAIN_ACCURACY not in dataset or not metrics_of_test_data(dataset):
+    dataset = with_point_axes(dataset)
+    if not (_is_along_records(dataset, TRAIN_ACCURACY) and metrics_of_test_data(dataset)):
         return False
-    decays = np.atleast_1d(dataset["weight_decay"].values)
+    decays = dataset["weight_decay"].values
     compared = NORMALIZATION in dataset.dims or (decays.min() == 0.0 < decays.max())
     return bool(compared and (dataset[TRAIN_ACCURACY] >= 1.0 - _ROUNDING).any())
 
@@ -345,15 +347,18 @@ def metrics_of_test_data(dataset: "xarray.Dataset") -> list[str]:
     """Columns along the records that hold a metric of test data, the accuracy first.
 
     Args:
-      dataset: of a grid.
+      dataset: of a grid with all axes of a point.
     """
-    time = time_dimension(with_point_axes(dataset))
-    names = [
-        str(name)
-        for name, values in dataset.data_vars.items()
-        if str(name).startswith("test_") and values.dims[-1:] == (time,)
-    ]
-    return sorted(names, key=lambda name: name != "test_accuracy")
+    names = [str(name) for name in dataset.data_vars if str(name).startswith("test_")]
+    metrics = [name for name in names if _is_along_records(dataset, name)]
+    return sorted(metrics, key=lambda name: name != "test_accuracy")
+
+
+def _is_along_records(dataset: "xarray.Dataset", name: str) -> bool:
+    """Whether a column has one number for each record; one of the user's own may have more."""
+    if name not in dataset or dataset[name].dtype.kind != "f":
+        return False
+    return set(dataset[name].dims) == {*POINT, *extra_axes(dataset), time_dimension(dataset)}
 
 
 def sharpness_name(dataset: "xarray.Dataset") -> str | None:

@@ -270,7 +270,7 @@ def legend_above(ax: "Axes") -> None:
     keep_titles_above(ax, legend)
 
 
-def keep_titles_above(ax: "Axes", above: "Legend | Axes") -> None:
+def keep_titles_above(ax: "Axes", legend: "Legend") -> None:
     """Keep the titles of axes clear of a legend above them, whenever a title is given.
 
     Matplotlib puts titles above all axes within the axes, and knows nothing of legends: axes
@@ -278,23 +278,23 @@ def keep_titles_above(ax: "Axes", above: "Legend | Axes") -> None:
 
     Args:
       ax: with the legend.
-      above: the legend, or other axes that lie there.
+      legend: above them.
     """
     room = ax.inset_axes((0.0, 1.0, 1.0, 0.0))
     room.set_axis_off()
     room.set_in_layout(False)
-    room.set_axes_locator(_PlaceOf(above))
+    room.set_axes_locator(_PlaceOf(legend))
 
 
 @dataclasses.dataclass(frozen=True)
 class _PlaceOf:
-    """Where a legend or axes lie in their figure; a class, because figures may be pickled."""
+    """Where a legend lies in its figure; a class, because figures may be pickled."""
 
-    above: "Legend | Axes"
+    legend: "Legend"
 
     def __call__(self, ax: Any, renderer: Any) -> "Bbox":
         figure = figure_of(ax)
-        box = self.above.get_window_extent(renderer)
+        box = self.legend.get_window_extent(renderer)
         return box.transformed(figure.transSubfigure.inverted())
 
 

@@ -1,5 +1,6 @@
 """Test accuracy, test error and sharpness beyond the fit, with and without what is compared."""
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,6 +33,7 @@ from sharpflow.simulator.quantities import RESULT
 if TYPE_CHECKING:
     import xarray
     from matplotlib.axes import Axes
+    from matplotlib.transforms import Bbox
 
 MOST_CURVES = 6
 
@@ -65,9 +67,10 @@ _END: dict[str, Any] = {"marker": "o", "markevery": [-1], "markersize": 3.5, "zo
 # Of the steps: a fit before it lies so near the left end of a linear axis that nothing can be told
 # apart there, and on a logarithmic one what follows a later fit is pressed to the right.
 _EARLY_FIT = 0.01
-# Height of the training accuracy over the test accuracy, in heights of that: they are apart because
-# test accuracies that differ by two hundredths would lie on each other beside one that rises to 1.
-_STRIP = 0.3
+# Height of the training accuracy over the test accuracy, in heights of that, and of the gap between
+# them: they are apart because test accuracies that differ by two hundredths would lie on each other
+# beside one that rises to 1.
+_STRIP, _GAP = 0.3, 0.1
 
 
 class _Seeds(NamedTuple):
@@ -121,7 +124,7 @@ def generalization_panel(
       is a thin line to a × at its last record.
     * A circle marks where the training accuracy reaches the level, at the median step over the
       seeds that count in ``generalization``. The training accuracy itself is the narrow panel over
-      the test accuracy.
+      the first one.
     * Where the grid has predictions, a dashed orange line is the mean of what they say of the
       metric, where all of them have a value. A dot at its end has the colour of its curve.
     * The sharpness is drawn of networks with normalization alone: it is that of the direction of
@@ -170,8 +173,8 @@ def generalization_panel(
         for ax, name in zip(panels, columns, strict=True):
             drawing.set_fonts(ax)
             looks |= _panel(ax, drawn, name, logarithmic)
-        strip = _training_strip(panels[0], drawn)
-        _legend(panels[0], strip, drawn, looks, alone=alone)
+        _training_strip(panels[0], drawn)
+        _legend(panels[0], drawn, looks, alone=alone)
         for ax in panels:
             drawing.keep_tick_fonts(ax)
     return panels
@@ -391,11 +394,10 @@ def _steps(ax: "Axes", logarithmic: bool, drawn: Sequence[_Drawn]) -> None:
         drawing.time_axis(ax, quantities.label(RESULT["step"]))
 
 
-def _training_strip(ax: "Axes", drawn: Sequence[_Drawn]) -> "Axes":
+def _training_strip(ax: "Axes", drawn: Sequence[_Drawn]) -> None:
     """The training accuracy in a narrow panel over the axes, out of their own place."""
-    from mpl_toolkits.axes_grid1 import make_axes_locatable
-
-    strip = make_axes_locatable(ax).append_axes("top", f"{100 * _STRIP:g}%", pad=0.08, sharex=ax)
+    ax.set_axes_locator(_LowerPart(1.0 / (1.0 + _GAP + _STRIP)))
+    strip = ax.inset_axes((0.0, 1.0 + _GAP, 1.0, _STRIP), sharex=ax)
     for each in drawn:
         seeds = _of_seeds(each.part, TRAIN_ACCURACY, False)
         strip.plot(seeds.time, seeds.mean, color=each.colour, **_THIN)
@@ -405,21 +407,30 @@ def _training_strip(ax: "Axes", drawn: Sequence[_Drawn]) -> "Axes":
     drawing.set_fonts(strip)
     # at the size of other labels it would be longer than the panel is high
     strip.set_ylabel("train", fontsize=drawing.RC["legend.fontsize"])
-    drawing.keep_titles_above(ax, strip)
     drawing.keep_tick_fonts(strip)
-    return strip
 
 
-def _legend(
-    ax: "Axes",
-    strip: "Axes",
-    drawn: Sequence[_Drawn],
-    looks: Mapping[str, Any],
-    *,
-    alone: bool,
-) -> None:
-    """Above the figure, or above the strip on axes of the user."""
+@dataclasses.dataclass(frozen=True)
+class _LowerPart:
+    """Where axes lie that leave room above them; a class, because figures may be pickled.
+
+    Attributes:
+      share: of the height that the figure gives them.
+    """
+
+    share: float
+
+    def __call__(self, ax: Any, renderer: Any) -> "Bbox":
+        from matplotlib.transforms import Bbox
+
+        x, y, width, height = ax.get_position(original=True).bounds
+        return Bbox.from_bounds(x, y, width, self.share * height)
+
+
+def _legend(ax: "Axes", drawn: Sequence[_Drawn], looks: Mapping[str, Any], *, alone: bool) -> None:
+    """Above the figure, or above the training accuracy on axes of the user."""
     from matplotlib.lines import Line2D
+    from matplotlib.transforms import Affine2D
 
     entries = {
         quantities.mathtext(each.curve.words): {"color": each.colour, **_MEAN} for each in drawn
@@ -437,8 +448,7 @@ def _legend(
         "columnspacing": 1.2,
     }
     if not alone:
-        # of the axes themselves: the layout of a figure knows nothing of the strip above them
-        words["bbox_transform"] = strip.transAxes
+        words["bbox_transform"] = Affine2D().translate(0.0, _GAP + _STRIP) + ax.transAxes
     cells.put_legend(ax, words, alone)
 
 

@@ -62,8 +62,8 @@ _CAPTIONS = {
 _PATTERNS = (
     (
         r"generalization(-(?P<index>\d+)-(?P<axes>.+))?",
-        "After the training data are fitted: test accuracy, test error and sharpness, with and "
-        "without what is compared, means and 95 % intervals over seeds.",
+        "Test accuracy, test error and sharpness after training accuracy 1, with and without "
+        "normalization and weight decay: means and 95 % intervals over seeds.",
     ),
     (r"limits-(?P<what>.+)", "Errors of the theory up to large ηλ: {what}."),
     (r"(?P<what>.+)-errors", "Errors of the theory against ηλ, dots are seeds: {what}."),
