@@ -244,7 +244,13 @@ def test_a_trajectory_that_diverges_is_in_no_mean_and_ends_in_a_cross():
     assert cross.get_xdata()[0] == whole["step"][14] and cross.get_ydata()[0] == error.get_ylim()[1]
     assert error.get_ylim()[1] < 2.0
     note = error.figure.legends[0].get_title().get_text()
-    assert "1 of 10 trajectories diverged" in note
+    assert "of 10 trajectories 1 diverged" in note
+    unfitted = whole.copy(deep=True)
+    unfitted["train_accuracy"][1, 0, 0] = 0.9
+    curves = _lines(plots.generalization_panel(unfitted)[1])
+    np.testing.assert_allclose(curves[0].get_ydata(), rest.mean("seed"), rtol=1e-12)
+    np.testing.assert_array_equal(curves[1].get_ydata(), whole["test_error"][1, 0, 0])
+    assert curves[1].get_linewidth() < curves[0].get_linewidth()
     gone = grids.ended(whole, grids.DIVERGED, at=15, weight_decay=0)
     panels = plots.generalization_panel(gone)
     assert len([line for line in panels[1].lines if line.get_marker() == "X"]) == 5

@@ -11,7 +11,6 @@ from sharpflow.experiments.grid_summary import (
     column,
     extra_axes,
     is_diverged,
-    is_pending,
     with_point_axes,
 )
 from sharpflow.experiments.late_generalization import (
@@ -21,6 +20,7 @@ from sharpflow.experiments.late_generalization import (
     Curve,
     curves,
     generalization,
+    left_out_in_words,
     metrics_of_test_data,
     sharpness_name,
 )
@@ -46,7 +46,7 @@ _COLOURS = {
 }
 _MEAN: dict[str, Any] = {"linewidth": 1.5}
 _THIN: dict[str, Any] = {"linewidth": 0.8}
-_LOST: dict[str, Any] = {"linewidth": 0.6, "alpha": 0.6}
+_LEFT_OUT: dict[str, Any] = {"linewidth": 0.6, "alpha": 0.6}
 _EDGE: dict[str, Any] = {"linewidth": 1.0, "linestyle": (0, (4, 2))}
 # With a white border, because it lies on the lines of the seeds that go on.
 _CROSS: dict[str, Any] = {
@@ -80,7 +80,8 @@ class _Seeds(NamedTuple):
       time: steps at which all that count have a value, shape (T,).
       mean, low, high: of those, shape (T,).
       values: of those, shape (seeds, T).
-      lost: pairs of steps and values of each trajectory that diverged.
+      others: pairs of steps and values of each trajectory that does not count.
+      crosses: the last of these pairs where it diverged.
     """
 
     time: np.ndarray
@@ -88,7 +89,8 @@ class _Seeds(NamedTuple):
     low: np.ndarray
     high: np.ndarray
     values: np.ndarray
-    lost: list[tuple[np.ndarray, np.ndarray]]
+    others: list[tuple[np.ndarray, np.ndarray]]
+    crosses: list[tuple[float, float]]
 
 
 class _Drawn(NamedTuple):
@@ -98,12 +100,14 @@ class _Drawn(NamedTuple):
       curve: which one.
       part: the grid there, with the axes of a point and no other.
       colour: of its lines.
+      counts: whether a seed does, shape (seeds,).
       fit_step: median over the seeds that count, or NaN.
     """
 
     curve: Curve
     part: "xarray.Dataset"
     colour: Any
+    counts: np.ndarray
     fit_step: float
 
 
@@ -119,11 +123,12 @@ def generalization_panel(
     There is a curve for each weight decay, and where the grid has the axis ``normalization`` for
     each pair of both. What is seen:
 
-    * A line is the mean over the seeds, and its band Student's 95 % interval for the mean. A
-      logarithmic axis has those of the logarithm. Trajectories that diverged are not in them; each
-      is a thin line to a × at its last record.
+    * A line is the mean over the seeds that count in ``generalization``, and its band Student's
+      95 % interval for the mean. A logarithmic axis has those of the logarithm. Each trajectory
+      that does not count, as it diverged or never fitted, is a thin line, with a × at its last
+      record where it diverged. The legend says how many there are.
     * A circle marks where the training accuracy reaches the level, at the median step over the
-      seeds that count in ``generalization``. The training accuracy itself is the narrow panel over
+      seeds that count. The training accuracy itself is the narrow panel over
       the first one.
     * Where the grid has predictions, a dashed orange line is the mean of what they say of the
       metric, where all of them have a value. A dot at its end has the colour of its curve.
@@ -174,7 +179,7 @@ def generalization_panel(
             drawing.set_fonts(ax)
             looks |= _panel(ax, drawn, name, logarithmic)
         _training_strip(panels[0], drawn)
-        _legend(panels[0], drawn, looks, alone=alone)
+        _legend(panels[0], drawn, looks, _note(drawn, changes), alone=alone)
         for ax in panels:
             drawing.keep_tick_fonts(ax)
     return panels
@@ -242,12 +247,12 @@ def _curves(dataset: "xarray.Dataset", changes: "xarray.Dataset") -> list[_Drawn
             f"dataset has {len(shown)} pairs of a weight decay and a normalization, and at most "
             f"{MOST_CURVES} curves can be told apart: select some, as in .isel(weight_decay=[0, 1])"
         )
-    counts = changes["exclusion"] == ""
+    exclusion = changes["exclusion"]
     kinds = [(curve.is_normalized, curve.weight_decay > 0) for curve in shown]
     drawn = []
     for number, curve in enumerate(shown):
-        steps = changes["fit_step"].where(counts).isel(curve.place).values
-        steps = steps[np.isfinite(steps)]
+        counts = exclusion.isel(curve.place).values == ""
+        steps = changes["fit_step"].isel(curve.place).values[counts]
         place = kinds[:number].count(kinds[number])
         point = {axis: [at] for axis, at in curve.place.items() if axis not in extra_axes(dataset)}
         other = {axis: at for axis, at in curve.place.items() if axis in extra_axes(dataset)}
@@ -256,6 +261,7 @@ def _curves(dataset: "xarray.Dataset", changes: "xarray.Dataset") -> list[_Drawn
                 curve,
                 dataset.isel(point | other).drop_vars(other),
                 drawing.shade(_COLOURS[kinds[number]], place, kinds.count(kinds[number])),
+                counts,
                 float(np.median(steps)) if steps.size else float("nan"),
             )
         )
@@ -281,18 +287,19 @@ def _panel(
     looks: dict[str, Any] = {}
     heights = []
     for each in shown:
-        seeds = _of_seeds(each.part, name, is_log)
+        seeds = _of_seeds(each, name, is_log)
         ax.fill_between(
             seeds.time, seeds.low, seeds.high, color=each.colour, alpha=0.2, linewidth=0.0
         )
         ax.plot(seeds.time, seeds.mean, color=each.colour, **_MEAN)
         heights.append(_heights(seeds, each.fit_step, whole=of_edge))
-        for time, values in seeds.lost:
-            ax.plot(time, values, color=each.colour, **_LOST)
-            ax.plot(time[-1:], values[-1:], color=each.colour, **_CROSS, clip_on=False, zorder=5.0)
+        for time, values in seeds.others:
+            ax.plot(time, values, color=each.colour, **_LEFT_OUT)
+        for end in seeds.crosses:
+            ax.plot(*end, color=each.colour, **_CROSS, clip_on=False, zorder=5.0)
             looks["diverges"] = _CROSS | {"color": drawing.THRESHOLD}
         if edge is not None:
-            line = _of_seeds(each.part, edge, is_log)
+            line = _of_seeds(each, edge, is_log)
             ax.plot(line.time, line.mean, color=each.colour, **_EDGE, zorder=1.8)
             heights.append(_heights(line, each.fit_step, whole=True))
             words = quantities.label(quantities.shown_quantity(each.part, edge))
@@ -311,29 +318,33 @@ def _panel(
     return looks
 
 
-def _of_seeds(part: "xarray.Dataset", name: str, is_log: bool) -> _Seeds:
-    """A column of one curve, with the mean over the seeds that have not diverged."""
-    time = series.times(part, "step").reshape(-1)
-    values = column(part, name).values.reshape(part.sizes["seed"], -1)
+def _of_seeds(drawn: _Drawn, name: str, is_log: bool) -> _Seeds:
+    """A column of one curve, with the mean over the seeds that count."""
+    time = series.times(drawn.part, "step").reshape(-1)
+    values = column(drawn.part, name).values.reshape(len(drawn.counts), -1)
     values = np.where(values > 0, values, np.nan) if is_log else values
-    diverged = is_diverged(part).values.reshape(-1)
     begun = np.isfinite(values).any(axis=1)
-    rows = values[begun & ~diverged]
+    rows = values[begun & drawn.counts]
     # A mean over ever fewer seeds would step where a seed ends, as no trajectory does.
     kept = np.isfinite(rows).all(axis=0) & np.isfinite(time) & bool(len(rows))
     rows = rows[:, kept]
     between = mean_interval(np.log(rows) if is_log else rows)
     mean, low, high = (np.exp(v) if is_log else v for v in between[:3])
-    lost = [(time[np.isfinite(row)], row[np.isfinite(row)]) for row in values[begun & diverged]]
-    return _Seeds(time[kept], mean, low, high, rows, lost)
+    others, crosses = [], []
+    diverged = is_diverged(drawn.part).values.reshape(-1)
+    for seed in np.flatnonzero(begun & ~drawn.counts):
+        known = np.isfinite(values[seed])
+        others.append((time[known], values[seed][known]))
+        if diverged[seed]:
+            crosses.append((float(time[known][-1]), float(values[seed][known][-1])))
+    return _Seeds(time[kept], mean, low, high, rows, others, crosses)
 
 
 def _predicted(drawn: _Drawn, name: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """The mean over the seeds of what is predicted, where all predictions have a value."""
+    """The mean over the seeds that count of what is predicted, where each has a value."""
     if (expected := series.predicted(drawn.part, name)) is None:
         return None
-    lost = is_diverged(drawn.part).values.reshape(-1)
-    rows = expected.values.reshape(drawn.part.sizes["seed"], -1)[~lost]
+    rows = expected.values.reshape(len(drawn.counts), -1)[drawn.counts]
     rows = rows[np.isfinite(rows).any(axis=1)]
     kept = np.isfinite(rows).all(axis=0) & bool(len(rows))
     if not kept.any():
@@ -349,7 +360,8 @@ def _heights(seeds: _Seeds, fit_step: float, *, whole: bool) -> np.ndarray:
     than the seeds themselves span, above and below them.
     """
     if not seeds.time.size:
-        parts = [values[: max(int(0.9 * len(values)), 1)] for _, values in seeds.lost]
+        # of one that diverges the last values are larger than all others by orders of magnitude
+        parts = [values[: max(int(0.9 * len(values)), 1)] for _, values in seeds.others]
         return np.concatenate([*parts, np.empty(0)])
     begin = seeds.time[len(seeds.time) // 2] if np.isnan(fit_step) else fit_step
     late = np.ones(len(seeds.time), bool) if whole else seeds.time >= min(begin, seeds.time[-1])
@@ -399,8 +411,10 @@ def _training_strip(ax: "Axes", drawn: Sequence[_Drawn]) -> None:
     ax.set_axes_locator(_LowerPart(1.0 / (1.0 + _GAP + _STRIP)))
     strip = ax.inset_axes((0.0, 1.0 + _GAP, 1.0, _STRIP), sharex=ax)
     for each in drawn:
-        seeds = _of_seeds(each.part, TRAIN_ACCURACY, False)
+        seeds = _of_seeds(each, TRAIN_ACCURACY, False)
         strip.plot(seeds.time, seeds.mean, color=each.colour, **_THIN)
+        for time, values in seeds.others:
+            strip.plot(time, values, color=each.colour, **_LEFT_OUT)
     strip.tick_params(labelbottom=False)
     strip.set_ylim(0.0, 1.06)
     strip.set_yticks([0.0, 1.0])
@@ -427,7 +441,9 @@ class _LowerPart:
         return Bbox.from_bounds(x, y, width, self.share * height)
 
 
-def _legend(ax: "Axes", drawn: Sequence[_Drawn], looks: Mapping[str, Any], *, alone: bool) -> None:
+def _legend(
+    ax: "Axes", drawn: Sequence[_Drawn], looks: Mapping[str, Any], note: str, *, alone: bool
+) -> None:
     """Above the figure, or above the training accuracy on axes of the user."""
     from matplotlib.lines import Line2D
     from matplotlib.transforms import Affine2D
@@ -441,7 +457,7 @@ def _legend(ax: "Axes", drawn: Sequence[_Drawn], looks: Mapping[str, Any], *, al
     width = 72.0 * (figure.get_size_inches()[0] if alone else drawing.width_inches(ax))
     words: dict[str, Any] = {
         "handles": list(handles.values()),
-        "title": drawing.wrapped(_note(drawn), width - 2.0 * size, size),
+        "title": drawing.wrapped(note, width - 2.0 * size, size),
         "title_fontsize": size,
         "alignment": "left",
         "ncols": drawing.legend_columns(list(handles), width - 2.0 * size),
@@ -452,12 +468,10 @@ def _legend(ax: "Axes", drawn: Sequence[_Drawn], looks: Mapping[str, Any], *, al
     cells.put_legend(ax, words, alone)
 
 
-def _note(drawn: Sequence[_Drawn]) -> str:
+def _note(drawn: Sequence[_Drawn], changes: "xarray.Dataset") -> str:
     """What the lines are, and which trajectories are not in them."""
     seeds = drawn[0].part.sizes["seed"]
     said = f"mean and 95 % interval over {seeds} seeds" if seeds > 1 else "one seed: no interval"
-    total = sum(each.part["status"].size for each in drawn)
-    for words, which in {"diverged": is_diverged, "unfinished": is_pending}.items():
-        if count := sum(int(which(each.part).sum()) for each in drawn):
-            said += f"; {count} of {total} trajectories {words}"
-    return said
+    if all(each.counts.all() for each in drawn):
+        return said
+    return f"{said}; thin lines, not in the mean: {left_out_in_words(changes)}"
