@@ -40,6 +40,9 @@ DIVERGED, UNFINISHED = "diverged", "not finished"
 UNFITTED, TOO_LATE = "never fitted", "fitted too late"
 EXCLUSIONS = (DIVERGED, UNFINISHED, UNFITTED, TOO_LATE)
 
+# The unit of numbers that are of several columns, each with a unit of its own.
+_OF_QUANTITY = "that of the quantity"
+
 GENERALIZATION = by_name(
     Quantity(
         "quantity",
@@ -67,18 +70,21 @@ GENERALIZATION = by_name(
         "at_fit",
         "value at the fit",
         "The value at the step of the fit, or at the first record after it that has one.",
+        unit=_OF_QUANTITY,
         dims=("quantity",),
     ),
     Quantity(
         "at_end",
         "value at the end",
         "The mean over the last tenth of the records that have a value.",
+        unit=_OF_QUANTITY,
         dims=("quantity",),
     ),
     Quantity(
         "change",
         "change from the fit to the end",
         "The value at the end minus the value at the fit.",
+        unit=_OF_QUANTITY,
         dims=("quantity",),
         reference=0.0,
     ),
@@ -86,18 +92,21 @@ GENERALIZATION = by_name(
         "mean_at_fit",
         "mean value at the fit",
         "The mean of at_fit over the seeds that count.",
+        unit=_OF_QUANTITY,
         dims=("quantity",),
     ),
     Quantity(
         "mean_at_end",
         "mean value at the end",
         "The mean of at_end over the seeds that count.",
+        unit=_OF_QUANTITY,
         dims=("quantity",),
     ),
     Quantity(
         "mean_change",
         "mean change from the fit to the end",
         "The mean of the change over the seeds that count.",
+        unit=_OF_QUANTITY,
         dims=("quantity",),
         reference=0.0,
     ),
@@ -105,6 +114,7 @@ GENERALIZATION = by_name(
         "change_low",
         "lower end of the interval",
         "The lower end of Student's 95 % interval for the mean change over seeds.",
+        unit=_OF_QUANTITY,
         dims=("quantity",),
         reference=0.0,
     ),
@@ -112,6 +122,7 @@ GENERALIZATION = by_name(
         "change_high",
         "upper end of the interval",
         "The upper end of Student's 95 % interval for the mean change over seeds.",
+        unit=_OF_QUANTITY,
         dims=("quantity",),
         reference=0.0,
     ),
