@@ -20,8 +20,9 @@ from sharpflow.experiments.plots import drawing, quantities
 from sharpflow.experiments.plots.arguments import DATASET
 from sharpflow.experiments.plots.bands import seed_band_panels
 from sharpflow.experiments.plots.cells import MOST_PANELS
-from sharpflow.experiments.plots.generalization import generalization_panel, panel_parts
+from sharpflow.experiments.plots.generalization import generalization_panel
 from sharpflow.experiments.plots.grid import heat_maps
+from sharpflow.experiments.plots.late_curves import panel_parts
 from sharpflow.experiments.plots.outcomes import outcome_maps
 from sharpflow.experiments.plots.sharpness_error import can_be_scattered, sharpness_against_error
 from sharpflow.models.arguments import PATH, TEXT, checked
