@@ -356,6 +356,8 @@ def test_plot_grid_draws_both_first_and_each_learning_rate_has_its_panel(tmp_pat
     dataset = fitted(normalizations=None)[["train_accuracy", "test_error", "threshold", "status"]]
     names = [path.stem for path in plots.plot_grid(dataset, tmp_path)]
     assert names[:3] == ["generalization", "sharpness-against-error", "final-train-accuracy"]
+    for name in ("_panel_figure", "_scatter_figure"):
+        monkeypatch.setattr(f"sharpflow.experiments.plots.folder.{name}", empty)
     two = dataset.isel(learning_rate=[0, 0]).assign_coords(learning_rate=[0.1, 0.2])
     names = [path.stem for path in plots.plot_grid(two, tmp_path / "two")]
     panels = [
