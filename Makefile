@@ -7,6 +7,7 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 BENCH_ARGS ?= --publish
 ACCELERATOR_ARGS ?= --publish
+POSTER_ARGS ?=
 # another one where nothing can be installed: what it needs says benchmarks/accelerator/__main__.py
 ACCELERATOR_PYTHON ?= $(BIN)/python
 
@@ -26,7 +27,7 @@ CORE := tests/test_jax_fault.py tests/test_architecture.py tests/models/flax_ada
 PIP_OPTIONS := --quiet --disable-pip-version-check
 INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS)
 
-.PHONY: help demo test coverage soak lint types bench accelerator rehearsal docs pages release oldest clean
+.PHONY: help demo test coverage soak lint types bench accelerator poster rehearsal docs pages release oldest clean
 .DELETE_ON_ERROR:
 
 help:
@@ -38,6 +39,7 @@ help:
 	@echo "make types  check the type annotations"
 	@echo "make bench  run the benchmarks beside PyTorch's packages, installed into $(PEERS) (BENCH_ARGS=...)"
 	@echo "make accelerator  measure everything on a GPU in 8 minutes (ACCELERATOR_ARGS=..., ACCELERATOR_PYTHON=...)"
+	@echo "make poster    make the runs of docs/poster.md and renew its numbers (POSTER_ARGS='--set problem_options.root=...')"
 	@echo "make rehearsal    run all of that at toy size on a CPU, in a minute"
 	@echo "make docs   build the documentation into site/"
 	@echo "make pages  run the code of its pages and draw their pictures, after a change of either"
@@ -72,6 +74,12 @@ accelerator: $(VENV)/installed-cuda
 endif
 accelerator:
 	$(ACCELERATOR_PYTHON) -m benchmarks.accelerator $(ACCELERATOR_ARGS)
+
+# It takes the runs where they stopped, so that a later call only draws.
+poster: $(VENV)/installed
+	$(BIN)/sharpflow run poster-mlp-search --out runs/poster-mlp-search --resume $(POSTER_ARGS)
+	$(BIN)/sharpflow run poster-mlp --out runs/poster-mlp --resume $(POSTER_ARGS)
+	$(BIN)/python -m benchmarks.poster runs/poster-mlp runs/poster-mlp-search
 
 rehearsal: $(VENV)/installed
 	$(BIN)/python -m benchmarks.accelerator --size toy

@@ -157,6 +157,7 @@ HEADS = (
 
 def with_quantities(text: str) -> str:
     """A page whose tables of quantities hold what the package says of them."""
+    from sharpflow.experiments import generalization_quantities
     from sharpflow.simulator import (
         average,
         comparison_quantities,
@@ -175,6 +176,7 @@ def with_quantities(text: str) -> str:
         "average": average.AVERAGE,
         "predictions": predictions.PREDICTION,
         "oscillation": oscillation.OSCILLATION,
+        "generalization": generalization_quantities.GENERALIZATION,
     }
 
     def renewed(found: re.Match) -> str:

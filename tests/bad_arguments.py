@@ -16,7 +16,7 @@ import xarray
 from matplotlib.figure import Figure
 
 import sharpflow as sf
-from sharpflow import models, simulator, theory
+from sharpflow import experiments, models, simulator, theory
 from sharpflow.experiments import config, plots, problems, report
 
 NAN, INFINITY, HUGE = float("nan"), float("inf"), 10**400
@@ -133,6 +133,19 @@ def dataset() -> xarray.Dataset:
     """A grid of two points."""
     grid = {"seeds": 0, "learning_rates": [0.1, 0.2], "weight_decays": 0.1, "num_steps": 2}
     return sf.simulate_grid(problem(), **grid)
+
+
+@cache
+def fitted() -> xarray.Dataset:
+    """A grid of two weight decays that fits its training data at its second record."""
+    dims = ("seed", "learning_rate", "weight_decay", "step")
+    columns = {
+        name: (dims, np.broadcast_to([0.5, last, last], (1, 1, 2, 3)))
+        for name, last in {"train_accuracy": 1.0, "test_accuracy": 0.6, "threshold": 2.0}.items()
+    }
+    status = {"status": (dims[:3], np.zeros((1, 1, 2), int))}
+    values = {"seed": [0], "learning_rate": [0.1], "weight_decay": [0.0, 0.1], "step": range(3)}
+    return xarray.Dataset(columns | status, values)
 
 
 @cache
@@ -255,6 +268,7 @@ _BANDS = {
 _RECORD = OBJECT.also(
     xarray.Dataset(),
 )
+_LEVEL = POSITIVE.also(1.5)
 _SPHERE = Bad(("x", 3.0, np.ones(3), np.ones((2, 2)), np.ones((0, 3)), np.full((2, 3), INFINITY)))
 _POINTS = np.eye(3)
 _SAME_LENGTH = Bad((*VECTOR.values[:3], [1j, 1j], [[1.0], [2.0]], [1.0], [INFINITY, 1.0]))
@@ -262,6 +276,7 @@ _CIFAR = {
     "root": PATH,
     "num_images": COUNT.or_none,
     "num_test_images": COUNT.or_none,
+    "held_out": CHOICE,
     "sample_seed": SEED,
     "download": FLAG,
 }
@@ -838,6 +853,12 @@ CALLS: dict[str, Call] = {
         },
     ),
     # experiments
+    "sharpflow.experiments.generalization": Call(
+        lambda: {"dataset": fitted()}, {"dataset": _RECORD, "level": _LEVEL}
+    ),
+    "sharpflow.experiments.generalization_summary": Call(
+        lambda: {"dataset": fitted()}, {"dataset": _RECORD, "level": _LEVEL}
+    ),
     "sharpflow.experiments.plots.angle": Call(
         lambda: dict.fromkeys(("tau", "exact", "flow", "measured"), np.arange(2.0)),
         {"ax": AX} | dict.fromkeys(("tau", "exact", "flow", "measured"), _SAME_LENGTH),
@@ -862,6 +883,14 @@ CALLS: dict[str, Call] = {
             ),
             "ax": AX,
             "entry_step": REAL.or_none,
+        },
+    ),
+    "sharpflow.experiments.plots.generalization_panel": Call(
+        lambda: {"dataset": fitted()},
+        {
+            "dataset": _RECORD,
+            "axes": Bad((3, [1, 2], "ab", [], [None], np.ones(2), [Figure().add_subplot()])),
+            "level": _LEVEL,
         },
     ),
     "sharpflow.experiments.plots.heat_map": Call(
@@ -949,6 +978,10 @@ CALLS: dict[str, Call] = {
             "single_edge": Bad((3, "xy", (1.0, 2.0), ([1.0], [1.0, 2.0]))),
         },
     ),
+    "sharpflow.experiments.plots.sharpness_against_error": Call(
+        lambda: {"dataset": fitted()},
+        {"dataset": _RECORD, "name": TEXT.or_none, "ax": AX, "sharpness": TEXT.or_none},
+    ),
     "sharpflow.experiments.plots.single_edge_failure": Call(
         lambda: dict.fromkeys(("tau", "flow_error", "single_error"), np.arange(2.0)),
         dict.fromkeys(("tau", "flow_error", "single_error"), _SAME_LENGTH)
@@ -1005,6 +1038,11 @@ CALLS: dict[str, Call] = {
             "dtype": DTYPE,
         },
     ),
+    "sharpflow.experiments.problems.mlp_cifar10": Call(
+        dict,
+        {**_CIFAR, "pool": COUNT},
+        free=(*(name for name in _HANDED_ON if name not in ("pooling", "width")), "widths"),
+    ),
     "sharpflow.experiments.problems.resnet20_cifar10": Call(
         dict, _CIFAR, free=tuple(name for name in _HANDED_ON if name != "pooling")
     ),
@@ -1031,4 +1069,4 @@ CALLS: dict[str, Call] = {
         },
     ),
 }
-FACES = (sf, theory, models, simulator, plots, config, problems, report)
+FACES = (sf, theory, models, simulator, experiments, plots, config, problems, report)

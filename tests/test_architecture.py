@@ -75,6 +75,7 @@ def test_the_last_room_and_its_parts_are_loaded_where_they_are_first_used():
         "sf.experiments.problems.mlp_digits; loaded = set(sys.modules) - before; "
         "assert 'sharpflow.experiments.problems' in loaded, loaded; "
         "assert not [name for name in loaded if 'plots' in name or 'report' in name], loaded; "
+        "assert callable(sf.experiments.generalization); "
         "assert sf.experiments.plots is sf.plots; "
         "assert {'config', 'plots', 'problems', 'report'} <= set(dir(sf.experiments)); "
         "assert 'experiments' in dir(sf) and not hasattr(sf.experiments, 'nothing')"

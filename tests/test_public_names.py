@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 
 import sharpflow
-from sharpflow import models, simulator, theory
+from sharpflow import experiments, models, simulator, theory
 from sharpflow.experiments import config, plots, problems, report
 
-ROOMS = (models, models.data, theory, theory.exact, simulator, plots, config, problems, report)
+ROOMS = (
+    *(models, models.data, theory, theory.exact, simulator),
+    *(experiments, plots, config, problems, report),
+)
 FACES = (sharpflow, *ROOMS)
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises", "Source")
 

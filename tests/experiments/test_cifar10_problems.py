@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from sharpflow.experiments.problems import resnet20_cifar10, vgg11_cifar10
-from sharpflow.models import data, vgg11
+from sharpflow.experiments.problems import mlp_cifar10, resnet20_cifar10, vgg11_cifar10
+from sharpflow.models import data, mlp, vgg11
 
 
 def test_the_network_is_trained_on_equally_many_images_of_each_class(cifar10_root):
@@ -23,17 +23,50 @@ def test_the_network_is_trained_on_equally_many_images_of_each_class(cifar10_roo
     assert losses[0] == losses[1]
 
 
+def test_settings_are_chosen_on_images_that_are_neither_trained_on_nor_tested_on(cifar10_root):
+    train, _ = data.cifar10(cifar10_root)
+    chosen = train.sample(1, seed=3, per_class=True)
+    left = train.without(chosen)
+    assert not set(left.indices) & set(chosen.indices)
+    assert left.num_images + chosen.num_images == train.num_images
+    problem = mlp_cifar10(
+        str(cifar10_root), num_images=10, num_test_images=10, held_out="validation",
+        sample_seed=3, widths=(4,), dtype="float32",
+    )  # fmt: skip
+    expected = mlp(*chosen, (4,), test=left.sample(1, seed=3, per_class=True), dtype="float32")
+    params = problem.init(jax.random.key(0))
+    for name in ("train_accuracy", "test_error"):
+        found, known = (float(jax.jit(p.metrics[name])(params)) for p in (problem, expected))
+        assert found == known
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"pool": 5, "num_images": 10}, "pool must divide 32 and 32, got 5"),
         ({"num_images": 25}, "num_images must be a positive multiple of 10 classes, got 25"),
         ({"num_test_images": 0}, "num_test_images must be an integer from 1 to .*, got 0"),
         ({"num_images": 500}, "class 0 .* has 20 images, got n=50"),
     ],
 )
-def test_images_that_there_are_not_enough_of_are_refused(cifar10_root, options, message):
+def test_options_that_the_images_do_not_allow_are_refused(cifar10_root, options, message):
+    make = mlp_cifar10 if "pool" in options else resnet20_cifar10
     with pytest.raises(ValueError, match=message):
-        resnet20_cifar10(str(cifar10_root), **options)
+        make(str(cifar10_root), **options)
+
+
+def test_pooled_images_are_means_over_squares(cifar10_root):
+    options = {"num_images": 10, "widths": (4,), "dtype": "float32"}
+    problem = mlp_cifar10(str(cifar10_root), pool=16, **options)
+    images, labels = data.cifar10(cifar10_root)[0].sample(1, per_class=True)
+    means = [
+        [[image[i : i + 16, j : j + 16].mean((0, 1)) for j in (0, 16)] for i in (0, 16)]
+        for image in images.astype(np.float64)
+    ]
+    expected = mlp(np.float32(means), labels, (4,), dtype="float32")
+    params = problem.init(jax.random.key(0))
+    losses = [float(jax.jit(found.loss_value)(params)) for found in (problem, expected)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_a_folder_without_images_is_told_with_the_remedy(tmp_path):

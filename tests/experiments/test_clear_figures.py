@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 import pytest
 from examples import COMPARISON, FLOW, PREDICTED, RECORD, RESTING
+from fitted import fitted
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
@@ -35,6 +36,11 @@ def _with_accuracies():
 
 
 ACCURACIES = _with_accuracies()
+FITTED = fitted(predicted=True, noise=0.003)
+ONE_LOST = grids.ended(FITTED, grids.DIVERGED, at=15, seed=1, weight_decay=0, normalization=0)
+ACCURACY_ALONE = fitted(normalizations=None).drop_vars(
+    ["test_error", "threshold", "sharpness_iterate"]
+)
 ON_AXES = ALL | {
     "heat_map": lambda ax=None: plots.heat_map(GRID, "edge_ratio_iterate", ax),
     "outcome_map": lambda ax=None: plots.outcome_map(GRID, ax),
@@ -42,6 +48,10 @@ ON_AXES = ALL | {
     "seed_bands over": lambda ax=None: plots.seed_bands(
         ONE_RATE, "test_accuracy", ax, over="weight_decay"
     ),
+    "generalization_panel": lambda ax=None: plots.generalization_panel(
+        ACCURACY_ALONE, axes=None if ax is None else [ax]
+    )[0],
+    "sharpness_against_error": lambda ax=None: plots.sharpness_against_error(GRID, ax=ax),
     "sharpness alone": lambda ax=None: plots.sharpness_and_threshold(RECORD, None, ax),
     "panel": lambda ax=None: plots.panel(
         RECORD, FLOW, None if ax is None else [ax], columns=["sharpness_manifold"]
@@ -58,6 +68,12 @@ PAGES = {
     "outcome_maps": lambda: plots.outcome_maps(WIDE),
     "panels": lambda: plots.panel(RECORD, FLOW, comparison=COMPARISON)[0].figure,
     "panels of accuracies": lambda: plots.panel(**ACCURACIES)[0].figure,
+    "generalization_panel of four": lambda: plots.generalization_panel(ONE_LOST)[0].figure,
+    "generalization_panel of one": lambda: (
+        plots.generalization_panel(
+            fitted(seeds=1, decays=(0.01,), normalizations=None, sharpness=False)
+        )[0].figure
+    ),
     "prediction_panel": lambda: (
         plots.prediction_panel(COMPARISON, FLOW, RECORD, RESTING, PREDICTED)[0].figure
     ),
@@ -161,7 +177,9 @@ def test_on_axes_of_a_user_all_of_everything_is_shown_and_fonts_are_ours(name):
     assert min(sizes) >= 6.0 and max(sizes) <= drawing.RC["axes.labelsize"]
 
 
-@pytest.mark.parametrize("name", ["sharpness alone", "seed_bands", "metric", "panel"])
+@pytest.mark.parametrize(
+    "name", ["sharpness alone", "seed_bands", "metric", "panel", "generalization_panel"]
+)
 @pytest.mark.parametrize("when", ["before", "after", "alone"])
 def test_a_title_of_the_user_is_clear_of_the_legend(name, when):
     ax = None if when == "alone" else pyplot.subplots(figsize=(5.0, 3.5), layout="constrained")[1]

@@ -207,7 +207,8 @@ def test_plot_grid_draws_what_was_recorded(tmp_path):
     paths = plots.plot_grid(grids.grid((2, 2, 2)), tmp_path / "new")
     columns = ("loss-mean", "sharpness-iterate", "edge-ratio-iterate", "test-accuracy")
     kinds = [f"{kind}-{column}" for column in columns for kind in ("final", "bands")]
-    assert [path.name for path in paths] == [f"{name}.png" for name in ("outcomes", *kinds)]
+    names = ("sharpness-against-error", "outcomes", *kinds)
+    assert [path.name for path in paths] == [f"{name}.png" for name in names]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
     assert not pyplot.get_fignums()
 

@@ -100,7 +100,8 @@ def test_a_page_of_64_points_is_at_most_8_MB_and_has_a_row_curves_and_figures_of
     assert len(page.tables["grid-table"]) == 1 + 64
     assert len(page.json("curves")["points"]) == 64
     pictures = [given for tag, given in page.tags if tag == "img"]
-    assert len(pictures) == 9  # the outcomes; the last values and the bands of four columns
+    # error against sharpness, the outcomes; the last values and the bands of four columns
+    assert len(pictures) == 10
     assert all(given["src"].startswith("data:image/") and given["alt"] for given in pictures)
 
 

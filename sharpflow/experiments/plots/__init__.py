@@ -11,11 +11,13 @@ from sharpflow.experiments.plots.edge import (
 )
 from sharpflow.experiments.plots.errors import single_edge_failure, tracking_error
 from sharpflow.experiments.plots.folder import plot_grid
+from sharpflow.experiments.plots.generalization import generalization_panel
 from sharpflow.experiments.plots.globe import basis_from, sphere, sphere_coordinates
 from sharpflow.experiments.plots.grid import heat_map, heat_maps
 from sharpflow.experiments.plots.loss import mean_loss
 from sharpflow.experiments.plots.metrics import metric
 from sharpflow.experiments.plots.outcomes import outcome_map, outcome_maps
+from sharpflow.experiments.plots.sharpness_error import sharpness_against_error
 from sharpflow.experiments.plots.trajectory_panel import panel
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "basis_from",
     "edge_eigenvalues",
     "edge_of_stability",
+    "generalization_panel",
     "heat_map",
     "heat_maps",
     "mean_loss",
@@ -37,6 +40,7 @@ __all__ = [
     "save",
     "seed_band_panels",
     "seed_bands",
+    "sharpness_against_error",
     "sharpness_and_threshold",
     "single_edge_failure",
     "sphere",

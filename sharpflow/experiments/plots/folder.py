@@ -15,12 +15,16 @@ from sharpflow.experiments.grid_summary import (
     loss_name,
     time_dimension,
 )
+from sharpflow.experiments.late_generalization import tells_of_generalization
 from sharpflow.experiments.plots import drawing, quantities
 from sharpflow.experiments.plots.arguments import DATASET
 from sharpflow.experiments.plots.bands import seed_band_panels
 from sharpflow.experiments.plots.cells import MOST_PANELS
+from sharpflow.experiments.plots.generalization import generalization_panel
 from sharpflow.experiments.plots.grid import heat_maps
+from sharpflow.experiments.plots.late_curves import panel_parts
 from sharpflow.experiments.plots.outcomes import outcome_maps
+from sharpflow.experiments.plots.sharpness_error import can_be_scattered, sharpness_against_error
 from sharpflow.models.arguments import PATH, TEXT, checked
 from sharpflow.models.paths import user_path
 from sharpflow.models.stored_names import stored_names
@@ -39,6 +43,12 @@ _WHERE_THEY_HOLD = ("final_relative_error", "threshold_ratio")
 @checked(dataset=DATASET, folder=PATH)
 def plot_grid(dataset: "xarray.Dataset", folder: str | Path, *, suffix: str = ".png") -> list[Path]:
     """Draw and save every figure that a grid of trajectories supports.
+
+    Where the training accuracy comes to 1, test metrics were recorded, and a weight decay of 0 is
+    beside another one or the grid has the axis ``normalization``, ``generalization`` shows what
+    test accuracy and test error do beyond it; the first six combinations of several learning rates
+    and further axes have one each. ``sharpness-against-error`` has the test error at the end of
+    each trajectory against its sharpness there, where five points or more have both.
 
     ``outcomes`` shows how the trajectories ended, ``final-<column>`` the last values of
     a column as a heat map and ``bands-<column>`` the column against time, for each
@@ -80,6 +90,12 @@ def plot_grid(dataset: "xarray.Dataset", folder: str | Path, *, suffix: str = ".
     dataset = dataset[columns + beside].load()  # each is used several times
     parts = combinations(dataset)[:MOST_PANELS]
     drawn: dict[str, Callable[[], Figure]] = {}
+    if tells_of_generalization(dataset):
+        for index, (values, part) in enumerate(panel_parts(dataset)[:MOST_PANELS]):
+            more = f"-{index}-{_file_name(values)}" if values else ""
+            drawn[f"generalization{more}"] = partial(_panel_figure, part)
+    if can_be_scattered(dataset):
+        drawn["sharpness-against-error"] = partial(_scatter_figure, dataset)
     if losses:
         drawn["outcomes"] = partial(outcome_maps, dataset)
     for column in _WHERE_THEY_HOLD if has_predictions(dataset) else ():
@@ -97,6 +113,14 @@ def plot_grid(dataset: "xarray.Dataset", folder: str | Path, *, suffix: str = ".
         paths.append(drawing.save(figure, user_path(folder) / f"{name}{suffix}"))
         pyplot.close(figure)
     return paths
+
+
+def _panel_figure(dataset: "xarray.Dataset") -> "Figure":
+    return drawing.figure_of(generalization_panel(dataset)[0])
+
+
+def _scatter_figure(dataset: "xarray.Dataset") -> "Figure":
+    return drawing.figure_of(sharpness_against_error(dataset))
 
 
 def _file_stems(columns: list[str]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The problems of the presets, and where they start."""
 
-from sharpflow.experiments.problems.cifar10 import resnet20_cifar10, vgg11_cifar10
+from sharpflow.experiments.problems.cifar10 import mlp_cifar10, resnet20_cifar10, vgg11_cifar10
 from sharpflow.experiments.problems.digits import (
     linear_regression_digits,
     mlp_digits,
@@ -9,6 +9,7 @@ from sharpflow.experiments.problems.digits import (
 
 __all__ = [
     "linear_regression_digits",
+    "mlp_cifar10",
     "mlp_digits",
     "resnet20_cifar10",
     "start_at_angle",

@@ -1,15 +1,85 @@
 """Networks on CIFAR-10, full batch and without augmentation."""
 
-from sharpflow.models import data, resnet20, vgg11
-from sharpflow.models.arguments import COUNT, FLAG, PATH, SEED, checked, optional
+from typing import Literal, get_args
+
+import numpy as np
+
+from sharpflow.models import data, mlp, resnet20, vgg11
+from sharpflow.models.arguments import COUNT, FLAG, PATH, SEED, checked, choice, optional
 from sharpflow.models.data import Images
 from sharpflow.models.problem import Problem
+
+HeldOut = Literal["test", "validation"]
+_HELD_OUT = choice(get_args(HeldOut))
 
 
 @checked(
     root=PATH,
     num_images=optional(COUNT),
     num_test_images=optional(COUNT),
+    held_out=_HELD_OUT,
+    sample_seed=SEED,
+    download=FLAG,
+    pool=COUNT,
+)
+def mlp_cifar10(
+    root: str = "data",
+    *,
+    num_images: int | None = 1000,
+    num_test_images: int | None = None,
+    held_out: HeldOut = "test",
+    sample_seed: int = 0,
+    download: bool = False,
+    pool: int = 1,
+    widths: tuple[int, ...] = (128, 128),
+    normalization: str = "batch",
+    activation: str = "softplus",
+    head: str | None = None,
+    loss: str = "mse",
+    label_smoothing: float = 0.1,
+    logit_scale: float = 1.0,
+    micro_batch: int | None = None,
+    dtype: object = None,
+) -> Problem:
+    """Multilayer perceptron on images of CIFAR-10.
+
+    Args:
+      root, num_images, num_test_images, held_out, sample_seed, download: as of
+        ``vgg11_cifar10``.
+      pool: side of the squares of pixels whose means are taken: 2 makes images of 16 × 16, and a
+        step four times as cheap. It must divide 32.
+      widths, normalization, activation: as in ``mlp``.
+      head, loss, label_smoothing, logit_scale, micro_batch: as in ``mlp``.
+      dtype: float32 or float64; by default that of jax.
+
+    Returns:
+      A Problem with the metrics of ``vgg11_cifar10``.
+
+    Raises:
+      FileNotFoundError: no images below ``root``.
+      ValueError: more images than there are, another ``pool``, or what ``mlp`` refuses.
+    """
+    train, test = _images(root, num_images, num_test_images, held_out, sample_seed, download)
+    return mlp(
+        *_pooled(train, pool),
+        widths,
+        normalization,
+        activation,
+        head=head,
+        loss=loss,
+        label_smoothing=label_smoothing,
+        logit_scale=logit_scale,
+        test=_pooled(test, pool),
+        micro_batch=micro_batch,
+        dtype=dtype,
+    )
+
+
+@checked(
+    root=PATH,
+    num_images=optional(COUNT),
+    num_test_images=optional(COUNT),
+    held_out=_HELD_OUT,
     sample_seed=SEED,
     download=FLAG,
 )
@@ -18,6 +88,7 @@ def vgg11_cifar10(
     *,
     num_images: int | None = None,
     num_test_images: int | None = None,
+    held_out: HeldOut = "test",
     sample_seed: int = 0,
     download: bool = False,
     width: float = 1.0,
@@ -36,7 +107,9 @@ def vgg11_cifar10(
     Args:
       root: folder with ``cifar-10-batches-bin`` or its files, whole or in part.
       num_images: trained on, equally many of each class; all that are there by default.
-      num_test_images: tested on, so; all that are there by default.
+      num_test_images: that the metrics ``test_…`` are of, so; all that are there by default.
+      held_out: what those are: ``"test"`` images, or for the choice of settings
+        ``"validation"`` images, of the training files and not trained on.
       sample_seed: of the choice of those images.
       download: fetch the archive into ``root`` where nothing is there.
       width, normalization, activation, pooling: as in ``vgg11``.
@@ -51,8 +124,7 @@ def vgg11_cifar10(
       FileNotFoundError: no images below ``root``.
       ValueError: more images than there are, or what ``vgg11`` refuses.
     """
-    # One seed for both sets is enough, because they are drawn from different files.
-    (x, y), test = _images(root, num_images, num_test_images, sample_seed, download)
+    (x, y), test = _images(root, num_images, num_test_images, held_out, sample_seed, download)
     return vgg11(
         x,
         y,
@@ -74,6 +146,7 @@ def vgg11_cifar10(
     root=PATH,
     num_images=optional(COUNT),
     num_test_images=optional(COUNT),
+    held_out=_HELD_OUT,
     sample_seed=SEED,
     download=FLAG,
 )
@@ -82,6 +155,7 @@ def resnet20_cifar10(
     *,
     num_images: int | None = None,
     num_test_images: int | None = None,
+    held_out: HeldOut = "test",
     sample_seed: int = 0,
     download: bool = False,
     width: float = 1.0,
@@ -97,7 +171,8 @@ def resnet20_cifar10(
     """ResNet-20 on the images of CIFAR-10 that are found.
 
     Args:
-      root, num_images, num_test_images, sample_seed, download: as of ``vgg11_cifar10``.
+      root, num_images, num_test_images, held_out, sample_seed, download: as of
+        ``vgg11_cifar10``.
       width, normalization, activation: as in ``resnet20``.
       head, loss, label_smoothing, logit_scale, micro_batch: as in ``mlp``.
       dtype: float32 or float64; by default that of jax.
@@ -109,7 +184,7 @@ def resnet20_cifar10(
       FileNotFoundError: no images below ``root``.
       ValueError: more images than there are, or what ``resnet20`` refuses.
     """
-    (x, y), test = _images(root, num_images, num_test_images, sample_seed, download)
+    (x, y), test = _images(root, num_images, num_test_images, held_out, sample_seed, download)
     return resnet20(
         x,
         y,
@@ -127,14 +202,30 @@ def resnet20_cifar10(
 
 
 def _images(
-    root: str, num_images: int | None, num_test_images: int | None, seed: int, download: bool
+    root: str,
+    num_images: int | None,
+    num_test_images: int | None,
+    held_out: HeldOut,
+    seed: int,
+    download: bool,
 ) -> tuple[Images, Images]:
-    """Images to train on and to test on, as many of each class as were asked for."""
-    train, test = data.cifar10(root, download=download)
-    return (
-        _balanced(train, "num_images", num_images, seed),
-        _balanced(test, "num_test_images", num_test_images, seed),
-    )
+    """Images to train on and those held out, as many of each class as were asked for."""
+    images, test = data.cifar10(root, download=download)
+    train = _balanced(images, "num_images", num_images, seed)
+    if held_out == "validation":
+        test = images.without(train)
+    # One seed for both sets is enough: no image is in both.
+    return train, _balanced(test, "num_test_images", num_test_images, seed)
+
+
+def _pooled(images: Images, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images of means over squares, shape (n, h / side, w / side, c), and their labels."""
+    x, labels = images
+    num_images, height, width, channels = x.shape
+    if height % side or width % side:
+        raise ValueError(f"pool must divide {height} and {width}, got {side}")
+    squares = x.reshape(num_images, height // side, side, width // side, side, channels)
+    return squares.mean(axis=(2, 4)), labels
 
 
 def _balanced(images: Images, name: str, number: int | None, seed: int) -> Images:

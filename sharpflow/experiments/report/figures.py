@@ -51,6 +51,8 @@ _CAPTIONS = {
     "other-dynamics": "Sharpness along other update rules, started at the same point.",
     "fisher-largest-eigenvalue": "The largest eigenvalue of the Fisher matrix of wide random "
     "networks, measured and from mean-field theory.",
+    "sharpness-against-error": "Does flatter mean better: the test error at the end of each "
+    "trajectory against its sharpness there, with the rank correlation.",
     "outcomes": "How the trajectories ended, over learning rate and weight decay.",
     "prediction-final-relative-error": "Where the prediction holds: tracking error over distance "
     "moved at the end, the median over seeds, over learning rate and weight decay.",
@@ -58,6 +60,11 @@ _CAPTIONS = {
     "at the end, the median over seeds, over learning rate and weight decay.",
 }
 _PATTERNS = (
+    (
+        r"generalization(-(?P<index>\d+)-(?P<axes>.+))?",
+        "Test accuracy, test error and sharpness after training accuracy 1, with and without "
+        "normalization and weight decay: means and 95 % intervals over seeds.",
+    ),
     (r"limits-(?P<what>.+)", "Errors of the theory up to large ηλ: {what}."),
     (r"(?P<what>.+)-errors", "Errors of the theory against ηλ, dots are seeds: {what}."),
     (r"(?P<what>.+)-entry", "Entry into the edge against ηλ, over its prediction: {what}."),
@@ -90,11 +97,29 @@ def embedded(paths: Iterable[Path]) -> list[Figure]:
 
 
 def _order(name: str) -> tuple:
-    """The outcomes first, where predictions hold, then of each quantity its map and its bands."""
+    """What is told first, then of each quantity its map and its bands.
+
+    First comes what happens after the fit, then test error against sharpness, the outcomes, and
+    where predictions hold.
+    """
     kind, _, quantity = name.partition("-")
     of_grid = kind in ("final", "bands")
-    first = name != "outcomes", kind != "prediction"
+    first = (
+        not is_of_generalization(name),
+        name != "sharpness-against-error",
+        name != "outcomes",
+        kind != "prediction",
+    )
     return *first, quantity if of_grid else name, kind == "bands"
+
+
+def is_of_generalization(name: str) -> bool:
+    """Whether a figure shows what happens after the training data are fitted.
+
+    Args:
+      name: of its file, without suffix.
+    """
+    return name.partition("-")[0] == "generalization"
 
 
 def drawn(dataset: "xarray.Dataset", folder: Path, data: str) -> list[Figure]:
@@ -140,7 +165,8 @@ def caption(name: str) -> str:
         match = re.fullmatch(pattern, name)
         if match:
             parts = match.groupdict()
-            said = text.format(what=_words(unquote(parts["what"])))
+            what = parts.get("what")
+            said = text if what is None else text.format(what=_words(unquote(what)))
             return f"{said[:-1]}, at {parts['axes']}." if parts.get("axes") else said
     return name.replace("-", " ")
 

@@ -81,6 +81,21 @@ class Sphere:
 
 
 @dataclasses.dataclass(frozen=True)
+class Generalization:
+    """What becomes of test metrics after the training data are fitted.
+
+    Attributes:
+      figures: that show it.
+      table: the changes with their intervals.
+      notes: how to read the table, and what is not in it.
+    """
+
+    figures: Sequence[Figure]
+    table: Table
+    notes: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Page:
     """A report.
 
@@ -95,6 +110,7 @@ class Page:
       command_note: what the command needs, where that is not in the folder.
       config: text of the config, or None.
       grid: a row for each point, or None.
+      generalization: what comes first on the page, where the run can tell of it.
       curves: of the points, for the page's script, or None.
       curve_note: how they were thinned.
       spheres: trajectories on the sphere.
@@ -113,6 +129,7 @@ class Page:
     command_note: str = ""
     config: str | None = None
     grid: Table | None = None
+    generalization: Generalization | None = None
     curves: Mapping[str, Any] | None = None
     curve_note: str = ""
     spheres: Sequence[Sphere] = ()

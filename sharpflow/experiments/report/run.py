@@ -10,6 +10,7 @@ from sharpflow.experiments.kept_figures import drawn_from
 from sharpflow.experiments.remade import Remade, remake
 from sharpflow.experiments.report.curves import all_curves
 from sharpflow.experiments.report.figures import drawn
+from sharpflow.experiments.report.generalization import generalization_part
 from sharpflow.experiments.report.grid_table import grid_table
 from sharpflow.experiments.report.kept_predictions import (
     kept_predictions,
@@ -57,6 +58,8 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None, *, tr
     described = _first_line(config)
     shown_curves, curve_note = all_curves(dataset, time, points, measures, predicted)
     figures, figure_note = _figures(dataset, folder / "figures", data)
+    generalization = generalization_part(dataset, figures)
+    told = [] if generalization is None else generalization.figures
     return Page(
         title=f"sharpflow run: {folder.absolute().name}",
         sentence=described or _sentence(points, asked),
@@ -79,7 +82,8 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None, *, tr
         curves=shown_curves,
         curve_note=curve_note,
         spheres=_spheres(dataset, points, predicted),
-        figures=figures,
+        generalization=generalization,
+        figures=[figure for figure in figures if figure not in told],
         figure_note=figure_note,
         provenance=_provenance(folder, dataset),
         reading="import sharpflow as sf\n\n"

@@ -140,6 +140,26 @@ class Images:
         # subset of a subset can be found again by its indices.
         return self._taken(np.sort(np.concatenate(chosen)), rule)
 
+    def without(self, others: "Images") -> "Images":
+        """The images that are not among others of the same source, such as those trained on.
+
+        Args:
+          others: a part of what this is a part of.
+
+        Raises:
+          ValueError: of another source, or no image is left.
+        """
+        if others.origin != self.origin:
+            raise ValueError(
+                f"others must come from what these images come from, got {others!r} beside {self!r}"
+            )
+        left = np.flatnonzero(~np.isin(self.indices, others.indices))
+        if not left.size:
+            raise ValueError(f"others must leave an image, and are all of {self!r}")
+        # Which they are, their digest says: their indices may be many thousands.
+        rule = {"rule": "without", "n": self.num_images - left.size, "sha256": others._sha256}
+        return self._taken(left, rule)
+
     def keep(self, classes: Sequence[int]) -> "Images":
         """The images of some classes; labels stay what they are.
 
@@ -245,4 +265,6 @@ def _sentence(rule: Mapping[str, Any]) -> str:
         return f"first {rule['n']}"
     if rule["rule"] == "keep":
         return f"classes {rule['classes']}"
+    if rule["rule"] == "without":
+        return f"without {rule['n']} others"
     return f"{rule['n']} {'of each class ' if rule['per_class'] else ''}by seed {rule['seed']}"

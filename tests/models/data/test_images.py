@@ -141,6 +141,18 @@ def test_a_smaller_sample_is_part_of_a_larger_one(images):
     assert small < large
 
 
+def test_what_is_left_without_a_part_is_the_rest_in_its_order(images):
+    part = images.sample(7, seed=1)
+    rest = images.without(part)
+    assert rest.indices.tolist() == sorted(set(range(images.num_images)) - set(part.indices))
+    assert "without 7 others" in repr(rest)
+    assert rest.source["subsets"] == [{"rule": "without", "n": 7, "sha256": part.source["sha256"]}]
+    with pytest.raises(ValueError, match="others must leave an image"):
+        images.without(images)
+    with pytest.raises(ValueError, match="others must come from what these images come from"):
+        images.without(data.arrays(images.pixels, images.labels, name="others"))
+
+
 def test_different_seeds_give_different_samples(images):
     first, second = (images.sample(15, seed=seed).indices for seed in (0, 1))
     assert np.any(first != second)
