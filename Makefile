@@ -78,8 +78,10 @@ accelerator:
 # It takes the runs where they stopped, so that a later call only draws.
 poster: $(VENV)/installed
 	$(BIN)/sharpflow run poster-mlp-search --out runs/poster-mlp-search --resume $(POSTER_ARGS)
+	$(BIN)/sharpflow run poster-mlp-search --out runs/poster-mlp-plain --resume $(POSTER_ARGS) \
+	  --set 'axes.normalization=["none"]' --set 'weight_decay=[0.0]'
 	$(BIN)/sharpflow run poster-mlp --out runs/poster-mlp --resume $(POSTER_ARGS)
-	$(BIN)/python -m benchmarks.poster runs/poster-mlp runs/poster-mlp-search
+	$(BIN)/python -m benchmarks.poster runs/poster-mlp runs/poster-mlp-search runs/poster-mlp-plain
 
 rehearsal: $(VENV)/installed
 	$(BIN)/python -m benchmarks.accelerator --size toy

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.poster RUN SEARCH``: put what the poster's runs show into its page.
+"""``python -m benchmarks.poster RUN SEARCH PLAIN``: put what the poster's runs show into its page.
 
 ``make poster`` makes the runs first, of the presets ``poster-mlp`` and ``poster-mlp-search``. The
 page is docs/poster.md, and its figures lie in docs/figures.
@@ -28,13 +28,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of poster-mlp")
     parser.add_argument("search", type=Path, help="folder of poster-mlp-search")
+    parser.add_argument("plain", type=Path, help="folder of the search without normalization")
     asked = parser.parse_args()
-    run, search = sf.open_run(asked.run).load(), sf.open_run(asked.search).load()
+    run, search, plain = (
+        sf.open_run(folder).load() for folder in (asked.run, asked.search, asked.plain)
+    )
     panels = sf.plots.generalization_panel(run)
     sf.plots.save(panels[0].figure, FIGURES / "poster.png")
     put_table(PAGE, table_of_changes(run), "poster-mlp")
     sf.plots.save(search_maps(search), FIGURES / "poster-search.png")
-    put_table(PAGE, table_of_choices(search), "poster-mlp-search")
+    put_table(PAGE, table_of_choices(search, plain), "poster-mlp-search")
 
 
 def table_of_changes(run: xarray.Dataset) -> str:
@@ -54,6 +57,10 @@ def table_of_changes(run: xarray.Dataset) -> str:
             )  # fmt: skip
             if not curve.is_normalized and name == "threshold":
                 continue  # of the direction of weights whose scale matters
+            if not int(at.num_seeds):
+                rows.append(f"| {words} | {name.replace('_', ' ')} | | | | no seed fits | 0 |")
+                words = ""
+                continue
             rows.append(
                 f"| {words} | {name.replace('_', ' ')} | {fit:{digits}} | {end:{digits}} | "
                 f"{change:+{digits}} | {low:+{digits}} to {high:+{digits}} | {int(at.num_seeds)} |"
@@ -69,24 +76,29 @@ def search_maps(search: xarray.Dataset) -> Figure:
     grid = search.squeeze("normalization")
     with sf.plots.style():
         figure, axes = pyplot.subplots(1, 2, figsize=(7.0, 2.6), layout="constrained")
-        for ax, name in zip(axes, ("test_error", "test_accuracy"), strict=True):
-            sf.plots.heat_map(grid, name, ax)
-            ax.set_title(f"validation {name.removeprefix('test_')}, at the end")
+        for ax, metric in zip(axes, ("error", "accuracy"), strict=True):
+            column = grid[f"test_{metric}"].assign_attrs(long_name=f"validation {metric}")
+            sf.plots.heat_map(
+                grid.assign({f"validation_{metric}": column}), f"validation_{metric}", ax
+            )
     return figure
 
 
-def table_of_choices(search: xarray.Dataset) -> str:
+def table_of_choices(search: xarray.Dataset, plain: xarray.Dataset) -> str:
     """Rates whose every seed fits to the end, by the error on the images held out, best first."""
+    survives = (plain.status == sf.Status.SUCCESS).all(["seed", "weight_decay", "normalization"])
     grid = search.squeeze("normalization")
     last = grid.isel(step=slice(-max(grid.sizes["step"] // 10, 1), None)).mean("step")
     fitted = (last.train_accuracy >= FITTED).all("seed")
     means = last[["test_error", "test_accuracy"]].mean("seed").where(fitted)
     rates = means.stack(rates=["learning_rate", "weight_decay"]).dropna("rates")
-    rows = ["| η | λ | validation error | validation accuracy |", "|---:|---:|---:|---:|"]
+    rows = ["| η | λ | validation error | validation accuracy | without normalization |",
+            "|---:|---:|---:|---:|---|"]  # fmt: skip
     for place in np.argsort(rates.test_error.values)[:SHOWN_RATES]:
         (eta, decay), at = rates.rates.values[place], rates.isel(rates=place)
         error, accuracy = float(at.test_error), float(at.test_accuracy)
-        rows.append(f"| {eta:g} | {decay:g} | {error:.3f} | {accuracy:.4f} |")
+        words = "trains" if bool(survives.sel(learning_rate=eta)) else "diverges"
+        rows.append(f"| {eta:g} | {decay:g} | {error:.3f} | {accuracy:.4f} | {words} |")
     return "\n".join(rows)
 
 
