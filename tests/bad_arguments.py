@@ -346,6 +346,7 @@ CALLS: dict[str, Call] = {
             "gradient_gram": ARRAY.also(np.ones((2, 2)), [[NAN]], [[-1.0]], [1.0], [[INFINITY]]),
             "drive": ARRAY.also(np.ones((2, 1)), [[NAN]], [1.0], np.ones((0, 0)), [[INFINITY]]),
             "b": NOT_NEGATIVE,
+            "tolerance": NOT_NEGATIVE,
         },
     ),
     "sharpflow.theory.sharpness_flow": Call(

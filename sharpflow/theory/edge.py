@@ -48,7 +48,7 @@ class EdgeSolution:
     status: Int[Array, ""]
 
 
-@checked(gradient_gram=array(2), drive=array(2), b=NOT_NEGATIVE)
+@checked(gradient_gram=array(2), drive=array(2), b=NOT_NEGATIVE, tolerance=NOT_NEGATIVE)
 @full_precision
 def solve_edge_program(
     gradient_gram: Float[Array, "p p"],
@@ -79,7 +79,7 @@ def solve_edge_program(
 
     Raises:
       ValueError: matrices that are not finite, not symmetric or of sizes that do not belong
-        together, 𝒢 not semidefinite, or b negative.
+        together, 𝒢 not semidefinite, or b or ``tolerance`` negative.
 
     Source: docs/theory.md, section 4. Primal-dual interior point with the Nesterov–Todd scaling
     (Todd, Toh and Tütüncü 1998) and Mehrotra's choice of the centring parameter.
