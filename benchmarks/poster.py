@@ -37,6 +37,8 @@ def main() -> None:
     sf.plots.save(panels[0].figure, FIGURES / "poster.png")
     put_table(PAGE, table_of_changes(run), "poster-mlp")
     sf.plots.save(search_maps(search), FIGURES / "poster-search.png")
+    points = sf.plots.sharpness_against_error(as_validation(search))
+    sf.plots.save(points.figure, FIGURES / "poster-flatter.png")
     put_table(PAGE, table_of_choices(search, plain), "poster-mlp-search")
 
 
@@ -69,18 +71,23 @@ def table_of_changes(run: xarray.Dataset) -> str:
     return "\n".join(rows)
 
 
+def as_validation(search: xarray.Dataset) -> xarray.Dataset:
+    """The search with its metrics called by what they are of, for figures."""
+    named = {
+        f"test_{metric}": search[f"test_{metric}"].assign_attrs(long_name=f"validation {metric}")
+        for metric in ("error", "accuracy")
+    }
+    return search.assign(named)
+
+
 def search_maps(search: xarray.Dataset) -> Figure:
     """Error and accuracy on the images held out, over both rates."""
     from matplotlib import pyplot
 
-    grid = search.squeeze("normalization")
     with sf.plots.style():
         figure, axes = pyplot.subplots(1, 2, figsize=(7.0, 2.6), layout="constrained")
-        for ax, metric in zip(axes, ("error", "accuracy"), strict=True):
-            column = grid[f"test_{metric}"].assign_attrs(long_name=f"validation {metric}")
-            sf.plots.heat_map(
-                grid.assign({f"validation_{metric}": column}), f"validation_{metric}", ax
-            )
+        for ax, name in zip(axes, ("test_error", "test_accuracy"), strict=True):
+            sf.plots.heat_map(as_validation(search), name, ax)
     return figure
 
 

@@ -9,6 +9,7 @@ CONFIDENCE = 0.95
 # seed of the draws to another; ten times as many would take a second for a large grid.
 _DRAWS = 2000
 FEWEST_POINTS = 5
+FEWEST_SEEDS = 5
 
 
 class MeanInterval(NamedTuple):
@@ -37,7 +38,7 @@ class RankCorrelation(NamedTuple):
     Attributes:
       value: from −1 to 1; NaN where there are fewer than five points, or one of the two does not
         vary.
-      low, high: ends of the interval; NaN where there is no value, or of fewer than two seeds.
+      low, high: ends of the interval; NaN where there is no value, or of fewer than five seeds.
       num_points: that have both values.
     """
 
@@ -80,7 +81,8 @@ def rank_correlation(
 
     Points of one seed share its start, so that they are not independent of each other. Whole seeds
     are therefore drawn, with replacement, and each draw has all points of its seeds. The interval
-    lies between percentiles of the draws; of a handful of seeds it is rather too narrow.
+    lies between percentiles of the draws. Of few seeds it is too narrow: two of them have three
+    different draws. So fewer than five have none.
 
     Args:
       x, y: shapes (seeds, points), NaN where a point has no value.
@@ -95,7 +97,7 @@ def rank_correlation(
     x, y = (np.where(known, values, np.nan) for values in (x, y))
     count, seeds = int(known.sum()), np.flatnonzero(known.any(axis=1))
     value = _spearman(x[known], y[known]) if count >= FEWEST_POINTS else np.nan
-    if not np.isfinite(value) or len(seeds) < 2:
+    if not np.isfinite(value) or len(seeds) < FEWEST_SEEDS:
         return RankCorrelation(value, np.nan, np.nan, count)
     drawn = np.random.default_rng(seed).choice(seeds, (_DRAWS, len(seeds)))
     values = np.array([_spearman_of_known(x[rows], y[rows]) for rows in drawn])

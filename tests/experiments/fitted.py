@@ -18,7 +18,10 @@ def fitted(
       tenth of the records, up to the deviations of the seeds, normal with this spread.
     """
     rng = np.random.default_rng(seed)
-    axes = {} if normalizations is None else {"normalization": list(normalizations)}
+    axes = {}
+    if normalizations is not None:  # of the type that a run from a folder has
+        kinds = np.array(normalizations, np.dtypes.StringDType())
+        axes = {"normalization": kinds}
     made = grids.grid((seeds, 1, len(decays)), rows, rates=[0.1], decays=decays, axes=axes)
     made = made.drop_vars(["loss", "edge_ratio_iterate", "sharpness_iterate"])
     like = made["loss_mean"]

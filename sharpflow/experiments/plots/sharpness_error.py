@@ -53,7 +53,7 @@ def sharpness_against_error(
     learning rate, or by its weight decay where there is one learning rate. The legend has
     Spearman's rank correlation over all dots, and a 95 % interval from draws of whole seeds: a
     positive one says that flatter points have smaller errors. There is no correlation of fewer than
-    five dots, and no interval with one seed.
+    five dots, and no interval of fewer than five seeds.
 
     Trajectories that diverged or are not finished are left out, and so are networks without
     normalization, whose directions alone do not say what they compute. The legend counts them.
@@ -113,7 +113,7 @@ def _ends(
     x, y = (last_values(dataset, column) for column in (sharpness, name))
     left_out = {"diverged": is_diverged(dataset), "unfinished": is_pending(dataset)}
     if NORMALIZATION in dataset.dims:
-        plain = (dataset[NORMALIZATION].astype(str) == NOT_NORMALIZED).broadcast_like(x)
+        plain = (dataset[NORMALIZATION] == NOT_NORMALIZED).broadcast_like(x)
         plain = plain.transpose(*x.dims) & ~left_out["diverged"] & ~left_out["unfinished"]
         left_out["without normalization"] = plain
     counts = ~np.logical_or.reduce([which.values for which in left_out.values()])
@@ -181,7 +181,7 @@ def _note(correlation: RankCorrelation, left_out: "dict[str, xarray.DataArray]")
     elif not np.isfinite(value):
         said = f"{count} points, one value: no rank correlation"
     elif not np.isfinite(low):
-        said = f"rank correlation {value:.2f} of {count} points; one seed, no interval"
+        said = f"rank correlation {value:.2f} of {count} points; fewer than five seeds, no interval"
     else:
         said = f"rank correlation {value:.2f} [{low:.2f}, {high:.2f}] of {count} points"
     missing = [f"{int(which.sum())} {words}" for words, which in left_out.items() if which.any()]
