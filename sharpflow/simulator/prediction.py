@@ -196,7 +196,8 @@ def predict(
       rtol, max_steps, throw: as in ``sharpness_flow`` and ``central_flow``.
       max_edge, method: as in ``sharpness_flow``. The central flow has no use for them: it follows
         as many eigenvalues as reach the edge.
-      max_seconds: of this call. The search for the arrival, snapshot by snapshot, ends after
+      max_seconds: of this call, but for what is being compiled, and for finding out why nothing
+        arrives. The search for the arrival, snapshot by snapshot, ends after
         them with an error, and a flow as in ``sharpness_flow``. None, no limit, by default.
       progress: a bar on a terminal, lines elsewhere; by default on a terminal only.
 

@@ -164,6 +164,7 @@ def warn_of_scale(
         assumed_by = ", ".join(assuming)
         warn_caller(
             f"problem is taken to be scale-invariant, as is assumed by {assumed_by}, but {error} "
-            "Sharpness and threshold of an ablation are those at w itself. If the loss is near "
-            f"enough to invariant, say so by scale_invariant= of {maker(problem)}: True"
+            "Sharpness and threshold of an ablation are those at w itself. scale_invariant= of "
+            f"{maker(problem)} says which it is: False of an ablation, True where the loss is near "
+            "enough to invariant"
         )

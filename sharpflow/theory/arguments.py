@@ -27,10 +27,10 @@ def _schedule(rate: Any) -> str:
         return ""
     return (
         "a schedule needs a rule of optax, which counts its steps: "
-        "optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule)) within "
-        "optax.inject_hyperparams. For a threshold that follows it give simulate "
-        "effective_learning_rate=. The page docs/howto-optimizer.md, 'SGD with momentum and a "
-        "schedule', has both"
+        "optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule)). For a "
+        "threshold that follows it give simulate effective_learning_rate=, and make the rule by a "
+        "function under @optax.inject_hyperparams. The page docs/howto-optimizer.md, 'SGD with "
+        "momentum and a schedule', has the code"
     )
 
 

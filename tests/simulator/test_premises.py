@@ -64,7 +64,7 @@ def test_a_network_that_is_not_invariant_is_told_once_with_what_breaks_it(run):
     (said,) = _said(lambda: run(problem, SPHERICAL))
     assert "taken to be scale-invariant, as is assumed by threshold, but" in said
     assert "It depends on the scale of BatchNorm_0/bias, BatchNorm_0/scale, Dense_1/bias" in said
-    assert "from_flax(..., fixed=[" in said and "by scale_invariant= of from_flax" in said
+    assert "from_flax(..., fixed=[" in said and "scale_invariant= of from_flax says which" in said
     assert not _said(lambda: run(problem, SPHERICAL))
 
 

@@ -183,7 +183,9 @@ def _panel(
             looks["predicted flow"] = drawing.DASHED
         if np.isfinite(each.fit_step) and seeds.time.size and not of_edge:
             at = int(np.abs(seeds.time - each.fit_step).argmin())
-            ax.plot(seeds.time[at], seeds.mean[at], color=each.colour, **_FIT, zorder=4.0)
+            ax.plot(
+                seeds.time[at], seeds.mean[at], color=each.colour, **_FIT, clip_on=False, zorder=4.0
+            )
             looks[fit] = _FIT | {"color": drawing.THRESHOLD}
     _scale(ax, np.concatenate([*heights, np.empty(0)]), is_log)
     _steps(ax, logarithmic_time, drawn)

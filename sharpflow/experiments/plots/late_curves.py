@@ -127,6 +127,8 @@ def over_seeds(drawn: DrawnCurve, name: str, is_log: bool) -> Seeds:
     rows = rows[:, kept]
     between = mean_interval(np.log(rows) if is_log else rows)
     mean, low, high = (np.exp(v) if is_log else v for v in between[:3])
+    if name.endswith("accuracy"):  # a share, which no interval makes more than 1
+        low, high = (np.clip(end, 0.0, 1.0) for end in (low, high))
     others, crosses = [], []
     diverged = is_diverged(drawn.part).values.reshape(-1)
     for seed in np.flatnonzero(begun & ~drawn.counts):

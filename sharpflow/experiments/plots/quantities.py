@@ -163,6 +163,9 @@ def edge_of(dataset: "xarray.Dataset", name: str) -> str | None:
       name: of the other.
     """
     beside = shown_quantity(dataset, name).reference
+    # The line is that of the preconditioned Hessian where a rule has a preconditioner.
+    if name == "hessian_sharpness" and "preconditioned_sharpness" in dataset:
+        return None
     return beside if isinstance(beside, str) and beside in dataset else None
 
 

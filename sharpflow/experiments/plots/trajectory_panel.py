@@ -314,11 +314,8 @@ def _draw(
     holders = {name: compared if compared and name == _AT_MANIFOLD else record for name in names}
     drawn = {name: holder.quantity(name) for name, holder in holders.items()}
     curves = {name: holder.curve(name) for name, holder in holders.items()}
-    beside = {
-        quantity.reference: record.quantity(quantity.reference)
-        for quantity in drawn.values()
-        if isinstance(quantity.reference, str) and quantity.reference in record
-    }
+    lines = filter(None, (quantities.edge_of(record.dataset, name) for name in names))
+    beside = {line: record.quantity(line) for line in lines}
     for value in set(map(quantities.line_of, drawn.values())):
         if value is not None:
             ax.axhline(value, **drawing.LINE, zorder=0.5)
