@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 import sharpflow as sf
 from benchmarks.tables import DOCS, put_table
+from sharpflow.experiments.grid_summary import last_values
 from sharpflow.experiments.late_generalization import curves
 
 PAGE, FIGURES = DOCS / "poster.md", DOCS / "figures"
@@ -95,9 +96,9 @@ def table_of_choices(search: xarray.Dataset, plain: xarray.Dataset) -> str:
     """Rates whose every seed fits to the end, by the error on the images held out, best first."""
     survives = (plain.status == sf.Status.SUCCESS).all(["seed", "weight_decay", "normalization"])
     grid = search.squeeze("normalization")
-    last = grid.isel(step=slice(-max(grid.sizes["step"] // 10, 1), None)).mean("step")
-    fitted = (last.train_accuracy >= FITTED).all("seed")
-    means = last[["test_error", "test_accuracy"]].mean("seed").where(fitted)
+    fitted = (last_values(grid, "train_accuracy") >= FITTED).all("seed")
+    held_out = {name: last_values(grid, name) for name in ("test_error", "test_accuracy")}
+    means = xarray.Dataset(held_out).mean("seed").where(fitted)
     rates = means.stack(rates=["learning_rate", "weight_decay"]).dropna("rates")
     rows = ["| η | λ | validation error | validation accuracy | without normalization |",
             "|---:|---:|---:|---:|---|"]  # fmt: skip

@@ -4,14 +4,16 @@ import grids
 import numpy as np
 import pytest
 import reports
+import xarray
 from described import undescribed
 from fitted import DECAY, FIT_ROW, fitted
 from matplotlib import pyplot
 from matplotlib.colors import to_rgb
 
 import sharpflow as sf
+from benchmarks import poster
 from sharpflow.experiments import plots
-from sharpflow.experiments.grid_summary import last_values
+from sharpflow.experiments.grid_summary import last_values, with_point_axes
 from sharpflow.experiments.late_generalization import (
     DIVERGED,
     TOO_LATE,
@@ -19,6 +21,8 @@ from sharpflow.experiments.late_generalization import (
     UNFITTED,
     tells_of_generalization,
 )
+from sharpflow.experiments.plots import quantities
+from sharpflow.experiments.plots.late_curves import drawn_curves, over_seeds
 from sharpflow.experiments.report import figures, write_report
 from sharpflow.experiments.seed_statistics import mean_interval, rank_correlation
 
@@ -403,3 +407,47 @@ def test_a_report_without_anything_to_compare_has_no_such_part(tmp_path, monkeyp
     monkeypatch.setattr("sharpflow.experiments.plots.plot_grid", lambda *arguments: [])
     page = reports.Page(write_report(reports.write_run(tmp_path / "run", grids.grid((1, 1, 1)))))
     assert "generalization-table" not in page.tables
+
+
+def test_the_tables_of_the_poster_are_of_its_runs():
+    changes = poster.table_of_changes(fitted(spread=0.0)).splitlines()[2:]
+    named = [row.split(" | ")[0].strip("| ") for row in changes]
+    assert [name for name in named if name] == [
+        f"normalization and weight decay λ = {DECAY:g}",
+        "normalization, no weight decay",
+        "no normalization",
+        f"no normalization, weight decay λ = {DECAY:g}",
+    ]
+    # the threshold is that of networks with normalization alone
+    assert len(changes) == 3 + 3 + 2 + 2
+    cells = [cell.strip() for cell in changes[1].split("|")]
+    measured = sf.experiments.generalization(fitted(spread=0.0)).sel(quantity="test_error")
+    at = measured.isel(learning_rate=0, weight_decay=0, normalization=0)
+    assert cells[2] == "test error" and cells[5] == f"{float(at.mean_change):+.3f}"
+    search, plain = fitted(normalizations=("batch",)), fitted(normalizations=("none",))
+    rows = poster.table_of_choices(search, plain).splitlines()[2:]
+    assert [float(row.split("|")[2]) for row in rows] == [DECAY, 0.0]  # the smaller error first
+    assert all("trains" in row for row in rows)
+    lost = grids.ended(plain, grids.DIVERGED, at=9, seed=1, weight_decay=0, normalization=0)
+    assert "diverges" in poster.table_of_choices(search, lost)
+
+
+def test_intervals_of_accuracies_are_drawn_up_to_one():
+    dataset = fitted(normalizations=None)
+    dataset["test_accuracy"] = dataset["test_accuracy"] * 0.0 + xarray.DataArray(
+        [0.9, 1.0, 1.0, 1.0, 1.0], dims="seed"
+    )
+    drawn = drawn_curves(with_point_axes(dataset), sf.experiments.generalization(dataset))
+    seeds = over_seeds(drawn[0], "test_accuracy", is_log=False)
+    np.testing.assert_allclose(seeds.mean, 0.98)
+    assert np.all(seeds.high == 1.0) and np.all(seeds.low < 0.98)
+
+
+def test_the_line_of_a_preconditioned_hessian_is_not_drawn_beside_the_plain_one():
+    lines = xarray.Dataset(
+        {"hessian_sharpness": ("step", [1.0]), "stability_line": ("step", [2.0])}
+    )
+    assert quantities.edge_of(lines, "hessian_sharpness") == "stability_line"
+    both = lines.assign(preconditioned_sharpness=("step", [3.0]))
+    assert quantities.edge_of(both, "hessian_sharpness") is None
+    assert quantities.edge_of(both, "preconditioned_sharpness") == "stability_line"
