@@ -326,6 +326,10 @@ CALLS: dict[str, Call] = {
         lambda: {"flow": flow(), "intrinsic_rate": 0.1},
         {"flow": OBJECT, "intrinsic_rate": POSITIVE},
     ),
+    "sharpflow.theory.predicted_step_angle": Call(
+        lambda: {"flow": flow(), "intrinsic_rate": 0.1},
+        {"flow": OBJECT, "intrinsic_rate": POSITIVE},
+    ),
     "sharpflow.theory.start_at_edge": Call(
         lambda: {
             "problem": problem(),

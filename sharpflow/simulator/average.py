@@ -123,6 +123,16 @@ AVERAGE = by_name(
         reference=1.0,
         scale="linear",
     ),
+    Quantity(
+        "predicted_step_angle",
+        "predicted angle of a step 2√(tr C)/‖w‖",
+        "The root mean square of the angle between wₜ and wₜ₊₁ that the oscillation around the "
+        "central flow makes, 2√(tr C)/‖w‖.",
+        unit="rad",
+        dims=("tau",),
+        symbol="2√(tr C)/‖w‖",
+        scale="log",
+    ),
 )
 
 # A prediction that moved less, relative to its length, is at rest: an error relative to the
@@ -306,6 +316,9 @@ def compare_with_average(
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.where(moved > RESTING * length, error / moved, np.nan)
     loss, predicted_loss, ratio = _mean_losses(trajectory, flow, problem, rows, times)
+    variance = np.trace(np.asarray(flow.covariance), axis1=1, axis2=2)
+    angle = 2.0 * np.sqrt(variance / np.asarray(flow.norm_squared))
+    halfway = trajectory.snapshot_step[rows][len(rows) // 2]
     columns = {
         "tracking_error": error,
         "distance_moved": moved,
@@ -317,6 +330,7 @@ def compare_with_average(
         "loss_mean": loss,
         "predicted_loss": predicted_loss,
         "loss_ratio": loss / predicted_loss,
+        "predicted_step_angle": angle[times],
     }
     of_average = "a central flow predicts the average, and not an entry into the edge"
     reasons = dict.fromkeys(_OF_THE_ENTRY, of_average) | {
@@ -324,10 +338,14 @@ def compare_with_average(
         "mean_loss_ratio": "the predicted loss changes too much between outputs"
         if "loss_mean" in trajectory
         else "the column loss_mean was not recorded",
+        "mean_angle_ratio": "no step of the latter half is predicted to turn"
+        if "step_angle" in trajectory
+        else "the column step_angle was not recorded",
     }
     numbers = {
         "final_relative_error": float(relative[-1]),
         "mean_loss_ratio": ratio,
+        "mean_angle_ratio": angle_ratio(trajectory, np.asarray(flow.tau), angle, halfway),
     } | dict.fromkeys(_OF_THE_ENTRY, np.nan)
     # The numbers first: of many attributes a print of the dataset shows the first and the last.
     attributes = numbers | trajectory.attributes | {"intrinsic_rate": trajectory.intrinsic_rate}
@@ -342,6 +360,32 @@ def compare_with_average(
         attributes,
     )
     return described(compared, AVERAGE)
+
+
+def angle_ratio(
+    trajectory: Trajectory, tau: np.ndarray, predicted: np.ndarray, begin: float
+) -> float:
+    """The angle of a step over the predicted one, in root mean square over records.
+
+    Args:
+      trajectory: whose angles are taken where it recorded them.
+      tau: of the outputs of a flow, shape (T,).
+      predicted: its angles, shape (T,); NaN after a failure.
+      begin: step from which on records count; NaN for none.
+
+    Returns:
+      The ratio; NaN where no record counts, or no angle was recorded.
+    """
+    if "step_angle" not in trajectory:
+        return float("nan")
+    known = np.isfinite(predicted)
+    counts = (trajectory.step >= begin) & (trajectory.tau <= tau[known].max(initial=-np.inf))
+    counts &= np.isfinite(trajectory["step_angle"])
+    if not counts.any():
+        return float("nan")
+    expected = np.interp(trajectory.tau[counts], tau[known], np.square(predicted[known]))
+    measured = np.square(trajectory["step_angle"][counts].astype(float))
+    return float(np.sqrt(np.sum(measured) / np.sum(expected))) if expected.any() else float("nan")
 
 
 def _mean_losses(

@@ -9,7 +9,7 @@ from sharpflow.models import Problem
 from sharpflow.models.arguments import FLAG, NOT_NEGATIVE, any_of, checked, instance, optional
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.problem import PROBLEM, parameter_rows
-from sharpflow.simulator.average import RESTING, compare_with_average
+from sharpflow.simulator.average import RESTING, angle_ratio, compare_with_average
 from sharpflow.simulator.comparison_quantities import COMPARISON
 from sharpflow.simulator.comparison_words import reasons_in_text
 from sharpflow.simulator.crossing import (
@@ -80,6 +80,7 @@ def compare(
         ``loss_ratio``, the first over the second. The window ends at the output and begins at
         the last output that is 100 steps or more before it. All three are NaN where the
         oscillation had not settled when the window began;
+      * ``predicted_step_angle``, 2√(ηλ tr M), with the same share;
 
       and the attributes
 
@@ -90,6 +91,8 @@ def compare(
       * ``final_relative_error``, at the last output;
       * ``mean_edge_ratio`` after the entry;
       * ``mean_loss_ratio``, the mean measured loss over the mean predicted one after the entry;
+      * ``mean_angle_ratio``, the same of the angle of a step, in root mean square, where the column
+        ``step_angle`` was recorded;
       * ``loss_rises_before`` and ``loss_rises_after``, the share of steps that raise the loss
         before and after the entry;
       * ``why_nan``, the reason for each of these that is NaN, where one is.
@@ -100,8 +103,9 @@ def compare(
       ``tracking_error``, of w/‖w‖ where the loss is scale-invariant, ``distance_moved``,
       ``relative_error``, ``predicted_sharpness``, ``threshold``, ``predicted_threshold``,
       ``threshold_ratio``, ``loss_mean`` from each output to the next, ``predicted_loss`` and
-      ``loss_ratio``; and the attributes ``final_relative_error`` and ``mean_loss_ratio``, that over
-      the latter half of the outputs. The other numbers are NaN. ``prediction_reason`` says why it
+      ``loss_ratio``, and ``predicted_step_angle``; and the attributes ``final_relative_error``,
+      ``mean_loss_ratio`` and ``mean_angle_ratio``, these over the latter half of the outputs. The
+      other numbers are NaN. ``prediction_reason`` says why it
       was a central flow, where ``predict`` chose it.
 
       ``print(sharpflow.simulator.comparison_summary(compared))`` shows these numbers with what
@@ -170,6 +174,7 @@ def compare(
         "loss_mean": loss,
         "predicted_loss": expected_loss,
         "loss_ratio": loss / expected_loss,
+        "predicted_step_angle": _step_angle(trajectory, flow)[times],
         "eigenvalues": projection.eigenvalues,
         "predicted_eigenvalues": np.asarray(flow.eigenvalues)[times],
     }
@@ -182,6 +187,9 @@ def compare(
         "final_relative_error": float(relative[-1]),
         "mean_edge_ratio": known_mean(edge_ratio[settled]),
         "mean_loss_ratio": loss_ratio,
+        "mean_angle_ratio": angle_ratio(
+            trajectory, np.asarray(flow.tau), _step_angle(trajectory, flow), begin
+        ),
         "loss_rises_before": before,
         "loss_rises_after": after,
     }
@@ -239,7 +247,9 @@ def _reasons(
         no_mean = "the retraction to Γ fails where the oscillation has settled"
     short = f"fewer than {_SMALLEST_WINDOW} steps follow once it has settled: train longer"
     failed = "the retraction to Γ fails at the last output"
-    rises, mean_loss = "loss_rises" in trajectory, "loss_mean" in trajectory
+    rises, mean_loss, angle = (
+        name in trajectory for name in ("loss_rises", "loss_mean", "step_angle")
+    )
     not_recorded = "the column {} was not recorded".format
     return {
         "entry_step": no_entry,
@@ -249,6 +259,7 @@ def _reasons(
         "mean_loss_ratio": (
             not_recorded("loss_mean") if not mean_loss else short if num_settled else no_mean
         ),
+        "mean_angle_ratio": no_mean if angle else not_recorded("step_angle"),
         "loss_rises_before": no_entry if rises else not_recorded("loss_rises"),
         "loss_rises_after": no_mean if rises else not_recorded("loss_rises"),
     }
@@ -312,6 +323,12 @@ def _equilibrium(trajectory: Trajectory, flow: FlowSolution) -> np.ndarray:
     predicted = np.asarray(predicted_loss(flow, trajectory.intrinsic_rate))
     predicted = trajectory.oscillation_share * predicted
     return np.interp(trajectory.tau, np.asarray(flow.tau), predicted)
+
+
+def _step_angle(trajectory: Trajectory, flow: FlowSolution) -> np.ndarray:
+    """The root mean square angle of a step at each output of the flow, shape (T,)."""
+    share = trajectory.oscillation_share * trajectory.intrinsic_rate
+    return 2.0 * np.sqrt(share * np.asarray(flow.edge_trace))
 
 
 def _window_losses(

@@ -128,6 +128,16 @@ COMPARISON = by_name(
         scale="linear",
     ),
     Quantity(
+        "predicted_step_angle",
+        "predicted angle of a step 2√(ηλ tr M)",
+        "The root mean square of the angle between wₜ and wₜ₊₁ that the oscillation of the flow "
+        "makes, 2√(ηλ tr M), with the share oscillation_share of the rule times ηλ.",
+        unit="rad",
+        dims=("tau",),
+        symbol="2√(ηλ tr M)",
+        scale="log",
+    ),
+    Quantity(
         "eigenvalues",
         "eigenvalues λᵢ at Φ(θₜ)",
         "The k largest eigenvalues of the Hessian ∇²L at Φ(θₜ).",
@@ -185,6 +195,14 @@ COMPARISON_NUMBERS = by_name(
         "mean loss after the entry, measured / predicted",
         "The mean of the measured loss over that of the predicted one, over all steps after the "
         "oscillation has settled.",
+        unit="1",
+        reference=1.0,
+    ),
+    Quantity(
+        "mean_angle_ratio",
+        "angle of a step, measured / predicted",
+        "The root mean square of the recorded angles of steps over that of the predicted ones, "
+        "after the oscillation has settled.",
         unit="1",
         reference=1.0,
     ),

@@ -20,8 +20,13 @@ _TOLD = {
     "final_relative_error": "{label}, at the end",
     "mean_edge_ratio": "{label}",
     "mean_loss_ratio": "{label}",
+    "mean_angle_ratio": "{label}",
     "loss_rises_before": "{label}",
     "loss_rises_after": "{label}",
+}
+_OF_LATTER_HALF = {
+    "mean_loss_ratio": "mean loss of the latter half over predicted",
+    "mean_angle_ratio": "angle of a step, latter half, over predicted",
 }
 # The one attribute that has reasons: a file of netCDF takes text, and no table.
 ATTRIBUTE = "why_nan"
@@ -78,8 +83,8 @@ def comparison_summary(comparison: "xarray.Dataset") -> Summary:
         theory = quantity.reference
         beside = f", {theory:g} in theory" if isinstance(theory, float) else ""
         said = meaning.format(label=quantity.label)
-        if of_average and name == "mean_loss_ratio":  # which knows of no entry
-            said = "mean loss of the latter half over predicted"
+        if of_average and name in _OF_LATTER_HALF:  # a central flow knows of no entry
+            said = _OF_LATTER_HALF[name]
         lines.append((name, f"{number(value):11} {said}{beside}"))
     moved = float(comparison["distance_moved"].values[-1])
     lines.append(("distance_moved", f"{number(moved):11} by the flow, at the end"))

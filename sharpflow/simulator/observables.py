@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array
@@ -37,6 +38,18 @@ def _effective_learning_rate(moment: Moment) -> Array:
 def _threshold(moment: Moment) -> Array:
     assert moment.effective_learning_rate is not None
     return threshold(moment.effective_learning_rate)
+
+
+def _step_angle(moment: Moment) -> Array:
+    norms = optax.tree.norm(moment.params), optax.tree.norm(moment.following)
+    chord = jax.tree.map(
+        lambda before, after: after / norms[1] - before / norms[0],
+        moment.params,
+        moment.following,
+    )
+    # By the chord between the unit vectors: the arccosine of their product would lose all angles
+    # below 1e-8, and in float32 those below 3e-4, which a step at a small ηλ is.
+    return 2.0 * jnp.arcsin(jnp.minimum(0.5 * optax.tree.norm(chord), 1.0))
 
 
 def _metrics(moment: Moment) -> dict[str, Array]:
@@ -116,6 +129,21 @@ BUILT_IN: dict[str, Observable] = {
                 "The sharpness at which gradient descent is marginally stable, λ* = 2/η̃ₜ.",
                 unit="1",
                 symbol="λ*",
+                scale="log",
+            )
+        ],
+    ),
+    "step_angle": Observable(
+        "step_angle",
+        _step_angle,
+        quantities=[
+            Quantity(
+                "step_angle",
+                "angle of a step ∠(wₜ, wₜ₊₁)",
+                "The angle in radians by which update t turns the parameters, that between wₜ and "
+                "wₜ₊₁.",
+                unit="rad",
+                symbol="∠(wₜ, wₜ₊₁)",
                 scale="log",
             )
         ],

@@ -23,6 +23,7 @@ from sharpflow.theory.stability import (
     effective_learning_rate,
     entry_delay,
     predicted_loss,
+    predicted_step_angle,
     start_at_edge,
     threshold,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "order_parameters",
     "period_two",
     "predicted_loss",
+    "predicted_step_angle",
     "retract",
     "retract_with_status",
     "settled_excess",

@@ -219,6 +219,33 @@ def predicted_loss(flow: FlowSolution, intrinsic_rate: float) -> Float[Array, " 
     return edge_loss(intrinsic_rate, flow.threshold, flow.edge_trace)
 
 
+@checked(flow=FLOW, intrinsic_rate=POSITIVE)
+def predicted_step_angle(flow: FlowSolution, intrinsic_rate: float) -> Float[Array, " T"]:
+    """Root mean square of the angle of a step at the Edge of Stability, 2 √(ηλ tr M(τ)).
+
+    The oscillation crosses its valley with every step, so that a step is twice the displacement,
+    whose mean square is ηλ tr M. Where the drift has come to rest tr M = ½ and the angle is
+    √(2ηλ), the rotational equilibrium of scale-invariant weights. While it drifts the angle is
+    smaller.
+
+    Args:
+      flow: the predicted flow.
+      intrinsic_rate: ηλ, or η²/2 for quasi-RMSprop. Of a rule whose oscillation is another share
+        of ηλM, as with momentum, that share times it.
+
+    Returns:
+      Radians, shape (T,); zero before the entry. Where the flow is not on the sphere it is the
+      length of a step.
+
+    Raises:
+      ValueError: an intrinsic rate that is not positive, or no flow.
+
+    Source: docs/theory.md, section 5; at rest Wan et al. 2021 (arXiv 2006.08419) and Kosson et al.
+    2023 (arXiv 2305.17212).
+    """
+    return 2.0 * jnp.sqrt(intrinsic_rate * flow.edge_trace)
+
+
 def edge_loss(intrinsic_rate: float, threshold: _Numbers, edge_trace: _Numbers | float) -> _Numbers:
     """The mean training loss of an oscillation of covariance ηλ M at the edge.
 

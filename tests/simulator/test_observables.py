@@ -30,6 +30,7 @@ def run(problem):
             "norm_squared",
             "gradient_norm",
             "threshold",
+            "step_angle",
             "metrics",
             sf.sharpness(k=2),
             sf.sharpness(at="midpoint"),
@@ -55,6 +56,19 @@ def _norm_squared(params):
 
 def _row(run, index):
     return jax.tree.map(lambda leaf: leaf[index], run.params)
+
+
+def test_the_angle_of_a_step_is_that_between_params_and_those_after_it(run):
+    """From the snapshots, in extended precision; and by GD+WD tan ∠ = η̃ ‖∇L(θ)‖."""
+    flat = np.stack([ravel_pytree(_row(run, index))[0] for index in range(30)]).astype(
+        np.longdouble
+    )
+    cosine = np.sum(flat[:-1] * flat[1:], axis=1) / np.prod(
+        [np.linalg.norm(part, axis=1) for part in (flat[:-1], flat[1:])], axis=0
+    )
+    np.testing.assert_allclose(run["step_angle"][:-1], np.arccos(cosine), rtol=1e-8)
+    rate = 0.8 / (1.0 - 0.8 * 0.02) / np.sqrt(run["norm_squared"])
+    np.testing.assert_allclose(np.tan(run["step_angle"]), rate * run["gradient_norm"], rtol=1e-9)
 
 
 @pytest.mark.parametrize("index", [0, 7, 29])

@@ -99,7 +99,10 @@ def completion():
         3000,
         record_every=5,
         snapshot_every=10,
-        observables=("loss", "norm_squared", "threshold", "metrics", "loss_mean", "loss_rises"),
+        observables=[
+            *("loss", "norm_squared", "threshold", "metrics", "loss_mean", "loss_rises"),
+            "step_angle",
+        ],
     )
     return problem, trajectory
 
@@ -146,6 +149,23 @@ def test_sharpness_and_test_error_fall_along_the_prediction(completion, completi
     # the oscillation adds O(ηλ) to the error of the iterate itself
     np.testing.assert_allclose(matched[-1], predicted[-1], rtol=0.15)
     assert matched[-1] < 0.7 * matched[0]
+
+
+def test_a_step_turns_the_parameters_by_the_angle_of_the_predicted_oscillation(
+    completion, completion_flow
+):
+    """One eigenvalue at the edge, which oscillates evenly, so that few steps tell the mean."""
+    problem, trajectory = completion
+    compared = sf.compare(trajectory, completion_flow, problem)
+    # of relative order √(ηλ) = 0.03 at most, as all else at the edge
+    assert compared.attrs["mean_angle_ratio"] == pytest.approx(1.0, abs=0.03)
+    angle = compared["predicted_step_angle"].values
+    assert angle[-1] == pytest.approx(2.0 * np.sqrt(1e-3 * float(completion_flow.edge_trace[-1])))
+    # before the entry M is rounding, and the rotational equilibrium is reached where the drift ends
+    assert angle[angle > 1e-3].min() < 0.9 * np.sqrt(2e-3) and angle.max() < np.sqrt(2e-3)
+    average = sf.predict(problem, trajectory, kind="central_flow")
+    beside = sf.compare(trajectory, average, problem)
+    assert beside.attrs["mean_angle_ratio"] == pytest.approx(1.0, abs=0.03)
 
 
 def test_prediction_works_in_float32(completion):
@@ -268,13 +288,14 @@ def _cut(flow, stop):
     [
         ((), 1.0, None, {}),
         (
-            ("loss_mean", "loss_rises"),
+            ("loss_mean", "loss_rises", "step_angle"),
             1.0,
             None,
             {
                 "mean_loss_ratio": "the column loss_mean was not recorded",
                 "loss_rises_before": "the column loss_rises was not recorded",
                 "loss_rises_after": "the column loss_rises was not recorded",
+                "mean_angle_ratio": "the column step_angle was not recorded",
             },
         ),
         (
@@ -282,7 +303,13 @@ def _cut(flow, stop):
             100.0,
             None,
             dict.fromkeys(
-                ("entry_step", "mean_edge_ratio", "mean_loss_ratio", "loss_rises_after"),
+                (
+                    "entry_step",
+                    "mean_edge_ratio",
+                    "mean_loss_ratio",
+                    "mean_angle_ratio",
+                    "loss_rises_after",
+                ),
                 r"the edge ratio does not reach 1, 0\.01\d* at most",
             ),
         ),
@@ -294,6 +321,7 @@ def _cut(flow, stop):
                 "final_relative_error": "the flow has not moved",
                 "mean_edge_ratio": "the oscillation has not settled by the end: train longer",
                 "mean_loss_ratio": "the oscillation has not settled by the end: train longer",
+                "mean_angle_ratio": "the oscillation has not settled by the end: train longer",
             },
         ),
     ],

@@ -70,6 +70,7 @@ _NUMBERS = (
     "final_relative_error",
     "mean_edge_ratio",
     "mean_loss_ratio",
+    "mean_angle_ratio",
 )
 # Of the largest trace of M along a prediction: an eigenvalue of M below this share of it holds
 # nothing. Before the entry M is rounding alone, all of whose eigenvalues are alike.
@@ -395,7 +396,9 @@ def predict_point(
             f"predicted_{name}": {
                 "long_name": f"predicted {name.replace('_', ' ')}",
                 "units": "1",
-                "definition": f"{name} along the prediction.",
+                "definition": f"The metric {name!r} of the problem along the prediction: of a flow "
+                "on Γ at ζ(τ), where the oscillation changes its mean by less than the flow is "
+                "off; of a central flow its mean over the oscillation.",
             }
             for name in problem.metrics
         },
