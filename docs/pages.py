@@ -161,6 +161,7 @@ def with_quantities(text: str) -> str:
     from sharpflow.simulator import (
         average,
         comparison_quantities,
+        layers,
         observables,
         oscillation,
         quantities,
@@ -176,6 +177,7 @@ def with_quantities(text: str) -> str:
         "average": average.AVERAGE,
         "predictions": predictions.PREDICTION,
         "oscillation": oscillation.OSCILLATION,
+        "layers": layers.LAYERS,
         "generalization": generalization_quantities.GENERALIZATION,
     }
 

@@ -841,6 +841,16 @@ CALLS: dict[str, Call] = {
         lambda: {"comparison": sf.compare(trajectory(), flow(), problem())},
         {"comparison": OBJECT},
     ),
+    "sharpflow.simulator.measure_layers": Call(
+        lambda: {"trajectory": trajectory(), "problem": problem(), "flow": flow()},
+        {
+            "trajectory": OBJECT,
+            "problem": PROBLEM,
+            "flow": OBJECT.or_none,
+            "groups": Bad((3, "x", [], {}, {"": "*"}, {"a": 3}, {"a": []}, {"a": "nothing"})),
+            "k": Bad((-1, 0.5, None, "x", 10**9)),
+        },
+    ),
     "sharpflow.simulator.measure_oscillation": Call(
         lambda: {
             "trajectory": trajectory(),
@@ -903,6 +913,10 @@ CALLS: dict[str, Call] = {
     ),
     "sharpflow.experiments.plots.heat_maps": Call(
         lambda: {"dataset": dataset(), "name": "loss"}, _PLOTTED
+    ),
+    "sharpflow.experiments.plots.layer_angles": Call(
+        lambda: {"layers": sf.simulator.measure_layers(trajectory(), problem())},
+        {"layers": _RECORD, "ax": AX, "window": COUNT},
     ),
     "sharpflow.experiments.plots.mean_loss": Call(
         lambda: {"comparison": comparison()}, {"comparison": _RECORD, "ax": AX}

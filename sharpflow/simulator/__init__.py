@@ -11,6 +11,7 @@ from sharpflow.simulator.grid import (
     simulate_grid,
 )
 from sharpflow.simulator.interrupt import Interrupted
+from sharpflow.simulator.layers import measure_layers
 from sharpflow.simulator.loading import load
 from sharpflow.simulator.moment import Moment, Observable
 from sharpflow.simulator.oscillation import measure_oscillation
@@ -69,6 +70,7 @@ __all__ = [
     "join_processes",
     "load",
     "log_spaced",
+    "measure_layers",
     "measure_oscillation",
     "momentum",
     "open_run",

@@ -164,6 +164,11 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
             "": Call((problem, path), {"name": "train_accuracy"})
         },
         "simulator.oscillation._coordinates": {"": oscillation},
+        "simulator.layers._parts": {"": Call((problem, params), {"k": k})},
+        "simulator.layers._loss": {"": Call((problem, params))},
+        "simulator.layers._trace_of_arrays": {
+            "": Call((problem, path, jnp.log(times), one, one), {"k": k, "on_sphere": True})
+        },
         "simulator.prediction._projected": {"": Call((problem, params), projected)},
         "simulator.loop.run_chunk": {
             "one lane": in_turn,

@@ -14,6 +14,7 @@ from sharpflow.experiments.plots.folder import plot_grid
 from sharpflow.experiments.plots.generalization import generalization_panel
 from sharpflow.experiments.plots.globe import basis_from, sphere, sphere_coordinates
 from sharpflow.experiments.plots.grid import heat_map, heat_maps
+from sharpflow.experiments.plots.layers import layer_angles
 from sharpflow.experiments.plots.loss import mean_loss
 from sharpflow.experiments.plots.metrics import metric
 from sharpflow.experiments.plots.outcomes import outcome_map, outcome_maps
@@ -30,6 +31,7 @@ __all__ = [
     "generalization_panel",
     "heat_map",
     "heat_maps",
+    "layer_angles",
     "mean_loss",
     "metric",
     "outcome_map",

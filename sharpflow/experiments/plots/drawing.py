@@ -32,6 +32,9 @@ THRESHOLD = "#9a9a9a"
 FAINT = "#d5d5d5"
 BEHIND = "#a9b4c6"  # what is measured, behind its mean
 
+# Of lines that are several of a kind, such as the layers of a network, in their order.
+SEVERAL = (MEASURED, OTHER, PREDICTED, SINGLE_EDGE, "#009e73")
+
 # Width and height in inches of a figure: in one column of a page, and over the whole page.
 COLUMN = (3.5, 2.5)
 PAGE = (7.0, 2.7)
@@ -49,7 +52,7 @@ RC: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "axes.prop_cycle": f"cycler('color', {[MEASURED, OTHER, PREDICTED, SINGLE_EDGE, '#009e73']})",
+    "axes.prop_cycle": f"cycler('color', {list(SEVERAL)})",
     "xtick.major.width": 0.7,
     "ytick.major.width": 0.7,
     "xtick.minor.width": 0.5,

@@ -60,6 +60,7 @@ PARTS: dict[str, Part] = {
     "momentum": _module("momentum"),
     "flat-directions": _module("ire"),
     "dynamics": _module("dynamics"),
+    "layers": _module("layers"),
     "fisher": _module("fisher"),
 }
 DEFAULT = tuple(name for name, part in PARTS.items() if part.default)
