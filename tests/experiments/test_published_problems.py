@@ -12,7 +12,9 @@ from jax.flatten_util import ravel_pytree
 
 import sharpflow as sf
 from sharpflow.experiments import problems
+from sharpflow.experiments.config import load
 from sharpflow.experiments.problems import sequences
+from sharpflow.experiments.published import beside
 from sharpflow.models import data
 
 KEY = jax.random.key(0)
@@ -141,6 +143,18 @@ def test_the_sharpness_of_a_factorization_is_the_sum_of_largest_squared_singular
     expected = sum(np.linalg.norm(np.asarray(factor), 2) ** 2 for factor in minimum.values())
     top = np.linalg.eigvalsh(_dense_hessian(problem, minimum))[-1]
     np.testing.assert_allclose(top, expected, rtol=1e-10)
+
+
+def test_the_product_of_four_numbers_ends_within_the_published_interval():
+    config = load("matrix-factorization", ["num_steps=1000", "record_every=100"])
+    grid = sf.simulate_grid(**config.build(), progress=False)
+    entries = beside(grid, config.published)
+    assert len(entries) == len(config.learning_rate)
+    for entry, rate in zip(entries, config.learning_rate, strict=True):
+        low, high = entry.published.value
+        np.testing.assert_allclose([low, high], [2 / rate - 20 * rate / 3, 2 / rate], rtol=1e-12)
+        assert low < entry.here.item() < high
+    assert float(grid["loss"].isel(step=-1).max()) < 1e-10
 
 
 def test_too_many_singular_values_are_refused():
