@@ -125,7 +125,7 @@ def sharpness_panels(runs: dict[str, xarray.Dataset]) -> Figure:
     shown = [
         ("tanh-cifar10-small", {}, "Tanh network, CIFAR-10", None),
         ("chebyshev-regression", degree, "Chebyshev polynomial, degree 5", None),
-        ("matrix-factorization", {}, "Product of four numbers", 200),
+        ("matrix-factorization", {}, "Product of four numbers", 600),
     ]
     with sf.plots.style():
         figure, axes = pyplot.subplots(1, 3, figsize=(7.0, 2.5), layout="constrained")
@@ -157,9 +157,21 @@ def regime_panels(groups: xarray.Dataset, network: xarray.Dataset) -> Figure:
         figure, axes = pyplot.subplots(1, 2, figsize=(7.0, 2.6), layout="constrained")
         rates = np.geomspace(0.05, 80.0, 400)
         expected = [period_two_loss(total, rate) for rate in rates]
-        axes[0].plot(rates, expected, color="0.5", label=r"period of two, $\frac{1}{4}(\sum\alpha - 2/\tilde\eta)$")
-        axes[0].axvline(2.0 / total, color="0.5", linestyle=":", label=r"$\tilde\eta = 2/\sum\alpha$")
-        axes[0].axhline(total / 4.0, color="0.5", linestyle="--", label=r"random directions, $\frac{1}{4}\sum\alpha$")
+        axes[0].plot(
+            rates,
+            expected,
+            color="0.5",
+            label=r"period of two, $\frac{1}{4}(\sum\alpha - 2/\tilde\eta)$",
+        )
+        axes[0].axvline(
+            2.0 / total, color="0.5", linestyle=":", label=r"$\tilde\eta = 2/\sum\alpha$"
+        )
+        axes[0].axhline(
+            total / 4.0,
+            color="0.5",
+            linestyle="--",
+            label=r"random directions, $\frac{1}{4}\sum\alpha$",
+        )
         _draw_ends(axes[0], groups)
         axes[0].set_title("Scale-invariant groups")
         axes[0].set_ylabel("mean loss at the end")
