@@ -154,7 +154,8 @@ def test_the_product_of_four_numbers_ends_within_the_published_interval():
         low, high = entry.published.value
         np.testing.assert_allclose([low, high], [2 / rate - 20 * rate / 3, 2 / rate], rtol=1e-12)
         assert low < entry.here.item() < high
-    assert float(grid["loss"].isel(step=-1).max()) < 1e-10
+    # so near to a minimum that the sharpness is its own to 1e-4
+    assert float(grid["loss"].isel(step=-1).max()) < 1e-8
 
 
 def test_too_many_singular_values_are_refused():
