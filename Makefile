@@ -27,7 +27,7 @@ CORE := tests/test_jax_fault.py tests/test_architecture.py tests/models/flax_ada
 PIP_OPTIONS := --quiet --disable-pip-version-check
 INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS)
 
-.PHONY: help demo test coverage soak lint types bench accelerator poster rehearsal docs pages release oldest clean
+.PHONY: help demo test coverage soak lint types bench accelerator poster published rehearsal docs pages release oldest clean
 .DELETE_ON_ERROR:
 
 help:
@@ -39,6 +39,7 @@ help:
 	@echo "make types  check the type annotations"
 	@echo "make bench  run the benchmarks beside PyTorch's packages, installed into $(PEERS) (BENCH_ARGS=...)"
 	@echo "make accelerator  measure everything on a GPU in 8 minutes (ACCELERATOR_ARGS=..., ACCELERATOR_PYTHON=...)"
+	@echo "make published make the runs of docs/published.md and renew its numbers (POSTER_ARGS as above)"
 	@echo "make poster    make the runs of docs/poster.md and renew its numbers (POSTER_ARGS='--set problem_options.root=...')"
 	@echo "make rehearsal    run all of that at toy size on a CPU, in a minute"
 	@echo "make docs   build the documentation into site/"
@@ -82,6 +83,18 @@ poster: $(VENV)/installed
 	  --set 'axes.normalization=["none"]' --set 'weight_decay=[0.0]'
 	$(BIN)/sharpflow run poster-mlp --out runs/poster-mlp --resume $(POSTER_ARGS)
 	$(BIN)/python -m benchmarks.poster runs/poster-mlp runs/poster-mlp-search runs/poster-mlp-plain
+
+# Those that two cores bear; central-flow-cifar10 takes longest, some ten minutes.
+PUBLISHED = matrix-factorization matrix-factorization-two-factors diagonal-network three-regimes \
+  three-regimes-mlp chebyshev-regression central-flow-sorting-small
+PUBLISHED_IMAGES = tanh-cifar10-small central-flow-cifar10-small central-flow-cifar10
+
+published: $(VENV)/installed
+	for name in $(PUBLISHED); do \
+	  $(BIN)/sharpflow run $$name --out runs/published/$$name --resume || exit 1; done
+	for name in $(PUBLISHED_IMAGES); do \
+	  $(BIN)/sharpflow run $$name --out runs/published/$$name --resume $(POSTER_ARGS) || exit 1; done
+	$(BIN)/python -m benchmarks.published runs/published
 
 rehearsal: $(VENV)/installed
 	$(BIN)/python -m benchmarks.accelerator --size toy

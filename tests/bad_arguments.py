@@ -280,6 +280,13 @@ _CIFAR = {
     "sample_seed": SEED,
     "download": FLAG,
 }
+_DENSE = {
+    "root": PATH,
+    "num_images": COUNT,
+    "download": FLAG,
+    "pool": COUNT,
+    "activation": CHOICE,
+}
 # Handed on to ``models.vgg11`` and ``models.resnet20``, once there are data.
 _HANDED_ON = (
     *("width", "normalization", "activation", "pooling", "head", "loss", "label_smoothing"),
@@ -1040,6 +1047,62 @@ CALLS: dict[str, Call] = {
         },
     ),
     "sharpflow.experiments.config.presets": Call(dict, {}),
+    "sharpflow.experiments.problems.chebyshev_regression": Call(
+        dict,
+        {
+            "degree": INTEGER.also(-1),
+            "num_points": COUNT.also(1),
+            "width": COUNT,
+            "dtype": DTYPE,
+        },
+    ),
+    "sharpflow.experiments.problems.dense_cifar10": Call(dict, _DENSE, free=("widths", "dtype")),
+    "sharpflow.experiments.problems.dense_cifar10_classes": Call(
+        dict, _DENSE | {"num_classes": COUNT}, free=("widths", "dtype")
+    ),
+    "sharpflow.experiments.problems.diagonal_network": Call(
+        dict,
+        {
+            "scale": POSITIVE,
+            "num_points": COUNT,
+            "dimension": COUNT.also(2),
+            "sparsity": COUNT.also(31),
+            "seed": SEED,
+            "dtype": DTYPE,
+        },
+    ),
+    "sharpflow.experiments.problems.matrix_factorization": Call(
+        dict,
+        {
+            "depth": COUNT.also(1),
+            "scales": Bad((None, 1.0, "ab", (1.0,), (1.0, 0.0), (1.0, NAN), (1.0, 2.0, 3.0))),
+            "shape": Bad((None, 3, "ab", (1,), (1, 0), (1.5, 2), (1, 2, 3))),
+            "singular_values": Bad((None, 1.0, "a", (), (0.0,), (NAN,), (1.0, 1.0))),
+            "width": COUNT,
+            "seed": SEED,
+            "dtype": DTYPE,
+        },
+    ),
+    "sharpflow.experiments.problems.scale_invariant_groups": Call(
+        dict,
+        {
+            "weights": Bad((None, 1.0, "ab", (), (1.0,), (1.0, 0.0), (1.0, NAN))),
+            "dtype": DTYPE,
+        },
+    ),
+    "sharpflow.experiments.problems.sorting": Call(
+        dict,
+        {
+            "num_sequences": COUNT,
+            "length": COUNT,
+            "vocabulary": COUNT.also(1),
+            "num_layers": COUNT,
+            "width": COUNT.also(6, 33),
+            "num_heads": COUNT.also(5),
+            "seed": SEED,
+            "dtype": DTYPE,
+        },
+    ),
     "sharpflow.experiments.problems.linear_regression_digits": Call(
         dict, {"num_images": COUNT.also(10**6), "dtype": DTYPE}
     ),

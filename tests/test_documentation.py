@@ -217,7 +217,7 @@ def test_the_tables_of_quantities_are_those_of_the_package():
 
 def test_the_table_of_keys_has_every_key_of_a_config():
     table = TEXTS["howto-grids"].split("### The keys of a config")[1].split("\n### ")[0]
-    listed = re.findall(r"^\| `\[?(\w+)\]?` \|", table, flags=re.MULTILINE)
+    listed = re.findall(r"^\| `\[{0,2}(\w+)\]{0,2}` \|", table, flags=re.MULTILINE)
     assert sorted(listed) == sorted(KEYS)
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -148,6 +148,7 @@ def run(
         _refuse("--out: name the folder of the run, as in --out runs/mine")
     configure_jax(device, num_cores() if cpu_devices is None else cpu_devices)
     with _failures():
+        from sharpflow.experiments.published import HEADS
         from sharpflow.experiments.run import describe, plan_config, resolved_config, run_config
         from sharpflow.simulator import join_processes
 
@@ -167,7 +168,12 @@ def run(
         ended = run_config(
             resolved, folder, resume=resume, processes=processes, progress=bool(progress)
         )
-    typer.echo(f"{folder}: {ended}")
+    if ended.beside:
+        _print_table(
+            HEADS,
+            [each.row for each in ended.beside],
+        )
+    typer.echo(f"{folder}: {ended.words}")
 
 
 @app.command()
@@ -277,13 +283,19 @@ def _judge(failed: int, out: Path) -> None:
 
 
 def _print_list(name: str, meaning: str, rows: Mapping[str, str]) -> None:
+    _print_table((name, meaning), list(rows.items()))
+
+
+def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(name, meaning, box=box.HORIZONTALS, pad_edge=False)
-    for row in rows.items():
-        table.add_row(*row)
+    table = Table(*heads, box=box.HORIZONTALS, pad_edge=False)
+    for row in rows:
+        # what a column or an axis of somebody's is called is no markup
+        table.add_row(*map(escape, row))
     Console().print(table)
 
 

@@ -5,12 +5,13 @@ import dataclasses
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from sharpflow.experiments.config import Config, ConfigError, differences, load
 from sharpflow.experiments.grid_summary import SHARPNESSES
+from sharpflow.experiments.published import Beside, beside
 from sharpflow.models.representation import duration_in_words, size_in_words
 from sharpflow.simulator import GridPlan, Processes, RunError, plan_grid, simulate_grid
 from sharpflow.simulator.axes import BASE
@@ -92,6 +93,18 @@ def _contradictions(table: Mapping[str, Any], asked: Mapping[str, Any]) -> list[
     return wrong + [key for key in _ASKED if key in table and table[key] != asked.get(key)]
 
 
+class Ended(NamedTuple):
+    """What a run came to.
+
+    Attributes:
+      words: how its points ended and what was predicted.
+      beside: the published numbers of its config, with its own.
+    """
+
+    words: str
+    beside: list[Beside]
+
+
 def run_config(
     config: Config,
     out: Path,
@@ -99,11 +112,11 @@ def run_config(
     resume: bool,
     processes: Processes | None = None,
     progress: bool = True,
-) -> str:
+) -> Ended:
     """Run a config into a folder, which keeps a copy of it once the run begins.
 
     Returns:
-      How its points ended and what was predicted, in words.
+      How its points ended, what was predicted, and what stands beside published numbers.
 
     Raises:
       ConfigError: a function of the user that fails.
@@ -116,7 +129,8 @@ def run_config(
     data = simulate_grid(
         **arguments, out=run, resume=resume, processes=processes, progress=progress
     )
-    return ", ".join([summary(np.asarray(data["status"]).reshape(-1)), *predictions_in_words(data)])
+    said = [summary(np.asarray(data["status"]).reshape(-1)), *predictions_in_words(data)]
+    return Ended(", ".join(said), beside(data, config.published))
 
 
 def predictions_in_words(data: "xarray.Dataset") -> list[str]:

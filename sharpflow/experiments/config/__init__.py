@@ -2,7 +2,8 @@
 
 from sharpflow.experiments.config.loading import load
 from sharpflow.experiments.config.mistakes import ConfigError
+from sharpflow.experiments.config.published import Published
 from sharpflow.experiments.config.resolved import Config, differences
 from sharpflow.experiments.config.sources import presets
 
-__all__ = ["Config", "ConfigError", "differences", "load", "presets"]
+__all__ = ["Config", "ConfigError", "Published", "differences", "load", "presets"]

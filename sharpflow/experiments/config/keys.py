@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from sharpflow.experiments.config.mistakes import mistake, shortened, shown_key
 from sharpflow.experiments.config.optimizers import OPTIMIZERS
+from sharpflow.experiments.config.published import read_published
 from sharpflow.models import arguments
 from sharpflow.models.arguments import COUNT, FINITE, SEED, TEXT, Kind, choice, count, nearest
 from sharpflow.models.precision import MATMUL_PRECISIONS
@@ -101,7 +102,7 @@ PREDICTION: dict[str, Key] = {
     "max_seconds": Key(_POSITIVE, read=float),
     "method": _one_of(*METHODS),
 }
-KEYS = ("preset", *SCHEMA, "problem_options", "axes", "prediction")
+KEYS = ("preset", *SCHEMA, "problem_options", "axes", "prediction", "published")
 
 # What TOML promises for its integers; a larger one would be refused by numpy much later.
 _WHOLE = count(-(2**63), 2**63 - 1)
@@ -134,6 +135,8 @@ def read_key(key: str, value: Any) -> tuple[Any, list[str]]:
         return _read_axes(value)
     if key == "prediction":
         return _read_prediction(value)
+    if key == "published":
+        return read_published(value)
     return _read_entries(key, SCHEMA[key], value)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from sharpflow.experiments.config import functions
 from sharpflow.experiments.config.keys import is_reference
 from sharpflow.experiments.config.mistakes import ConfigError, mistake, reason
+from sharpflow.experiments.config.published import Published
 from sharpflow.experiments.config.toml import toml_key, toml_value
 from sharpflow.models.arguments import checked, instance
 from sharpflow.models.leaves import x64_enabled
@@ -42,12 +43,13 @@ class Config:
       problem_options: keywords of the problem function, lists as tuples.
       axes: any other axes, name -> values.
       prediction: options of ``predict_grid``, or None where nothing is predicted.
+      published: numbers of a paper, which stand beside those of the run.
       description: one sentence, or empty.
       source: the file or preset, for errors.
       folder: where modules are looked for first, or None.
 
-    Two configs are equal where they ask for the same run: the description, source and
-    folder do not count.
+    Two configs are equal where they ask for the same run: published numbers, the description,
+    source and folder do not count.
     """
 
     problem: str
@@ -70,6 +72,7 @@ class Config:
     problem_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     axes: Mapping[str, tuple] = dataclasses.field(default_factory=dict)
     prediction: Mapping[str, Any] | None = None
+    published: tuple[Published, ...] = dataclasses.field(default=(), compare=False)
     description: str = dataclasses.field(default="", compare=False)
     source: str = dataclasses.field(default="config", compare=False)
     folder: Path | None = dataclasses.field(default=None, compare=False)
@@ -89,6 +92,9 @@ class Config:
                     tables += ["", f"[{name}]", *entries]
             elif value is not None:
                 lines.append(f"{name} = {toml_value(value)}")
+        for entry in self.published:
+            pairs = (f"{toml_key(key)} = {toml_value(item)}" for key, item in entry.table().items())
+            tables += ["", "[[published]]", *pairs]
         return "\n".join([*lines, *tables, ""])
 
     def build(self) -> dict[str, Any]:

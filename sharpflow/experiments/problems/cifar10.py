@@ -60,8 +60,10 @@ def mlp_cifar10(
       ValueError: more images than there are, another ``pool``, or what ``mlp`` refuses.
     """
     train, test = _images(root, num_images, num_test_images, held_out, sample_seed, download)
+    (x, y), (test_x, test_y) = train, test
     return mlp(
-        *_pooled(train, pool),
+        pooled(x, pool),
+        y,
         widths,
         normalization,
         activation,
@@ -69,7 +71,7 @@ def mlp_cifar10(
         loss=loss,
         label_smoothing=label_smoothing,
         logit_scale=logit_scale,
-        test=_pooled(test, pool),
+        test=(pooled(test_x, pool), test_y),
         micro_batch=micro_batch,
         dtype=dtype,
     )
@@ -218,14 +220,13 @@ def _images(
     return train, _balanced(test, "num_test_images", num_test_images, seed)
 
 
-def _pooled(images: Images, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images of means over squares, shape (n, h / side, w / side, c), and their labels."""
-    x, labels = images
+def pooled(x: np.ndarray, side: int) -> np.ndarray:
+    """Images of means over squares, shape (n, h / side, w / side, c), of shape (n, h, w, c)."""
     num_images, height, width, channels = x.shape
     if height % side or width % side:
         raise ValueError(f"pool must divide {height} and {width}, got {side}")
     squares = x.reshape(num_images, height // side, side, width // side, side, channels)
-    return squares.mean(axis=(2, 4)), labels
+    return squares.mean(axis=(2, 4))
 
 
 def _balanced(images: Images, name: str, number: int | None, seed: int) -> Images:

@@ -109,6 +109,7 @@ class Page:
       reading: Python that reads the numbers.
       command_note: what the command needs, where that is not in the folder.
       config: text of the config, or None.
+      published: numbers of papers beside those of the run, or None.
       grid: a row for each point, or None.
       generalization: what comes first on the page, where the run can tell of it.
       curves: of the points, for the page's script, or None.
@@ -128,6 +129,7 @@ class Page:
     reading: str
     command_note: str = ""
     config: str | None = None
+    published: Table | None = None
     grid: Table | None = None
     generalization: Generalization | None = None
     curves: Mapping[str, Any] | None = None

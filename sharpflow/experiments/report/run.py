@@ -21,6 +21,7 @@ from sharpflow.experiments.report.measured import Measures, measure, remarks
 from sharpflow.experiments.report.page import Figure, Page, Sphere
 from sharpflow.experiments.report.points import Records, records
 from sharpflow.experiments.report.predicted import MOST, Prediction, chosen, predict_points
+from sharpflow.experiments.report.published import published_table
 from sharpflow.experiments.report.spheres import predicted_sphere, recorded_sphere
 from sharpflow.experiments.report.statements import SETTLED, statement_table
 from sharpflow.experiments.run import kinds_in_words, own_config
@@ -71,6 +72,7 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None, *, tr
         else "made from Python, by sharpflow.simulate_grid(..., out=...): there is no config",
         command_note=_importable(run) if config is not None else "",
         config=config,
+        published=published_table(dataset, config),
         statements=statement_table(measures, predicted),
         notes=[
             SETTLED,
