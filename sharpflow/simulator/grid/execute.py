@@ -269,7 +269,8 @@ def _launch(grid: Grid) -> dict[str, Any]:
     """How this launch is made."""
     first = grid.batches[0]
     precision = first.batch.program.matmul_precision
-    return launch_provenance(first.example) | {"matmul_precision": precision}
+    problems = [problem for points in grid.batches for problem in points.batch.problems]
+    return launch_provenance(first.example, problems) | {"matmul_precision": precision}
 
 
 def _shared(
