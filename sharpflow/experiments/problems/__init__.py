@@ -1,6 +1,11 @@
 """The problems of the presets, and where they start."""
 
-from sharpflow.experiments.problems.cifar10 import mlp_cifar10, resnet20_cifar10, vgg11_cifar10
+from sharpflow.experiments.problems.cifar10 import (
+    mlp_cifar10,
+    resnet20_cifar10,
+    vgg11_cifar10,
+    vgg_cifar10,
+)
 from sharpflow.experiments.problems.digits import (
     linear_regression_digits,
     mlp_digits,
@@ -14,4 +19,5 @@ __all__ = [
     "resnet20_cifar10",
     "start_at_angle",
     "vgg11_cifar10",
+    "vgg_cifar10",
 ]
