@@ -29,7 +29,8 @@ def test_a_preset_is_valid_and_builds_its_problem(name, cifar10_root):
         return  # the same problem in another size, as the next test has it
     if "cifar10" in config.problem:  # its images are no part of the package
         small = {"num_images": 20, "num_test_images": 10, "root": str(cifar10_root)}
-        small |= {"widths": (4,)} if "mlp" in config.problem else {"width": 1 / 16}
+        narrow = {"mlp_cifar10": {"widths": (4,)}, "vgg_cifar10": {"channels": (2, 0)}}
+        small |= narrow.get(config.problem.split(":")[1], {"width": 1 / 16})
         config = dataclasses.replace(config, problem_options=config.problem_options | small)
     problem = config.build()["problem"]
     if not isinstance(problem, sf.models.Problem):  # one for each value of an axis
