@@ -27,7 +27,8 @@ CORE := tests/test_jax_fault.py tests/test_architecture.py tests/models/flax_ada
 PIP_OPTIONS := --quiet --disable-pip-version-check
 INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS)
 
-.PHONY: help demo test coverage soak lint types bench accelerator poster published rehearsal docs pages release oldest clean
+.PHONY: help demo test coverage soak lint types bench accelerator poster poster-mlp poster-vgg published rehearsal docs pages \
+  release oldest clean
 .DELETE_ON_ERROR:
 
 help:
@@ -41,6 +42,7 @@ help:
 	@echo "make accelerator  measure everything on a GPU in 8 minutes (ACCELERATOR_ARGS=..., ACCELERATOR_PYTHON=...)"
 	@echo "make published make the runs of docs/published.md and renew its numbers (POSTER_ARGS as above)"
 	@echo "make poster    make the runs of docs/poster.md and renew its numbers (POSTER_ARGS='--set problem_options.root=...')"
+	@echo "make poster-vgg  the same with its convolutional network"
 	@echo "make rehearsal    run all of that at toy size on a CPU, in a minute"
 	@echo "make docs   build the documentation into site/"
 	@echo "make pages  run the code of its pages and draw their pictures, after a change of either"
@@ -77,12 +79,14 @@ accelerator:
 	$(ACCELERATOR_PYTHON) -m benchmarks.accelerator $(ACCELERATOR_ARGS)
 
 # It takes the runs where they stopped, so that a later call only draws.
-poster: $(VENV)/installed
-	$(BIN)/sharpflow run poster-mlp-search --out runs/poster-mlp-search --resume $(POSTER_ARGS)
-	$(BIN)/sharpflow run poster-mlp-search --out runs/poster-mlp-plain --resume $(POSTER_ARGS) \
+poster: poster-mlp
+
+poster-mlp poster-vgg: $(VENV)/installed
+	$(BIN)/sharpflow run $@-search --out runs/$@-search --resume $(POSTER_ARGS)
+	$(BIN)/sharpflow run $@-search --out runs/$@-plain --resume $(POSTER_ARGS) \
 	  --set 'axes.normalization=["none"]' --set 'weight_decay=[0.0]'
-	$(BIN)/sharpflow run poster-mlp --out runs/poster-mlp --resume $(POSTER_ARGS)
-	$(BIN)/python -m benchmarks.poster runs/poster-mlp runs/poster-mlp-search runs/poster-mlp-plain
+	$(BIN)/sharpflow run $@ --out runs/$@ --resume $(POSTER_ARGS)
+	$(BIN)/python -m benchmarks.poster $@ runs/$@ runs/$@-search runs/$@-plain
 
 # Those that two cores bear; central-flow-cifar10 takes longest, some ten minutes.
 PUBLISHED = matrix-factorization matrix-factorization-two-factors diagonal-network three-regimes \

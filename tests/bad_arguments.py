@@ -87,6 +87,7 @@ DTYPE = Bad(("float16", int, complex, "x", 3, np.ones(2), _Stranger()))
 PATH = Bad((3, b"run", ["run"], *NOTHING))
 AX = Bad((3, "ax", [1], _Stranger()))
 SIZES = Bad((None, "ab", b"x", 3, (0,), (1.5,), (-1, 2), (10**30,), [[1]], _Stranger()))
+LAYERS = Bad((None, "ab", b"x", 3, (1.5,), (-1, 2), (10**30,), [[1]], _Stranger()))
 OBSERVABLES = Bad((3, ["other"], [3], [["loss"]], ["loss", "loss"], [None], *NOTHING))
 
 
@@ -604,6 +605,9 @@ CALLS: dict[str, Call] = {
     "sharpflow.models.resnet20": Call(_images, {**_NETWORK, "width": POSITIVE}, free=("options",)),
     "sharpflow.models.vgg11": Call(
         _images, {**_NETWORK, "width": POSITIVE, "pooling": CHOICE}, free=("options",)
+    ),
+    "sharpflow.models.vgg": Call(
+        _images, {**_NETWORK, "channels": LAYERS, "pooling": CHOICE}, free=("options",)
     ),
     "sharpflow.models.transformer": Call(
         _images,
@@ -1129,6 +1133,11 @@ CALLS: dict[str, Call] = {
         dict, _CIFAR, free=tuple(name for name in _HANDED_ON if name != "pooling")
     ),
     "sharpflow.experiments.problems.vgg11_cifar10": Call(dict, _CIFAR, free=_HANDED_ON),
+    "sharpflow.experiments.problems.vgg_cifar10": Call(
+        dict,
+        {**_CIFAR, "pool": COUNT},
+        free=(*(name for name in _HANDED_ON if name != "width"), "channels"),
+    ),
     "sharpflow.experiments.problems.start_at_angle": Call(
         lambda: {"key": jax.random.key(0), "learning_rate": 0.1, "weight_decay": 0.1},
         {

@@ -36,8 +36,8 @@ TOY_WIDTH = {"vgg11": 0.0625, "resnet20": 0.25}
 
 def measure(record: Record, settings: Settings) -> bool:
     """Steps at full precision, with λ₁, and with less precision."""
-    root, random = cifar10_folder(settings.data, settings.out)
-    record.note("images", "random" if random else "CIFAR-10")
+    root, images = cifar10_folder(settings.data, settings.out)
+    record.note("images", images)
     name, toy = settings.section, settings.toy
     options: dict[str, Any] = TOY | {"width": TOY_WIDTH[name]} if toy else {}
     make = partial(NETWORKS[name], str(root), dtype="float32", **options)

@@ -46,8 +46,8 @@ def measure(record: Record, settings: Settings) -> bool:
     toy = settings.toy
     keys: Sequence[str] = TOY_KEYS
     if not toy:
-        root, random = cifar10_folder(settings.data, settings.out)
-        record.note("images", "random" if random else "CIFAR-10")
+        root, images = cifar10_folder(settings.data, settings.out)
+        record.note("images", images)
         keys = (f'problem_options.root="{root}"',)
     presets = TOY if toy else PRESETS
     pending = [preset for preset in presets if not record.values(preset).get("ended")]

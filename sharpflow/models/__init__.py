@@ -24,6 +24,7 @@ from sharpflow.models.networks import (
     random_network,
     resnet20,
     transformer,
+    vgg,
     vgg11,
 )
 from sharpflow.models.normalization import Normalization, batch_normalize, normalized
@@ -57,5 +58,6 @@ __all__ = [
     "standardized_targets",
     "transformer",
     "validate_params",
+    "vgg",
     "vgg11",
 ]

@@ -282,6 +282,23 @@ def optional(kind: Kind) -> Kind:
     return Kind(f"{kind.allowed}, or None", fits, kind.remedy)
 
 
+def sequence(kind: Kind, words: str) -> Kind:
+    """A sequence, and no text, whose members are all of a kind.
+
+    Args:
+      kind: of each member.
+      words: what the members are, after "a sequence of".
+    """
+    return Kind(
+        f"a sequence of {words}",
+        lambda value: (
+            isinstance(value, Sequence)
+            and not isinstance(value, (str, bytes))
+            and all(kind.fits(member) for member in value)
+        ),
+    )
+
+
 def instance(types: type | tuple[type, ...], words: str) -> Kind:
     """An object of a class.
 
@@ -402,14 +419,8 @@ NUMBERS = Kind(
         and (isinstance(value, jax.Array) or np.asarray(value).dtype.kind in "biuf")
     ),
 )
-SIZES = Kind(
-    "a sequence of positive integers",
-    lambda value: (
-        isinstance(value, Sequence)
-        and not isinstance(value, (str, bytes))
-        and all(COUNT.fits(size) for size in value)
-    ),
-)
+SIZES = sequence(COUNT, "positive integers")
+LAYERS = sequence(count(0), "integers from 0 on")  # 0 for a layer without channels of its own
 MAPPING = instance(Mapping, "a dictionary")
 NAMES = Kind(
     "a sequence of names",

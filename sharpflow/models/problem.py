@@ -1,5 +1,6 @@
 """What is trained: a loss on a pytree of parameters, in one of three forms, and its data."""
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -8,7 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from sharpflow.models.arguments import FLAG, PARAMS, ArgumentError, instance, optional, shown
+from sharpflow.models.arguments import (
+    FLAG,
+    PARAMS,
+    ArgumentError,
+    Kind,
+    checked,
+    instance,
+    optional,
+    shown,
+)
 from sharpflow.models.bound_function import BoundFunction, is_pytree_of_arrays
 from sharpflow.models.leaves import require_x64_for, validated_leaves
 from sharpflow.models.names import require_free
@@ -20,6 +30,17 @@ Params: TypeAlias = PyTree[Float[Array, "..."]]
 Scalar = Float[Array, ""]
 
 _FORMS = ("residual", "outputs", "criterion", "loss")
+
+
+def _is_record(value: Any) -> bool:
+    """Whether JSON holds a dictionary as it is, and says the same of it in every program."""
+    try:
+        return isinstance(value, Mapping) and bool(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+SOURCE = Kind("a dictionary that JSON can hold", _is_record)
 
 
 @summarized
@@ -89,6 +110,7 @@ class Problem:
       scale_invariant: whether the loss is taken to be invariant: all but the marked ones.
       data: as above.
       matmul_precision: of the products that these functions make; see ``at_precision``.
+      source: what the data were read from, as ``with_source`` was told; empty where nobody said.
 
     Raises:
       ValueError: not exactly one form is given, something that is no function or takes neither
@@ -100,6 +122,7 @@ class Problem:
     scale_invariant: bool
     data: Any
     matmul_precision: MatmulPrecision
+    source: Mapping[str, Any]
     _mark: bool | None
     _answered: set[str]
     _functions: dict[str, BoundFunction]
@@ -134,7 +157,7 @@ class Problem:
                 "a Problem takes exactly one of residual, outputs with criterion, or loss; "
                 f"got {given_forms or 'none'}"
             )
-        self._set(functions, named, data, scale_invariant, FULL)
+        self._set(functions, named, data, scale_invariant, FULL, {})
 
     def _set(
         self,
@@ -143,6 +166,7 @@ class Problem:
         data: Any,
         mark: bool | None,
         precision: MatmulPrecision,
+        source: Mapping[str, Any],
     ) -> None:
         # Past __setattr__, which refuses: a problem whose functions changed would still be taken
         # for the one that its programs were compiled for.
@@ -152,6 +176,7 @@ class Problem:
             data=data,
             scale_invariant=mark is not False,
             matmul_precision=precision,
+            source=source,
             _mark=mark,
             _answered=set(),
         )
@@ -345,8 +370,28 @@ class Problem:
         named = _bound_metrics(metrics, self.data)
         # The new metrics are bound at the highest precision and the other functions at that of this
         # problem. One call brings all of them to the same.
-        return _made(self._functions, named, self.data, self._mark, FULL).at_precision(
-            self.matmul_precision
+        made = _made(self._functions, named, self.data, self._mark, FULL, self.source)
+        return made.at_precision(self.matmul_precision)
+
+    @checked(source=SOURCE)
+    def with_source(self, source: Mapping[str, Any]) -> "Problem":
+        """The same problem, with a record of what its data were read from.
+
+        A run writes it into its provenance. It changes no number, and problems that differ in it
+        alone share their compiled programs. ``with_data`` leaves it out, and so does jax where it
+        makes a problem of other leaves: what was said of the data need not hold of others.
+
+        Args:
+          source: by name, fit for JSON; of images what ``Images.source`` says of them, such as
+            ``{"train": train.source, "test": test.source}``.
+
+        Raises:
+          ValueError: no dictionary, or something in it that JSON cannot hold.
+        """
+        # a copy through JSON, which nobody changes later
+        kept = json.loads(json.dumps(source))
+        return _made(
+            self._functions, self._metrics, self.data, self._mark, self.matmul_precision, kept
         )
 
     def tree_flatten_with_keys(self) -> tuple[tuple, tuple]:
@@ -388,7 +433,7 @@ class Problem:
         }
         roles = {name: f for name, f in functions.items() if not name.startswith(_METRIC)}
         metrics = {n[len(_METRIC) :]: f for n, f in functions.items() if n.startswith(_METRIC)}
-        return _made(roles, metrics, data, mark, precision)
+        return _made(roles, metrics, data, mark, precision, {})
 
     def _changed(
         self,
@@ -403,6 +448,7 @@ class Problem:
             self.data if data is None else data,
             self._mark,
             self.matmul_precision if precision is None else precision,
+            self.source if data is None else {},
         )
 
     def _of_parts(self, function: Callable[..., Any], parts: Any) -> BoundFunction:
@@ -430,10 +476,11 @@ def _made(
     data: Any,
     mark: bool | None,
     precision: MatmulPrecision,
+    source: Mapping[str, Any],
 ) -> Problem:
     """A problem of parts that are known to be right, or that jax puts in their places."""
     problem = object.__new__(Problem)
-    problem._set(functions, metrics, data, mark, precision)
+    problem._set(functions, metrics, data, mark, precision, source)
     return problem
 
 

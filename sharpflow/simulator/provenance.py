@@ -1,18 +1,26 @@
 """How a result was made."""
 
 import datetime
+import json
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import jax
 
-from sharpflow.models import Params
+from sharpflow.models import Params, Problem
 
 
-def provenance(params: Params | None = None) -> dict[str, Any]:
-    """Versions, device, dtype and date, as plain numbers and strings."""
+def provenance(params: Params | None = None, problems: Iterable[Problem] = ()) -> dict[str, Any]:
+    """Versions, device, dtype, date and data, as plain numbers and strings.
+
+    Args:
+      params: whose dtype is told.
+      problems: whose ``source`` is told, as JSON under ``data``; where they have several, a list of
+        them.
+    """
     device = jax.devices()[0]
     kind = f"{device.platform}: {device.device_kind}"
     made = {
@@ -28,17 +36,27 @@ def provenance(params: Params | None = None) -> dict[str, Any]:
             made[f"{package}_version"] = "not installed"
     if params is not None:
         made["dtype"] = str(jax.tree.leaves(params)[0].dtype)
+    # By their text, in which those that say the same are one: an axis makes a problem for each of
+    # its values, most often of the same images.
+    sources = list(dict.fromkeys(json.dumps(p.source) for p in problems if p.source))
+    if sources:
+        made["data"] = sources[0] if len(sources) == 1 else f"[{', '.join(sources)}]"
     return made
 
 
-def launch_provenance(params: Params | None = None) -> dict[str, Any]:
+def launch_provenance(
+    params: Params | None = None, problems: Iterable[Problem] = ()
+) -> dict[str, Any]:
     """``provenance``, and the commit of the working directory where it is in git.
+
+    Args:
+      params, problems: as of ``provenance``.
 
     Returns:
       With ``git_revision``, ``-dirty`` at its end if something was changed.
     """
     revision = _git_revision()
-    made = provenance(params)
+    made = provenance(params, problems)
     return made if revision is None else made | {"git_revision": revision}
 
 

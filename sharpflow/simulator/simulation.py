@@ -182,7 +182,7 @@ def simulate(
         status=Status(int(last.status)),
         **rule,
         **_clock(params, rule["intrinsic_rate"]),
-        attributes=provenance(last.params)
+        attributes=provenance(last.params, [problem])
         | _hyperparameters(last.optimizer_state)
         | {"matmul_precision": matmul_precision, "seconds": seconds},
         quantities=recorded_quantities(records.columns, requested),

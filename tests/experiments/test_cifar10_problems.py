@@ -1,10 +1,18 @@
 """The networks of the presets, on small files in the layout of CIFAR-10."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 
-from sharpflow.experiments.problems import mlp_cifar10, resnet20_cifar10, vgg11_cifar10
+import sharpflow as sf
+from sharpflow.experiments.problems import (
+    mlp_cifar10,
+    resnet20_cifar10,
+    vgg11_cifar10,
+    vgg_cifar10,
+)
 from sharpflow.models import data, mlp, vgg11
 
 
@@ -67,6 +75,37 @@ def test_pooled_images_are_means_over_squares(cifar10_root):
     params = problem.init(jax.random.key(0))
     losses = [float(jax.jit(found.loss_value)(params)) for found in (problem, expected)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_run_says_which_images_it_was_made_of(cifar10_root, tmp_path):
+    def network(normalization):
+        return vgg_cifar10(
+            str(cifar10_root), num_images=10, num_test_images=20, held_out="validation",
+            sample_seed=4, pool=16, channels=(2,), normalization=normalization, dtype="float32",
+        )  # fmt: skip
+
+    images, _ = data.cifar10(cifar10_root)
+    train = images.sample(1, seed=4, per_class=True)
+    expected = {
+        "train": train.source,
+        "validation": images.without(train).sample(2, seed=4, per_class=True).source,
+    }
+    run = sf.simulate_grid(
+        network,
+        axes={"normalization": ["batch", "none"]},
+        seeds=0,
+        learning_rates=0.01,
+        weight_decays=0.0,
+        num_steps=1,
+        observables="loss",
+        out=tmp_path / "run",
+    )
+    # of two problems with the same images one record
+    assert json.loads(run.attrs["data"]) == expected
+    (launch,) = json.loads((tmp_path / "run" / "provenance.json").read_text())["launches"]
+    assert json.loads(launch["data"]) == expected
+    first = expected["train"]["files"][0]
+    assert first["name"] == "data_batch_1.bin" and first["found"] < first["official"] == 10_000
 
 
 def test_a_folder_without_images_is_told_with_the_remedy(tmp_path):

@@ -1,5 +1,7 @@
 """What is said of test metrics after the fit: changes, intervals, and what is left out."""
 
+import json
+
 import grids
 import numpy as np
 import pytest
@@ -430,6 +432,52 @@ def test_the_tables_of_the_poster_are_of_its_runs():
     assert all("trains" in row for row in rows)
     lost = grids.ended(plain, grids.DIVERGED, at=9, seed=1, weight_decay=0, normalization=0)
     assert "diverges" in poster.table_of_choices(search, lost)
+
+
+def test_the_table_after_the_fit_tells_how_far_it_is_lost_and_what_follows():
+    def held(values):
+        return xarray.DataArray(np.broadcast_to(values, (2, 1, 2, 5)), dims=dims)
+
+    dims = ("seed", "learning_rate", "weight_decay", "step")
+    # with decay the fit of the second record is lost and comes back; without it stays
+    train = [[0.5, 1.0, 1.0, 1.0, 1.0], [0.5, 1.0, 0.3, 0.9, 1.0]]
+    test = [[0.2, 0.4, 0.4, 0.4, 0.4], [0.2, 0.4, 0.1, 0.5, 0.6]]
+    search = xarray.Dataset({"train_accuracy": held(train), "test_accuracy": held(test)})
+    search["status"] = (dims[:3], np.zeros((2, 1, 2), np.int32))  # all of them succeed
+    search = search.assign_coords(learning_rate=[0.1], weight_decay=[0.0, DECAY], seed=[5, 6])
+    never = search.train_accuracy.where(search.seed == 5, 0.9)
+    search = search.assign(train_accuracy=never).expand_dims(normalization=["batch"])
+    rows = poster.table_after_fit(search).splitlines()[2:]
+    assert rows == [
+        "| 0.1 | 0 | 1 of 2 | 1.000 | 0.400 | 0.400 |",
+        f"| 0.1 | {DECAY:g} | 1 of 2 | 0.300 | 0.400 | 0.600 |",
+    ]
+    lost = search.assign(train_accuracy=search.train_accuracy * 0.5)
+    assert "| 0 of 2 |  |  |  |" in poster.table_after_fit(lost)
+
+
+def test_the_page_of_the_poster_says_how_long_its_runs_took(tmp_path):
+    launch = {
+        "device": "cpu", "jax_version": "0.10.1", "created": "2026-11-28T03:00:00+00:00",
+        "predicted_memory_bytes": 1,
+    }  # fmt: skip
+    idle = {name: launch[name] for name in ("device", "jax_version", "created")}
+    known = [launch | {"seconds": 100.0}, launch | {"seconds": 140.0}, idle]
+    for name, launches in {"known": known, "killed": [launch, known[0]], "none": []}.items():
+        (tmp_path / name).mkdir()
+        made = json.dumps({"launches": launches})
+        (tmp_path / name / "provenance.json").write_text(made)
+    said = poster.times_in_words({name: tmp_path / name for name in ("known", "killed", "none")})
+    assert said == (
+        "By the clock known took 4.0 minutes (cpu, jax 0.10.1, 2026-11-28); "
+        "killed does not know its time; none does not know its time."
+    )
+
+
+@pytest.mark.parametrize("preset", poster.STEMS)
+def test_the_page_of_the_poster_has_a_place_for_every_table(preset):
+    marks = [f"<!-- table of {preset}{part} -->" for part in poster.PICTURES]
+    assert [poster.PAGE.read_text().count(mark) for mark in marks] == [1, 1, 1]
 
 
 def test_intervals_of_accuracies_are_drawn_up_to_one():

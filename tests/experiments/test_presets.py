@@ -39,8 +39,9 @@ def test_a_preset_is_valid_and_builds_its_problem(name, cifar10_root):
         small = {"num_images": 20, "root": str(cifar10_root)}
         if "dense" not in config.problem:
             small["num_test_images"] = 10
-        is_dense = any(kind in config.problem for kind in ("mlp", "dense"))
-        small |= {"widths": (4,)} if is_dense else {"width": 1 / 16}
+        narrow = {"vgg_cifar10": {"channels": (2, 0)}, "mlp_cifar10": {"widths": (4,)}}
+        narrow |= {name: {"widths": (4,)} for name in ("dense_cifar10", "dense_cifar10_classes")}
+        small |= narrow.get(config.problem.split(":")[1], {"width": 1 / 16})
         config = dataclasses.replace(config, problem_options=config.problem_options | small)
     problem = config.build()["problem"]
     if not isinstance(problem, sf.models.Problem):  # one for each value of an axis

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import json
 import weakref
 from functools import partial
 
@@ -324,3 +325,31 @@ def test_data_are_freed_with_their_problem():
     del problem
     gc.collect()
     assert not [ref for ref in held if ref() is not None]
+
+
+def test_a_source_goes_where_the_data_go_and_not_to_others():
+    said = {"train": {"dataset": "rows", "num_images": 2, "subsets": []}}
+    plain = sf.Problem(
+        init=lambda key: jnp.ones(3), residual=lambda w, data: data @ w, data=jnp.eye(2, 3),
+        scale_invariant=False,
+    )  # fmt: skip
+    named = plain.with_source(said)
+    said["train"]["num_images"] = 3  # what a problem was told does not change with this
+    known = {"train": {"dataset": "rows", "num_images": 2, "subsets": []}}
+    assert plain.source == {} and named.source == known
+    assert named.at_precision("default").with_metrics({}).source == known
+    assert named.with_data(jnp.ones((2, 3))).source == {}
+    assert jax.tree.map(jnp.zeros_like, named).source == {}
+    # no part of what is compared: the programs of one serve the other
+    assert jax.tree.structure(plain) == jax.tree.structure(named)
+    run = sf.simulate(named, jnp.ones(3), sf.gdwd(0.1, 0.0), 1)
+    assert json.loads(run.attributes["data"]) == known
+    assert "data" not in sf.simulate(plain, jnp.ones(3), sf.gdwd(0.1, 0.0), 1).attributes
+
+
+@pytest.mark.parametrize("source", [None, "rows", [1], {"a": {1, 2}}, {"a": np.ones(2)},
+                                    {"a": float("nan")}])  # fmt: skip
+def test_a_source_that_json_cannot_hold_is_refused(source):
+    problem = sf.Problem(init=lambda key: jnp.ones(3), residual=lambda w: w)
+    with pytest.raises(ValueError, match="source must be a dictionary that JSON can hold, got"):
+        problem.with_source(source)

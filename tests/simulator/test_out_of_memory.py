@@ -1,5 +1,8 @@
 """A device that runs out of memory gets fewer points side by side, and the run goes on."""
 
+import contextlib
+import time
+
 import jax
 import numpy as np
 import pytest
@@ -128,6 +131,24 @@ def test_a_run_in_a_folder_notes_what_was_predicted_and_measured(monkeypatch, tm
     again = sf.simulate_grid(_linear(), **SHORT, out=run, resume=True)
     assert noted.items() <= again.attrs.items()
     assert not noted.keys() & RunFolder(run).launches()[1].keys()
+
+
+def test_every_launch_that_computes_notes_its_seconds(tmp_path):
+    def stop(event, host):
+        if event == "chunk":
+            raise Interrupted("as if by a signal", 15)
+
+    run, taken = tmp_path / "run", []
+    for launch in range(2):
+        began = time.perf_counter()
+        halted = watched(stop) if launch == 0 else contextlib.nullcontext()
+        with halted, contextlib.suppress(Interrupted):
+            sf.simulate_grid(_linear(), **SHORT, out=run, resume=True)
+        taken.append(time.perf_counter() - began)
+    launches = RunFolder(run).launches()
+    # what is left out is what comes before the folder is opened
+    assert all(0.0 < made["seconds"] < took for made, took in zip(launches, taken, strict=True))
+    assert sf.simulate_grid(_linear(), **SHORT).attrs["seconds"] > 0.0
 
 
 def test_a_launch_that_is_cut_short_leaves_its_memory(monkeypatch, tmp_path):

@@ -1,6 +1,11 @@
 """The problems of the presets, and where they start."""
 
-from sharpflow.experiments.problems.cifar10 import mlp_cifar10, resnet20_cifar10, vgg11_cifar10
+from sharpflow.experiments.problems.cifar10 import (
+    mlp_cifar10,
+    resnet20_cifar10,
+    vgg11_cifar10,
+    vgg_cifar10,
+)
 from sharpflow.experiments.problems.dense import (
     chebyshev_regression,
     dense_cifar10,
@@ -29,4 +34,5 @@ __all__ = [
     "sorting",
     "start_at_angle",
     "vgg11_cifar10",
+    "vgg_cifar10",
 ]

@@ -1,10 +1,10 @@
 """Networks on CIFAR-10, full batch and without augmentation."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from sharpflow.models import data, mlp, resnet20, vgg11
+from sharpflow.models import data, mlp, resnet20, vgg, vgg11
 from sharpflow.models.arguments import COUNT, FLAG, PATH, SEED, checked, choice, optional
 from sharpflow.models.data import Images
 from sharpflow.models.problem import Problem
@@ -61,7 +61,7 @@ def mlp_cifar10(
     """
     train, test = _images(root, num_images, num_test_images, held_out, sample_seed, download)
     (x, y), (test_x, test_y) = train, test
-    return mlp(
+    problem = mlp(
         pooled(x, pool),
         y,
         widths,
@@ -75,6 +75,7 @@ def mlp_cifar10(
         micro_batch=micro_batch,
         dtype=dtype,
     )
+    return problem.with_source(_record(train, test, held_out))
 
 
 @checked(
@@ -126,8 +127,9 @@ def vgg11_cifar10(
       FileNotFoundError: no images below ``root``.
       ValueError: more images than there are, or what ``vgg11`` refuses.
     """
-    (x, y), test = _images(root, num_images, num_test_images, held_out, sample_seed, download)
-    return vgg11(
+    train, test = _images(root, num_images, num_test_images, held_out, sample_seed, download)
+    x, y = train
+    problem = vgg11(
         x,
         y,
         width,
@@ -142,6 +144,73 @@ def vgg11_cifar10(
         micro_batch=micro_batch,
         dtype=dtype,
     )
+    return problem.with_source(_record(train, test, held_out))
+
+
+@checked(
+    root=PATH,
+    num_images=optional(COUNT),
+    num_test_images=optional(COUNT),
+    held_out=_HELD_OUT,
+    sample_seed=SEED,
+    download=FLAG,
+    pool=COUNT,
+)
+def vgg_cifar10(
+    root: str = "data",
+    *,
+    num_images: int | None = 1000,
+    num_test_images: int | None = None,
+    held_out: HeldOut = "test",
+    sample_seed: int = 0,
+    download: bool = False,
+    pool: int = 1,
+    channels: tuple[int, ...] = (16, 0, 32, 0, 64, 0),
+    normalization: str = "batch",
+    activation: str = "softplus",
+    pooling: str = "mean",
+    head: str | None = None,
+    loss: str = "mse",
+    label_smoothing: float = 0.1,
+    logit_scale: float = 1.0,
+    micro_batch: int | None = None,
+    dtype: object = None,
+) -> Problem:
+    """A network built as VGG is on images of CIFAR-10, small enough for a CPU.
+
+    Args:
+      root, num_images, num_test_images, held_out, sample_seed, download: as of
+        ``vgg11_cifar10``.
+      pool: as of ``mlp_cifar10``.
+      channels, normalization, activation, pooling: as in ``vgg``.
+      head, loss, label_smoothing, logit_scale, micro_batch: as in ``mlp``.
+      dtype: float32 or float64; by default that of jax.
+
+    Returns:
+      A Problem with the metrics of ``vgg11_cifar10``.
+
+    Raises:
+      FileNotFoundError: no images below ``root``.
+      ValueError: more images than there are, another ``pool``, or what ``vgg`` refuses.
+    """
+    train, test = _images(root, num_images, num_test_images, held_out, sample_seed, download)
+    (x, y), (test_x, test_y) = train, test
+    problem = vgg(
+        pooled(x, pool),
+        y,
+        channels,
+        normalization,
+        activation,
+        pooling=pooling,
+        head=head,
+        loss=loss,
+        label_smoothing=label_smoothing,
+        logit_scale=logit_scale,
+        test=(pooled(test_x, pool), test_y),
+        micro_batch=micro_batch,
+        dtype=dtype,
+    )
+    return problem.with_source(_record(train, test, held_out))
 
 
 @checked(
@@ -186,8 +255,9 @@ def resnet20_cifar10(
       FileNotFoundError: no images below ``root``.
       ValueError: more images than there are, or what ``resnet20`` refuses.
     """
-    (x, y), test = _images(root, num_images, num_test_images, held_out, sample_seed, download)
-    return resnet20(
+    train, test = _images(root, num_images, num_test_images, held_out, sample_seed, download)
+    x, y = train
+    problem = resnet20(
         x,
         y,
         width,
@@ -201,6 +271,7 @@ def resnet20_cifar10(
         micro_batch=micro_batch,
         dtype=dtype,
     )
+    return problem.with_source(_record(train, test, held_out))
 
 
 def _images(
@@ -218,6 +289,11 @@ def _images(
         test = images.without(train)
     # One seed for both sets is enough: no image is in both.
     return train, _balanced(test, "num_test_images", num_test_images, seed)
+
+
+def _record(train: Images, test: Images, held_out: HeldOut) -> dict[str, Any]:
+    """Where the images of a problem come from and what was taken of them."""
+    return {"train": train.source, held_out: test.source}
 
 
 def pooled(x: np.ndarray, side: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sharpflow.models.arguments import INTEGER, shown
+from sharpflow.models.caller import warn_caller
 from sharpflow.models.data.labels import require_labels
 from sharpflow.models.data.origin import Origin
 from sharpflow.models.data.standardization import Standardization, standardized
@@ -99,7 +100,10 @@ class Images:
         return self._taken(chosen, {"rule": "indices", "indices": chosen.tolist()})
 
     def first(self, n: int) -> "Images":
-        """The first n images.
+        """The first n images, with a warning where a class is then left without any.
+
+        A network has an output for each class among the labels that it is trained on, so that one
+        that is missing changes what is trained.
 
         Args:
           n: how many.
@@ -108,7 +112,18 @@ class Images:
           ValueError: fewer than one, or more than there are.
         """
         n = _require_count(n, self.num_images, "there are")
-        return self._taken(np.arange(n), {"rule": "first", "n": n})
+        taken = self._taken(np.arange(n), {"rule": "first", "n": n})
+        missing = [
+            f"{self._called(label)} of {number}"
+            for label, number in self.class_counts.items()
+            if number and not taken.class_counts[label]
+        ]
+        if missing:
+            warn_caller(
+                f"the first {n} of {self.num_images} images have none of class "
+                f"{', '.join(missing)}; sample(n, per_class=True) takes equally many of each class"
+            )
+        return taken
 
     def sample(self, n: int, *, seed: int = 0, per_class: bool = False) -> "Images":
         """Images drawn without replacement, in the order in which they stood.

@@ -4,7 +4,7 @@ from sharpflow.models.networks.mlp import MLP, mlp
 from sharpflow.models.networks.random_network import RandomNetwork, random_network
 from sharpflow.models.networks.resnet import ResNet, resnet20
 from sharpflow.models.networks.transformer import Transformer, transformer
-from sharpflow.models.networks.vgg import VGG, vgg11
+from sharpflow.models.networks.vgg import VGG, vgg, vgg11
 
 __all__ = [
     "MLP",
@@ -16,5 +16,6 @@ __all__ = [
     "random_network",
     "resnet20",
     "transformer",
+    "vgg",
     "vgg11",
 ]

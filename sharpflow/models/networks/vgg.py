@@ -1,5 +1,6 @@
-"""VGG-11 for small images."""
+"""VGG-11 for small images, and others built as it is."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Unpack
 
@@ -7,7 +8,7 @@ import flax.linen as nn
 import numpy as np
 from jaxtyping import Array, Float
 
-from sharpflow.models.arguments import DATA, POSITIVE, TEXT, checked
+from sharpflow.models.arguments import DATA, LAYERS, POSITIVE, TEXT, checked
 from sharpflow.models.networks.network import (
     NormalizedNetwork,
     Options,
@@ -87,9 +88,40 @@ def vgg11(
 
     Source: Simonyan and Zisserman 2015, table 1, column A.
     """
+    channels = scaled(VGG11, width, normalization, options.get("num_groups", 4))
+    return vgg(x, y, channels, normalization, activation, pooling=pooling, **options)
+
+
+@checked(x=DATA, y=DATA, channels=LAYERS, normalization=TEXT, activation=TEXT, pooling=TEXT)
+def vgg(
+    x: np.ndarray,
+    y: np.ndarray,
+    channels: Sequence[int] = (16, POOL, 32, POOL, 64, POOL),
+    normalization: str = "batch",
+    activation: str = "softplus",
+    *,
+    pooling: str = "mean",
+    **options: Unpack[Options],
+) -> Problem:
+    """A network built as VGG is, of any depth, all of whose parameters are scale-invariant.
+
+    Args:
+      x: images, shape (n, h, w, c), h and w multiples of 2 to the number of poolings.
+      y: integer classes, shape (n,), or targets, shape (n,) or (n, k).
+      channels: of each 3 × 3 convolution, in order; 0 stands for pooling.
+      normalization, activation, pooling, options: as in ``vgg11``.
+
+    Returns:
+      A Problem, as of ``mlp``.
+
+    Raises:
+      ValueError: images of another size, an unknown pooling, or what ``mlp`` refuses.
+
+    Source: Simonyan and Zisserman 2015.
+    """
     if pooling not in POOLINGS:
         raise ValueError(f"pooling must be one of {tuple(POOLINGS)}, got {pooling!r}")
-    require_images(x, multiple=2 ** VGG11.count(POOL))
-    channels = scaled(VGG11, width, normalization, options.get("num_groups", 4))
+    channels = tuple(channels)
+    require_images(x, multiple=2 ** channels.count(POOL))
     network = partial(VGG, channels=channels, num_outputs=num_outputs(y), pooling=pooling)
     return network_problem(network, x, y, normalization, activation, **options)

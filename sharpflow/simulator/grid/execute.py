@@ -1,6 +1,7 @@
 """Run a grid that is prepared: in memory, or in a folder with other processes."""
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -43,14 +44,14 @@ def run_in_memory(grid: Grid, placement: Placement, progress: bool | None) -> "x
     """Run a grid and keep its result in memory only; arguments as of ``simulate_grid``."""
     arrays = in_memory(grid.variables)
     sink = Sink(grid.axes, arrays, final_params=grid.final_params)
-    memory = Memory(placement.devices)
+    costs = Costs(placement.devices)
     with progress_bar(int(grid.schedule.num_steps.sum()), progress, grid.title) as display:
         for number, points in enumerate(grid.batches):
             pending = grid.longest_first(points.batch.points)
             engine = build_engine(grid, points, pending, placement, display=display)
-            memory.predict(engine.chunk)
+            costs.predict(engine.chunk)
             _run_batch(grid, number, engine, sink, placement, pending, Stop(), display)
-    attributes = _launch(grid) | memory.facts
+    attributes = _launch(grid) | costs.memory | costs.time
     return dataset(arrays, grid.variables, attributes)
 
 
@@ -99,14 +100,14 @@ def run_in_folder(
         layouts = [_stored_layout(run, number) for number in range(len(grid.batches))]
         begun = [_begun(run, number, layout) for number, layout in enumerate(layouts)]
         total, done = _updates(grid, unfinished, mine, layouts, begun)
-        memory = Memory(placement.devices, run if first else None)
-        with memory, progress_bar(total, progress, grid.title, done=done) as display:
+        costs = Costs(placement.devices, run if first else None)
+        with costs, progress_bar(total, progress, grid.title, done=done) as display:
             for number, pending in enumerate(mine):
                 if pending:
                     engine = _settled_engine(
                         grid, run, number, pending, placement, layouts[number], stop, display
                     )
-                    memory.predict(engine.chunk)
+                    costs.predict(engine.chunk)
                     _run_batch(
                         grid, number, engine, sink, placement, pending, stop, display, begun[number]
                     )
@@ -269,7 +270,8 @@ def _launch(grid: Grid) -> dict[str, Any]:
     """How this launch is made."""
     first = grid.batches[0]
     precision = first.batch.program.matmul_precision
-    return launch_provenance(first.example) | {"matmul_precision": precision}
+    problems = [problem for points in grid.batches for problem in points.batch.problems]
+    return launch_provenance(first.example, problems) | {"matmul_precision": precision}
 
 
 def _shared(
@@ -321,11 +323,12 @@ def _updates(
     return total, done
 
 
-class Memory:
-    """What the compiler foresees that a device holds, and the most that one has held.
+class Costs:
+    """The time that a launch takes, what the compiler foresees that a device holds, and the most.
 
-    In a folder both are noted beside how the launch was made: once a batch is compiled, so that a
-    launch that is killed leaves what was predicted, and when the launch ends, in whatever way.
+    In a folder they are noted beside how the launch was made: what was predicted once a batch is
+    compiled, so that a launch that is killed leaves it, and all of them when the launch ends, in
+    whatever other way.
 
     Args:
       devices: of this process.
@@ -338,26 +341,32 @@ class Memory:
     def __init__(self, devices: Sequence[jax.Device], run: RunFolder | None = None) -> None:
         self.predicted = 0
         self._devices, self._run = devices, run
+        self._began = time.perf_counter()
 
     def predict(self, chunk: CompiledChunk) -> None:
         """Count a batch that is about to run."""
         self.predicted = max(self.predicted, chunk.memory_bytes)
-        self._note()
+        self._note(self.memory)
 
     @property
-    def facts(self) -> dict[str, int]:
+    def memory(self) -> dict[str, int]:
         """Both by their names; nothing measured where the devices do not tell it, as a CPU."""
         peak = peak_memory(self._devices)
         measured = {} if peak is None else {"peak_memory_bytes": peak}
         return {"predicted_memory_bytes": self.predicted} | measured
+
+    @property
+    def time(self) -> dict[str, float]:
+        """Seconds by the clock since the launch began, compiling among them."""
+        return {"seconds": round(time.perf_counter() - self._began, 3)}
 
     def __enter__(self) -> None:
         """Nothing is known before a batch is compiled."""
 
     def __exit__(self, *error: object) -> None:
         if self.predicted:  # a launch that found nothing to do measured nothing
-            self._note()
+            self._note(self.memory | self.time)
 
-    def _note(self) -> None:
+    def _note(self, facts: dict[str, Any]) -> None:
         if self._run is not None:
-            self._run.add_to_launch(self.facts)
+            self._run.add_to_launch(facts)

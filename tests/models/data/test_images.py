@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 
 import jax
 import numpy as np
@@ -158,6 +159,7 @@ def test_different_seeds_give_different_samples(images):
     assert np.any(first != second)
 
 
+@pytest.mark.filterwarnings("ignore:the first 2 of 30")
 def test_source_has_the_sha256_of_shape_bytes_and_labels(images):
     chosen = images.first(2)
     content = b"(2, 4, 5, 3) |u1" + bytes(images.pixels[:2].ravel().tolist())
@@ -201,6 +203,20 @@ def test_repr_tells_size_classes_and_subsets(images):
     )
 
 
+def test_first_says_which_classes_it_leaves_out():
+    images = data.arrays(np.zeros((8, 2)), [0, 0, 1, 0, 2, 1, 1, 1], classes=("ant", "bee", "cow"))
+    with pytest.warns(
+        UserWarning, match=r"first 2 of 8 .* none of class 1 \(bee\) of 4, 2 \(cow\)"
+    ):
+        two = images.first(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert images.first(5).class_counts == {0: 3, 1: 1, 2: 1}
+        # what was missing before is not missed again
+        assert two.first(1).class_counts == {0: 1, 1: 0, 2: 0}
+
+
+@pytest.mark.filterwarnings("ignore:the first 2 of 30")
 @pytest.mark.parametrize(
     ("take", "message"),
     [

@@ -15,6 +15,7 @@ from sharpflow.models.networks.transformer import Transformer
 from sharpflow.models.networks.vgg import POOL, VGG
 
 BUILDERS = {
+    "vgg": sf.models.vgg,
     "vgg11": sf.models.vgg11,
     "resnet20": sf.models.resnet20,
     "transformer": sf.models.transformer,
@@ -47,6 +48,15 @@ def test_the_width_scales_the_channels_of_every_layer(name, module, images):
     whole = {layer: shape[-1] for layer, shape in _kernels(module()).items() if layer != "head"}
     quarter = {layer: 4 * params[layer]["kernel"].shape[-1] for layer in whole}
     assert quarter == whole
+
+
+def test_vgg11_is_vgg_with_the_published_channels(images):
+    channels = (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0)
+    narrow = tuple(number // 32 for number in channels)
+    found = sf.models.vgg(*images, narrow, "layer", dtype=np.float32)
+    expected = sf.models.vgg11(*images, 1 / 32, "layer", dtype=np.float32)
+    shapes = [jax.eval_shape(p.init, jax.random.key(0)) for p in (found, expected)]
+    assert shapes[0] == shapes[1] and shapes[0]["Conv_7"]["kernel"].shape == (3, 3, 16, 16)
 
 
 def test_groups_divide_the_channels_of_a_narrow_network():
@@ -163,6 +173,9 @@ def test_outputs_are_counted_by_classes_or_columns():
 @pytest.mark.parametrize(
     ("name", "shape", "options", "message"),
     [
+        ("vgg", (4, 12, 12, 3), {"channels": (2, 0, 2, 0, 2, 0)}, "multiples of 8, got (4, 12"),
+        ("vgg", (4, 8, 8, 3), {"channels": (2, -1)}, "channels must be a sequence of integers fr"),
+        ("vgg", (4, 8, 8, 3), {"pooling": "sum"}, "pooling must be one of ('mean', 'max')"),
         ("vgg11", (4, 64), {}, "x must be images of shape (n, height, width, channels), height"),
         ("vgg11", (4, 28, 28, 1), {}, "multiples of 32, got (4, 28, 28, 1)"),
         ("resnet20", (4, 30, 32, 3), {}, "multiples of 4, got (4, 30, 32, 3)"),
