@@ -82,6 +82,8 @@ poster: $(VENV)/installed
 	  --set 'axes.normalization=["none"]' --set 'weight_decay=[0.0]'
 	$(BIN)/sharpflow run poster-mlp --out runs/poster-mlp --resume $(POSTER_ARGS)
 	$(BIN)/python -m benchmarks.poster runs/poster-mlp runs/poster-mlp-search runs/poster-mlp-plain
+	$(BIN)/sharpflow run poster-mlp-predicted --out runs/poster-mlp-predicted --resume $(POSTER_ARGS)
+	$(BIN)/python -m benchmarks.poster_predicted runs/poster-mlp-predicted
 
 rehearsal: $(VENV)/installed
 	$(BIN)/python -m benchmarks.accelerator --size toy
