@@ -27,7 +27,7 @@ CORE := tests/test_jax_fault.py tests/test_architecture.py tests/models/flax_ada
 PIP_OPTIONS := --quiet --disable-pip-version-check
 INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS)
 
-.PHONY: help demo test coverage soak lint types bench accelerator poster poster-mlp poster-vgg published rehearsal docs pages \
+.PHONY: help demo test coverage soak lint types bench accelerator poster poster-mlp poster-mlp-predicted poster-vgg published rehearsal docs pages \
   release oldest clean
 .DELETE_ON_ERROR:
 
@@ -79,7 +79,7 @@ accelerator:
 	$(ACCELERATOR_PYTHON) -m benchmarks.accelerator $(ACCELERATOR_ARGS)
 
 # It takes the runs where they stopped, so that a later call only draws.
-poster: poster-mlp
+poster: poster-mlp poster-mlp-predicted
 
 poster-mlp poster-vgg: $(VENV)/installed
 	$(BIN)/sharpflow run $@-search --out runs/$@-search --resume $(POSTER_ARGS)
@@ -87,6 +87,10 @@ poster-mlp poster-vgg: $(VENV)/installed
 	  --set 'axes.normalization=["none"]' --set 'weight_decay=[0.0]'
 	$(BIN)/sharpflow run $@ --out runs/$@ --resume $(POSTER_ARGS)
 	$(BIN)/python -m benchmarks.poster $@ runs/$@ runs/$@-search runs/$@-plain
+
+poster-mlp-predicted: $(VENV)/installed
+	$(BIN)/sharpflow run $@ --out runs/$@ --resume $(POSTER_ARGS)
+	$(BIN)/python -m benchmarks.poster_predicted runs/$@
 
 # Those that two cores bear; central-flow-cifar10 takes longest, some ten minutes.
 PUBLISHED = matrix-factorization matrix-factorization-two-factors diagonal-network three-regimes \

@@ -154,6 +154,15 @@ def test_metric_has_its_own_clock_or_the_one_given():
         np.testing.assert_array_equal(_line(ax, label)[0], 0.5 * RESTING.step)
 
 
+def test_metric_hides_no_trajectory_under_the_other_where_they_coincide():
+    ax = plots.metric(RECORD, "test_error", other=RECORD)
+    first, second = ax.lines
+    np.testing.assert_array_equal(first.get_xydata(), second.get_xydata())
+    # the lower one is seen for more than half a point on each side of the upper one
+    assert first.get_zorder() > second.get_zorder()
+    assert second.get_linewidth() > first.get_linewidth() + 1.0
+
+
 def test_metric_names_weight_decay_only_where_it_tells_two_trajectories_apart():
     def named(trajectory, other=None, **labels):
         ax = plots.metric(trajectory, "test_error", other=other, **labels)

@@ -56,6 +56,19 @@ def test_each_point_has_the_bits_of_its_prediction_alone(problem, run):
     )
 
 
+def test_an_axis_of_texts_in_a_folder_has_the_predictions_of_its_problem(problem, run, tmp_path):
+    asked = GRID | {"seeds": [0], "weight_decays": [4e-3], "axes": {"kind": ["whole"]}}
+
+    def make(kind):
+        return {"whole": problem}[kind]
+
+    named = sf.simulate_grid(make, **asked, out=tmp_path / "run", predict=OPTIONS, progress=False)
+    alone = run[1].sel(seed=[0], weight_decay=[4e-3])
+    found = named["predicted_threshold"].sel(kind="whole").values
+    np.testing.assert_array_equal(found, alone["predicted_threshold"][..., : found.shape[-1]])
+    assert np.isfinite(found).any()
+
+
 def test_what_is_predicted_is_near_what_was_measured(problem, run):
     _, grid = run
     for seed in grid["seed"].values:

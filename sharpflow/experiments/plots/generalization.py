@@ -84,7 +84,8 @@ def generalization_panel(
       seeds that count. The training accuracy itself is the narrow panel over
       the first one.
     * Where the grid has predictions, a dashed orange line is the mean of what they say of the
-      metric, where all of them have a value. A dot at its end has the colour of its curve.
+      metric or the sharpness, where all of them have a value. A dot at its end has the colour of
+      its curve.
     * The sharpness is drawn of networks with normalization alone: it is that of the direction of
       the weights, which others do not have. The dashed lines are the thresholds.
 
@@ -177,7 +178,7 @@ def _panel(
             heights.append(axis_values(line, each.fit_step, whole=True))
             words = quantities.label(quantities.shown_quantity(each.part, edge))
             looks[words] = _EDGE | {"color": drawing.THRESHOLD}
-        if (expected := predicted_mean(each, name)) is not None and not of_edge:
+        if (expected := predicted_mean(each, name, is_log)) is not None:
             ax.plot(*expected, **drawing.DASHED, **_END, markerfacecolor=each.colour)
             heights.append(expected[1])
             looks["predicted flow"] = drawing.DASHED

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     import xarray
     from matplotlib.axes import Axes
 
+# Width of the second trajectory, in points: it lies under the first, and is seen on both sides of
+# it where the two coincide.
+_UNDER = 3.0
+
 
 @checked(
     trajectory=RECORD,
@@ -90,7 +94,7 @@ def metric(
         ax.plot(*record.curve(name, times), **drawing.SOLID, zorder=2.2, label=label)
         if second is not None:
             other_times = _times(second, clock, per_step)
-            look = drawing.SOLID | {"color": drawing.OTHER}
+            look = drawing.SOLID | {"color": drawing.OTHER, "linewidth": _UNDER}
             ax.plot(*second.curve(name, other_times), **look, label=other_label)
         if beside is not None:
             words = quantities.symbol(record.quantity(beside))

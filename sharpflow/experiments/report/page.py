@@ -87,12 +87,14 @@ class Generalization:
     Attributes:
       figures: that show it.
       table: the changes with their intervals.
-      notes: how to read the table, and what is not in it.
+      notes: how to read the tables, and what is not in them.
+      predicted: what was measured beside what is predicted, where anything is.
     """
 
     figures: Sequence[Figure]
     table: Table
     notes: Sequence[str]
+    predicted: Table | None = None
 
 
 @dataclasses.dataclass(frozen=True)

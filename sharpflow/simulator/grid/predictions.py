@@ -306,7 +306,8 @@ def predict_grid(
 
     def predicted(point: int) -> PointPrediction:
         places = dict(zip(axes, np.unravel_index(point, shape), strict=True))
-        labels = {name: grid[name].values[place].item() for name, place in places.items()}
+        # a text from a folder is no scalar of numpy and has no item()
+        labels = {name: grid[name].values.tolist()[place] for name, place in places.items()}
         one = predict_point(problem_of(labels), grid, optimizer, labels, options)
         # the points of all flows together would take more memory than a large network leaves
         return dataclasses.replace(one, trajectory=None, flow=None, comparison=None)
@@ -475,7 +476,7 @@ def _problem_of(
             made[values] = one
         return made[values]
 
-    first = {str(name): grid[name].values.reshape(-1)[0].item() for name in grid["status"].dims}
+    first = {str(name): grid[name].values.tolist()[0] for name in grid["status"].dims}
     try:
         of(first)
     except TypeError as error:
