@@ -1,6 +1,7 @@
 """Forks from the command line: whose config, whose points, and what is said of the runs before."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -67,7 +68,12 @@ def test_the_folder_of_a_fork_keeps_its_config_and_its_ancestry(folder):
     assert str(folder / "first") in told[0] and str(folder / "second") in told[1]
     resumed = _call("run", "--out", folder / "third", "--resume")
     assert resumed.exit_code == 0 and "4 success" in resumed.output
-    assert str(folder / "second") in str(sf.open_run(folder / "third"))
+    problem = sf.models.matrix_completion(shape=(6, 5), rank=1, width=3)
+    point = sf.simulator.grid_point(
+        sf.open_run(folder / "third"), problem, optimizer=sf.simulator.momentum,
+        seed=0, learning_rate=0.25,
+    )  # fmt: skip
+    assert point.ancestry == tuple(told) and "steps 20 to 40 of" in str(point)
 
 
 def test_a_dry_run_tells_where_a_fork_begins(folder):
@@ -92,6 +98,31 @@ def test_a_fork_that_cannot_begin_is_refused(folder, tmp_path, arguments, said):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_report_tells_the_runs_before(folder):
+def _curves(page):
+    text = page.partition('id="curves">')[2].partition("</script>")[0]
+    return json.loads(text)["points"]
+
+
+def test_a_report_draws_the_runs_before_and_tells_them(folder):
     page = write_report(folder / "third", predictions=0, progress=False).read_text()
     assert str(folder / "first") in page and str(folder / "second") in page
+    points = _curves(page)
+    earlier = [sf.open_run(folder / name).sel(learning_rate=1.0) for name in ("first", "second")]
+    for point, seed in zip(points, [0, 0, 1, 1], strict=True):
+        assert point["step"] == [40, 45, 50, 55]
+        assert point["before"]["step"] == list(range(0, 40, 5))
+        expected = np.concatenate([run["loss"].sel(seed=seed).squeeze() for run in earlier])
+        np.testing.assert_allclose(point["before"]["columns"]["loss"], expected, rtol=1e-4)
+        assert point["before"]["tau"][-1] < point["tau"][0]
+
+
+def test_a_report_says_where_the_run_before_has_gone(folder, tmp_path):
+    lonely = tmp_path / "third"
+    shutil.copytree(folder / "third", lonely)
+    moved = (folder / "second").rename(tmp_path / "second")
+    try:
+        page = write_report(lonely, predictions=0, progress=False).read_text()
+    finally:
+        moved.rename(folder / "second")
+    assert "before the fork is not drawn" in page and "holds no run any more" in page
+    assert all(point["before"] is None for point in _curves(page))
