@@ -246,6 +246,8 @@ _GRID = {
     "record_every": COUNT.or_none,
     "num_records": COUNT.or_none.also(99),
     "final_params": FLAG,
+    "final_state": FLAG,
+    "fork": OBJECT.or_none.also("runs/a"),
     "optimizer": FUNCTION,
     "start": FUNCTION.or_none,
     "axes": Bad((3, "a", [1], {"a b": [1]}, {"step": [1]}, {3: [1]}, {"u": 3}, {"u": []})),

@@ -118,13 +118,23 @@ def validate(
 @app.command()
 def run(
     config: Annotated[
-        str | None, typer.Argument(help="TOML file or preset; a resume needs none.")
+        str | None, typer.Argument(help="TOML file or preset; a resume or a fork needs none.")
     ] = None,
     out: Annotated[Path | None, _folder("Folder of the run.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as learning_rate=[0.1]."),
+    ] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Go on from the points of this run.", parser=user_path, metavar="RUN"
+        ),
+    ] = None,
+    at: Annotated[
+        int | None,
+        typer.Option("--at", min=0, metavar="STEP", help="From this snapshot; else from the end."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the grid, its memory and its time.")
@@ -146,6 +156,10 @@ def run(
         _refuse(f"--device: got {device}; allowed are {', '.join(DEVICES)}")
     if out is None and not dry_run:
         _refuse("--out: name the folder of the run, as in --out runs/mine")
+    if at is not None and from_ is None:
+        _refuse(
+            f"--at {at}: allowed beside --from RUN; --set fork.at={at} changes that of a config"
+        )
     configure_jax(device, num_cores() if cpu_devices is None else cpu_devices)
     with _failures():
         from sharpflow.experiments.published import HEADS
@@ -160,7 +174,8 @@ def run(
         overrides = [utf8_text(override) for override in set_ or []]
         # Before the device is started: a config with mistakes is refused without waiting for a GPU,
         # and on a machine that has none.
-        resolved = resolved_config(config, overrides, folder, resume)
+        fork = {} if from_ is None else {"run": str(from_)} | ({} if at is None else {"at": at})
+        resolved = resolved_config(config, overrides, folder, resume, fork)
         start_cache(device)
         if dry_run:
             typer.echo("\n".join(describe(resolved, plan_config(resolved))))

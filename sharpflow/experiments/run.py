@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from sharpflow.experiments.config import Config, ConfigError, differences, load
+from sharpflow.experiments.config.toml import toml_value
 from sharpflow.experiments.grid_summary import SHARPNESSES
 from sharpflow.experiments.published import Beside, beside
 from sharpflow.models.representation import duration_in_words, size_in_words
@@ -25,9 +26,20 @@ _ASKED = ("num_steps", "tau", "record_every", "record_at", "num_records", "snaps
 
 
 def resolved_config(
-    source: str | None, overrides: Sequence[str], out: Path, resume: bool
+    source: str | None,
+    overrides: Sequence[str],
+    out: Path,
+    resume: bool,
+    fork: Mapping[str, Any] | None = None,
 ) -> Config:
     """The config that is asked for; that of the run itself where a resume names none.
+
+    Args:
+      source: a file or a preset, or None.
+      overrides: what is changed in it.
+      out, resume: of the run.
+      fork: ``run`` and perhaps ``at`` of another run to go on from, whose config is the source
+        where none is named; empty for none.
 
     Raises:
       ConfigError: it has mistakes, or differs from the one the run was started with.
@@ -36,6 +48,8 @@ def resolved_config(
     stored, run = out / CONFIG_FILE, RunFolder(out)
     # without a run, a config in the folder is what a launch left that never began one
     own = own_config(run) if resume and run.exists else None
+    if fork:
+        source, overrides = _of_fork(source, overrides, fork)
     if source is None:
         if not (resume and stored.is_file()):
             raise ConfigError(str(out), ["CONFIG: name a TOML file or a preset: sharpflow list"])
@@ -53,6 +67,24 @@ def resolved_config(
         if changed:
             raise ConfigError(f"{out} was started with another config", changed)
     return config
+
+
+def _of_fork(
+    source: str | None, overrides: Sequence[str], fork: Mapping[str, Any]
+) -> tuple[str, list[str]]:
+    """Where the config of a fork comes from, and what is changed in it."""
+    given = [f"fork.{key}={toml_value(value)}" for key, value in fork.items()]
+    if source is not None:
+        return source, [*given, *overrides]
+    run = RunFolder(fork["run"])
+    if own_config(run) is None:
+        lost = " any more" if run.described.config is not None else ""
+        allowed = "name a TOML file or a preset"
+        raise ConfigError(str(run.path), [f"CONFIG: the run has no {CONFIG_FILE}{lost}: {allowed}"])
+    # what the run before was called says nothing of this one
+    place = f"step {fork['at']}" if "at" in fork else "the end"
+    said = toml_value(f"Goes on from {place} of {run.path}.")
+    return str(run.path / CONFIG_FILE), [f"description={said}", *given, *overrides]
 
 
 def own_config(run: RunFolder) -> str | None:
@@ -188,6 +220,9 @@ def describe(config: Config, plan: GridPlan) -> list[str]:
     points = int(np.prod(list(plan.shape.values())))
     shape = " × ".join(f"{count} {name}" for name, count in plan.shape.items())
     lines = [f"{points} points: {shape}", f"problem: {config.problem}"]
+    if config.fork is not None:
+        place = f"step {config.fork['at']}" if "at" in config.fork else "the end"
+        lines.append(f"goes on from {place} of {config.fork['run']}")
     for name in ("seed", "learning_rate", "weight_decay", *config.axes):
         values = config.axes[name] if name in config.axes else getattr(config, name)
         # of one integer, which may be meant for a count, it is said that it is one seed

@@ -10,6 +10,7 @@ TAKEN = frozenset(
     {
         *("seed", "learning_rate", "weight_decay", "key"),
         *("step", "record", "snapshot", "tau", "intrinsic_rate"),
+        *("clock_step", "clock_tau"),
         *("status", "final_step", "num_steps"),
         *("loss", "loss_mean", "loss_rises", "norm_squared", "gradient_norm"),
         *("effective_learning_rate", "threshold", "stability_line"),

@@ -3,6 +3,7 @@
 from sharpflow.simulator.comparison import compare
 from sharpflow.simulator.comparison_words import comparison_summary
 from sharpflow.simulator.grid import (
+    Fork,
     GridPlan,
     GridSpec,
     grid_point,
@@ -46,6 +47,7 @@ __all__ = [
     "EdgeDynamics",
     "EdgeRule",
     "FlatProjection",
+    "Fork",
     "GridPlan",
     "GridSpec",
     "Interrupted",

@@ -102,11 +102,13 @@ class Starts(NamedTuple):
       state: before the first update.
       hyperparameters: of the update rule, each of shape ().
       problem: what is trained.
+      step: updates made before; 0 but of what goes on from elsewhere.
     """
 
     state: Callable[[int], LoopState]
     hyperparameters: Callable[[int], dict[str, np.ndarray]]
     problem: Callable[[int], Problem]
+    step: Callable[[int], int] = lambda _: 0
 
 
 class Recorder(Protocol):
@@ -268,7 +270,6 @@ class Host:
       schedule: how far they run.
       recorder: where records go.
       snapshot_every: records from a snapshot to the next, or None.
-      first_step: at which all of them start.
       batch: its number, by which checkpoints know it.
     """
 
@@ -281,12 +282,11 @@ class Host:
         recorder: Recorder,
         *,
         snapshot_every: int | None,
-        first_step: int = 0,
         batch: int = 0,
     ) -> None:
         self.chunk, self.layout, self.batch = chunk, layout, batch
         self.starts, self.schedule, self.recorder = starts, schedule, recorder
-        self.snapshot_every, self.first_step = snapshot_every, first_step
+        self.snapshot_every = snapshot_every
         num_groups = layout.groups * chunk.num_devices
         self.groups = [Group([None] * layout.width) for _ in range(num_groups)]
         self.waiting: list[int] = []
@@ -353,7 +353,7 @@ class Host:
                 return
             point = self.waiting.pop(turn)
             gaps = self.schedule.gaps(point, self.layout.pieces)
-            starts = self.first_step + np.cumsum(gaps) - gaps
+            starts = self.starts.step(point) + np.cumsum(gaps) - gaps
             entering = Lane(point, gaps, starts, position(point, 0))
             group.enter(index, entering, self._state(point), self.starts.hyperparameters(point))
 

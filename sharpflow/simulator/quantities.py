@@ -61,7 +61,7 @@ RESULT = by_name(
         "tau",
         "flow time τ",
         "The flow time τ, the intrinsic rate times the step: ηλt for gradient descent with weight "
-        "decay, ½η²t for quasi-RMSprop.",
+        "decay, ½η²t for quasi-RMSprop; after a fork it goes on from that of the run before.",
         unit="1",
         symbol="τ",
         scale="linear",
@@ -76,14 +76,16 @@ RESULT = by_name(
     Quantity(
         "final_step",
         "updates made",
-        "The number of updates that a point has made when it ended, 0 before.",
+        "The number of updates that a point has made when it ended, 0 before; of a fork also those "
+        "of the runs before it.",
         unit="step",
         scale="linear",
     ),
     Quantity(
         "num_steps",
         "updates to make",
-        "The number of updates that a point is to make.",
+        "The number of updates that a point is to make; of a fork also those of the runs before "
+        "it.",
         unit="step",
         scale="linear",
     ),
@@ -95,6 +97,21 @@ RESULT = by_name(
         unit="1/step",
         symbol="ηλ",
         scale="log",
+    ),
+    Quantity(
+        "clock_step",
+        "step of the clock",
+        "The step from which the flow time of a fork is counted at its own rate; that of the run "
+        "before where the rate is the same.",
+        unit="step",
+        scale="linear",
+    ),
+    Quantity(
+        "clock_tau",
+        "flow time of the clock",
+        "The flow time at the step from which that of a fork is counted at its own rate.",
+        unit="1",
+        scale="linear",
     ),
 )
 

@@ -20,17 +20,25 @@ class Schedule:
       every: steps from a record to the next, or None.
       at: recorded steps, the same for all points, or None.
       count: records of each point, evenly spaced over its own steps, or None.
+      before: steps that each point has behind it at its start, shape (points,); None for none.
+        All else counts from the start.
     """
 
     num_steps: np.ndarray
     every: int | None = None
     at: tuple[int, ...] | None = None
     count: int | None = None
+    before: np.ndarray | None = None
 
     @property
     def dimension(self) -> str:
         """``"step"`` where all points record at the same steps, else ``"record"``."""
-        return "step" if self.count is None else "record"
+        apart = self.before is not None and bool(np.any(self.before != self.before[0]))
+        return "step" if self.count is None and not apart else "record"
+
+    def step_before(self, point: int) -> int:
+        """Updates that a point has behind it at its start."""
+        return 0 if self.before is None else int(self.before[point])
 
     @property
     def num_records(self) -> int:

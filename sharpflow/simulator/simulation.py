@@ -40,11 +40,12 @@ from sharpflow.simulator.program import (
 from sharpflow.simulator.provenance import provenance
 from sharpflow.simulator.quantities import recorded_quantities
 from sharpflow.simulator.rules import edge_dynamics
+from sharpflow.simulator.rules.carried import carried
 from sharpflow.simulator.rules.edge_rule import OPTIMIZER
 from sharpflow.simulator.rules.wrapped import at_step, buffers, require_followed_schedules
 from sharpflow.simulator.schedule import schedule
 from sharpflow.simulator.store.checkpoint import Checkpoint
-from sharpflow.simulator.trajectory import Snapshot, Trajectory, rule_fields
+from sharpflow.simulator.trajectory import ANCESTRY, Snapshot, Trajectory, rule_fields
 from sharpflow.theory import Status
 
 # Of a trajectory, about. Progress shows after each, and the host waits for a device as often. With
@@ -87,8 +88,9 @@ def simulate(
       params: where to start; or a ``Trajectory``, to go on from its end with its
         optimizer state; or what its method ``snapshot`` returns, to go on from there with any
         rule. Steps and flow time are then counted on. From a snapshot a schedule begins at its
-        step; buffers of the rule, such as averages of gradients, begin as at a start, which a
-        warning says. A trajectory may be one that ``load`` read.
+        step. Buffers of the rule, such as averages of gradients, are taken over from the end of a
+        trajectory whose rule had the same ones; else they begin as at a start, which a warning
+        says. A trajectory may be one that ``load`` read.
       optimizer: an optax transformation, or anything with its ``init`` and ``update``; of
         ``value``, ``grad`` and ``value_fn`` it is passed those that its update takes.
       num_steps: number of updates.
@@ -156,11 +158,10 @@ def simulate(
     host = Host(
         chunk,
         Layout(width=1, groups=1, devices=1, rows=num_rows, capacity=num_rows, pieces=1),
-        Starts(lambda _: state, lambda _: {}, lambda _: problem),
+        Starts(lambda _: state, lambda _: {}, lambda _: problem, lambda _: start),
         times,
         records,
         snapshot_every=snapshot_every,
-        first_step=start,
     )
     with progress_bar(num_steps, progress) as display:
         warn_of_scale(chunk, program, problem, state, {}, as_lane)
@@ -183,6 +184,7 @@ def simulate(
         **rule,
         **_clock(params, rule["intrinsic_rate"]),
         attributes=provenance(last.params, [problem])
+        | _ancestry(params)
         | _hyperparameters(last.optimizer_state)
         | {"matmul_precision": matmul_precision, "seconds": seconds},
         quantities=recorded_quantities(records.columns, requested),
@@ -276,11 +278,12 @@ def _starting_state(
         require_followed_schedules(begun)
         require_possible_rule(begun, params)
         begun = at_step(begun, step) if step else begun
-        if step and (fresh_buffers := buffers(begun)):
+        kept = None if snapshot is None else snapshot.optimizer_state
+        begun, anew = carried(kept, begun)
+        if step and anew:
             warn_caller(
-                f"params is a snapshot, which holds no state of an optimizer: {fresh_buffers} of "
-                f"the rule begin at step {step} as at a start. To keep them go on from the "
-                "trajectory itself, where it ends"
+                f"params is a snapshot, which {_told_of_buffers(kept)}: {anew} of the rule begin "
+                f"at step {step} as at a start. {_KEPT_AT_ENDS}"
             )
         state = initial_state(params, begun, observables, keep_previous=keep_previous)
         state = dataclasses.replace(state, step=jnp.asarray(step, state.step.dtype))
@@ -318,6 +321,19 @@ def _starting_state(
     return state if keep_previous else state.replace(previous=None)
 
 
+_KEPT_AT_ENDS = (
+    "They are kept where a trajectory ends, and taken over by a rule that has the same ones"
+)
+
+
+def _told_of_buffers(kept: Any) -> str:
+    """What a snapshot lacks of an optimizer's state."""
+    if kept is None:
+        return "holds no state of an optimizer"
+    held = buffers(kept) if not isinstance(kept, StoredLeaves) else []
+    return f"has {held or 'none'} of the rule before, and these are not those of this rule"
+
+
 def _with_classes(state: LoopState, fresh: Any) -> LoopState:
     """A state that a file gave back, with the classes of the rule; one of another rule as it is."""
     stored = state.optimizer_state
@@ -332,6 +348,15 @@ def _clock(start: "Params | Trajectory | Snapshot", intrinsic_rate: float) -> di
         return start.clock(intrinsic_rate)
     if isinstance(start, Trajectory):
         return {"clock_step": start.clock_step, "clock_tau": start.clock_tau}
+    return {}
+
+
+def _ancestry(start: "Params | Trajectory | Snapshot") -> dict[str, str]:
+    """What a trajectory keeps of those that it was forked from."""
+    if isinstance(start, Snapshot):
+        return start.attributes
+    if isinstance(start, Trajectory) and start.ancestry:  # the same fork, gone on with
+        return {ANCESTRY: start.attributes[ANCESTRY]}
     return {}
 
 

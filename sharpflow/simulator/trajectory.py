@@ -41,6 +41,9 @@ from sharpflow.theory import Status
 if TYPE_CHECKING:
     import xarray
 
+ANCESTRY = "forked_from"  # an attribute of trajectories and of runs
+THEN = "; then "
+
 
 @summarized
 @chex.dataclass(frozen=True, mappable_dataclass=False)
@@ -143,8 +146,8 @@ class Trajectory:
           step: of a snapshot, one of ``snapshot_step``; by default ``final_step``, the end.
 
         Returns:
-          The params with step and flow time. The state of the optimizer is not in it: whoever goes
-          on with the same rule and its buffers gives ``simulate`` the trajectory itself.
+          The params with step and flow time; at the end of a trajectory also the state of the
+          optimizer, whose buffers another rule of the same kind takes over.
 
         Raises:
           ValueError: no snapshot of this step.
@@ -171,7 +174,28 @@ class Trajectory:
             clock_step=self.clock_step,
             clock_tau=self.clock_tau,
             previous_loss=self._loss_before(at),
+            optimizer_state=None
+            if self.final_state is None or at != self.final_step
+            else self.final_state.optimizer_state,
+            ancestry=(*self.ancestry, self._until(at)),
         )
+
+    @property
+    def ancestry(self) -> tuple[str, ...]:
+        """What it was forked from, in words, the first trajectory first; empty of no fork."""
+        told = self.attributes.get(ANCESTRY, "")
+        return tuple(told.split(THEN)) if told else ()
+
+    def _until(self, step: int) -> str:
+        """The trajectory up to a step, in words."""
+        first = int(self.step[0]) if len(self.step) else 0
+        rates = [
+            f"{name} {self.attributes[name]:g}"
+            for name in ("learning_rate", "weight_decay")
+            if isinstance(self.attributes.get(name), float)
+        ]
+        run = self.attributes.get("created", "an unknown date")
+        return ", ".join([f"steps {first} to {step} of {run}", *rates])
 
     def _loss_before(self, step: int) -> float:
         """L(w_{t−1}) at a step t, NaN where it is not known."""
@@ -255,6 +279,7 @@ class Trajectory:
         ]
         if self.clock_step:
             lines.append(("forked", f"at step {self.clock_step}, τ = {self.clock_tau:g}"))
+        lines += [("from", told) for told in self.ancestry]
         if np.isfinite(self.intrinsic_rate):
             lines.append(("rule", rule + (f", κ = {self.kappa:g}" if self.kappa else "")))
         kept = "none" if self.params is None else of_params(self.params, "snapshots")
@@ -291,6 +316,9 @@ class Snapshot:
       clock_step, clock_tau: as of the trajectory.
       previous_loss: L(w_{t−1}), which tells whether the first step raises the loss; NaN where the
         trajectory does not know it, because it did not record its loss one step before.
+      optimizer_state: of the rule before, at the end of its trajectory; else None. Of the buffers
+        in it ``simulate`` takes over those that fit.
+      ancestry: what it is a part of, in words, the first trajectory first.
     """
 
     params: Params
@@ -300,6 +328,8 @@ class Snapshot:
     clock_step: int = 0
     clock_tau: float = 0.0
     previous_loss: float = math.nan
+    optimizer_state: Any = None
+    ancestry: tuple[str, ...] = ()
 
     def _summary(self) -> Summary:
         # clock and previous loss are for simulate, and tell a reader nothing
@@ -312,6 +342,11 @@ class Snapshot:
                 ("params", of_params(self.params)),
             ],
         )
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What a trajectory that goes on from here keeps of those before it."""
+        return {ANCESTRY: THEN.join(self.ancestry)} if self.ancestry else {}
 
     def clock(self, intrinsic_rate: float) -> dict[str, Any]:
         """The fields ``clock_step`` and ``clock_tau`` of a trajectory that goes on from here.

@@ -58,6 +58,13 @@ from sharpflow.simulator.observables import BUILT_IN, RUNNING
         ("problem_options", "3", "problem_options: got 3; allowed a table"),
         ("axes", "[1, 2]", "axes: got [1, 2]; allowed a table of lists"),
         ("prediction", "true", "prediction: got true; allowed a table, [prediction]"),
+        ("final_state", "1", "final_state: got 1; allowed True or False"),
+        ("fork", '"runs/a"', 'fork: got "runs/a"; allowed a table, [fork], with run'),
+        ("fork", "{at = 3}", "fork.run: got nothing; allowed the folder of a run"),
+        ("fork", '{run = "a", at = -1}', "fork.at: got -1; allowed an integer"),
+        ("fork", '{run = "a", step = 1}', "fork.step: got an unknown key; allowed run, at, point"),
+        ("fork", '{run = "a", point = 3}', "fork.point: got 3; allowed a table of labels by axis"),
+        ("fork", '{run = "a", point = {seed = [1]}}', "fork.point.seed: got [1]; allowed a number"),
         ("prediction", "{rtol = 0}", "prediction.rtol: got 0; allowed a finite number above 0"),
         ("prediction", "{max_edge = [1]}", "prediction.max_edge: got [1]; allowed an integer"),
         (

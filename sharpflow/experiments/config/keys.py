@@ -8,7 +8,19 @@ from sharpflow.experiments.config.mistakes import mistake, shortened, shown_key
 from sharpflow.experiments.config.optimizers import OPTIMIZERS
 from sharpflow.experiments.config.published import read_published
 from sharpflow.models import arguments
-from sharpflow.models.arguments import COUNT, FINITE, SEED, TEXT, Kind, choice, count, nearest
+from sharpflow.models.arguments import (
+    COUNT,
+    FINITE,
+    FLAG,
+    SEED,
+    TEXT,
+    Kind,
+    any_of,
+    choice,
+    count,
+    nearest,
+)
+from sharpflow.models.paths import user_path
 from sharpflow.models.precision import MATMUL_PRECISIONS
 from sharpflow.simulator.columns import is_free
 from sharpflow.simulator.grid.engine import LANES
@@ -83,6 +95,7 @@ SCHEMA: dict[str, Key] = {
     "num_records": Key(COUNT),
     "observables": Key(_OBSERVABLE, many=True, choices=OBSERVABLES),
     "snapshot_every": Key(COUNT),
+    "final_state": Key(FLAG),
     "optimizer": Key(_OPTIMIZER, choices=tuple(OPTIMIZERS)),
     "start": Key(_REFERENCE),
     "dtype": _one_of("float32", "float64"),
@@ -102,7 +115,12 @@ PREDICTION: dict[str, Key] = {
     "max_seconds": Key(_POSITIVE, read=float),
     "method": _one_of(*METHODS),
 }
-KEYS = ("preset", *SCHEMA, "problem_options", "axes", "prediction", "published")
+# of the table [fork]; its table point has labels by axis
+FORK: dict[str, Key] = {
+    "run": Key(TEXT, read=lambda run: str(user_path(run).absolute())),
+    "at": Key(count(0)),
+}
+KEYS = ("preset", *SCHEMA, "problem_options", "axes", "prediction", "published", "fork")
 
 # What TOML promises for its integers; a larger one would be refused by numpy much later.
 _WHOLE = count(-(2**63), 2**63 - 1)
@@ -137,6 +155,8 @@ def read_key(key: str, value: Any) -> tuple[Any, list[str]]:
         return _read_prediction(value)
     if key == "published":
         return read_published(value)
+    if key == "fork":
+        return _read_fork(value)
     return _read_entries(key, SCHEMA[key], value)
 
 
@@ -185,6 +205,39 @@ def _read_prediction(value: Any) -> tuple[dict[str, Any] | None, list[str]]:
         options[name], wrong = _read_entries(path, PREDICTION[name], entry)
         mistakes += wrong
     return options, shortened(mistakes, len(mistakes), "prediction")
+
+
+def _read_fork(value: Any) -> tuple[dict[str, Any] | None, list[str]]:
+    if not isinstance(value, dict):
+        return None, [mistake("fork", value, "a table, [fork], with run")]
+    allowed = (*FORK, "point")
+    given, mistakes = {}, []
+    for name, entry in value.items():
+        path = f"fork.{shown_key(name)}"
+        if name == "point":
+            wrong = _unfit_labels(path, entry)
+            given[name] = entry
+        elif name in FORK:
+            given[name], wrong = _read_entries(path, FORK[name], entry)
+        else:
+            near = nearest(name, allowed)
+            wrong = [f"{path}: got an unknown key; allowed {', '.join(allowed)}{near}"]
+        mistakes += wrong
+    if "run" not in value:
+        mistakes.append("fork.run: got nothing; allowed the folder of a run")
+    return given, shortened(mistakes, len(mistakes), "fork")
+
+
+def _unfit_labels(path: str, value: Any) -> list[str]:
+    """What is wrong with the labels of a point of a run."""
+    if not isinstance(value, dict):
+        return [mistake(path, value, "a table of labels by axis, [fork.point]")]
+    fits = any_of(FINITE, Kind("", lambda label: isinstance(label, str))).fits
+    return [
+        mistake(f"{path}.{shown_key(name)}", label, "a number or a text, a label of the run")
+        for name, label in value.items()
+        if not fits(label)
+    ]
 
 
 def _read_axes(value: Any) -> tuple[dict[str, tuple] | None, list[str]]:

@@ -18,6 +18,7 @@ from sharpflow.models.arguments import checked, instance
 from sharpflow.models.leaves import x64_enabled
 from sharpflow.models.problem import Problem
 from sharpflow.models.representation import summarized
+from sharpflow.simulator.grid.fork import Fork
 from sharpflow.simulator.moment import Observable
 
 # A list of forty seeds or so. Two values that differ later than that are told by their key alone;
@@ -39,11 +40,13 @@ class Config:
       num_steps, tau: how long; one of them is None.
       record_every, record_at, num_records: when is recorded; at least two are None.
       observables: what is recorded, by name or as ``"module:function"``.
-      snapshot_every, group_width, lanes, matmul_precision: as in ``simulate_grid``, or None.
+      snapshot_every, final_state, group_width, lanes, matmul_precision: as in ``simulate_grid``, or
+        None.
       problem_options: keywords of the problem function, lists as tuples.
       axes: any other axes, name -> values.
       prediction: options of ``predict_grid``, or None where nothing is predicted.
       published: numbers of a paper, which stand beside those of the run.
+      fork: the fields of a ``Fork``, or None where the run begins by itself.
       description: one sentence, or empty.
       source: the file or preset, for errors.
       folder: where modules are looked for first, or None.
@@ -66,6 +69,7 @@ class Config:
     record_at: tuple[int, ...] | None = None
     num_records: int | None = None
     snapshot_every: int | None = None
+    final_state: bool | None = None
     group_width: int | None = None
     lanes: str | None = None
     matmul_precision: str | None = None
@@ -73,6 +77,7 @@ class Config:
     axes: Mapping[str, tuple] = dataclasses.field(default_factory=dict)
     prediction: Mapping[str, Any] | None = None
     published: tuple[Published, ...] = dataclasses.field(default=(), compare=False)
+    fork: Mapping[str, Any] | None = None
     description: str = dataclasses.field(default="", compare=False)
     source: str = dataclasses.field(default="config", compare=False)
     folder: Path | None = dataclasses.field(default=None, compare=False)
@@ -130,8 +135,9 @@ class Config:
             "start": None if self.start is None else self._guarded(self._found("start")),
         }
         arguments["observables"] = tuple(map(self._observable, self.observables))
-        kept = ("num_steps", "tau", "record_every", "record_at", "num_records")
-        arguments |= {name: getattr(self, name) for name in (*kept, "snapshot_every")}
+        kept = ("num_steps", "tau", "record_every", "record_at", "num_records", "snapshot_every")
+        arguments |= {name: getattr(self, name) for name in (*kept, "final_state")}
+        arguments["fork"] = None if self.fork is None else Fork(**self.fork)
         arguments |= {
             name: getattr(self, name) for name in ("group_width", "lanes", "matmul_precision")
         }

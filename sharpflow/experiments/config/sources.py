@@ -22,6 +22,7 @@ Table = dict[str, Any]
 # Of each group one key is enough: what is set above replaces what lies below.
 ALTERNATIVES = (("num_steps", "tau"), ("record_every", "record_at", "num_records"))
 _TABLES = ("axes", "problem_options")
+_FORK = "fork"
 
 # 16 MB. The ten million points that are allowed at most are the product of a few short lists, so
 # that a larger file is data given by mistake. tomllib takes about ten seconds for 16 MB; ten times
@@ -119,7 +120,8 @@ def overlaid(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> Table:
     """The lower table under the upper one.
 
     The entries of ``axes`` and ``problem_options`` are merged; keys that are
-    alternatives, and an option that becomes an axis or the reverse, replace each other.
+    alternatives, and an option that becomes an axis or the reverse, replace each other. Of another
+    run to go on from nothing below is kept.
     """
     replaced = {key for group in ALTERNATIVES if any(k in upper for k in group) for key in group}
     merged = {key: value for key, value in lower.items() if key not in replaced} | dict(upper)
@@ -129,6 +131,9 @@ def overlaid(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> Table:
             moved = elsewhere if isinstance(elsewhere, dict) else {}
             kept = {name: value for name, value in below.items() if name not in moved}
             merged[key] = kept | (above or {})
+    below, above = lower.get(_FORK), upper.get(_FORK)
+    if isinstance(below, dict) and isinstance(above, dict) and "run" not in above:
+        merged[_FORK] = below | above
     return merged
 
 

@@ -68,15 +68,18 @@ function chart({ title, log, axis, curves, entry, range: [first, last] }) {
   }
 
   function line(look) {
-    const [kind, thick] = look.split(" ");
+    const [kind, more] = look.split(" ");
     const dashed = kind === "predicted" ? "; stroke-dasharray: 5 3" : "";
-    return `stroke: var(${colors[kind]}); stroke-width: ${thick || kind === "edge" ? 2.2 : 1.5}${dashed}`;
+    const pale = more === "pale" ? "; opacity: 0.4" : "";
+    const width = more === "thick" || kind === "edge" ? 2.2 : 1.5;
+    return `stroke: var(${colors[kind]}); stroke-width: ${width}${dashed}${pale}`;
   }
 
   function legend() {
     const found = document.createElement("figcaption");
     found.className = "legend";
-    for (const { name, look } of curves) {
+    const named = new Map(curves.map(({ name, look }) => [name, look]));
+    for (const [name, look] of named) {
       const item = document.createElement("span");
       const sample = tag("svg", { viewBox: "0 0 26 10", "aria-hidden": "true" });
       const mark = tag("path", { d: "M0 5H26" });
@@ -142,7 +145,11 @@ function chart({ title, log, axis, curves, entry, range: [first, last] }) {
       if (x < first || x > last) return;
       pointer.setAttribute("d", `M${px(x)} ${space.top}v${tall}`);
       pointer.setAttribute("visibility", "visible");
-      const read = curves.map((curve) => `${curve.name} ${shown(curve.y[nearest(curve.x, x)])}`);
+      const pale = (curve) => curve.look.endsWith("pale");
+      const before = curves.some((curve) => pale(curve) && x <= curve.x[curve.x.length - 1]);
+      const read = curves
+        .filter((curve) => !curves.some(pale) || before === pale(curve))
+        .map((curve) => `${curve.name} ${shown(curve.y[nearest(curve.x, x)])}`);
       caption.replaceChildren(
         `${axis.split(" ").find((word) => /^[τt]/.test(word))} ≈ ${shown(x)}: ${read.join(", ")}`,
       );

@@ -7,6 +7,7 @@ import numpy as np
 
 from sharpflow.experiments.grid_summary import EDGE_RATIOS, SHARPNESSES
 from sharpflow.experiments.plots.quantities import edge_of, line_of, metric_names, shown_quantity
+from sharpflow.experiments.report.before import Before
 from sharpflow.experiments.report.measured import Measures
 from sharpflow.experiments.report.points import Records
 from sharpflow.experiments.report.predicted import Prediction
@@ -35,6 +36,7 @@ def all_curves(
     points: Records,
     measures: list[Measures],
     predictions: dict[int, Prediction],
+    before: Sequence[Before] | None = None,
 ) -> tuple[dict[str, Any], str]:
     """The curves of as many points as a page can hold, and how they were thinned.
 
@@ -44,11 +46,13 @@ def all_curves(
       points: of it.
       measures: of every point.
       predictions: the points with a flow.
+      before: of a fork what was recorded of each point before it.
     """
     drawn = panels(dataset, time)
     names = list(dict.fromkeys(name for panel in drawn for name in panel["columns"]))
-    buckets = num_buckets(points.count * max(len(names), 1))
-    most = MOST_VALUES // (2 * buckets * max(len(names), 1))
+    curves = max(len(names), 1) * (1 if before is None else 2)
+    buckets = num_buckets(points.count * curves)
+    most = MOST_VALUES // (2 * buckets * curves)
     kept = range(min(points.count, max(most, 1)))
     data = []
     for point in kept:
@@ -62,6 +66,9 @@ def all_curves(
                 "entry": packed(np.array([measures[point]["entry_step"]]))[0],
                 **_curves_of(columns, points.step[point], tau if moving else None, buckets),
                 "predicted": _predicted_curves(predictions.get(point)),
+                "before": None
+                if before is None
+                else _before(before[point], names, moving, buckets),
             }
         )
     labels = {name: shown_quantity(dataset, name).label for name in names}
@@ -84,6 +91,16 @@ def all_curves(
         "points": data,
     }
     return shown, note
+
+
+def _before(
+    recorded: Before, names: Sequence[str], moving: bool, buckets: int
+) -> dict[str, Any] | None:
+    """The curves before a fork; None where they have not the clock of those after it."""
+    if moving and recorded.tau is None:
+        return None
+    columns = {name: recorded.columns[name] for name in names if name in recorded.columns}
+    return _curves_of(columns, recorded.step, recorded.tau if moving else None, buckets)
 
 
 def _predicted_curves(prediction: Prediction | None) -> dict[str, Any] | None:

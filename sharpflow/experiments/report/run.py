@@ -8,6 +8,7 @@ from sharpflow.experiments.config.trust import modules_of_user
 from sharpflow.experiments.grid_summary import time_dimension
 from sharpflow.experiments.kept_figures import drawn_from
 from sharpflow.experiments.remade import Remade, remake
+from sharpflow.experiments.report.before import records_before
 from sharpflow.experiments.report.curves import all_curves
 from sharpflow.experiments.report.figures import drawn
 from sharpflow.experiments.report.generalization import generalization_part
@@ -57,14 +58,15 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None, *, tr
     measures = _measures(points, asked, infimum)
     config, left_out = _config(run)
     described = _first_line(config)
-    shown_curves, curve_note = all_curves(dataset, time, points, measures, predicted)
+    before, unknown = records_before(run, points)
+    shown_curves, curve_note = all_curves(dataset, time, points, measures, predicted, before)
     figures, figure_note = _figures(dataset, folder / "figures", data)
     generalization = generalization_part(dataset, figures)
     told = [] if generalization is None else generalization.figures
     return Page(
         title=f"sharpflow run: {folder.absolute().name}",
         sentence=described or _sentence(points, asked),
-        facts=_facts(points, asked) | _memory(run),
+        facts=_facts(points, asked) | _ancestry(asked) | _memory(run),
         command=f"sharpflow run {CONFIG_FILE} --out NEW-FOLDER"
         if config is not None
         else "unknown: the config is left out"
@@ -78,6 +80,7 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None, *, tr
             SETTLED,
             *remarks(dataset, measures, infimum),
             *left_out,
+            *unknown,
             *notes,
         ],
         grid=grid_table(dataset, points, predicted, curves=len(shown_curves["points"])),
@@ -203,6 +206,7 @@ def _figures(dataset: "xarray.Dataset", folder: Path, data: str) -> tuple[list[F
 def _facts(points: Records, asked: dict[str, Any]) -> dict[str, str]:
     pending = int((points.status == -1).sum())
     ended = int((points.status == 0).sum())
+    first = points.step[:, 0]  # a fork counts the steps of the runs before it
     shape = " × ".join(
         f"{size} {name.replace('_', ' ')}"
         for name, size in zip(points.axes, points.shape, strict=True)
@@ -210,7 +214,7 @@ def _facts(points: Records, asked: dict[str, Any]) -> dict[str, str]:
     facts = {
         "points": f"{points.count}: {shape}",
         "status": f"{ended} success, {points.count - pending - ended} diverged, {pending} pending",
-        "updates": f"{int(points.made.sum()):,} of {int(points.asked.sum()):,}",
+        "updates": f"{int((points.made - first).sum()):,} of {int((points.asked - first).sum()):,}",
         "optimizer": str(asked.get("optimizer", "?")).split(":")[-1],
         "parameters": f"{asked['num_parameters']:,}" if "num_parameters" in asked else "?",
     }
@@ -220,6 +224,12 @@ def _facts(points: Records, asked: dict[str, Any]) -> dict[str, str]:
             "goes on with it."
         )
     return facts
+
+
+def _ancestry(asked: dict[str, Any]) -> dict[str, str]:
+    """The runs before a fork, the first one first."""
+    fork = asked.get("fork")
+    return {"goes on from": "; then ".join(fork["ancestry"])} if fork else {}
 
 
 def _memory(run: RunFolder) -> dict[str, str]:

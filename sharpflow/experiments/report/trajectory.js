@@ -38,7 +38,10 @@
   function panelsOf(point) {
     const time = point.tau || point.step;
     const axis = point.tau ? data.times.tau : data.times.step;
-    const range = [time[0], time[time.length - 1]];
+    const before = point.before;
+    const earlier = before && (point.tau ? before.tau : before.step);
+    const begin = earlier && earlier.length > 0 ? earlier[0] : time[0];
+    const range = [begin, time[time.length - 1]];
     const predicted = point.predicted;
     const entry = point.entry === null ? null : at(point.entry, point.step, time);
     const panels = data.panels.map((panel) => {
@@ -50,6 +53,16 @@
           y: point.columns[name],
           look: lookOf(name),
         }));
+      // first, so that what comes after the fork lies over it
+      const former = panel.columns.filter((name) => earlier && before.columns[name]);
+      curves.unshift(
+        ...former.map((name) => ({
+          name: "before the fork",
+          x: earlier,
+          y: before.columns[name],
+          look: `${lookOf(name)} pale`,
+        })),
+      );
       if (predicted && point.tau) {
         const expected = panel.columns.map((name) => expectedOf(name, predicted));
         for (const [name, y] of new Map(expected.filter(([, y]) => y))) {

@@ -95,6 +95,7 @@ def run_in_folder(
             processes.index,
             unfinished,
             final_params=grid.final_params,
+            final_state=grid.final_state,
         )
         mine = [_shared(grid, points, unfinished, processes) for points in grid.batches]
         layouts = [_stored_layout(run, number) for number in range(len(grid.batches))]
@@ -271,7 +272,8 @@ def _launch(grid: Grid) -> dict[str, Any]:
     first = grid.batches[0]
     precision = first.batch.program.matmul_precision
     problems = [problem for points in grid.batches for problem in points.batch.problems]
-    return launch_provenance(first.example, problems) | {"matmul_precision": precision}
+    made = launch_provenance(first.example, problems) | {"matmul_precision": precision}
+    return made if grid.origin is None else made | grid.origin.attributes
 
 
 def _shared(

@@ -1,5 +1,6 @@
 """A point of a grid, as the trajectory that it is."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -21,7 +22,8 @@ from sharpflow.theory import Status
 if TYPE_CHECKING:
     import xarray
 
-_NOT_COLUMNS = ("status", "final_step", "num_steps", "intrinsic_rate", "step", "tau")
+_CLOCK = ("clock_step", "clock_tau")
+_NOT_COLUMNS = ("status", "final_step", "num_steps", "intrinsic_rate", "step", "tau", *_CLOCK)
 
 
 GRID = Kind(
@@ -53,7 +55,7 @@ def grid_point(
         not run.
     """
     axes = [str(name) for name in grid["status"].dims]
-    at = grid.isel({name: _place(grid, name, point) for name in axes})
+    at = grid.isel({name: place_of(grid, name, point) for name in axes})
     unknown = sorted(set(point) - set(axes))
     if unknown:
         raise ValueError(f"point names {unknown}; the axes of this grid are {axes}")
@@ -80,7 +82,7 @@ def grid_point(
         snapshot_row = np.searchsorted(step, kept) if time == "step" else kept
         existing = np.isin(snapshot_row, rows)
         snapshot_row = snapshot_row[existing]
-        params = _params(at, example, "params", existing, as_drawn=not others)
+        params = params_of(at, example, "params", existing, as_drawn=not others)
     has_last = all(name in at for name in parameter_names(example, "final_params"))
     taken = (*BASE[1:], *keywords_of(optimizer, others, BY_POSITION["optimizer"]))
     rates = {name: labels[name] for name in taken}
@@ -91,19 +93,29 @@ def grid_point(
         params=params,
         snapshot_row=snapshot_row,
         final_step=final_step,
-        final_params=_params(at, example, "final_params", ..., as_drawn=not others)
+        final_params=params_of(at, example, "final_params", ..., as_drawn=not others)
         if has_last
         else None,
         final_state=None,
         status=Status(int(at["status"])),
         **rule_fields(problem, state),
+        **{name: at[name].item() for name in _CLOCK if name in at},
         attributes=dict(grid.attrs) | labels,
         quantities={name: quantity_of(name, grid[name].attrs) for name in columns},
     )
 
 
-def _place(grid: "xarray.Dataset", axis: str, point: dict[str, Any]) -> int:
-    """Index of the label of an axis."""
+def place_of(grid: "xarray.Dataset", axis: str, point: Mapping[str, Any]) -> int:
+    """Index of the label of an axis.
+
+    Args:
+      grid: as of ``grid_point``.
+      axis: of the grid.
+      point: labels by axis.
+
+    Raises:
+      ValueError: it has no such label, or none is given of several.
+    """
     labels = grid[axis].values
     if axis not in point:
         if len(labels) > 1:
@@ -133,10 +145,21 @@ def _same_number(labels: np.ndarray, wanted: float | None) -> np.ndarray:
     return close if close.size == 1 else np.zeros(0, int)
 
 
-def _params(
+def params_of(
     at: "xarray.Dataset", example: Params, prefix: str, kept: Any, *, as_drawn: bool
 ) -> Params:
-    """The arrays of params at a point, of the shapes of the example where ``as_drawn``."""
+    """The arrays of params at a point.
+
+    Args:
+      at: a grid at one point.
+      example: params of the problem.
+      prefix: ``"params"`` or ``"final_params"``.
+      kept: which snapshots.
+      as_drawn: whether they must have the shapes of the example.
+
+    Raises:
+      ValueError: there are no such arrays, or they have other shapes.
+    """
     names = parameter_names(example, prefix)
     missing = [name for name in names if name not in at]
     if missing:

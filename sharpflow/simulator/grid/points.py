@@ -15,6 +15,7 @@ from sharpflow.models.arguments import require_within, shown
 from sharpflow.models.precision import compiled
 from sharpflow.models.problem import validate_start
 from sharpflow.simulator.axes import BASE, BY_POSITION, Axes, keywords_of
+from sharpflow.simulator.grid.fork import Origin
 from sharpflow.simulator.host import Starts
 from sharpflow.simulator.premises import require_possible_rule
 from sharpflow.simulator.program import (
@@ -88,6 +89,7 @@ class Points:
         ``problem.init``.
       optimizer: as of ``rule_at``.
       keep_previous: whether something looks at w_{t−1}.
+      origin: of a fork the run that points go on from, in place of ``start``.
     """
 
     def __init__(
@@ -98,10 +100,12 @@ class Points:
         optimizer: MakeOptimizer,
         *,
         keep_previous: bool,
+        origin: Origin | None = None,
     ) -> None:
         others = [name for name in axes.names if name not in BASE]
         self.axes, self.batch = axes, batch
-        self._start = start
+        self._start = start = start if origin is None else None
+        self._origin = origin
         self._start_takes = (
             keywords_of(start, others, BY_POSITION["start"]) if start is not None else ()
         )
@@ -151,7 +155,10 @@ class Points:
                 "simulate for each point"
             )
         # All at once: a device that hands over one array after the other waits as often.
-        return jax.device_get(begun)
+        begun = jax.device_get(begun)
+        if self._origin is None:
+            return begun
+        return jax.device_get(self._origin.state(point, begun))
 
     def hyperparameters(self, point: int) -> dict[str, np.ndarray]:
         """Of a point's rule, scalars of the dtype of its params."""
@@ -180,7 +187,12 @@ class Points:
     @property
     def starts(self) -> Starts:
         """How each point starts, as the host looks for it."""
-        return Starts(self.state, self.hyperparameters, self.problem)
+        if self._origin is None:
+            return Starts(self.state, self.hyperparameters, self.problem)
+        before = self._origin.steps
+        return Starts(
+            self.state, self.hyperparameters, self.problem, lambda point: int(before[point])
+        )
 
     def loss_at_start(self) -> float:
         """L where the first point starts."""
@@ -188,6 +200,8 @@ class Points:
 
     def _params(self, point: int) -> Params:
         at = self.axes.at(point)
+        if self._origin is not None:
+            return self._origin.params(point, _drawn_shapes(self.problem(point)))
         if self._start is not None:
             others = {name: at[name] for name in self._start_takes}
             # A key for every seed and no further split by rates: points of one seed start alike, so
@@ -204,6 +218,11 @@ class Points:
             drawn = self.problem(point).init(jax.random.key(at["seed"]))
             self._drawn[place] = jax.device_get(drawn)
         return self._drawn[place]
+
+
+def _drawn_shapes(problem: Problem) -> Params:
+    """What ``init`` draws, as shapes and dtypes."""
+    return jax.eval_shape(problem.init, jax.random.key(0))
 
 
 @compiled

@@ -103,6 +103,8 @@ def simulate_grid(
     if run is None:
         if resume or processes is not None:
             raise ValueError("resume and processes need a folder: give out as well")
+        if spec.final_state:
+            raise ValueError("final_state must be False without a folder: give out as well")
         simulated = run_in_memory(grid, placement, progress)
     else:
         together = Processes() if processes is None else processes

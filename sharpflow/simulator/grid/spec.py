@@ -27,6 +27,7 @@ from sharpflow.models.precision import FULL, MatmulPrecision, validated_precisio
 from sharpflow.models.representation import Summary, summarized, words
 from sharpflow.simulator.axes import BASE, BY_POSITION, Axes, call_mistake, grid_axes, keywords_of
 from sharpflow.simulator.chunk import stacked
+from sharpflow.simulator.grid.fork import Fork, Origin
 from sharpflow.simulator.grid.points import (
     Batch,
     MakeProblem,
@@ -64,6 +65,8 @@ class Grid:
       description: what was asked for, in plain numbers and strings.
       snapshot_every: records from a snapshot to the next, or None.
       final_params: whether the last params are kept.
+      final_state: whether all that a point needs to go on is kept of its end, in the folder.
+      origin: of a fork the run that it goes on from.
     """
 
     axes: Axes
@@ -74,6 +77,8 @@ class Grid:
     description: dict[str, Any]
     snapshot_every: int | None
     final_params: bool
+    final_state: bool = False
+    origin: Origin | None = None
 
     @property
     def title(self) -> str:
@@ -102,6 +107,8 @@ class GridArguments(TypedDict, total=False):
     observables: str | Observable | Sequence[str | Observable]
     snapshot_every: int | None
     final_params: bool
+    final_state: bool
+    fork: Fork | None
     optimizer: MakeOptimizer
     start: Start | None
     axes: Mapping[str, Sequence] | None
@@ -129,6 +136,12 @@ class GridSpec:
       observables: as in ``simulate``.
       snapshot_every: records from a snapshot of the params to the next; none by default.
       final_params: whether the last params are kept.
+      final_state: whether the folder of the run keeps all that each point needs to go on from its
+        end, bit for bit: the params, the state of the optimizer, and what observables remember.
+      fork: the run that the points go on from, a ``Fork``; ``start`` and ``init`` are then not
+        called. Steps and flow time are counted on, while num_steps, tau and record_at count from
+        the fork. The state of the optimizer is taken over where the run kept it and the rule has
+        the same buffers; a warning says what begins anew.
       optimizer: (learning_rate, weight_decay, **others) -> optax transformation; called with
         traced values.
       start: (key, learning_rate, weight_decay, **others) -> params, in place of
@@ -154,6 +167,8 @@ class GridSpec:
     observables: str | Observable | Sequence[str | Observable] = DEFAULT
     snapshot_every: int | None = None
     final_params: bool = False
+    final_state: bool = False
+    fork: Fork | None = None
     optimizer: MakeOptimizer = gdwd
     start: Start | None = None
     axes: Mapping[str, Sequence] | None = None
@@ -214,6 +229,8 @@ _KINDS = {
     "observables": OBSERVABLES,
     "snapshot_every": optional(COUNT),
     "final_params": FLAG,
+    "final_state": FLAG,
+    "fork": optional(instance(Fork, "a Fork, as sharpflow.simulator.Fork(run, at) makes it")),
     "optimizer": MAKE_OPTIMIZER,
     "start": optional(FUNCTION),
     "effective_learning_rate": optional(FUNCTION),
@@ -263,6 +280,7 @@ def prepare(spec: GridSpec, *, to_predict: bool = False) -> Grid:
     axes = grid_axes(spec.seeds, spec.learning_rates, spec.weight_decays, spec.axes)
     others = [name for name in axes.names if name not in BASE]
     of_problem = _axes_of_problem(others, spec)
+    origin = None if spec.fork is None else Origin(spec.fork, axes)
     observables, running = resolve(spec.observables)
     rule = Rule.made_by(spec.optimizer)
     precision = validated_precision(spec.matmul_precision)
@@ -274,7 +292,9 @@ def prepare(spec: GridSpec, *, to_predict: bool = False) -> Grid:
     keep_previous = any(observable.needs_previous for observable in observables)
 
     def points_of(batch: Batch) -> Points:
-        return Points(axes, batch, spec.start, spec.optimizer, keep_previous=keep_previous)
+        return Points(
+            axes, batch, spec.start, spec.optimizer, keep_previous=keep_previous, origin=origin
+        )
 
     separate = batches(spec.problem, axes, of_problem, program)
     by_problem = tuple(points_of(batch) for batch in separate)
@@ -289,6 +309,8 @@ def prepare(spec: GridSpec, *, to_predict: bool = False) -> Grid:
         record_at=spec.record_at,
         num_records=num_records,
     )
+    if origin is not None:
+        timetable = _counted_on(timetable, origin)
     if to_predict and snapshot_every is None:
         snapshot_every = -(-timetable.num_records // _SNAPSHOTS_TO_PREDICT)
     columns = _columns(points, running, axes.names)
@@ -308,6 +330,7 @@ def prepare(spec: GridSpec, *, to_predict: bool = False) -> Grid:
         snapshot_every,
         example if spec.final_params else None,
         recorded_quantities(columns, observables),
+        None if origin is None else origin.clocks(rates),
     )
     first = points[0]
     description = {
@@ -329,6 +352,10 @@ def prepare(spec: GridSpec, *, to_predict: bool = False) -> Grid:
     }
     if precision != FULL:  # left out otherwise, so that runs begun before it was kept go on
         description["matmul_precision"] = precision
+    if spec.final_state:
+        description["final_state"] = True
+    if origin is not None:
+        description["fork"] = origin.description
     return Grid(
         axes=axes,
         schedule=timetable,
@@ -340,7 +367,21 @@ def prepare(spec: GridSpec, *, to_predict: bool = False) -> Grid:
         description=json.loads(json.dumps(description)),
         snapshot_every=snapshot_every,
         final_params=spec.final_params,
+        final_state=spec.final_state,
+        origin=origin,
     )
+
+
+def _counted_on(timetable: Schedule, origin: Origin) -> Schedule:
+    """The schedule of a fork, whose steps are counted on from those of its run."""
+    counted = dataclasses.replace(timetable, before=origin.steps)
+    lengths = {len(counted.steps(point)) for point in range(len(origin.steps))}
+    if counted.dimension == "record" and len(lengths) > 1:
+        raise ValueError(
+            "num_records must be given: the points of the run that is forked end at different "
+            "steps, and would make different numbers of records here"
+        )
+    return counted
 
 
 def _axes_of_problem(others: Sequence[str], spec: GridSpec) -> tuple[str, ...]:

@@ -45,6 +45,7 @@ from sharpflow.simulator.store.description import (
 from sharpflow.simulator.store.ended import note_ended, read_ended
 from sharpflow.simulator.store.errors import RunError, storage_errors
 from sharpflow.simulator.store.lock import alone
+from sharpflow.simulator.store.states import State, has_state, read_state, write_state
 
 CONFIG_FILE = "config.toml"
 
@@ -55,7 +56,7 @@ class RunFolder:
     ``run.json`` is what was asked for, with the digests of ``config.toml`` and of the metadata of
     the arrays, ``provenance.json`` how each launch was made, ``data.zarr`` the labelled arrays,
     ``layouts`` how each batch of points was laid out, ``checkpoints`` the points in flight,
-    ``ended`` those that have ended and ``locks`` who is writing.
+    ``ended`` those that have ended, ``states`` where they did, and ``locks`` who is writing.
 
     Attributes:
       path: of the folder.
@@ -329,6 +330,29 @@ class RunFolder:
         """Keep which points have ended, as one process knows it, shape (points,)."""
         with storage_errors(self.path):
             note_ended(self.path / "ended", process, ended)
+
+    def save_state(self, point: int, state: State) -> None:
+        """Keep the last state of a point, from which another run may go on."""
+        with storage_errors(self.path):
+            write_state(self.path / "states", point, state)
+
+    def has_state(self, point: int) -> bool:
+        """Whether the last state of a point was kept."""
+        return has_state(self.path / "states", point)
+
+    def read_state(self, point: int) -> State:
+        """The last state of a point.
+
+        Raises:
+          RunError: it is damaged.
+        """
+        try:
+            return read_state(self.path / "states", point)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"the last state of point {point} in {self.path / 'states'} cannot be read: "
+                f"{error}; put it back from a copy of the run"
+            ) from error
 
     def finish(self) -> None:
         """Remove what is left of the checkpoints of a run whose points have all ended."""

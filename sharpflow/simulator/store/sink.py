@@ -1,6 +1,7 @@
 """Where the records of a grid go: arrays in memory, or a run's folder."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from sharpflow.models import Params
 from sharpflow.models.parameter_names import parameter_names
+from sharpflow.models.stored_tree import StoredLeaves
 from sharpflow.simulator.axes import Axes
 from sharpflow.simulator.host import Lane
 from sharpflow.simulator.observables import RUNNING
@@ -29,6 +31,7 @@ class Sink:
       process: index of this process, whose checkpoints these are.
       unfinished: the points that had not ended before; all by default.
       final_params: whether the last params of a point are kept.
+      final_state: whether all that it would need to go on is kept, in the folder.
     """
 
     def __init__(
@@ -40,9 +43,10 @@ class Sink:
         unfinished: Sequence[int] | None = None,
         *,
         final_params: bool = False,
+        final_state: bool = False,
     ) -> None:
         self.axes, self.arrays, self.run, self.process = axes, arrays, run, process
-        self.final_params = final_params
+        self.final_params, self.final_state = final_params, final_state
         self._ended = np.full(axes.num_points, unfinished is not None)
         self._ended[list(unfinished or ())] = False
         self._noted = 0
@@ -70,6 +74,8 @@ class Sink:
         if self.final_params:
             for name, leaf in self._named("final_params", state().params):
                 self._put(name, self.axes.index(lane.point), leaf)
+        if self.final_state and self.run is not None:
+            self.run.save_state(lane.point, _in_parts(state()))
         place = self.axes.index(lane.point)
         self._put("final_step", place, lane.step)
         # Last, for a reader takes a point whose status is there to have all else.
@@ -123,6 +129,12 @@ class Sink:
 
     def _guarded(self) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext() if self.run is None else storage_errors(self.run.path)
+
+
+def _in_parts(state: LoopState) -> dict[str, StoredLeaves]:
+    """A state as a file keeps it, each of its fields by itself."""
+    fields = dataclasses.fields(state)
+    return {field.name: StoredLeaves.of(getattr(state, field.name)) for field in fields}
 
 
 def summary(statuses: np.ndarray) -> str:

@@ -41,6 +41,7 @@ def grid_variables(
     snapshot_every: int | None,
     final_params: Params | None,
     quantities: Mapping[str, Quantity],
+    clocks: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, Variable]:
     """Every array of a grid, by name.
 
@@ -53,6 +54,7 @@ def grid_variables(
       snapshot_every: records from a snapshot to the next.
       final_params: params of one point where the last ones are kept.
       quantities: what the columns are, by name.
+      clocks: of a fork the step of each point from which its flow time is counted, and τ there.
 
     Returns:
       Variables by name, with attributes that say what they hold. The names are all different:
@@ -76,7 +78,7 @@ def grid_variables(
         name: known((name,), [str(v) for v in values] if _labels(values) else np.array(values))
         for name, values in axes.values.items()
     }
-    variables |= _times(axes, schedule, rates)
+    variables |= _times(axes, schedule, rates, clocks)
     meanings = ["PENDING", *(status.name for status in Status)]
     variables["status"] = of_points(
         np.int8,
@@ -85,7 +87,8 @@ def grid_variables(
         flag_meanings=" ".join(meanings),
     )
     variables["final_step"] = of_points(np.int64, 0)
-    variables["num_steps"] = known(points, schedule.num_steps.reshape(axes.shape))
+    ends = schedule.num_steps if schedule.before is None else schedule.num_steps + schedule.before
+    variables["num_steps"] = known(points, ends.reshape(axes.shape))
     for name, like in columns.items():
         # A column of integers or truths is kept as floats, because rows that were not reached hold
         # NaN.
@@ -98,7 +101,7 @@ def grid_variables(
     if snapshots is not None:
         assert snapshot_every is not None
         kept = np.arange(0, records, snapshot_every)
-        steps = schedule.steps(int(np.argmax(schedule.num_steps)))[kept]
+        steps = _absolute(schedule, int(np.argmax(schedule.num_steps)))[kept]
         variables["snapshot"] = known(("snapshot",), steps if time == "step" else kept)
         leading = (("snapshot", len(kept), 1),)
         variables |= _parameters(snapshots, "params", of_params, of_points, leading)
@@ -129,19 +132,24 @@ def _parameters(
     }
 
 
-def _times(axes: Axes, schedule: Schedule, rates: np.ndarray) -> dict[str, Variable]:
+def _times(
+    axes: Axes,
+    schedule: Schedule,
+    rates: np.ndarray,
+    clocks: tuple[np.ndarray, np.ndarray] | None,
+) -> dict[str, Variable]:
     """Steps and flow times of the records; the seed does not enter."""
     cells, shape = axes.names[1:], axes.shape[1:]
     first = range(int(np.prod(shape)))  # the points of the first seed
     assert axes.names[0] == BASE[0]
     time, records = schedule.dimension, schedule.num_records
     steps = np.zeros((len(first), records), np.int64)
-    if schedule.count is None:
-        steps[:] = schedule.steps(int(np.argmax(schedule.num_steps)))
+    if time == "step":
+        steps[:] = _absolute(schedule, int(np.argmax(schedule.num_steps)))
         times = {"step": known(("step",), steps[0])}
     else:
         for point in first:
-            steps[point] = schedule.steps(point)
+            steps[point] = _absolute(schedule, point)
         times = {
             "record": known(("record",), np.arange(records)),
             "step": known((*cells, "record"), steps.reshape(*shape, records)),
@@ -149,9 +157,19 @@ def _times(axes: Axes, schedule: Schedule, rates: np.ndarray) -> dict[str, Varia
     rate = rates[: len(first)]
     if np.any(np.isfinite(rate)):
         times["intrinsic_rate"] = known(cells, rate.reshape(shape))
-        tau = (rate[:, None] * steps).reshape(*shape, records)
-        times["tau"] = known((*cells, time), tau)
+        tau = rate[:, None] * steps
+        if clocks is not None:
+            step, at_step = (each[: len(first)] for each in clocks)
+            tau = at_step[:, None] + rate[:, None] * (steps - step[:, None])
+            times["clock_step"] = known(cells, step.reshape(shape))
+            times["clock_tau"] = known(cells, at_step.reshape(shape))
+        times["tau"] = known((*cells, time), tau.reshape(*shape, records))
     return times
+
+
+def _absolute(schedule: Schedule, point: int) -> np.ndarray:
+    """Recorded steps of a point, those before its start counted."""
+    return schedule.step_before(point) + schedule.steps(point)
 
 
 def _labels(values: tuple) -> bool:
