@@ -9,6 +9,7 @@ import numpy as np
 
 from sharpflow.models.arguments import COUNT, MOST, POSITIVE, ArgumentError, shown
 from sharpflow.simulator.rules.edge_rule import edge_dynamics
+from sharpflow.simulator.rules.scheduled import scheduled_states
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,10 +117,11 @@ def flow_time_per_step(state: Any) -> float:
       state: of the optimizer, at the start.
 
     Returns:
-      τ that one step takes; NaN where no rule within the state tells it.
+      τ that one step takes; NaN where no rule within the state tells it, and where it follows a
+      schedule, so that no number tells it.
     """
     rate = edge_dynamics(state).intrinsic_rate
-    return math.nan if rate is None else float(rate)
+    return math.nan if rate is None or scheduled_states(state) else float(rate)
 
 
 def require_count(name: str, value: Any) -> int:
