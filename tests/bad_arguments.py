@@ -358,6 +358,11 @@ CALLS: dict[str, Call] = {
             "threshold0": POSITIVE.or_none,
             "edge_dimension": COUNT.or_none.also(99),
             "on_sphere": FLAG,
+            "log_rate": Bad(
+                (3, "x", [], [[0.0, 1.0]], ([0.0], [1.0]), ([0.0, 1.0], [0.0]), _Stranger())
+            ).also(
+                ([1.0, 0.0], [0.0, 0.0]), ([0.0, 0.0, 0.0], [0.0, 1.0, 2.0]), ([0.0, NAN], [0.0, 0])
+            ),
             **_WATCHED,
         },
     ),

@@ -24,6 +24,9 @@ _BLOCK = 1 << 16
 # many knots.
 _STEP_SHARE = 1e-2
 _LOG_ERROR = 1e-6
+# Of log η, by which a rate falls from a step to the next. A hundredth pauses the drift for 0.005 of
+# flow time, a fraction of a step of the flow, to which it is a line as well as a jump.
+_JUMP = 1e-2
 # The logarithm of a rate of 0, which no flow is given.
 _LOG_OF_ZERO = -1e4
 
@@ -49,7 +52,7 @@ class Clock:
     log_intrinsic_rate: np.ndarray
     log_rate: np.ndarray
 
-    def tau_at(self, step: np.ndarray | int) -> np.ndarray:
+    def tau_at(self, step: np.ndarray | float) -> np.ndarray:
         """Flow time before some steps, shape (...).
 
         Args:
@@ -75,29 +78,34 @@ class Clock:
         moving = np.append(True, np.diff(self.tau) > 0)
         return np.interp(tau, self.tau[moving], self.step[moving])
 
-    def log_rate_between(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """log η̃ at a fixed w over the flow time of a stretch, as ``sharpness_flow`` takes it.
+    def log_rate_around(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """log η̃ at a fixed w over flow time, as ``sharpness_flow`` takes it.
 
         Args:
-          first, last: steps within the knots.
+          first, last: steps within the knots, between which no rate may be 0.
 
         Returns:
-          Flow times since the first knot, and log η̃ at each, shape (n,) both. A rate of a step
-          holds from this step on, so that a jump is a line of one step before it.
+          Flow times since the first knot, and log η̃ at each, shape (n,) both, of these steps and
+          of those before and after with a rate above 0. A jump down stands at the step with the
+          new rate, its flow time twice: until then the steps have the old one. A jump up is a line
+          of one step, for no flow can follow it at once.
 
         Raises:
           ValueError: a rate of 0 in between, at which the threshold is infinite.
         """
-        inside = (self.step > first) & (self.step < last)
-        step = np.concatenate([[first], self.step[inside], [last]])
-        log_rate = np.interp(step, self.step, self.log_rate)
-        if log_rate.min() <= 0.5 * _LOG_OF_ZERO:
-            at = int(step[np.argmin(log_rate)])
+        zero = self.step[self.log_rate <= 0.5 * _LOG_OF_ZERO]
+        between = zero[(zero >= first) & (zero <= last)]
+        if between.size:
             raise ValueError(
-                f"learning_rate is 0 at step {at}, where the threshold is infinite: no flow is "
-                "predicted through it. Let the schedule end above 0"
+                f"learning_rate is 0 at step {between[0]} of trajectory, where the threshold is "
+                "infinite: no flow is predicted through it. Let its schedule stay above 0"
             )
-        return self.tau_at(step), log_rate
+        begin = max(zero[zero < first], default=self.step[0] - 1)
+        end = min(zero[zero > last], default=self.step[-1] + 1)
+        step = self.step[(self.step > begin) & (self.step < end)]
+        tau, log_rate = self.tau_at(step), np.interp(step, self.step, self.log_rate)
+        jumps = 1 + np.flatnonzero((np.diff(step) == 1) & (np.diff(log_rate) < -_JUMP))
+        return np.insert(tau, jumps, tau[jumps]), np.insert(log_rate, jumps, log_rate[jumps - 1])
 
     def _summary(self) -> Summary:
         return Summary(

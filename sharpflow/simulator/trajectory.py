@@ -146,6 +146,23 @@ class Trajectory:
             return self.clock.rate_at(step)
         return np.full(np.shape(step), self.intrinsic_rate)
 
+    def log_rate_after(self, step: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """What a schedule adds to −log λ* over flow time, as ``sharpness_flow`` takes it.
+
+        Args:
+          step: from which on it must be known.
+
+        Returns:
+          Flow times and log η̃ at a fixed w at each, shape (n,) both; None without a schedule.
+
+        Raises:
+          ValueError: a rate of 0 between this step and the last snapshot.
+        """
+        if self.clock is None:
+            return None
+        tau, log_rate = self.clock.log_rate_around(step, int(self.snapshot_step[-1]))
+        return self.clock_tau + tau, log_rate
+
     @property
     def has_clock(self) -> bool:
         """Whether its rule tells a flow time."""

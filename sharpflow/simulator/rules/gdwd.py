@@ -33,7 +33,7 @@ def gdwd(
     Raises:
       ValueError: rates out of range.
 
-    Source: Lyu, Li and Arora 2022, equation (1); with schedules docs/theory.md, section 4.6.
+    Source: Lyu, Li and Arora 2022, equation (1); with schedules docs/theory.md, section 4.9.
     """
     if callable(learning_rate) or callable(weight_decay):
         return scheduled(gdwd, learning_rate=learning_rate, weight_decay=weight_decay)
