@@ -160,7 +160,7 @@ def _steps_of(tau: Any, rates: np.ndarray) -> np.ndarray:
     POSITIVE.require("tau", tau)
     if not np.all(rates > 0):
         slowest = (
-            "the update rule tells no flow time per step"
+            "the update rule tells no flow time per step, or follows a schedule"
             if np.isnan(rates).any()
             else f"the least flow time per step is {np.min(rates):g} "
             "(for gdwd it is learning_rate * weight_decay)"

@@ -27,6 +27,7 @@ from sharpflow.models.precision import FULL, MatmulPrecision, validated_precisio
 from sharpflow.models.representation import Summary, summarized, words
 from sharpflow.simulator.axes import BASE, BY_POSITION, Axes, call_mistake, grid_axes, keywords_of
 from sharpflow.simulator.chunk import stacked
+from sharpflow.simulator.clock import Clock
 from sharpflow.simulator.grid.points import (
     Batch,
     MakeProblem,
@@ -289,6 +290,7 @@ def prepare(spec: GridSpec, *, to_predict: bool = False) -> Grid:
         record_at=spec.record_at,
         num_records=num_records,
     )
+    clocks = _clocks(axes, by_problem, timetable)
     if to_predict and snapshot_every is None:
         snapshot_every = -(-timetable.num_records // _SNAPSHOTS_TO_PREDICT)
     columns = _columns(points, running, axes.names)
@@ -303,6 +305,7 @@ def prepare(spec: GridSpec, *, to_predict: bool = False) -> Grid:
         axes,
         timetable,
         rates,
+        clocks,
         columns,
         example if snapshot_every is not None else None,
         snapshot_every,
@@ -380,6 +383,18 @@ def _rates(axes: Axes, batches: Sequence[Points]) -> np.ndarray:
             if point < cells:
                 rates[point] = points.rate(point)
     return np.tile(rates, axes.shape[0])
+
+
+def _clocks(axes: Axes, batches: Sequence[Points], timetable: Schedule) -> dict[int, Clock]:
+    """The clocks of the points of the first seed whose rules follow schedules."""
+    cells = axes.num_points // axes.shape[0]
+    clocks = {
+        point: points.clock(point, int(timetable.num_steps[point]))
+        for points in batches
+        for point in points.batch.points
+        if point < cells
+    }
+    return {point: clock for point, clock in clocks.items() if clock is not None}
 
 
 def _columns(

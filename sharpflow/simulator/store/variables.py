@@ -10,6 +10,7 @@ import numpy as np
 from sharpflow.models import Params
 from sharpflow.models.parameter_names import parameter_dimensions, parameter_names
 from sharpflow.simulator.axes import BASE, Axes
+from sharpflow.simulator.clock import Clock
 from sharpflow.simulator.columns import dimensions
 from sharpflow.simulator.quantities import axis_quantity, quantity_of
 from sharpflow.simulator.quantity import Quantity
@@ -36,6 +37,7 @@ def grid_variables(
     axes: Axes,
     schedule: Schedule,
     rates: np.ndarray,
+    clocks: Mapping[int, Clock],
     columns: dict[str, jax.ShapeDtypeStruct],
     snapshots: Params | None,
     snapshot_every: int | None,
@@ -48,6 +50,7 @@ def grid_variables(
       axes: of the grid.
       schedule: of its points.
       rates: flow time per step of each point, shape (points,).
+      clocks: of the points of the first seed whose rates follow schedules.
       columns: shape and dtype of one record of each column.
       snapshots: params of one point where snapshots are kept.
       snapshot_every: records from a snapshot to the next.
@@ -76,7 +79,7 @@ def grid_variables(
         name: known((name,), [str(v) for v in values] if _labels(values) else np.array(values))
         for name, values in axes.values.items()
     }
-    variables |= _times(axes, schedule, rates)
+    variables |= _times(axes, schedule, rates, clocks)
     meanings = ["PENDING", *(status.name for status in Status)]
     variables["status"] = of_points(
         np.int8,
@@ -129,7 +132,9 @@ def _parameters(
     }
 
 
-def _times(axes: Axes, schedule: Schedule, rates: np.ndarray) -> dict[str, Variable]:
+def _times(
+    axes: Axes, schedule: Schedule, rates: np.ndarray, clocks: Mapping[int, Clock]
+) -> dict[str, Variable]:
     """Steps and flow times of the records; the seed does not enter."""
     cells, shape = axes.names[1:], axes.shape[1:]
     first = range(int(np.prod(shape)))  # the points of the first seed
@@ -149,8 +154,14 @@ def _times(axes: Axes, schedule: Schedule, rates: np.ndarray) -> dict[str, Varia
     rate = rates[: len(first)]
     if np.any(np.isfinite(rate)):
         times["intrinsic_rate"] = known(cells, rate.reshape(shape))
-        tau = (rate[:, None] * steps).reshape(*shape, records)
-        times["tau"] = known((*cells, time), tau)
+    if clocks or np.any(np.isfinite(rate)):
+        tau = rate[:, None] * steps
+        for point, clock in clocks.items():
+            # a record after the last step of a shorter point has no flow time
+            tau[point] = np.where(
+                steps[point] <= clock.step[-1], clock.tau_at(steps[point]), np.nan
+            )
+        times["tau"] = known((*cells, time), tau.reshape(*shape, records))
     return times
 
 
