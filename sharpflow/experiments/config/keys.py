@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from sharpflow.experiments.config.mistakes import mistake, shortened, shown_key
 from sharpflow.experiments.config.optimizers import OPTIMIZERS
+from sharpflow.experiments.config.schedules import KINDS as KINDS_OF_SCHEDULE
 from sharpflow.models import arguments
 from sharpflow.models.arguments import COUNT, FINITE, SEED, TEXT, Kind, choice, count, nearest
 from sharpflow.models.precision import MATMUL_PRECISIONS
@@ -101,7 +102,16 @@ PREDICTION: dict[str, Key] = {
     "max_seconds": Key(_POSITIVE, read=float),
     "method": _one_of(*METHODS),
 }
-KEYS = ("preset", *SCHEMA, "problem_options", "axes", "prediction")
+# of the table [schedule], beside which its kind decides what it takes
+SCHEDULE: dict[str, Key] = {
+    "kind": _one_of(*KINDS_OF_SCHEDULE),
+    "at": Key(COUNT, many=True),
+    "factor": Key(_POSITIVE, read=float),
+    "final_share": Key(_NOT_NEGATIVE, read=float),
+    "warmup_steps": Key(COUNT),
+    "decay_steps": Key(COUNT),
+}
+KEYS = ("preset", *SCHEMA, "problem_options", "axes", "schedule", "prediction")
 
 # What TOML promises for its integers; a larger one would be refused by numpy much later.
 _WHOLE = count(-(2**63), 2**63 - 1)
@@ -133,7 +143,9 @@ def read_key(key: str, value: Any) -> tuple[Any, list[str]]:
     if key == "axes":
         return _read_axes(value)
     if key == "prediction":
-        return _read_prediction(value)
+        return _read_table(key, PREDICTION, value)
+    if key == "schedule":
+        return _read_table(key, SCHEDULE, value)
     return _read_entries(key, SCHEMA[key], value)
 
 
@@ -168,20 +180,21 @@ def _read_options(value: Any) -> tuple[dict[str, Any] | None, list[str]]:
     return options, shortened(mistakes, len(mistakes), "problem_options")
 
 
-def _read_prediction(value: Any) -> tuple[dict[str, Any] | None, list[str]]:
+def _read_table(
+    key: str, schema: dict[str, Key], value: Any
+) -> tuple[dict[str, Any] | None, list[str]]:
     if not isinstance(value, dict):
-        return None, [mistake("prediction", value, "a table, [prediction]")]
+        return None, [mistake(key, value, f"a table, [{key}]")]
     options, mistakes = {}, []
     for name, entry in value.items():
-        path = f"prediction.{shown_key(name)}"
-        if name not in PREDICTION:
-            allowed = ", ".join(PREDICTION)
-            near = nearest(name, tuple(PREDICTION))
-            mistakes.append(f"{path}: got an unknown key; allowed {allowed}{near}")
+        path = f"{key}.{shown_key(name)}"
+        if name not in schema:
+            near = nearest(name, tuple(schema))
+            mistakes.append(f"{path}: got an unknown key; allowed {', '.join(schema)}{near}")
             continue
-        options[name], wrong = _read_entries(path, PREDICTION[name], entry)
+        options[name], wrong = _read_entries(path, schema[name], entry)
         mistakes += wrong
-    return options, shortened(mistakes, len(mistakes), "prediction")
+    return options, shortened(mistakes, len(mistakes), key)
 
 
 def _read_axes(value: Any) -> tuple[dict[str, tuple] | None, list[str]]:

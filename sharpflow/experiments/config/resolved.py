@@ -12,6 +12,8 @@ import numpy as np
 from sharpflow.experiments.config import functions
 from sharpflow.experiments.config.keys import is_reference
 from sharpflow.experiments.config.mistakes import ConfigError, mistake, reason
+from sharpflow.experiments.config.optimizers import GridOptimizer
+from sharpflow.experiments.config.schedules import with_schedule
 from sharpflow.experiments.config.toml import toml_key, toml_value
 from sharpflow.models.arguments import checked, instance
 from sharpflow.models.leaves import x64_enabled
@@ -41,6 +43,7 @@ class Config:
       snapshot_every, group_width, lanes, matmul_precision: as in ``simulate_grid``, or None.
       problem_options: keywords of the problem function, lists as tuples.
       axes: any other axes, name -> values.
+      schedule: what the learning rate follows, its kind and its options, or None.
       prediction: options of ``predict_grid``, or None where nothing is predicted.
       description: one sentence, or empty.
       source: the file or preset, for errors.
@@ -69,6 +72,7 @@ class Config:
     matmul_precision: str | None = None
     problem_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     axes: Mapping[str, tuple] = dataclasses.field(default_factory=dict)
+    schedule: Mapping[str, Any] | None = None
     prediction: Mapping[str, Any] | None = None
     description: str = dataclasses.field(default="", compare=False)
     source: str = dataclasses.field(default="config", compare=False)
@@ -118,9 +122,11 @@ class Config:
             "learning_rates": self.learning_rate,
             "weight_decays": self.weight_decay,
             "axes": dict(self.axes) or None,
-            "optimizer": optimizer.function
-            if optimizer.reference in functions.OPTIMIZERS
-            else optimizer.guarded(self.folder, self.source, {}),
+            "optimizer": self._scheduled(
+                optimizer.function
+                if optimizer.reference in functions.OPTIMIZERS
+                else optimizer.guarded(self.folder, self.source, {})
+            ),
             "start": None if self.start is None else self._guarded(self._found("start")),
         }
         arguments["observables"] = tuple(map(self._observable, self.observables))
@@ -136,6 +142,13 @@ class Config:
         for field in dataclasses.fields(self):
             if field.compare:
                 yield field.name, getattr(self, field.name)
+
+    def _scheduled(self, optimizer: GridOptimizer) -> GridOptimizer:
+        """The optimizer with the schedule of the learning rate, if there is one."""
+        if self.schedule is None or self.schedule["kind"] == "constant":
+            return optimizer
+        assert self.num_steps is not None
+        return with_schedule(optimizer, self.schedule, self.num_steps)
 
     def _observable(self, name: str) -> str | Observable:
         """What is recorded under a name of ours, or what a function of somebody else makes."""
