@@ -61,7 +61,8 @@ RESULT = by_name(
         "tau",
         "flow time τ",
         "The flow time τ, the intrinsic rate times the step: ηλt for gradient descent with weight "
-        "decay, ½η²t for quasi-RMSprop.",
+        "decay, ½η²t for quasi-RMSprop. With a schedule it is the sum of the rates of the steps "
+        "before, Σηₛλₛ.",
         unit="1",
         symbol="τ",
         scale="linear",
