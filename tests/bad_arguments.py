@@ -372,6 +372,11 @@ CALLS: dict[str, Call] = {
             "threshold0": POSITIVE.or_none,
             "edge_dimension": COUNT.or_none.also(99),
             "on_sphere": FLAG,
+            "log_rate": Bad(
+                (3, "x", [], [[0.0, 1.0]], ([0.0], [1.0]), ([0.0, 1.0], [0.0]), _Stranger())
+            ).also(
+                ([1.0, 0.0], [0.0, 0.0]), ([0.0, 0.0, 0.0], [0.0, 1.0, 2.0]), ([0.0, NAN], [0.0, 0])
+            ),
             **_WATCHED,
         },
     ),
@@ -684,6 +689,35 @@ CALLS: dict[str, Call] = {
     "sharpflow.simulator.gdwd": Call(lambda: {"learning_rate": 0.1, "weight_decay": 0.1}, RATES),
     "sharpflow.simulator.momentum": Call(
         lambda: {"learning_rate": 0.1, "weight_decay": 0.1}, {**RATES, "beta": SHARE}
+    ),
+    "sharpflow.simulator.step_decay": Call(
+        lambda: {"rate": 0.1, "at": [3, 6], "factor": 0.5},
+        {
+            "rate": POSITIVE,
+            "at": Bad((None, 3, "3", [], [0], [3, 3], [1.5], [NAN], np.ones(2), _Stranger())),
+            "factor": POSITIVE,
+        },
+    ),
+    "sharpflow.simulator.linear_decay": Call(
+        lambda: {"rate": 0.1, "num_steps": 10},
+        {"rate": POSITIVE, "num_steps": COUNT, "final_share": NOT_NEGATIVE.also(1.5)},
+    ),
+    "sharpflow.simulator.cosine_decay": Call(
+        lambda: {"rate": 0.1, "num_steps": 10},
+        {"rate": POSITIVE, "num_steps": COUNT, "final_share": NOT_NEGATIVE.also(1.5)},
+    ),
+    "sharpflow.simulator.warmup": Call(
+        lambda: {"rate": 0.1, "num_steps": 10}, {"rate": POSITIVE, "num_steps": COUNT}
+    ),
+    "sharpflow.simulator.warmup_stable_decay": Call(
+        lambda: {"rate": 0.1, "num_steps": 10, "warmup_steps": 3, "decay_steps": 3},
+        {
+            "rate": POSITIVE,
+            "num_steps": COUNT.also(5),
+            "warmup_steps": COUNT.also(8),
+            "decay_steps": COUNT.also(8),
+            "final_share": NOT_NEGATIVE.also(1.5),
+        },
     ),
     "sharpflow.simulator.sam": Call(
         lambda: {"learning_rate": 0.1, "weight_decay": 0.1}, {**RATES, "rho": POSITIVE}

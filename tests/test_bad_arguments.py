@@ -237,9 +237,10 @@ MISTAKES = {
         ["optimizer must be a function", "as optimizer=sharpflow.gdwd"],
     ),
     "a schedule for a learning rate": (
-        lambda p, w: sf.gdwd(optax.cosine_decay_schedule(0.1, 10), 0.01),
+        lambda p, w: sf.simulator.sam(optax.cosine_decay_schedule(0.1, 10), 0.01),
         [
             "learning_rate must be",
+            "gdwd, momentum and quasi_rmsprop take a schedule",
             "optax.sgd(schedule)",
             "effective_learning_rate=",
             "optax.inject_hyperparams",

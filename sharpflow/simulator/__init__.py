@@ -1,5 +1,6 @@
 """What happens, and how it compares with what is predicted."""
 
+from sharpflow.simulator.clock import Clock
 from sharpflow.simulator.comparison import compare
 from sharpflow.simulator.comparison_words import comparison_summary
 from sharpflow.simulator.grid import (
@@ -23,16 +24,21 @@ from sharpflow.simulator.rules import (
     EdgeDynamics,
     EdgeRule,
     FlatProjection,
+    cosine_decay,
     flattest_coordinates,
     gdwd,
     ire,
+    linear_decay,
     momentum,
     outside_edge_space,
     projected_gd,
     quasi_rmsprop,
     rmsprop,
     sam,
+    step_decay,
     tangent_at_manifold,
+    warmup,
+    warmup_stable_decay,
 )
 from sharpflow.simulator.sharpness import (
     hessian_sharpness,
@@ -44,6 +50,7 @@ from sharpflow.simulator.store import RunError, RunLockedError, StorageError, op
 from sharpflow.simulator.trajectory import Snapshot, Trajectory, concatenate
 
 __all__ = [
+    "Clock",
     "EdgeDynamics",
     "EdgeRule",
     "FlatProjection",
@@ -64,12 +71,14 @@ __all__ = [
     "compare",
     "comparison_summary",
     "concatenate",
+    "cosine_decay",
     "flattest_coordinates",
     "gdwd",
     "grid_point",
     "hessian_sharpness",
     "ire",
     "join_processes",
+    "linear_decay",
     "load",
     "log_spaced",
     "measure_layers",
@@ -89,5 +98,8 @@ __all__ = [
     "sharpness",
     "simulate",
     "simulate_grid",
+    "step_decay",
     "tangent_at_manifold",
+    "warmup",
+    "warmup_stable_decay",
 ]

@@ -16,6 +16,7 @@ from sharpflow.simulator.crossing import (
     SETTLE_TAU,
     begins_at_edge,
     entry_step,
+    first_crossing,
     known_mean,
     settled_step,
 )
@@ -24,7 +25,12 @@ from sharpflow.simulator.quantities import described
 from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory, recorded_snapshots
 from sharpflow.theory import CentralFlowSolution, FlowSolution, predicted_loss
 from sharpflow.theory.flow import FLOW
-from sharpflow.theory.stability import edge_loss_integral, steps_to_edge
+from sharpflow.theory.stability import (
+    edge_loss,
+    edge_loss_integral,
+    edge_trace_integral,
+    steps_to_edge,
+)
 
 if TYPE_CHECKING:
     import xarray
@@ -147,14 +153,7 @@ def compare(
     excess = None
     if "loss_mean" in trajectory:
         excess = trajectory["loss_mean"] - problem.loss_infimum
-    begin = settled_step(
-        trajectory.step,
-        entry,
-        trajectory.intrinsic_rate,
-        excess,
-        _equilibrium(trajectory, flow),
-        settle_tau=settle_tau,
-    )
+    begin = _settled(trajectory, flow, entry, excess, settle_tau)
     settled = steps >= begin
     first = int(np.argmax(settled)) if settled.any() else len(steps)
     loss, expected_loss, loss_ratio = _window_losses(trajectory, flow, excess, rows, times, first)
@@ -277,7 +276,8 @@ def _matched(
     """
     snapshot_tau = trajectory.snapshot_tau
     nearest = np.argmin(np.abs(snapshot_tau[None, :] - times[:, None]), axis=1)
-    slack = 0.51 * trajectory.intrinsic_rate + 1e-6 * np.abs(times)
+    rates = trajectory.rate_at(trajectory.snapshot_step[nearest])
+    slack = 0.51 * rates + 1e-6 * np.abs(times)
     close = np.abs(snapshot_tau[nearest] - times) <= slack
     close &= known
     if not close.any():
@@ -303,7 +303,7 @@ def _entry_step(
     step = trajectory.step[rows].astype(float)
     sharpness = np.interp(step, steps[known], projection.sharpness[known])
     log_ratio = -np.log(trajectory["threshold"][rows] / sharpness)
-    rate = trajectory.intrinsic_rate
+    rate = float(trajectory.rate_at(int(trajectory.step[rows][0])))
     if begins_at_edge(log_ratio, rate) and step[0] > trajectory.step[0]:
         return float(step[0]), False
     return entry_step(step, log_ratio, rate), True
@@ -312,6 +312,8 @@ def _entry_step(
 def _predicted_entry_step(trajectory: Trajectory, flow: FlowSolution) -> float:
     """Where λ* falls to the λ_1 of tau[0], if nothing but the norm changes until then."""
     excess = np.log(float(flow.threshold[0]) / float(flow.eigenvalues[0, 0]))
+    if trajectory.clock is not None:
+        return _entry_by_schedule(trajectory, flow, max(float(excess), 0.0))
     rate, decay = trajectory.intrinsic_rate, trajectory.decay_at_rest
     decay = decay if np.isfinite(decay) else float(flow.b) * rate
     start = trajectory.clock_step + (float(flow.tau[0]) - trajectory.clock_tau) / rate
@@ -320,6 +322,10 @@ def _predicted_entry_step(trajectory: Trajectory, flow: FlowSolution) -> float:
 
 def _equilibrium(trajectory: Trajectory, flow: FlowSolution) -> np.ndarray:
     """The mean loss that the flow predicts at each record, shape (T,)."""
+    if trajectory.clock is not None:
+        per_rate = trajectory.oscillation_share * np.asarray(predicted_loss(flow, 1.0))
+        at = np.interp(trajectory.tau, np.asarray(flow.tau), per_rate)
+        return trajectory.rate_at(trajectory.step) * at
     predicted = np.asarray(predicted_loss(flow, trajectory.intrinsic_rate))
     predicted = trajectory.oscillation_share * predicted
     return np.interp(trajectory.tau, np.asarray(flow.tau), predicted)
@@ -327,8 +333,54 @@ def _equilibrium(trajectory: Trajectory, flow: FlowSolution) -> np.ndarray:
 
 def _step_angle(trajectory: Trajectory, flow: FlowSolution) -> np.ndarray:
     """The root mean square angle of a step at each output of the flow, shape (T,)."""
-    share = trajectory.oscillation_share * trajectory.intrinsic_rate
-    return 2.0 * np.sqrt(share * np.asarray(flow.edge_trace))
+    rate: float | np.ndarray = trajectory.intrinsic_rate
+    if trajectory.clock is not None:
+        step = trajectory.clock.step_at(np.asarray(flow.tau) - trajectory.clock_tau)
+        rate = trajectory.clock.rate_at(step)
+    return 2.0 * np.sqrt(trajectory.oscillation_share * rate * np.asarray(flow.edge_trace))
+
+
+def _settled(
+    trajectory: Trajectory,
+    flow: FlowSolution,
+    entry: float,
+    excess: np.ndarray | None,
+    settle_tau: float,
+) -> float:
+    """The step from which on averages are taken; infinite where there is none."""
+    equilibrium, clock = _equilibrium(trajectory, flow), trajectory.clock
+    if clock is None:
+        rate = trajectory.intrinsic_rate
+        return settled_step(
+            trajectory.step, entry, rate, excess, equilibrium, settle_tau=settle_tau
+        )
+    # a schedule has its own clock, by which the time to settle is counted
+    begun = float(np.interp(entry, trajectory.step, trajectory.tau)) if entry == entry else entry
+    tau = settled_step(trajectory.tau, begun, 1.0, excess, equilibrium, settle_tau=settle_tau)
+    if not tau <= trajectory.tau_at(trajectory.final_step):
+        return np.inf
+    return float(clock.step_at(tau - trajectory.clock_tau))
+
+
+def _log_rate(trajectory: Trajectory, step: np.ndarray) -> np.ndarray | None:
+    """log η of a schedule at some steps, up to a constant; None without one."""
+    clock = trajectory.clock
+    return None if clock is None else np.interp(step, clock.step, clock.log_rate)
+
+
+def _entry_by_schedule(trajectory: Trajectory, flow: FlowSolution, excess: float) -> float:
+    """Where λ* has fallen by ``excess`` while b τ + log η grows; NaN where it does not."""
+    clock = trajectory.clock
+    assert clock is not None
+    begun = float(clock.step_at(float(flow.tau[0]) - trajectory.clock_tau))
+    step = np.append(begun, clock.step[clock.step > begun])
+    log_rate = _log_rate(trajectory, step)
+    assert log_rate is not None
+    fallen = float(flow.b) * np.diff(clock.tau_at(step), prepend=clock.tau_at(begun)).cumsum()
+    fallen = fallen + log_rate - log_rate[0]
+    if excess <= 0.0:
+        return begun
+    return first_crossing(step, fallen - excess)
 
 
 def _window_losses(
@@ -353,8 +405,16 @@ def _window_losses(
     sums = np.cumsum(excess * (ends - trajectory.step))
     sums = np.concatenate([[0.0], sums])[trajectory.snapshot_row[rows]]
     thresholds, tau = np.asarray(flow.threshold)[times], np.asarray(flow.tau)[times]
-    rate = trajectory.intrinsic_rate
-    pieces = edge_loss_integral(rate, tau, thresholds, float(flow.b))
+    log_rate = _log_rate(trajectory, steps)
+    if log_rate is None:
+        rate = trajectory.intrinsic_rate
+        pieces = edge_loss_integral(rate, tau, thresholds, float(flow.b))
+    else:
+        # A jump lifts λ* and not λ_1, at which M acts. A step takes η_s λ_s of τ: its share of the
+        # integral has that rate already.
+        sharpness, rate = np.asarray(flow.eigenvalues)[times, 0], 1.0
+        trace = edge_trace_integral(tau, thresholds, float(flow.b), log_rate=log_rate)
+        pieces = edge_loss(rate, 0.5 * (sharpness[1:] + sharpness[:-1]), trace)
     pieces = trajectory.oscillation_share * pieces
     predicted_sums = np.concatenate([[0.0], np.cumsum(pieces)]) / rate
     for index in range(first + 1, len(steps)):

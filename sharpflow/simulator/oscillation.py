@@ -185,7 +185,7 @@ def measure_oscillation(
     if np.isnan(trajectory.intrinsic_rate):
         raise ValueError(
             "trajectory has no intrinsic rate, which the covariance of the oscillation is "
-            "predicted in units of: its update rule tells none"
+            "predicted in units of: its update rule tells none, or follows a schedule"
         )
     tau = trajectory.tau[trajectory.snapshot_row]
     outputs = np.asarray(flow.tau)

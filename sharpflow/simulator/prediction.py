@@ -269,7 +269,8 @@ def predict_telling(
     if kind == "central_flow" and rates is None:
         raise ValueError(
             "kind = 'central_flow' predicts gradient descent with weight decay, sharpflow.gdwd "
-            "with a weight_decay above 0, and trajectory was made by another rule"
+            "with a weight_decay above 0 and without schedules, and trajectory was made by another "
+            "rule"
         )
 
     def average(rates: Rates, reason: str) -> CentralFlowSolution:
@@ -333,6 +334,7 @@ def predict_telling(
         threshold0=float(thresholds[arrival]),
         max_edge=max_edge,
         b=trajectory.response,
+        log_rate=trajectory.log_rate_after(int(trajectory.snapshot_step[arrival])),
         kappa=trajectory.kappa,
         on_sphere=trajectory.on_sphere,
         rtol=rtol,
@@ -350,10 +352,13 @@ def _require_rule_with_flow(trajectory: Trajectory) -> None:
     Raises:
       ValueError: says which rules have one.
     """
-    if not trajectory.intrinsic_rate > 0:
+    moving = trajectory.intrinsic_rate > 0
+    if trajectory.clock is not None:
+        moving = float(trajectory.tau_at(trajectory.final_step)) > trajectory.clock_tau
+    if not moving:
         what = (
             "was made by a rule that tells no intrinsic rate, and so no flow time τ"
-            if np.isnan(trajectory.intrinsic_rate)
+            if not trajectory.has_clock
             else f"has intrinsic rate {trajectory.intrinsic_rate:g}: its flow time τ stands still"
         )
         raise ValueError(

@@ -61,7 +61,8 @@ RESULT = by_name(
         "tau",
         "flow time τ",
         "The flow time τ, the intrinsic rate times the step: ηλt for gradient descent with weight "
-        "decay, ½η²t for quasi-RMSprop; after a fork it goes on from that of the run before.",
+        "decay, ½η²t for quasi-RMSprop. With a schedule it is the sum of the rates of the steps "
+        "before, Σηₛλₛ, and after a fork it goes on from that of the run before.",
         unit="1",
         symbol="τ",
         scale="linear",

@@ -9,6 +9,7 @@ import numpy as np
 
 from sharpflow.models.arguments import COUNT, MOST, POSITIVE, ArgumentError, shown
 from sharpflow.simulator.rules.edge_rule import edge_dynamics
+from sharpflow.simulator.rules.scheduled import scheduled_states
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,10 +125,11 @@ def flow_time_per_step(state: Any) -> float:
       state: of the optimizer, at the start.
 
     Returns:
-      τ that one step takes; NaN where no rule within the state tells it.
+      τ that one step takes; NaN where no rule within the state tells it, and where it follows a
+      schedule, so that no number tells it.
     """
     rate = edge_dynamics(state).intrinsic_rate
-    return math.nan if rate is None else float(rate)
+    return math.nan if rate is None or scheduled_states(state) else float(rate)
 
 
 def require_count(name: str, value: Any) -> int:
@@ -166,7 +168,7 @@ def _steps_of(tau: Any, rates: np.ndarray) -> np.ndarray:
     POSITIVE.require("tau", tau)
     if not np.all(rates > 0):
         slowest = (
-            "the update rule tells no flow time per step"
+            "the update rule tells no flow time per step, or follows a schedule"
             if np.isnan(rates).any()
             else f"the least flow time per step is {np.min(rates):g} "
             "(for gdwd it is learning_rate * weight_decay)"

@@ -20,6 +20,7 @@ from sharpflow.models.problem import PROBLEM, require_fitting
 from sharpflow.models.progress import progress_bar
 from sharpflow.models.stored_tree import StoredLeaves
 from sharpflow.simulator.chunk import Chunk
+from sharpflow.simulator.clock import clock_of
 from sharpflow.simulator.host import Host, Lane, Layout, Starts, as_lane
 from sharpflow.simulator.interrupt import Stop
 from sharpflow.simulator.moment import Observable
@@ -42,6 +43,11 @@ from sharpflow.simulator.quantities import recorded_quantities
 from sharpflow.simulator.rules import edge_dynamics
 from sharpflow.simulator.rules.carried import carried
 from sharpflow.simulator.rules.edge_rule import OPTIMIZER
+from sharpflow.simulator.rules.scheduled import (
+    scheduled_states,
+    scheduled_update,
+    schedules_in_words,
+)
 from sharpflow.simulator.rules.wrapped import at_step, buffers, require_followed_schedules
 from sharpflow.simulator.schedule import schedule
 from sharpflow.simulator.store.checkpoint import Checkpoint
@@ -143,6 +149,10 @@ def simulate(
         observables, requested, problem, state.optimizer_state, effective_learning_rate
     )
     start = int(state.step)
+    # before the run, so that a rate that cannot be is refused before anything is computed
+    clock = clock_of(
+        optimizer.update, state.optimizer_state, _clock_begin(params), start + num_steps
+    )
     began = time.perf_counter()
     num_rows = _rows_per_chunk(times.num_records)
     program = Program(
@@ -183,9 +193,11 @@ def simulate(
         status=Status(int(last.status)),
         **rule,
         **_clock(params, rule["intrinsic_rate"]),
+        clock=clock,
         attributes=provenance(last.params, [problem])
         | _ancestry(params)
         | _hyperparameters(last.optimizer_state)
+        | schedules_in_words(optimizer.update)
         | {"matmul_precision": matmul_precision, "seconds": seconds},
         quantities=recorded_quantities(records.columns, requested),
     )
@@ -277,7 +289,7 @@ def _starting_state(
         begun = optimizer.init(params)
         require_followed_schedules(begun)
         require_possible_rule(begun, params)
-        begun = at_step(begun, step) if step else begun
+        begun = at_step(begun, step, optimizer.update) if step else begun
         kept = None if snapshot is None else snapshot.optimizer_state
         begun, anew = carried(kept, begun)
         if step and anew:
@@ -302,6 +314,7 @@ def _starting_state(
     state = _with_classes(last, fresh)
     # as sets, because jax declares no comparison of structures
     same = {jax.tree.structure(fresh)} == {jax.tree.structure(state.optimizer_state)}
+    same = same and _follows(optimizer.update, state.optimizer_state)
     if not same or _hyperparameters(fresh) != _hyperparameters(state.optimizer_state):
         raise ValueError(
             "optimizer must be the rule that made this trajectory, with the same numbers; "
@@ -358,6 +371,25 @@ def _ancestry(start: "Params | Trajectory | Snapshot") -> dict[str, str]:
     if isinstance(start, Trajectory) and start.ancestry:  # the same fork, gone on with
         return {ANCESTRY: start.attributes[ANCESTRY]}
     return {}
+
+
+def _clock_begin(start: "Params | Trajectory | Snapshot") -> int:
+    """The step from which the clock of a schedule counts, as ``_clock`` has it."""
+    if isinstance(start, Snapshot):
+        return start.step
+    return start.clock_step if isinstance(start, Trajectory) else 0
+
+
+def _follows(update: Any, state: Any) -> bool:
+    """Whether the schedules of a rule lead to the numbers of a state, or it has none."""
+    following = scheduled_update(update)
+    if following is None:
+        return True
+    return all(
+        np.allclose(number, following.at_step(part, part.num_updates).numbers[name], rtol=1e-5)
+        for part in scheduled_states(state)
+        for name, number in part.numbers.items()
+    )
 
 
 def _shapes(tree: Any) -> tuple:

@@ -30,12 +30,14 @@ from sharpflow.models.representation import (
 )
 from sharpflow.models.saving import save
 from sharpflow.models.stored_tree import StoredLeaves
+from sharpflow.simulator.clock import Clock
 from sharpflow.simulator.columns import dimensions
 from sharpflow.simulator.observables import how_to_get
 from sharpflow.simulator.program import LoopState
 from sharpflow.simulator.quantities import described, quantity_of
 from sharpflow.simulator.quantity import Quantity
 from sharpflow.simulator.rules import edge_dynamics
+from sharpflow.simulator.rules.scheduled import scheduled_states
 from sharpflow.theory import Status
 
 if TYPE_CHECKING:
@@ -61,7 +63,8 @@ class Trajectory:
       final_state: all that is needed to go on; None for a point of a grid.
       status: ``Status.SUCCESS``, or ``DIVERGED``: then the last rows repeat the state
         in which the trajectory was frozen, at ``final_step``.
-      intrinsic_rate: flow time per step, ηλ or η²/2; NaN for other rules.
+      intrinsic_rate: flow time per step, ηλ or η²/2; NaN for other rules, and for one that follows
+        a schedule, whose flow time per step changes.
       response: b of the rule; NaN for other rules.
       decay_at_rest: by how much log λ* falls in a step at rest; NaN where the rule tells none.
       kappa: κ of IRE around the rule, 0 without it; NaN where no flow is known.
@@ -73,6 +76,8 @@ class Trajectory:
       rule_on_sphere: whether the flow of this rule lives on the sphere, whatever the problem.
       clock_step, clock_tau: the step at which this rule began to be followed, and τ there: 0, but
         after a fork, where another rule takes up the clock of the one before.
+      clock: flow time and rates of a rule that follows a schedule, from ``clock_step`` on; None for
+        other rules.
     """
 
     step: np.ndarray
@@ -94,6 +99,7 @@ class Trajectory:
     rule_on_sphere: bool = True
     clock_step: int = 0
     clock_tau: float = 0.0
+    clock: Clock | None = None
 
     def __getitem__(self, name: str) -> np.ndarray:
         """The column ``name``, shape (T, ...)."""
@@ -117,7 +123,10 @@ class Trajectory:
 
     @property
     def tau(self) -> np.ndarray:
-        """Flow time τ of every row, shape (T,): intrinsic rate × step, and on after a fork."""
+        """Flow time τ of every row, shape (T,): intrinsic rate × step, and on after a fork.
+
+        With a schedule it is the sum of the intrinsic rates of the steps before, Σ η_s λ_s.
+        """
         return self.tau_at(self.step)
 
     def tau_at(self, step: np.ndarray | int) -> np.ndarray:
@@ -126,7 +135,41 @@ class Trajectory:
         Args:
           step: numbers of updates, shape (...).
         """
+        if self.clock is not None:
+            return np.asarray(self.clock_tau + self.clock.tau_at(step))
         return np.asarray(self.clock_tau + self.intrinsic_rate * (step - self.clock_step))
+
+    def rate_at(self, step: np.ndarray | int) -> np.ndarray:
+        """Flow time that some steps take, shape (...).
+
+        Args:
+          step: numbers of updates, shape (...).
+        """
+        if self.clock is not None:
+            return self.clock.rate_at(step)
+        return np.full(np.shape(step), self.intrinsic_rate)
+
+    def log_rate_after(self, step: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """What a schedule adds to −log λ* over flow time, as ``sharpness_flow`` takes it.
+
+        Args:
+          step: from which on it must be known.
+
+        Returns:
+          Flow times and log η̃ at a fixed w at each, shape (n,) both; None without a schedule.
+
+        Raises:
+          ValueError: a rate of 0 between this step and the last snapshot.
+        """
+        if self.clock is None:
+            return None
+        tau, log_rate = self.clock.log_rate_around(step, int(self.snapshot_step[-1]))
+        return self.clock_tau + tau, log_rate
+
+    @property
+    def has_clock(self) -> bool:
+        """Whether its rule tells a flow time."""
+        return self.clock is not None or bool(np.isfinite(self.intrinsic_rate))
 
     @property
     def snapshot_tau(self) -> np.ndarray:
@@ -253,7 +296,7 @@ class Trajectory:
             for name, values in self.columns.items()
         }
         coords: dict[str, Any] = {"step": self.step}
-        if np.isfinite(self.intrinsic_rate):
+        if self.has_clock:
             coords["tau"] = ("step", self.tau)
         if self.params is not None:
             coords["snapshot"] = self.snapshot_step
@@ -275,11 +318,14 @@ class Trajectory:
         rule = f"ηλ = {self.intrinsic_rate:g}, b = {self.response:g}"
         lines = [
             ("step t", span(self.step)),
-            ("flow time τ", span(self.tau) if np.isfinite(self.intrinsic_rate) else "none known"),
+            ("flow time τ", span(self.tau) if self.has_clock else "none known"),
         ]
         if self.clock_step:
             lines.append(("forked", f"at step {self.clock_step}, τ = {self.clock_tau:g}"))
         lines += [("from", told) for told in self.ancestry]
+        if self.clock is not None:
+            rates = span(self.rate_at(self.step))
+            lines.append(("rule", f"ηλ by a schedule, {rates}; b = {self.response:g}"))
         if np.isfinite(self.intrinsic_rate):
             lines.append(("rule", rule + (f", κ = {self.kappa:g}" if self.kappa else "")))
         kept = "none" if self.params is None else of_params(self.params, "snapshots")
@@ -363,7 +409,9 @@ class Snapshot:
 
 
 # what the file of a trajectory may hold
-CLASSES = {kind.__name__: kind for kind in (Trajectory, Snapshot, LoopState, Quantity, Status)}
+CLASSES = {
+    kind.__name__: kind for kind in (Trajectory, Clock, Snapshot, LoopState, Quantity, Status)
+}
 
 
 def _storable(values: np.ndarray) -> np.ndarray:
@@ -407,7 +455,7 @@ def concatenate(first: Trajectory, second: Trajectory) -> Trajectory:
         )
     if (first.params is None) != (second.params is None):
         raise ValueError("first and second must both have snapshots, or neither")
-    same_clock = np.array_equal(first.tau, second.tau_at(first.step), equal_nan=True)
+    same_clock = _same_clock(first, second)
     if not same_clock or not np.array_equal(_numbers(first), _numbers(second), equal_nan=True):
         raise ValueError(
             "second was forked from first with another rule, so that they are two trajectories; "
@@ -422,6 +470,17 @@ def concatenate(first: Trajectory, second: Trajectory) -> Trajectory:
         else jax.tree.map(lambda *leaves: np.concatenate(leaves), first.params, second.params),
         snapshot_row=np.concatenate([first.snapshot_row, len(first.step) + second.snapshot_row]),
     )
+
+
+def _same_clock(first: Trajectory, second: Trajectory) -> bool:
+    """Whether the steps of the first have the same τ by the clock of the second."""
+    if first.clock is None and second.clock is None:
+        return np.array_equal(first.tau, second.tau_at(first.step), equal_nan=True)
+    if first.clock is None or second.clock is None or first.clock_step != second.clock_step:
+        return False
+    # knots tell τ to a hundredth of a step, and a longer run may have others
+    slack = 0.1 * first.rate_at(first.step)
+    return bool(np.all(np.abs(first.tau - second.tau_at(first.step)) <= slack))
 
 
 def _numbers(trajectory: Trajectory) -> list[float]:
@@ -465,6 +524,9 @@ def rule_fields(problem: Problem, optimizer_state: Any) -> dict[str, Any]:
         "oscillation_share": rule.oscillation_share,
         "kappa": rule.kappa,
     }
+    if scheduled_states(optimizer_state):
+        # those of the last step only, which a schedule changes
+        numbers |= {"intrinsic_rate": None, "decay_at_rest": None}
     known = {name: math.nan if value is None else float(value) for name, value in numbers.items()}
     return known | {
         "on_sphere": problem.scale_invariant and bool(rule.on_sphere),

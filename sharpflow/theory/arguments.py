@@ -26,7 +26,7 @@ def _schedule(rate: Any) -> str:
     if not callable(rate):
         return ""
     return (
-        "a schedule needs a rule of optax, which counts its steps: "
+        "gdwd, momentum and quasi_rmsprop take a schedule. Any other one needs a rule of optax: "
         "optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule)). For a "
         "threshold that follows it give simulate effective_learning_rate=, and make the rule by a "
         "function under @optax.inject_hyperparams. The page docs/howto-optimizer.md, 'SGD with "

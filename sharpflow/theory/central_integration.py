@@ -15,7 +15,7 @@ from sharpflow.models.precision import compiled
 from sharpflow.theory import integration
 from sharpflow.theory.central_dynamics import Counts, Dynamics, EdgePoint
 from sharpflow.theory.central_step import attempt
-from sharpflow.theory.integration import Progress, Trial
+from sharpflow.theory.integration import Progress, Span, Trial
 from sharpflow.theory.scaling import norm
 from sharpflow.theory.status import Status, failure_unless, first_failure
 
@@ -123,8 +123,11 @@ class CentralStepper:
         )
         return point, status
 
-    def row(self, measure: CentralPoint) -> tuple[CentralPath, Int[Array, ""]]:
+    def row(
+        self, measure: CentralPoint, time: Float[Array, ""]
+    ) -> tuple[CentralPath, Int[Array, ""]]:
         """A point with its eigenvalues, and C over the last step."""
+        del time
         edge_point = measure.edge_point
         row = CentralPath(
             edge_point.params,
@@ -134,8 +137,11 @@ class CentralStepper:
         )
         return row, jnp.zeros((), jnp.int32)  # whether its eigenvalues are known, measure has said
 
-    def attempt(self, measure: CentralPoint, step: Float[Array, ""]) -> Trial[CentralPoint]:
+    def attempt(
+        self, measure: CentralPoint, step: Float[Array, ""], span: Span
+    ) -> Trial[CentralPoint]:
         """A step that looks for C, or one that is repeated with it where it passes the edge."""
+        del span  # its equation does not know the time
         point, dynamics = measure, self.dynamics
         excess = jnp.maximum(point.edge_point.eigenvalues[0] - dynamics.edge, 0.0)
         target = dynamics.edge + excess * jnp.exp(-_RETURN_RATE * step)

@@ -193,8 +193,20 @@ def edge_response(
     )
 
 
+def covariance_window(b: Float[Array, ""] | float) -> Float[Array, ""] | float:
+    """The flow time over which M at a point holds.
+
+    Args:
+      b: response of the threshold.
+    """
+    return _DECAY / b
+
+
 def edge_covariance(
-    response: EdgeResponse, b: Float[Array, ""], rtol: Float[Array, ""]
+    response: EdgeResponse,
+    b: Float[Array, ""],
+    rtol: Float[Array, ""],
+    log_rate_slope: Float[Array, ""] | None = None,
 ) -> EdgeSolution:
     """M over the next ``_DECAY``/b of flow time, in the basis of the eigenvectors.
 
@@ -205,6 +217,7 @@ def edge_covariance(
       response: of the point.
       b: response of the threshold.
       rtol: relative tolerance with which the point was reached.
+      log_rate_slope: mean h of d log η/dτ over this time by a schedule; None without one.
 
     Returns:
       The solution of the edge program, whose covariance is M.
@@ -217,6 +230,9 @@ def edge_covariance(
     # 1e-3, and more where the flow itself is less exact.
     ratios = jnp.where(ratios >= 1.0 - jnp.maximum(3.0 * rtol, 1e-3), 1.0, ratios)
     drive = b * (identity - (identity - jnp.diag(ratios)) / _DECAY)
+    if log_rate_slope is not None:
+        window = covariance_window(b)
+        drive = drive - jnp.expm1(-log_rate_slope * window) / window * identity
     return solve_edge_program(response.gram, drive, b)
 
 

@@ -32,10 +32,12 @@ from sharpflow.models.progress import progress_bar
 from sharpflow.models.representation import Summary, course, number, of_params, span, summarized
 from sharpflow.models.saving import save
 from sharpflow.theory.arguments import KAPPA, TIMES, require_at_least_one, require_positive
+from sharpflow.theory.edge_geometry import covariance_window
 from sharpflow.theory.failure import NOT_SMOOTH, Standing
 from sharpflow.theory.flow_dataset import flow_dataset
 from sharpflow.theory.flow_integration import FlowPoint, FlowRows, begin, integrate
 from sharpflow.theory.linearization import METHODS, Method, linearize, resolve_method
+from sharpflow.theory.log_rate import LOG_RATE, Knots
 from sharpflow.theory.manifold import require_on_manifold
 from sharpflow.theory.pieces import LIMIT, Deadline, first_steps, integrate_in_pieces
 from sharpflow.theory.residuals import residual_form
@@ -75,6 +77,7 @@ class FlowSolution:
       b: response of the threshold, 2 for GD+WD.
       kappa: κ of IRE; motion along Γ is 1 + κ times as fast.
       on_sphere: whether ζ moves on the unit sphere.
+      log_rate_slope: h = d log η/dτ of the schedule from each output on, shape (T,); None without.
     """
 
     tau: Float[Array, " T"]
@@ -88,6 +91,7 @@ class FlowSolution:
     b: float
     on_sphere: bool
     kappa: float = 0.0
+    log_rate_slope: Float[Array, " T"] | None = None
 
     @property
     def edge_trace(self) -> Float[Array, " T"]:
@@ -101,9 +105,13 @@ class FlowSolution:
 
         With a single eigenvalue at the edge it is ‖∇_Γ log λ_1‖². NaN below the edge.
 
-        Source: docs/flat-directions.md, from tr M = b/(2b + (1 + κ)G²).
+        Source: docs/flat-directions.md, from tr M = b/(2b + (1 + κ)G²); with a schedule b + h
+        stands above the line.
         """
         trace = jnp.where(self.edge_trace > 0, self.edge_trace, jnp.nan)
+        if self.log_rate_slope is not None:
+            drive = self.b + self.log_rate_slope
+            return (drive / trace - 2.0 * self.b) / (1.0 + self.kappa)
         return self.b * (1.0 / trace - 2.0) / (1.0 + self.kappa)
 
     def to_dataset(self) -> "xarray.Dataset":
@@ -180,6 +188,7 @@ FLOW = instance(FlowSolution, "a FlowSolution, as sharpness_flow returns it")
     method=choice(METHODS),
     max_seconds=LIMIT,
     progress=optional(FLAG),
+    log_rate=optional(LOG_RATE),
 )
 def sharpness_flow(
     problem: Problem,
@@ -190,6 +199,7 @@ def sharpness_flow(
     max_edge: int = 8,
     edge_dimension: int | None = None,
     b: float = 2.0,
+    log_rate: tuple[Float[Array | np.ndarray, " n"], Float[Array | np.ndarray, " n"]] | None = None,
     kappa: float = 0.0,
     on_sphere: bool = True,
     rtol: float = 1e-3,
@@ -219,6 +229,10 @@ def sharpness_flow(
         ``max_edge``, when one more reaches the edge. By default ``max_edge`` where the
         Jacobian is formed, and otherwise those within 30 % of the edge and one more.
       b: response of the threshold, 2 for GD+WD.
+      log_rate: of a schedule of the learning rate, flow times and log η at each, up to a constant,
+        shape (n,) both, along lines between them and constant outside; a time that stands twice is
+        a jump, after which the second value holds. The flow with a weight decay by a schedule, or
+        with none, needs nothing.
       kappa: κ > −1 of IRE, which makes motion along Γ 1 + κ times as fast and leaves
         the oscillation and the threshold alone (docs/flat-directions.md).
       on_sphere: False for losses that are not scale-invariant.
@@ -245,12 +259,14 @@ def sharpness_flow(
         though ``on_sphere``.
       RuntimeError: the integration fails; the message says how and where.
 
-    Source: docs/theory.md, section 4; with a single eigenvalue at the edge, Lyu, Li and
-    Arora 2022, equation (7) of Theorem 2.
+    Source: docs/theory.md, section 4, with a schedule section 4.9; with a single eigenvalue at
+    the edge, Lyu, Li and Arora 2022, equation (7) of Theorem 2.
     """
     deadline = Deadline(max_seconds)
     theta0 = validate_params(problem, theta0, "theta0")
-    times = validated_times(tau, jax.tree.leaves(theta0)[0].dtype)
+    dtype = jax.tree.leaves(theta0)[0].dtype
+    times = validated_times(tau, dtype)
+    knots = None if log_rate is None else Knots.of(log_rate, dtype)
     require_positive(rtol=rtol, b=b, step_size=step_size, threshold0=threshold0)
     require_at_least_one(max_edge=max_edge, max_steps=max_steps)
     require_within(
@@ -278,13 +294,14 @@ def sharpness_flow(
     began = clock.monotonic()
     spectrum = np.asarray(_spectrum(problem, theta0, k=most, method=method))
     first = first_steps(clock.monotonic() - began)
-    level, time = _crossing(spectrum[0], times[0], threshold0, b)
+    level, time = _crossing(spectrum[0], times[0], threshold0, b, knots)
+    stops = times if knots is None else _with_breaks(times, knots.breaks(b), dtype)
     dimension = _first_dimension(edge_dimension, method, spectrum / np.exp(level), most)
     run = partial(
         integrate,
         problem,
         theta0,
-        tau=jnp.asarray(padded_times(times, flat.size), flat.dtype),
+        tau=jnp.asarray(padded_times(stops, flat.size), flat.dtype),
         b=jnp.asarray(b, flat.dtype),
         kappa=jnp.asarray(kappa, flat.dtype),
         rtol=jnp.asarray(rtol, flat.dtype),
@@ -293,6 +310,7 @@ def sharpness_flow(
         on_sphere=on_sphere,
         max_steps=jnp.asarray(max_steps, jnp.int32),
         method=method,
+        log_rate=None if knots is None else knots.compiled(flat.dtype),
     )
     numbers = (level, time, _FIRST_STEP if step_size is None else step_size)
     reached, rows = begin(
@@ -323,6 +341,9 @@ def sharpness_flow(
             with_room = FlowPoint.with_room(point.theta, point.log_threshold, dimension)
             reached = reached._replace(point=with_room, status=jnp.zeros_like(reached.status))
             reached, rows = go_on(reached, rows)
+    if knots is not None:
+        outputs = np.searchsorted(stops, times.astype(dtype).astype(np.float64))
+        rows = jax.tree.map(lambda leaf: leaf[outputs], rows)
     theta, threshold, rows = _unpadded(theta0, rows, num_times=len(times))
     solution = FlowSolution(
         tau=jnp.asarray(times, flat.dtype),
@@ -336,6 +357,7 @@ def sharpness_flow(
         b=b,
         on_sphere=on_sphere,
         kappa=kappa,
+        log_rate_slope=None if knots is None else _slopes(knots, times, b, flat.dtype),
     )
     if throw and int(solution.status) != Status.SUCCESS:
         status = Status(int(solution.status))
@@ -369,12 +391,32 @@ def _spectrum(problem: Problem, theta: Params, *, k: int, method: Method) -> Flo
 
 
 def _crossing(
-    sharpness: float, time: float, threshold0: float | None, b: float
+    sharpness: float, time: float, threshold0: float | None, b: float, knots: Knots | None
 ) -> tuple[float, float]:
     """log λ* and τ where the integration starts: at tau[0], or at the crossing before it."""
     edge = float(np.log(sharpness))
     level = edge if threshold0 is None else float(np.log(threshold0))
-    return max(level, edge), time - max(edge - level, 0.0) / b
+    excess = max(edge - level, 0.0)
+    if knots is not None:
+        return max(level, edge), knots.crossing(time, excess, b)
+    return max(level, edge), time - excess / b
+
+
+def _with_breaks(times: np.ndarray, breaks: np.ndarray, dtype: DTypeLike) -> np.ndarray:
+    """Output times, and between them those at which a schedule breaks, as the dtype holds them."""
+    held = times.astype(dtype).astype(np.float64)
+    inside = breaks[(breaks > held[0]) & (breaks < held[-1])]
+    place = np.searchsorted(held, inside)
+    away = np.minimum(inside - held[place - 1], held[place] - inside)
+    # one that rounding alone parts from an output would make a step of rounding
+    apart = away > 4 * np.finfo(np.dtype(dtype)).eps * np.abs(inside)
+    return np.union1d(held, inside[apart])
+
+
+def _slopes(knots: Knots, times: np.ndarray, b: float, dtype: DTypeLike) -> Float[Array, " T"]:
+    """d log η/dτ from the output times on."""
+    slope = partial(knots.compiled(dtype).slope, window=covariance_window(b))
+    return jax.vmap(slope)(jnp.asarray(times, dtype))
 
 
 def _first_dimension(

@@ -13,13 +13,15 @@ from sharpflow.models.precision import compiled
 from sharpflow.theory import integration
 from sharpflow.theory.edge_geometry import (
     EdgeResponse,
+    covariance_window,
     edge_covariance,
     edge_response,
     edge_space,
 )
 from sharpflow.theory.flow_step import Settings, Trend, attempt
-from sharpflow.theory.integration import Progress, Trial
+from sharpflow.theory.integration import Progress, Span, Trial
 from sharpflow.theory.linearization import Method, Residual, linearize
+from sharpflow.theory.log_rate import LogRate
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.retraction import residual_tolerance
 from sharpflow.theory.status import Status, failure_unless, first_failure
@@ -101,12 +103,14 @@ class FlowStepper:
       settings: of the steps.
       num_eigenvalues: k of the rows, at least as many as the edge has room for.
       method: how the Jacobian is handled.
+      log_rate: what a schedule adds to −log λ*; None without one.
     """
 
     residual: Residual
     settings: Settings
     num_eigenvalues: int
     method: Method
+    log_rate: LogRate | None = None
 
     order = 2
     # At 1.5 a flow of 20 steps takes 24, because it cannot use that it may go faster after its
@@ -134,14 +138,17 @@ class FlowStepper:
         status = first_failure(response.status, failure_unless(~crowded, Status.EDGE_FULL))
         return _FlowMeasure(point, response), status
 
-    def row(self, measure: _FlowMeasure) -> tuple[FlowRows, Int[Array, ""]]:
+    def row(self, measure: _FlowMeasure, time: Float[Array, ""]) -> tuple[FlowRows, Int[Array, ""]]:
         """A point with its eigenvalues, and M from there on."""
         point, space = measure.point, measure.response.space
         room = self.num_eigenvalues - space.frame.shape[0]
         eigenvalues = space.eigenvalues
         if room:
             eigenvalues, _ = space.linearization.top_eigenpairs(self.num_eigenvalues, space.frame)
-        program = edge_covariance(measure.response, self.settings.b, self.settings.rtol)
+        b, slope = self.settings.b, None
+        if self.log_rate is not None:
+            slope = self.log_rate.slope(time, covariance_window(b))
+        program = edge_covariance(measure.response, b, self.settings.rtol, slope)
         row = FlowRows(
             theta=point.theta,
             log_threshold=point.log_threshold,
@@ -150,9 +157,12 @@ class FlowStepper:
         )
         return row, program.status
 
-    def attempt(self, measure: _FlowMeasure, step: Float[Array, ""]) -> Trial[FlowPoint]:
+    def attempt(
+        self, measure: _FlowMeasure, step: Float[Array, ""], span: Span
+    ) -> Trial[FlowPoint]:
         """A predictor and a corrector; see ``flow_step``."""
-        tried = attempt(measure.response, measure.point.trend, step, self.settings)
+        change = None if self.log_rate is None else self.log_rate.change(span.start, span.end)
+        tried = attempt(measure.response, measure.point.trend, step, self.settings, change)
         values = jnp.linalg.eigvalsh(tried.covariance)
         holding = values > _HOLDING * jnp.sum(values)
         end = FlowPoint(
@@ -207,6 +217,7 @@ def integrate(
     on_sphere: bool,
     max_steps: Array,
     method: Method,
+    log_rate: LogRate | None = None,
 ) -> tuple[Progress[FlowPoint], FlowRows]:
     """Integrate from ``start`` to the last output time, a rest, or until something fails.
 
@@ -222,6 +233,7 @@ def integrate(
       step_size: a fixed step, or NaN for error control.
       num_eigenvalues: k of the rows.
       method: how the Jacobian is handled.
+      log_rate: of a schedule, or None.
 
     Returns:
       Where it ended, and the rows.
@@ -239,7 +251,7 @@ def integrate(
         tolerance=residual_tolerance(residual, beginning),
         norm=jnp.linalg.norm(beginning),
     )
-    stepper = FlowStepper(residual, settings, num_eigenvalues, method)
+    stepper = FlowStepper(residual, settings, num_eigenvalues, method, log_rate)
     return integration.integrate(
         stepper,
         start,

@@ -33,6 +33,11 @@ _SMOOTH_LIMIT = 2.0
 _PROGRAM_SHARE = 1e-5
 
 
+# Of the change of log η in a step, whose trend the next step is to use. With more the terms of
+# second order in it, which are those of the schedule alone, pass for a bend of the edge block.
+_STEADY = 0.1
+
+
 class Settings(NamedTuple):
     """What all steps of a flow share.
 
@@ -167,7 +172,13 @@ class _Corrected(NamedTuple):
     status: Int[Array, ""]
 
 
-def attempt(start: EdgeResponse, trend: Trend, step: Array, settings: Settings) -> Step:
+def attempt(
+    start: EdgeResponse,
+    trend: Trend,
+    step: Array,
+    settings: Settings,
+    log_rate_change: Float[Array, ""] | None = None,
+) -> Step:
     """A step from a point of Γ after which no eigenvalue is above the threshold.
 
     Predictor and corrector each choose M so that the edge eigenvalues at the end of the
@@ -180,12 +191,14 @@ def attempt(start: EdgeResponse, trend: Trend, step: Array, settings: Settings) 
       trend: of the step before.
       step: Δτ.
       settings: of the flow.
+      log_rate_change: of log η over the step, by a schedule; None without one.
 
-    Source: docs/theory.md, section 9.
+    Source: docs/theory.md, sections 9 and 4.9.
     """
     trend = trend.continued(start, settings.b * step)
-    predicted = _predict(start, trend, step, settings)
-    corrected = _correct(start, predicted, step, settings)
+    change = log_rate_change
+    predicted = _predict(start, trend, step, settings, change)
+    corrected = _correct(start, predicted, step, settings, change)
 
     # Relative to the start of the flow where ζ has become shorter since: a flow without a sphere
     # that comes near the origin would otherwise take ever shorter steps.
@@ -196,10 +209,12 @@ def attempt(start: EdgeResponse, trend: Trend, step: Array, settings: Settings) 
     # Where more than the bend of the motion was missed, an eigenvalue has arrived at the edge or
     # passes close by another one. What such a step shows is no trend.
     smooth = difference <= _SMOOTH_LIMIT * bent
+    if change is not None:
+        smooth = smooth & (jnp.abs(change) <= _STEADY)
     return Step(
         theta=corrected.theta,
         log_threshold=corrected.log_threshold,
-        trend=_trend(start, predicted, corrected, step, settings, smooth),
+        trend=_trend(start, predicted, corrected, step, settings, smooth, change),
         covariance=corrected.covariance,
         error=_ERROR_SHARE * jnp.maximum(difference, bent),
         # in the order of the step: what one part leaves NaN, those after it fail on
@@ -207,12 +222,16 @@ def attempt(start: EdgeResponse, trend: Trend, step: Array, settings: Settings) 
     )
 
 
-def _predict(start: EdgeResponse, trend: Trend, step: Array, settings: Settings) -> _Predicted:
+def _predict(
+    start: EdgeResponse, trend: Trend, step: Array, settings: Settings, change: Array | None
+) -> _Predicted:
     """M and a move from what is known at the start and, by the trend, of the step."""
     base, b, rtol = start.space, settings.b, settings.rtol
     turning = _applied(start.gram, trend.covariance)
     turning = turning - _shown(start, turning, step, b)
     drive = b * _identity(start) - _below_at(start, step)
+    if change is not None:
+        drive = drive + _drift(change, step) * _identity(start)
     drive = drive + 0.5 * step * trend.edge_bend + turning
     program = solve_edge_program(start.gram, drive, b, tolerance=_PROGRAM_SHARE * rtol)
     rate = start.rate(program.covariance, on_sphere=settings.on_sphere)
@@ -227,7 +246,7 @@ def _predict(start: EdgeResponse, trend: Trend, step: Array, settings: Settings)
         base.linearization, base.theta - move, rough, on_sphere=settings.on_sphere
     )
     space = edge_space(base.linearization.nearby(theta), start.ratios.shape[0], base.frame)
-    log_threshold = _threshold_after(start, program.covariance, step, b)
+    log_threshold = _threshold_after(start, program.covariance, step, b, change)
     ratios = space.eigenvalues * jnp.exp(-log_threshold)
     distance = (start.ratios[:, None] - ratios[None, :]) / (b * step)
     turn = continuing_turn(base.frame, space.frame, distance)
@@ -245,7 +264,11 @@ def _predict(start: EdgeResponse, trend: Trend, step: Array, settings: Settings)
 
 
 def _correct(
-    start: EdgeResponse, predicted: _Predicted, step: Array, settings: Settings
+    start: EdgeResponse,
+    predicted: _Predicted,
+    step: Array,
+    settings: Settings,
+    change: Array | None,
 ) -> _Corrected:
     """M and a move from what the predicted point shows."""
     base, space, on_sphere = start.space, predicted.space, settings.on_sphere
@@ -266,7 +289,7 @@ def _correct(
     return _Corrected(
         covariance=covariance,
         theta=theta,
-        log_threshold=_threshold_after(start, covariance, step, settings.b),
+        log_threshold=_threshold_after(start, covariance, step, settings.b, change),
         start_rate=start_rate,
         end_rate=end_rate,
         status=first_failure(
@@ -284,12 +307,15 @@ def _trend(
     step: Array,
     settings: Settings,
     smooth: Bool[Array, ""],
+    change: Array | None,
 ) -> Trend:
     """What the step has shown of how its rates change; nothing unless it was smooth."""
     b, turn = settings.b, predicted.turn
     # Without a bend the predictor takes the distance to the edge for this.
     lowering = _shown(start, _applied(start.gram, predicted.covariance), step, b)
     rise = b * (2.0 * jnp.trace(predicted.covariance) - 1.0) * _identity(start)
+    if change is not None:
+        rise = rise - _drift(change, step) * _identity(start)
     expected = _below_at(start, step) + lowering + rise
     growth = jnp.exp(predicted.log_threshold - start.log_threshold)
     edge_bend = 2.0 / (growth * step) * (expected - predicted.below)
@@ -312,10 +338,19 @@ def _below_at(start: EdgeResponse, step: Array) -> Float[Array, "k k"]:
 
 
 def _threshold_after(
-    start: EdgeResponse, covariance: Array, step: Array, b: Array
+    start: EdgeResponse, covariance: Array, step: Array, b: Array, change: Array | None
 ) -> Float[Array, ""]:
-    """s after a step with this M."""
-    return start.log_threshold + step * b * (2.0 * jnp.trace(covariance) - 1.0)
+    """s after a step with this M, and with this change of log η."""
+    after = start.log_threshold + step * b * (2.0 * jnp.trace(covariance) - 1.0)
+    return after if change is None else after - change
+
+
+def _drift(change: Array, step: Array) -> Float[Array, ""]:
+    """h = d log η/dτ over a step, as it lowers the threshold of the start: (1 − λ*_end/λ*)/Δτ.
+
+    The whole of what a schedule does is known beforehand, also in second order.
+    """
+    return -jnp.expm1(-change) / step
 
 
 def _shown(start: EdgeResponse, change: Array, step: Array, b: Array) -> Float[Array, "k k"]:

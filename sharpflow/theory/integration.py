@@ -50,6 +50,13 @@ class Trial(NamedTuple, Generic[Point]):
     status: Int[Array, ""]
 
 
+class Span(NamedTuple):
+    """The times at which a step starts and ends, shape () each."""
+
+    start: Float[Array, ""]
+    end: Float[Array, ""]
+
+
 class Stepper(Protocol[Point, Measure, Row_co]):
     """What a flow tells the loop.
 
@@ -74,23 +81,25 @@ class Stepper(Protocol[Point, Measure, Row_co]):
         """
         ...
 
-    def row(self, measure: Measure) -> tuple[Row_co, Int[Array, ""]]:
+    def row(self, measure: Measure, time: Float[Array, ""]) -> tuple[Row_co, Int[Array, ""]]:
         """What an output keeps of a point, and whether it is known.
 
         Args:
           measure: of the point.
+          time: of the output, shape ().
 
         Returns:
           The row and a ``Status`` code.
         """
         ...
 
-    def attempt(self, measure: Measure, step: Float[Array, ""]) -> Trial[Point]:
+    def attempt(self, measure: Measure, step: Float[Array, ""], span: Span) -> Trial[Point]:
         """One step.
 
         Args:
           measure: of the point where it starts.
           step: its length, shape ().
+          span: the times of its ends, of which the difference is the length up to rounding.
 
         Returns:
           Where it leads, and its error.
@@ -209,7 +218,7 @@ def integrate(
         before = jax.tree.map(lambda leaf: leaf[index], rows)
 
         def noted() -> tuple[Row, Array]:
-            row, known = stepper.row(measure)
+            row, known = stepper.row(measure, progress.time)
             reached = known == Status.SUCCESS
             return jax.tree.map(lambda new, old: jnp.where(reached, new, old), row, before), known
 
@@ -245,7 +254,9 @@ def integrate(
     def move(here: Progress[Point], measure: Measure, until: Array) -> Progress[Point]:
         """A step towards an output, or a shorter one to be tried."""
         step, last = step_towards(until - here.time, here.step)
-        trial = stepper.attempt(measure, step)
+        # the output time itself, which a sum of steps would miss by rounding
+        end = jnp.where(last, until, here.time + step)
+        trial = stepper.attempt(measure, step, Span(here.time, end))
         sound = trial.status == Status.SUCCESS
         ratio = jnp.where(sound, trial.error / (_STEP_SHARE * rtol), jnp.inf)
         repeat = sound & trial.repeat
@@ -259,8 +270,7 @@ def integrate(
             point=jax.tree.map(
                 lambda end, start: jnp.where(accepted, end, start), trial.end, trial.start
             ),
-            # the output time itself, which a sum of steps would miss by rounding
-            time=jnp.where(accepted, jnp.where(last, until, here.time + step), here.time),
+            time=jnp.where(accepted, end, here.time),
             step=jnp.where(fixed, step_size, proposal),
             num_steps=here.num_steps + accepted.astype(jnp.int32),
             num_rejected=here.num_rejected + (~accepted).astype(jnp.int32),

@@ -262,20 +262,24 @@ def edge_loss(intrinsic_rate: float, threshold: _Numbers, edge_trace: _Numbers |
     return 0.5 * intrinsic_rate * threshold * edge_trace
 
 
-def edge_trace_integral(tau: np.ndarray, threshold: np.ndarray, b: float) -> np.ndarray:
+def edge_trace_integral(
+    tau: np.ndarray, threshold: np.ndarray, b: float, *, log_rate: np.ndarray | None = None
+) -> np.ndarray:
     """∫ tr M dτ from each time to the next, which the threshold tells exactly.
 
     Args:
       tau: increasing flow times, shape (T,).
       threshold: λ* at each, shape (T,).
       b: response of the threshold, 2 for GD+WD.
+      log_rate: log η at each time by a schedule, up to a constant, shape (T,); None without one.
 
     Returns:
-      ½ (Δ log λ*/b + Δτ), shape (T − 1,), by d log λ*/dτ = b (2 tr M − 1).
+      ½ (Δ log(λ* η)/b + Δτ), shape (T − 1,), by d log λ*/dτ = b (2 tr M − 1) − d log η/dτ.
 
-    Source: docs/theory.md, section 4.
+    Source: docs/theory.md, sections 4 and 4.9.
     """
-    return 0.5 * (np.diff(np.log(threshold)) / b + np.diff(tau))
+    slow = np.log(threshold) if log_rate is None else np.log(threshold) + log_rate
+    return 0.5 * (np.diff(slow) / b + np.diff(tau))
 
 
 def edge_loss_integral(

@@ -173,10 +173,12 @@ class _Kinks:
     def measure(self, point):
         return point, jnp.zeros((), jnp.int32)
 
-    def row(self, measure):
+    def row(self, measure, time):
+        del time
         return measure, jnp.zeros((), jnp.int32)
 
-    def attempt(self, measure, step):
+    def attempt(self, measure, step, span):
+        del span
         end = measure.x + step
         crossed = (end > 1.0) & (step > 1e-9)
         error = jnp.where(crossed, 1.0, 1e-9)

@@ -12,6 +12,7 @@ import numpy as np
 
 from sharpflow.experiments.config.mistakes import mistake, refusals
 from sharpflow.experiments.config.optimizers import OPTIMIZERS
+from sharpflow.experiments.config.schedules import schedule_mistakes
 from sharpflow.models.arguments import FINITE, MOST, require_within
 from sharpflow.simulator.schedule import flow_time_per_step, schedule
 
@@ -37,11 +38,13 @@ def inconsistent(values: Values) -> list[str]:
     """
     precision = _precision(values)
     corners = _corners(values)
+    scheduled = schedule_mistakes(values)
     refused = _refused_by_rule(corners, values)
     clock = "tau" in values and not (precision or refused)
     rates = [_flow_time(corner, values) for corner in corners] if clock else []
     schedule_refused = _refused_by_schedule(values, rates)
-    return [*_given_twice(values), *_size(values), *precision, *refused, *schedule_refused]
+    wrong = [*_given_twice(values), *_size(values), *precision, *refused, *schedule_refused]
+    return [*wrong, *scheduled]
 
 
 def _given_twice(values: Values) -> list[str]:

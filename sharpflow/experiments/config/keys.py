@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from sharpflow.experiments.config.mistakes import mistake, shortened, shown_key
 from sharpflow.experiments.config.optimizers import OPTIMIZERS
 from sharpflow.experiments.config.published import read_published
+from sharpflow.experiments.config.schedules import KINDS as KINDS_OF_SCHEDULE
 from sharpflow.models import arguments
 from sharpflow.models.arguments import (
     COUNT,
@@ -120,7 +121,16 @@ FORK: dict[str, Key] = {
     "run": Key(TEXT, read=lambda run: str(user_path(run).absolute())),
     "at": Key(count(0)),
 }
-KEYS = ("preset", *SCHEMA, "problem_options", "axes", "prediction", "published", "fork")
+# of the table [schedule], beside which its kind decides what it takes
+SCHEDULE: dict[str, Key] = {
+    "kind": _one_of(*KINDS_OF_SCHEDULE),
+    "at": Key(COUNT, many=True),
+    "factor": Key(_POSITIVE, read=float),
+    "final_share": Key(_NOT_NEGATIVE, read=float),
+    "warmup_steps": Key(COUNT),
+    "decay_steps": Key(COUNT),
+}
+KEYS = ("preset", *SCHEMA, "problem_options", "axes", "schedule", "prediction", "published", "fork")
 
 # What TOML promises for its integers; a larger one would be refused by numpy much later.
 _WHOLE = count(-(2**63), 2**63 - 1)
@@ -152,7 +162,9 @@ def read_key(key: str, value: Any) -> tuple[Any, list[str]]:
     if key == "axes":
         return _read_axes(value)
     if key == "prediction":
-        return _read_prediction(value)
+        return _read_table(key, PREDICTION, value)
+    if key == "schedule":
+        return _read_table(key, SCHEDULE, value)
     if key == "published":
         return read_published(value)
     if key == "fork":
@@ -191,20 +203,21 @@ def _read_options(value: Any) -> tuple[dict[str, Any] | None, list[str]]:
     return options, shortened(mistakes, len(mistakes), "problem_options")
 
 
-def _read_prediction(value: Any) -> tuple[dict[str, Any] | None, list[str]]:
+def _read_table(
+    key: str, schema: dict[str, Key], value: Any
+) -> tuple[dict[str, Any] | None, list[str]]:
     if not isinstance(value, dict):
-        return None, [mistake("prediction", value, "a table, [prediction]")]
+        return None, [mistake(key, value, f"a table, [{key}]")]
     options, mistakes = {}, []
     for name, entry in value.items():
-        path = f"prediction.{shown_key(name)}"
-        if name not in PREDICTION:
-            allowed = ", ".join(PREDICTION)
-            near = nearest(name, tuple(PREDICTION))
-            mistakes.append(f"{path}: got an unknown key; allowed {allowed}{near}")
+        path = f"{key}.{shown_key(name)}"
+        if name not in schema:
+            near = nearest(name, tuple(schema))
+            mistakes.append(f"{path}: got an unknown key; allowed {', '.join(schema)}{near}")
             continue
-        options[name], wrong = _read_entries(path, PREDICTION[name], entry)
+        options[name], wrong = _read_entries(path, schema[name], entry)
         mistakes += wrong
-    return options, shortened(mistakes, len(mistakes), "prediction")
+    return options, shortened(mistakes, len(mistakes), key)
 
 
 def _read_fork(value: Any) -> tuple[dict[str, Any] | None, list[str]]:

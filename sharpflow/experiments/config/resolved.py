@@ -12,7 +12,9 @@ import numpy as np
 from sharpflow.experiments.config import functions
 from sharpflow.experiments.config.keys import is_reference
 from sharpflow.experiments.config.mistakes import ConfigError, mistake, reason
+from sharpflow.experiments.config.optimizers import GridOptimizer
 from sharpflow.experiments.config.published import Published
+from sharpflow.experiments.config.schedules import with_schedule
 from sharpflow.experiments.config.toml import toml_key, toml_value
 from sharpflow.models.arguments import checked, instance
 from sharpflow.models.leaves import x64_enabled
@@ -44,6 +46,7 @@ class Config:
         None.
       problem_options: keywords of the problem function, lists as tuples.
       axes: any other axes, name -> values.
+      schedule: what the learning rate follows, its kind and its options, or None.
       prediction: options of ``predict_grid``, or None where nothing is predicted.
       published: numbers of a paper, which stand beside those of the run.
       fork: the fields of a ``Fork``, or None where the run begins by itself.
@@ -75,6 +78,7 @@ class Config:
     matmul_precision: str | None = None
     problem_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     axes: Mapping[str, tuple] = dataclasses.field(default_factory=dict)
+    schedule: Mapping[str, Any] | None = None
     prediction: Mapping[str, Any] | None = None
     published: tuple[Published, ...] = dataclasses.field(default=(), compare=False)
     fork: Mapping[str, Any] | None = None
@@ -129,9 +133,11 @@ class Config:
             "learning_rates": self.learning_rate,
             "weight_decays": self.weight_decay,
             "axes": dict(self.axes) or None,
-            "optimizer": optimizer.function
-            if optimizer.reference in functions.OPTIMIZERS
-            else optimizer.guarded(self.folder, self.source, {}),
+            "optimizer": self._scheduled(
+                optimizer.function
+                if optimizer.reference in functions.OPTIMIZERS
+                else optimizer.guarded(self.folder, self.source, {})
+            ),
             "start": None if self.start is None else self._guarded(self._found("start")),
         }
         arguments["observables"] = tuple(map(self._observable, self.observables))
@@ -148,6 +154,13 @@ class Config:
         for field in dataclasses.fields(self):
             if field.compare:
                 yield field.name, getattr(self, field.name)
+
+    def _scheduled(self, optimizer: GridOptimizer) -> GridOptimizer:
+        """The optimizer with the schedule of the learning rate, if there is one."""
+        if self.schedule is None or self.schedule["kind"] == "constant":
+            return optimizer
+        assert self.num_steps is not None
+        return with_schedule(optimizer, self.schedule, self.num_steps)
 
     def _observable(self, name: str) -> str | Observable:
         """What is recorded under a name of ours, or what a function of somebody else makes."""

@@ -58,6 +58,7 @@ PARTS: dict[str, Part] = {
     "limits": _module("limits"),
     "adaptive": _module("adaptive"),
     "momentum": _module("momentum"),
+    "schedules": _module("schedules"),
     "flat-directions": _module("ire"),
     "dynamics": _module("dynamics"),
     "layers": _module("layers"),

@@ -117,6 +117,27 @@ class Origin:
         """What a launch of the new run notes, and its points are told to be forked from."""
         return {ANCESTRY: THEN.join(self.description["ancestry"])}
 
+    def require_numbers(self, *, followed: bool) -> None:
+        """Refuse schedules, whose flow time a grid cannot take up from another run.
+
+        Args:
+          followed: whether a rule of the new grid follows one.
+
+        Raises:
+          ValueError: it does, or a rule of the run before did.
+        """
+        has_rates = "intrinsic_rate" in self._grid
+        before = "tau" in self._grid.coords and not (
+            has_rates and np.all(np.isfinite(self._grid["intrinsic_rate"].values))
+        )
+        if followed or before:
+            which = "the rule of the grid" if followed else f"a rule of the run {self.run.path}"
+            raise ValueError(
+                f"fork: {which} follows a schedule, whose flow time a grid cannot go on with. Fork "
+                "its points one by one: sharpflow.simulate(problem, sharpflow.simulator.grid_point("
+                "grid, problem, seed=...).snapshot(step), rule, num_steps)"
+            )
+
     def clocks(self, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """From where each point counts its flow time: the step, and τ there, shapes (points,).
 

@@ -11,10 +11,12 @@ from sharpflow.models.arguments import Kind, checked, real, shown
 from sharpflow.models.parameter_names import parameter_names
 from sharpflow.models.problem import PROBLEM
 from sharpflow.simulator.axes import BASE, BY_POSITION, keywords_of
+from sharpflow.simulator.clock import clock_of
 from sharpflow.simulator.program import MakeOptimizer, rule_at
 from sharpflow.simulator.quantities import quantity_of
 from sharpflow.simulator.rules import gdwd
 from sharpflow.simulator.rules.edge_rule import MAKE_OPTIMIZER
+from sharpflow.simulator.rules.scheduled import schedules_in_words
 from sharpflow.simulator.store.arrays import PENDING
 from sharpflow.simulator.trajectory import Trajectory, rule_fields
 from sharpflow.theory import Status
@@ -86,7 +88,8 @@ def grid_point(
     has_last = all(name in at for name in parameter_names(example, "final_params"))
     taken = (*BASE[1:], *keywords_of(optimizer, others, BY_POSITION["optimizer"]))
     rates = {name: labels[name] for name in taken}
-    state = rule_at(optimizer, rates).init(jax.tree.map(_ones, example))
+    rule = rule_at(optimizer, rates)
+    state = rule.init(jax.tree.map(_ones, example))
     return Trajectory(
         step=step[rows],
         columns=columns,
@@ -99,8 +102,9 @@ def grid_point(
         final_state=None,
         status=Status(int(at["status"])),
         **rule_fields(problem, state),
+        clock=clock_of(rule.update, state, 0, max(int(at["num_steps"]), final_step)),
         **{name: at[name].item() for name in _CLOCK if name in at},
-        attributes=dict(grid.attrs) | labels,
+        attributes=dict(grid.attrs) | labels | schedules_in_words(rule.update),
         quantities={name: quantity_of(name, grid[name].attrs) for name in columns},
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params, Problem
@@ -15,6 +16,7 @@ from sharpflow.models.arguments import require_within, shown
 from sharpflow.models.precision import compiled
 from sharpflow.models.problem import validate_start
 from sharpflow.simulator.axes import BASE, BY_POSITION, Axes, keywords_of
+from sharpflow.simulator.clock import Clock, clock_of
 from sharpflow.simulator.grid.fork import Origin
 from sharpflow.simulator.host import Starts
 from sharpflow.simulator.premises import require_possible_rule
@@ -168,21 +170,36 @@ class Points:
         return {name: np.asarray(at[name], self.dtype) for name in names}
 
     def rate(self, point: int) -> float:
-        """Flow time per step of a point; NaN where its rule does not tell.
+        """Flow time per step of a point; NaN where its rule does not tell, or follows a schedule.
 
         Raises:
           ValueError: what the rule refuses.
         """
+        _, state = self._rule(point)
+        require_followed_schedules(state)
+        require_possible_rule(state, self.example)
+        return flow_time_per_step(state)
+
+    def clock(self, point: int, num_steps: int) -> Clock | None:
+        """The clock of a point whose rule follows a schedule; None for others.
+
+        Raises:
+          ValueError: a rate of one of its steps that cannot be.
+        """
+        rule, state = self._rule(point)
+        try:
+            return clock_of(rule.update, state, 0, num_steps)
+        except ValueError as error:
+            raise ValueError(f"at {self.axes.describe(point)}: {error}") from error
+
+    def _rule(self, point: int) -> tuple[optax.GradientTransformation, Any]:
         at = self.axes.at(point)
         names = (*BASE[1:], *self._rule_takes)
         try:
             optimizer = rule_at(self._optimizer, {name: at[name] for name in names})
         except ValueError as error:
             raise ValueError(f"at {self.axes.describe(point)}: {error}") from error
-        state = optimizer.init(self.example)
-        require_followed_schedules(state)
-        require_possible_rule(state, self.example)
-        return flow_time_per_step(state)
+        return optimizer, optimizer.init(self.example)
 
     @property
     def starts(self) -> Starts:

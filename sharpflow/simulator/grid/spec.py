@@ -27,6 +27,7 @@ from sharpflow.models.precision import FULL, MatmulPrecision, validated_precisio
 from sharpflow.models.representation import Summary, summarized, words
 from sharpflow.simulator.axes import BASE, BY_POSITION, Axes, call_mistake, grid_axes, keywords_of
 from sharpflow.simulator.chunk import stacked
+from sharpflow.simulator.clock import Clock
 from sharpflow.simulator.grid.fork import Fork, Origin
 from sharpflow.simulator.grid.points import (
     Batch,
@@ -311,6 +312,9 @@ def prepare(spec: GridSpec, *, to_predict: bool = False) -> Grid:
     )
     if origin is not None:
         timetable = _counted_on(timetable, origin)
+    clocks = _clocks(axes, by_problem, timetable)
+    if origin is not None:
+        origin.require_numbers(followed=bool(clocks))
     if to_predict and snapshot_every is None:
         snapshot_every = -(-timetable.num_records // _SNAPSHOTS_TO_PREDICT)
     columns = _columns(points, running, axes.names)
@@ -325,6 +329,7 @@ def prepare(spec: GridSpec, *, to_predict: bool = False) -> Grid:
         axes,
         timetable,
         rates,
+        clocks,
         columns,
         example if snapshot_every is not None else None,
         snapshot_every,
@@ -421,6 +426,18 @@ def _rates(axes: Axes, batches: Sequence[Points]) -> np.ndarray:
             if point < cells:
                 rates[point] = points.rate(point)
     return np.tile(rates, axes.shape[0])
+
+
+def _clocks(axes: Axes, batches: Sequence[Points], timetable: Schedule) -> dict[int, Clock]:
+    """The clocks of the points of the first seed whose rules follow schedules."""
+    cells = axes.num_points // axes.shape[0]
+    clocks = {
+        point: points.clock(point, int(timetable.num_steps[point]))
+        for points in batches
+        for point in points.batch.points
+        if point < cells
+    }
+    return {point: clock for point, clock in clocks.items() if clock is not None}
 
 
 def _columns(

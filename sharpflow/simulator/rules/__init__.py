@@ -14,20 +14,32 @@ from sharpflow.simulator.rules.projected_gd import projected_gd
 from sharpflow.simulator.rules.quasi_rmsprop import quasi_rmsprop
 from sharpflow.simulator.rules.rmsprop import rmsprop
 from sharpflow.simulator.rules.sam import sam
+from sharpflow.simulator.rules.schedules import (
+    cosine_decay,
+    linear_decay,
+    step_decay,
+    warmup,
+    warmup_stable_decay,
+)
 
 __all__ = [
     "EdgeDynamics",
     "EdgeRule",
     "FlatProjection",
+    "cosine_decay",
     "edge_dynamics",
     "flattest_coordinates",
     "gdwd",
     "ire",
+    "linear_decay",
     "momentum",
     "outside_edge_space",
     "projected_gd",
     "quasi_rmsprop",
     "rmsprop",
     "sam",
+    "step_decay",
     "tangent_at_manifold",
+    "warmup",
+    "warmup_stable_decay",
 ]

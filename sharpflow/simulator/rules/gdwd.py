@@ -11,26 +11,32 @@ from sharpflow.models import Params
 from sharpflow.models.arguments import checked, require_within
 from sharpflow.simulator.rules.edge_rule import EdgeDynamics, euclidean_step_size, norm_squared
 from sharpflow.simulator.rules.printed import printed_as
+from sharpflow.simulator.rules.scheduled import RateSchedule, scheduled
 from sharpflow.theory import effective_learning_rate
 from sharpflow.theory.arguments import validate_rates
 
 
 @checked()
-def gdwd(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
+def gdwd(
+    learning_rate: float | RateSchedule, weight_decay: float | RateSchedule
+) -> optax.GradientTransformation:
     """Gradient descent with weight decay, w_{t+1} = (1 − ηλ) w_t − η ∇L(w_t).
 
     Args:
-      learning_rate: η > 0; a number or a traced scalar.
-      weight_decay: λ ≥ 0, with ηλ < 1.
+      learning_rate: η > 0; a number, a traced scalar, or a schedule of optax, a function of the
+        step.
+      weight_decay: λ ≥ 0, with ηλ < 1; likewise.
 
     Returns:
-      An optax transformation whose state holds η and λ.
+      An optax transformation whose state holds η and λ; with a schedule those of the coming step.
 
     Raises:
       ValueError: rates out of range.
 
-    Source: Lyu, Li and Arora 2022, equation (1).
+    Source: Lyu, Li and Arora 2022, equation (1); with schedules docs/theory.md, section 4.9.
     """
+    if callable(learning_rate) or callable(weight_decay):
+        return scheduled(gdwd, learning_rate=learning_rate, weight_decay=weight_decay)
     validate_rates(learning_rate, weight_decay)
 
     def init(params: Params) -> GDWDState:

@@ -15,13 +15,17 @@ from sharpflow.simulator.rules.edge_rule import (
     norm_squared,
 )
 from sharpflow.simulator.rules.printed import printed_as
+from sharpflow.simulator.rules.scheduled import RateSchedule, scheduled
 from sharpflow.theory import effective_learning_rate
 from sharpflow.theory.arguments import validate_rates
 
 
 @checked(beta=SHARE)
 def momentum(
-    learning_rate: float, weight_decay: float = 0.0, *, beta: float = 0.9
+    learning_rate: float | RateSchedule,
+    weight_decay: float | RateSchedule = 0.0,
+    *,
+    beta: float = 0.9,
 ) -> optax.GradientTransformation:
     """Gradient descent along a moving average of the gradient, with decoupled weight decay.
 
@@ -30,12 +34,13 @@ def momentum(
     η(1 − β) is the same without weight decay.
 
     Args:
-      learning_rate: η > 0.
-      weight_decay: λ ≥ 0, with ηλ < 1; it does not pass through the average.
+      learning_rate: η > 0; a number, or a schedule of optax, a function of the step.
+      weight_decay: λ ≥ 0, with ηλ < 1; likewise. It does not pass through the average.
       beta: β in [0, 1), the weight of the past.
 
     Returns:
-      An optax transformation whose state holds η, β, λ and m; equal to a chain of
+      An optax transformation whose state holds η, β, λ and m, with schedules those of the coming
+      step; equal to a chain of
       ``optax.ema(beta, debias=False)``, ``optax.add_decayed_weights`` and ``optax.scale``.
 
     Raises:
@@ -43,6 +48,9 @@ def momentum(
 
     Source: docs/other-dynamics.md, section 3.
     """
+    if callable(learning_rate) or callable(weight_decay):
+        rates = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+        return scheduled(momentum, **rates, beta=beta)
     validate_rates(learning_rate, weight_decay)
 
     def init(params: Params) -> MomentumState:

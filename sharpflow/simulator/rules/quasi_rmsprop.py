@@ -20,11 +20,20 @@ from sharpflow.models.arguments import (
 from sharpflow.models.problem import is_concrete
 from sharpflow.simulator.rules.edge_rule import EdgeDynamics, norm_squared
 from sharpflow.simulator.rules.printed import printed_as
+from sharpflow.simulator.rules.scheduled import (
+    RateSchedule,
+    or_schedule,
+    scheduled,
+)
 
 
-@checked(learning_rate=POSITIVE, b=POSITIVE, v0=optional(POSITIVE), on_sphere=FLAG)
+@checked(learning_rate=or_schedule(POSITIVE), b=POSITIVE, v0=optional(POSITIVE), on_sphere=FLAG)
 def quasi_rmsprop(
-    learning_rate: float, b: float = 2.0, *, v0: float | None = None, on_sphere: bool = True
+    learning_rate: float | RateSchedule,
+    b: float = 2.0,
+    *,
+    v0: float | None = None,
+    on_sphere: bool = True,
 ) -> optax.GradientTransformation:
     """Gradient descent with the step size η/√v, v a moving average of ‖∇L‖².
 
@@ -32,19 +41,23 @@ def quasi_rmsprop(
     ``on_sphere=False`` without the normalisation, which is scalar RMSprop.
 
     Args:
-      learning_rate: η > 0.
+      learning_rate: η > 0; a number, or a schedule of optax, a function of the step.
       b: sets the averaging time 1/(bη²); GD+WD corresponds to 2.
       v0: v at the start, 1 by default; (η λ_1/2)² starts at the edge.
       on_sphere: whether the params are kept at unit norm.
 
     Returns:
-      An optax transformation whose state holds η, b and v.
+      An optax transformation whose state holds η, b and v; with a schedule η of the coming step.
 
     Raises:
       ValueError: η, b or v0 not positive, or bη² ≥ 1.
 
     Source: Lyu, Li and Arora 2022, section 4; docs/theory.md, section 7.
     """
+    if callable(learning_rate):
+        return scheduled(
+            quasi_rmsprop, learning_rate=learning_rate, b=b, v0=v0, on_sphere=on_sphere
+        )
     # a number of Python overflows in ** with an exception, and becomes infinite in a product
     if is_concrete(learning_rate, b) and not (share := b * learning_rate * learning_rate) < 1:
         got = f"{shown(b)} * {shown(learning_rate)}**2 = {share:g}"

@@ -10,6 +10,11 @@ from jaxtyping import Array
 
 from sharpflow.models import Params
 from sharpflow.simulator.rules.edge_rule import edge_dynamics
+from sharpflow.simulator.rules.scheduled import (
+    is_scheduled_state,
+    scheduled_states,
+    scheduled_update,
+)
 
 
 def update_with_extras(
@@ -95,19 +100,21 @@ def with_step_hyperparameters(before: Any, hyperparameters_of_step: list[dict[st
     return walked(before) if hyperparameters_of_step else before
 
 
-def at_step(state: Any, step: int) -> Any:
+def at_step(state: Any, step: int, update: Any = None) -> Any:
     """A fresh optimizer state whose schedules have come to a step.
 
     Args:
       state: as ``init`` returns it.
       step: updates that were made before, by any rule.
+      update: of the rule, which knows the schedules of this package's own rules.
 
     Returns:
       The state; averages of gradients in it stay as they begin.
 
     Raises:
       ValueError: ``optax.MultiSteps``, whose rule counts only some of the updates, and whose state
-        does not tell how many of them.
+        does not tell how many of them; or a schedule of one of our rules within a rule that hides
+        it.
     """
     if any(_is_accumulating(part) for part in jax.tree.leaves(state, is_leaf=_is_accumulating)):
         raise ValueError(
@@ -115,14 +122,26 @@ def at_step(state: Any, step: int) -> Any:
             "gradients and counts of its own. Go on from the trajectory itself, where it ends"
         )
 
+    following = scheduled_update(update)
+    if following is None and scheduled_states(state):
+        raise ValueError(
+            "params is a snapshot, from which a schedule goes on at its step, but optimizer hides "
+            "the schedule of the rule within it: give that rule itself, or sharpflow.simulator.ire "
+            "around it"
+        )
+
     # The count of a schedule stands alone in its state, or beside the hyperparameters that it
     # injects. Adam's stands beside its averages and tells how many gradients are in those.
     def is_scheduled(part: Any) -> bool:
-        return _is_injected(part) or getattr(part, "_fields", ()) == ("count",)
+        alone = getattr(part, "_fields", ()) == ("count",)
+        return alone or _is_injected(part) or is_scheduled_state(part)
 
     def set_count(part: Any) -> Any:
         if not is_scheduled(part):
             return part
+        if is_scheduled_state(part):
+            assert following is not None
+            return following.at_step(part, step)
         others = {
             name: jax.tree.map(set_count, value, is_leaf=is_scheduled)
             for name, value in part._asdict().items()
@@ -144,6 +163,8 @@ def buffers(state: Any) -> list[str]:
       The field of each, without the hyperparameters and the counts of schedules.
     """
     constants = {*edge_dynamics(state).hyperparameters, "count", "hyperparams"}
+    for part in scheduled_states(state):
+        constants |= {"numbers", "num_updates", *part.numbers}
     found: dict[str, None] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         names = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)]

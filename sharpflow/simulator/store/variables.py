@@ -10,6 +10,7 @@ import numpy as np
 from sharpflow.models import Params
 from sharpflow.models.parameter_names import parameter_dimensions, parameter_names
 from sharpflow.simulator.axes import BASE, Axes
+from sharpflow.simulator.clock import Clock
 from sharpflow.simulator.columns import dimensions
 from sharpflow.simulator.quantities import axis_quantity, quantity_of
 from sharpflow.simulator.quantity import Quantity
@@ -36,12 +37,13 @@ def grid_variables(
     axes: Axes,
     schedule: Schedule,
     rates: np.ndarray,
+    clocks: Mapping[int, Clock],
     columns: dict[str, jax.ShapeDtypeStruct],
     snapshots: Params | None,
     snapshot_every: int | None,
     final_params: Params | None,
     quantities: Mapping[str, Quantity],
-    clocks: tuple[np.ndarray, np.ndarray] | None = None,
+    begun: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, Variable]:
     """Every array of a grid, by name.
 
@@ -49,12 +51,13 @@ def grid_variables(
       axes: of the grid.
       schedule: of its points.
       rates: flow time per step of each point, shape (points,).
+      clocks: of the points of the first seed whose rates follow schedules.
       columns: shape and dtype of one record of each column.
       snapshots: params of one point where snapshots are kept.
       snapshot_every: records from a snapshot to the next.
       final_params: params of one point where the last ones are kept.
       quantities: what the columns are, by name.
-      clocks: of a fork the step of each point from which its flow time is counted, and τ there.
+      begun: of a fork the step of each point from which its flow time is counted, and τ there.
 
     Returns:
       Variables by name, with attributes that say what they hold. The names are all different:
@@ -78,7 +81,7 @@ def grid_variables(
         name: known((name,), [str(v) for v in values] if _labels(values) else np.array(values))
         for name, values in axes.values.items()
     }
-    variables |= _times(axes, schedule, rates, clocks)
+    variables |= _times(axes, schedule, rates, clocks, begun)
     meanings = ["PENDING", *(status.name for status in Status)]
     variables["status"] = of_points(
         np.int8,
@@ -136,7 +139,8 @@ def _times(
     axes: Axes,
     schedule: Schedule,
     rates: np.ndarray,
-    clocks: tuple[np.ndarray, np.ndarray] | None,
+    clocks: Mapping[int, Clock],
+    begun: tuple[np.ndarray, np.ndarray] | None,
 ) -> dict[str, Variable]:
     """Steps and flow times of the records; the seed does not enter."""
     cells, shape = axes.names[1:], axes.shape[1:]
@@ -157,12 +161,18 @@ def _times(
     rate = rates[: len(first)]
     if np.any(np.isfinite(rate)):
         times["intrinsic_rate"] = known(cells, rate.reshape(shape))
+    if clocks or np.any(np.isfinite(rate)):
         tau = rate[:, None] * steps
-        if clocks is not None:
-            step, at_step = (each[: len(first)] for each in clocks)
-            tau = at_step[:, None] + rate[:, None] * (steps - step[:, None])
+        for point, clock in clocks.items():
+            # a record after the last step of a shorter point has no flow time
+            tau[point] = np.where(
+                steps[point] <= clock.step[-1], clock.tau_at(steps[point]), np.nan
+            )
+        if begun is not None:
+            step, tau_there = (each[: len(first)] for each in begun)
+            tau = tau_there[:, None] + rate[:, None] * (steps - step[:, None])
             times["clock_step"] = known(cells, step.reshape(shape))
-            times["clock_tau"] = known(cells, at_step.reshape(shape))
+            times["clock_tau"] = known(cells, tau_there.reshape(shape))
         times["tau"] = known((*cells, time), tau.reshape(*shape, records))
     return times
 

@@ -1,0 +1,117 @@
+"""Schedules of the learning rate that a config names."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sharpflow.experiments.config.mistakes import mistake, refusals
+from sharpflow.experiments.config.optimizers import GridOptimizer
+from sharpflow.simulator.rules import (
+    cosine_decay,
+    linear_decay,
+    step_decay,
+    warmup,
+    warmup_stable_decay,
+)
+
+# each with the keys of [schedule] that it takes beside its kind, and the name of its length
+_MAKERS: dict[str, tuple[Callable[..., Any], str | None]] = {
+    "step": (step_decay, None),
+    "linear": (linear_decay, "num_steps"),
+    "cosine": (cosine_decay, "num_steps"),
+    "warmup": (warmup, None),
+    "wsd": (warmup_stable_decay, "num_steps"),
+}
+KINDS = ("constant", *_MAKERS)
+RULES = ("gdwd", "momentum", "quasi_rmsprop")  # of those that a config names
+
+
+def schedule_mistakes(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the schedule of a config.
+
+    Args:
+      values: by key, those alone that are as they should be.
+    """
+    schedule = values.get("schedule")
+    if schedule is None:
+        return []
+    kind = schedule.get("kind")
+    if kind is None:
+        return [f"schedule.kind: got nothing; allowed one of {', '.join(KINDS)}"]
+    mistakes = []
+    optimizer = values.get("optimizer", "gdwd")
+    if ":" not in optimizer and optimizer not in RULES:
+        allowed = f"one of {', '.join(RULES)} with a [schedule], or a rule of your own"
+        mistakes.append(mistake("optimizer", optimizer, allowed))
+    if "tau" in values:
+        mistakes.append(
+            mistake("tau", values["tau"], "num_steps in its place, as [schedule] is by the step")
+        )
+    taken, required = _options(kind)
+    mistakes += [
+        mistake(f"schedule.{name}", schedule[name], f'nothing, as kind = "{kind}" takes none')
+        for name in schedule
+        if name not in ("kind", *taken)
+    ]
+    missing = [name for name in required if name not in schedule]
+    mistakes += [f'schedule.{name}: got nothing; kind = "{kind}" needs it' for name in missing]
+    if mistakes or kind == "constant" or "num_steps" not in values:
+        return mistakes
+    keys = {name: f"schedule.{name}" for name in (*taken, "num_steps")}
+    return refusals(functools.partial(rate_schedule, 1.0, schedule, values["num_steps"]), keys)
+
+
+def rate_schedule(rate: Any, schedule: Mapping[str, Any], num_steps: int) -> Any:
+    """What the learning rate follows.
+
+    Args:
+      rate: its largest value, perhaps traced.
+      schedule: the table of a config.
+      num_steps: of the run.
+
+    Returns:
+      A schedule, or the rate itself where it stays.
+    """
+    options = dict(schedule)
+    kind = options.pop("kind")
+    if kind == "constant":
+        return rate
+    make, length = _MAKERS[kind]
+    if kind == "warmup":
+        options = {"num_steps": options["warmup_steps"]}
+    return make(rate, **({length: num_steps} if length else {}), **options)
+
+
+def with_schedule(
+    optimizer: GridOptimizer, schedule: Mapping[str, Any], num_steps: int
+) -> GridOptimizer:
+    """An optimizer of a grid whose learning rates are the largest of a schedule.
+
+    Args:
+      optimizer: as a grid calls it.
+      schedule, num_steps: as of ``rate_schedule``.
+    """
+
+    @functools.wraps(optimizer)
+    def scheduled(learning_rate: Any, weight_decay: Any, **others: Any) -> Any:
+        return optimizer(rate_schedule(learning_rate, schedule, num_steps), weight_decay, **others)
+
+    # a run knows its optimizer by this name, and is not to be resumed with another schedule
+    options = ", ".join(f"{name}={value}" for name, value in schedule.items())
+    scheduled.__qualname__ = f"{getattr(optimizer, '__qualname__', repr(optimizer))}({options})"
+    return scheduled
+
+
+def _options(kind: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The keys beside ``kind`` that a kind takes, and those that it needs."""
+    if kind == "constant":
+        return (), ()
+    if kind == "warmup":
+        return ("warmup_steps",), ("warmup_steps",)
+    make, length = _MAKERS[kind]
+    parameters = [
+        p for p in inspect.signature(make).parameters.values() if p.name not in ("rate", length)
+    ]
+    needed = tuple(p.name for p in parameters if p.default is p.empty)
+    return tuple(p.name for p in parameters), needed

@@ -1,0 +1,81 @@
+"""Schedules in configs: what they follow, what is refused, and what is read back."""
+
+import numpy as np
+import pytest
+
+import sharpflow as sf
+from sharpflow.experiments.config import ConfigError, load
+
+BASE = """
+problem = "sharpflow.models:matrix_completion"
+seed = 0
+learning_rate = 1.0
+weight_decay = 0.01
+num_steps = 20
+record_every = 5
+observables = ["threshold", "norm_squared"]
+dtype = "float64"
+problem_options = {shape = [4, 4], rank = 1}
+"""
+
+
+def _loaded(tmp_path, schedule: str, *overrides: str):
+    path = tmp_path / "scheduled.toml"
+    path.write_text(BASE + schedule)
+    return load(path, overrides)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ('kind = "constant"', [1, 1, 1, 1]),
+        ('kind = "step"\nat = [5, 10]\nfactor = 0.5', [1, 0.5, 0.25, 0.25]),
+        ('kind = "linear"', [1, 0.75, 0.5, 0.25]),
+        ('kind = "cosine"\nfinal_share = 0.5', 0.75 + 0.25 * np.cos(np.pi * np.arange(4) / 4)),
+        ('kind = "warmup"\nwarmup_steps = 10', [0.1, 0.6, 1, 1]),
+        ('kind = "wsd"\nwarmup_steps = 5\ndecay_steps = 10', [0.2, 1, 1, 0.5]),
+    ],
+)
+def test_a_grid_of_a_config_has_the_thresholds_of_its_schedule(tmp_path, schedule, rates) -> None:
+    config = _loaded(tmp_path, f"[schedule]\n{schedule}\n")
+    (tmp_path / "again.toml").write_text(config.to_toml())
+    assert load(tmp_path / "again.toml") == config
+    optimizer = config.build()["optimizer"]
+    state = optimizer(1.0, 0.01).init(np.ones(3))
+    if "constant" not in schedule:
+        state = optimizer(1.0, 0.01).update.at_step(state, 15)
+    eta = 2.0 / float(state.edge_dynamics().stability_line)
+    assert eta == pytest.approx(rates[3], rel=1e-6)
+
+
+def test_a_run_of_a_config_follows_it(tmp_path) -> None:
+    config = _loaded(tmp_path, '[schedule]\nkind = "step"\nat = [5, 10]\nfactor = 0.5\n')
+    grid = sf.simulate_grid(**config.build()).isel(seed=0, learning_rate=0, weight_decay=0)
+    eta = np.array([1.0, 0.5, 0.25, 0.25])
+    expected = 2.0 * (1.0 - 0.01 * eta) * grid["norm_squared"] / eta
+    np.testing.assert_allclose(grid["threshold"], expected, rtol=1e-10)
+    np.testing.assert_allclose(grid["tau"], 0.01 * np.array([0.0, 5.0, 7.5, 8.75]), rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "overrides", "said"),
+    [
+        ('kind = "cosin"', (), 'schedule.kind: got "cosin"'),
+        ("factor = 0.5", (), "schedule.kind: got nothing"),
+        ('kind = "step"', (), 'schedule.at: got nothing; kind = "step" needs it'),
+        ('kind = "linear"\nfactor = 0.5', (), "schedule.factor: got 0.5"),
+        (
+            'kind = "wsd"\nwarmup_steps = 15\ndecay_steps = 10',
+            (),
+            "warmup_steps + decay_steps: got 15 + 10",
+        ),
+        ('kind = "linear"\nfinal_share = 2', (), "schedule.final_share: got 2"),
+        ('kind = "linear"', ("optimizer=sam",), 'optimizer: got "sam"'),
+        ('kind = "linear"', ("tau=0.1",), "tau: got 0.1"),
+        ('kind = "linear"\nend = 2', (), "schedule.end: got an unknown key"),
+    ],
+)
+def test_a_schedule_with_a_mistake_is_refused(tmp_path, schedule, overrides, said) -> None:
+    with pytest.raises(ConfigError) as refused:
+        _loaded(tmp_path, f"[schedule]\n{schedule}\n", *overrides)
+    assert said in str(refused.value), str(refused.value)

@@ -1,0 +1,99 @@
+"""Trajectories with schedules beside their flows."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sharpflow as sf
+from sharpflow.experiments.starts import point_at_angle
+from sharpflow.simulator import step_decay, warmup
+
+ETA, ANGLE, FACTOR = 0.5, 1.0, 0.5
+
+
+@pytest.fixture(scope="module")
+def case():
+    """Batch-norm linear regression, and a point of Γ at a known angle to its flattest one."""
+    x, labels = sf.models.digits(12)
+    problem = sf.models.linear_regression(x, labels.astype(float))
+    return problem, point_at_angle(problem, x, labels, ANGLE, seed=0), x
+
+
+def _halved(case, rate: float) -> sf.Trajectory:
+    """From the edge to τ = 1, the learning rate halved at τ = 0.3."""
+    problem, theta, _ = case
+    decay, at = rate / ETA, round(0.3 / rate)
+    num_steps = at + round(0.7 / (FACTOR * rate))
+    params = sf.theory.start_at_edge(problem, theta, ETA, decay)
+    return sf.simulate(
+        problem, params, sf.gdwd(step_decay(ETA, [at], FACTOR), decay), num_steps,
+        record_every=num_steps // 100, snapshot_every=5, observables=("loss_mean", "threshold"),
+    )  # fmt: skip
+
+
+def _angles(case, theta) -> np.ndarray:
+    return sf.theory.exact.angle_to_span(np.asarray(theta), case[2])
+
+
+def test_gradient_descent_rests_after_its_rate_is_halved_as_predicted(case) -> None:
+    problem = case[0]
+    errors = []
+    for rate in (2e-3, 2e-4):
+        run = _halved(case, rate)
+        flow = sf.predict(problem, run, arrival_step=0, max_edge=2, rtol=2e-4)
+        compared = sf.compare(run, flow, problem)
+        pause = 0.5 * np.log(1.0 / FACTOR)
+        lasted = np.clip(np.asarray(flow.tau) - 0.3, 0.0, pause)
+        expected = np.arctan(np.tan(ANGLE) * np.exp(lasted - np.asarray(flow.tau)))
+        np.testing.assert_allclose(_angles(case, flow.theta), expected, rtol=0, atol=5e-4)
+        errors.append(compared.attrs["final_relative_error"])
+        threshold = np.abs(compared["threshold_ratio"].values - 1.0)[2:].max()
+        assert threshold <= 0.1 * np.sqrt(rate / 2e-3)
+        assert abs(compared.attrs["mean_loss_ratio"] - 1.0) <= 0.05
+    # of order √(ηλ) at the most: by √10 in a tenth of it
+    assert errors[1] <= errors[0] / 3.0 and errors[1] <= 0.01
+
+
+def test_the_entry_under_a_warmup_is_where_the_rate_has_brought_the_threshold(case) -> None:
+    """On Γ nothing but the clock and the rate move λ*: a sum over the steps tells where."""
+    problem, theta, _ = case
+    decay, steps = 2e-3, 400
+    sharpness = float(sf.theory.spherical_sharpness(problem, theta)[0][0])
+    schedule = warmup(ETA, steps)
+    eta = ETA * np.minimum(np.arange(1, 801) / steps, 1.0)
+    # λ* comes down to λ_1 at step 250
+    norm_squared = 0.5 * sharpness * eta[250] / np.prod((1.0 - eta[:250] * decay) ** 2)
+    params = jnp.sqrt(norm_squared) * (theta + 1e-7)
+    run = sf.simulate(
+        problem, params, sf.gdwd(schedule, decay), 800, record_every=5, snapshot_every=1,
+        observables=("loss_mean", "threshold"),
+    )  # fmt: skip
+    flow = sf.predict(problem, run, max_edge=2)
+    compared = sf.compare(run, flow, problem)
+    assert abs(compared.attrs["predicted_entry_step"] - 250) <= 2
+    assert abs(compared.attrs["entry_step"] - 250) <= 6  # records are five steps apart
+    entered = np.asarray(flow.edge_trace) > 1e-6
+    first = float(np.asarray(flow.tau)[entered][0])
+    assert abs(first - float(run.tau_at(250))) <= 0.02
+
+
+def test_what_no_schedule_has_is_refused(case) -> None:
+    problem = case[0]
+    run = _halved(case, 2e-3)
+    with pytest.raises(ValueError, match="without schedules"):
+        sf.predict(problem, run, kind="central_flow")
+    flow = sf.predict(problem, run, arrival_step=0, max_edge=2)
+    with pytest.raises(ValueError, match="or follows a schedule"):
+        sf.simulator.measure_oscillation(run, flow, problem, [(0.0, 1.0)])
+
+
+def test_a_rate_of_zero_on_the_way_is_refused(case) -> None:
+    problem, theta, _ = case
+    decay = 1e-3 / ETA
+    rule = sf.gdwd(lambda step: jnp.where((step > 40) & (step < 50), 0.0, ETA), decay)
+    params = sf.theory.start_at_edge(problem, theta, ETA, decay)
+    run = sf.simulate(
+        problem, params, rule, 100, record_every=10, snapshot_every=1, observables="threshold"
+    )
+    with pytest.raises(ValueError, match="learning_rate is 0 at step 41"):
+        sf.predict(problem, run, arrival_step=0)
