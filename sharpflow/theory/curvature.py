@@ -316,7 +316,6 @@ def _product_of_lanes(
     params_of_lanes = jax.tree.map(lambda leaf: leaf[lanes], params)
     # Linearized once for all products of a group of lanes. jax's own batching rule would do it
     # again in each iteration of the loop.
-    # Linearized once for all products of a group of lanes.
     product = jax.linearize(partial(jax.vmap(gradient), own_data), params_of_lanes)[1]
     unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], params))[1]
 

@@ -99,8 +99,6 @@ def solve_edge_program(
     trace_vector = symmetric_to_vector(identity)
     # The trace term is a quadratic form like 𝒢, of rank one, so that the program needs no term of
     # its own for it.
-    # The trace term is a quadratic form like 𝒢, of rank one, so that the program needs no term of
-    # its own for it.
     quadratic = turn.T @ gradient_gram @ turn + 2.0 * b * jnp.outer(trace_vector, trace_vector)
     drive_vector = symmetric_to_vector(jnp.diag(drive_values))
     # 7e-11 in float64 and 3e-5 in float32. The gap of an exact solution rounds to about eps times
@@ -135,8 +133,6 @@ def solve_edge_program(
         root, slack_root = _cholesky(covariance), _cholesky(slack)
         # From the Cholesky factors, and not by the root of a product of the matrices: near the
         # solution both are singular, and squares of their small eigenvalues would be lost.
-        # From the Cholesky factors, and not by the root of a product of the matrices: near the
-        # solution both are singular, and squares of their small eigenvalues would be lost.
         left, scaled, right = jnp.linalg.svd(slack_root.T @ root)
         scaling = (root @ right.T) * jax.lax.rsqrt(scaled)[None]
         slack_scaling = (slack_root @ left) * jax.lax.rsqrt(scaled)[None]
@@ -154,8 +150,6 @@ def solve_edge_program(
         move, change = direction(jnp.zeros((), dtype))
         length = jnp.minimum(1.0, _step_to_boundary(scaled, move, change))
         moved, changed = jnp.diag(scaled) + length * move, jnp.diag(scaled) + length * change
-        # Mehrotra's rule: where the step without centring would close most of the gap, little
-        # centring is asked for.
         # Mehrotra's rule: where the step without centring would close most of the gap, little
         # centring is asked for.
         centring = jnp.clip(jnp.sum(moved * changed) / jnp.sum(jnp.square(scaled)), 0.0, 1.0) ** 3
@@ -273,8 +267,6 @@ def _symmetric_basis(k: int, dtype: DTypeLike) -> Array:
 
 def _cholesky(matrix: Array) -> Array:
     """Lower factor of a graded matrix, with room on its diagonal for rounding."""
-    # Relative to each diagonal entry. One number for all of them would swamp the small eigenvalues
-    # of a graded matrix, which are those that matter.
     # Relative to each diagonal entry. One number for all of them would swamp the small eigenvalues
     # of a graded matrix, which are those that matter.
     room = 4 * matrix.shape[0] * jnp.finfo(matrix.dtype).eps

@@ -158,10 +158,7 @@ def _decomposed(
     _, push = jax.linearize(residual, theta)
     pull = jax.linear_transpose(push, theta)
     # One after the other, because each holds the activations of all samples.
-    # One after the other, because each holds the activations of all samples.
     images = jax.lax.map(lambda vector: pull(push(vector))[0], vectors)
-    # By products and not from the decomposition, which knows the Gram matrix with its rounding
-    # alone: so a wrong Jacobian would show.
     # By products with J, and not from the decomposition, whose own errors they are to tell.
     residuals = norm(images - values[:, None] * vectors, axis=1)
     spectrum = point.eigenvalues  # type: ignore[attr-defined]
@@ -242,6 +239,5 @@ def _moments(
 
     # A fixed key, so that the same network has the same moments; another one than Lanczos' own, of
     # which the pairs have been taken out.
-    # A fixed key, so that the same network has the same moments.
     first, second = jax.lax.map(probe, jax.random.split(jax.random.key(2), num_probes))
     return jnp.sum(values) + jnp.mean(first), jnp.sum(jnp.square(values)) + jnp.mean(second)

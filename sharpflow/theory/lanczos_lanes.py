@@ -65,8 +65,6 @@ def lanczos_of_lanes(
         ended = ~jax.vmap(method.is_unfinished)(spaces)
         # By sorting and not by a mask: a program has arrays of fixed lengths, and a quarter of the
         # lanes must be a quarter of the memory and time.
-        # By sorting and not by a mask: a program has arrays of fixed lengths, and a quarter of the
-        # lanes must be a quarter of the memory and time.
         lanes = jnp.argsort(ended, stable=True)[:width].astype(jnp.int32)
         gathered, own = jax.tree.map(lambda leaf: leaf[lanes], (spaces, start_and_seed))  # noqa: B023
         gathered = _advanced(method, products(lanes), own, gathered, least=_narrower(width))

@@ -50,8 +50,6 @@ def least_norm_solution(
     # Some units, since a product with Jᵀ adds up many numbers. A tenth would go on into rounding,
     # where null directions grow; ten times as much would end a unit of precision too soon in
     # float32.
-    # Some units, since a product with Jᵀ adds up many numbers. A tenth would go on into rounding,
-    # where null directions grow; ten times as much would leave a digit of float32 unused.
     rounding = 10.0 * jnp.finfo(target.dtype).eps
     first = jnp.sum(jnp.square(gradient))
 
@@ -73,8 +71,6 @@ def least_norm_solution(
             "remainder": remainder,
             "direction": gradient + (following / square) * direction,
             "square": following,
-            # The largest stretching met so far bounds ‖J‖ from below, for nothing: to compute ‖J‖
-            # would take an iteration of its own.
             # The largest stretching met so far bounds ‖J‖ from below, for nothing: to compute ‖J‖
             # would take an iteration of its own.
             "norm_squared": jnp.maximum(

@@ -211,8 +211,6 @@ def require_on_manifold(problem: Problem, theta0: Params, *, on_sphere: bool = T
     length = float(norm(flat))
     # The norm of a million numbers rounds to some tens of eps, and a point that was saved and read
     # in other digits is off by more. Ten times as much would be a step of the flow in float32.
-    # The norm of a million numbers rounds to some tens of eps, and a point that was saved and read
-    # in other digits is off by more. Ten times as much would be a step of the flow in float32.
     if on_sphere and not abs(length - 1.0) <= 1e3 * float(jnp.finfo(flat.dtype).eps):
         raise ValueError(
             f"theta0 must have unit norm on the sphere, got {length:.6g}: pass it through "

@@ -96,8 +96,6 @@ def _period_two(problem: Problem, theta: Params) -> PeriodTwo:
 
     # Formed, because its pseudo-inverse is needed; this is for small problems, as the docstring
     # says.
-    # Formed, because its pseudo-inverse is needed; this is for small problems, as the docstring
-    # says.
     hessian = jax.jacfwd(gradient)(flat)
     values, vectors = jnp.linalg.eigh(0.5 * (hessian + hessian.T))
     top = vectors[:, -1]

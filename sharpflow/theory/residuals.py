@@ -94,14 +94,8 @@ def _newton(
         values, vectors = jnp.linalg.eigh(jax.hessian(value)(point))
         # A criterion may not feel a common shift of the outputs, as softmax does not: its Hessian
         # is singular along that, and the move has no part there.
-        # A criterion may not feel a common shift of the outputs, as softmax does not: its Hessian
-        # is singular along that, and the move has no part there.
         kept = values > values[-1] * values.size * precision
         move = vectors @ (jnp.where(kept, 1.0 / values, 0.0) * (vectors.T @ slope))
-        # where a criterion flattens out towards infinity the slope vanishes, the moves do not
-        # Loose, because it only has to tell a minimum from a slope that flattens out, where
-        # Newton's moves are of order one; with the full precision rounding of a flat minimum would
-        # fail it.
         # Loose, because it only has to tell a minimum from a slope that flattens out, where
         # Newton's moves are of order one; with the full precision rounding of a flat minimum would
         # fail it.
@@ -111,8 +105,6 @@ def _newton(
 
     def attained(state: tuple) -> Array:
         _, slope, _, resting, _, scale, _ = state
-        # Three quarters of the digits, as residuals have to have on Γ: the outputs at the minimum
-        # are what r is the distance to.
         # Three quarters of the digits, as residuals have to have on Γ: the outputs at the minimum
         # are what r is the distance to.
         return (slope <= precision**0.75 * scale) & resting

@@ -63,9 +63,6 @@ def ritz_status(pairs: RitzPairs, dimension: int) -> Int[Array, ""]:
             # 5e-7 in float64 and 2e-3 in float32, far above the rounding of products of deep
             # networks. An operator that is not symmetric, as from a loss with a derivative of its
             # own that is wrong, is off by parts of one.
-            # 5e-7 in float64 and 2e-3 in float32, far above the rounding of products of deep
-            # networks. An operator that is not symmetric, as from a loss with a derivative of its
-            # own that is wrong, is off by parts of one.
             pairs.asymmetry > precision**0.4 * pairs.largest,
             jnp.all(pairs.converged),
             worst <= rounding,
@@ -90,9 +87,6 @@ def resolve_tolerance(tolerance: float | None, dtype: jnp.dtype) -> float:
     """
     precision = float(jnp.finfo(dtype).eps)
     if tolerance is None:
-        # Half of the digits, after which an eigenvalue, whose error is of the square of its
-        # residual over the gap, is right to nearly all of them. What is finer takes more products
-        # and tells no more.
         # Half of the digits, after which an eigenvalue, whose error is of the square of its
         # residual over the gap, is right to nearly all of them. What is finer takes more products
         # and tells no more.
