@@ -212,6 +212,17 @@ def test_a_point_that_diverged_is_refused_but_for_what_came_before(tmp_path):
     assert tamed.status.item() == sf.Status.SUCCESS
 
 
+def test_a_schedule_is_refused_on_either_side(problem, parents, tmp_path):
+    def halved(learning_rate, weight_decay):
+        return sf.gdwd(sf.simulator.step_decay(learning_rate, [10]), weight_decay)
+
+    with pytest.raises(ValueError, match="fork: the rule of the grid follows a schedule"):
+        _grid(problem, halved, fork=Fork(parents["gdwd"][0]))
+    _grid(problem, halved, out=tmp_path / "halved", final_state=True)
+    with pytest.raises(ValueError, match="follows a schedule, whose flow time a grid cannot go on"):
+        _grid(problem, sf.gdwd, fork=Fork(tmp_path / "halved"))
+
+
 def test_another_problem_is_refused(problem, parents):
     wide = sf.models.matrix_completion(shape=(6, 5), rank=1, width=4)
     for at in (None, 10):
