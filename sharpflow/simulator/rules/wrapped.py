@@ -196,9 +196,10 @@ def require_followed_schedules(state: Any) -> None:
             raise ValueError(
                 f"optimizer schedules {sorted(part.hyperparams_states)} of a rule by "
                 f"optax.inject_hyperparams, but that rule keeps {sorted(fixed)} in its own state "
-                "and would not follow: make it of optax's own rules, as optax.chain("
-                "optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate)), and give "
-                "effective_learning_rate="
+                "and would not follow. gdwd, momentum and quasi_rmsprop of sharpflow take the "
+                "schedule itself in place of the number; of optax's own rules make "
+                "optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate)), "
+                "and give effective_learning_rate="
             )
         require_followed_schedules(part.inner_state)
 
