@@ -12,7 +12,7 @@ TAKEN = frozenset(
         *("step", "record", "snapshot", "tau", "intrinsic_rate"),
         *("clock_step", "clock_tau"),
         *("status", "final_step", "num_steps"),
-        *("loss", "loss_mean", "loss_rises", "norm_squared", "gradient_norm"),
+        *("loss", "loss_mean", "loss_rises", "norm_squared", "gradient_norm", "step_angle"),
         *("effective_learning_rate", "threshold", "stability_line"),
         *("sharpness_iterate", "sharpness_midpoint", "sharpness_manifold"),
         *("hessian_sharpness", "preconditioned_sharpness"),

@@ -24,6 +24,10 @@ _TOLD = {
     "loss_rises_before": "{label}",
     "loss_rises_after": "{label}",
 }
+# Of a column that nobody has unless he asks for it: that it was not recorded is told by the
+# attribute, and a line of a print is for what its reader may miss.
+_OPTIONAL = ("mean_angle_ratio",)
+_NOT_RECORDED = "was not recorded"
 _OF_LATTER_HALF = {
     "mean_loss_ratio": "mean loss of the latter half over predicted",
     "mean_angle_ratio": "angle of a step, latter half, over predicted",
@@ -77,6 +81,8 @@ def comparison_summary(comparison: "xarray.Dataset") -> Summary:
     of_average = "edge_ratio" not in comparison
     for name, meaning in _TOLD.items():
         value, quantity = float(comparison.attrs[name]), COMPARISON_NUMBERS[name]
+        if np.isnan(value) and name in _OPTIONAL and _NOT_RECORDED in reasons.get(name, ""):
+            continue
         if np.isnan(value):
             unknown.setdefault(reasons.get(name, "for a reason that is not known"), []).append(name)
             continue

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import pytest
+import xarray
 from examples import COMPARISON, FLOW, PREDICTED, RECORD, RESTING
 from fitted import fitted
 from matplotlib import pyplot
@@ -41,6 +42,14 @@ ONE_LOST = grids.ended(FITTED, grids.DIVERGED, at=15, seed=1, weight_decay=0, no
 ACCURACY_ALONE = fitted(normalizations=None).drop_vars(
     ["test_error", "threshold", "sharpness_iterate"]
 )
+LAYERS = xarray.Dataset(
+    {
+        "step_angle": (("step", "layer"), np.geomspace(1e-3, 2e-2, 12).reshape(6, 2)),
+        "predicted_step_angle": (("step", "layer"), np.geomspace(1e-3, 2e-2, 12).reshape(6, 2)),
+    },
+    {"tau": ("step", np.linspace(0.0, 1.0, 6)), "layer": ["Dense_0.kernel", "Dense_1.kernel"]},
+    {"equilibrium_angle": 0.03},
+)
 ON_AXES = ALL | {
     "heat_map": lambda ax=None: plots.heat_map(GRID, "edge_ratio_iterate", ax),
     "outcome_map": lambda ax=None: plots.outcome_map(GRID, ax),
@@ -52,6 +61,7 @@ ON_AXES = ALL | {
         ACCURACY_ALONE, axes=None if ax is None else [ax]
     )[0],
     "sharpness_against_error": lambda ax=None: plots.sharpness_against_error(GRID, ax=ax),
+    "layer_angles": lambda ax=None: plots.layer_angles(LAYERS, ax),
     "sharpness alone": lambda ax=None: plots.sharpness_and_threshold(RECORD, None, ax),
     "panel": lambda ax=None: plots.panel(
         RECORD, FLOW, None if ax is None else [ax], columns=["sharpness_manifold"]

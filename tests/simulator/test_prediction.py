@@ -348,7 +348,10 @@ def test_a_number_that_is_nan_says_why_also_where_it_is_printed(
             ",", ""
         )
     for name, reason in reasons.items():
-        assert re.search(f"NaN, {reason}$", lines[name])
+        if name == "mean_angle_ratio" and "recorded" in reason:  # nobody has it without asking
+            assert name not in lines
+        else:
+            assert re.search(f"NaN, {reason}$", lines[name])
 
 
 def test_a_dataset_that_compare_did_not_make_has_no_summary_of_a_comparison(completion):

@@ -6,6 +6,7 @@ from typing import Any
 
 from sharpflow.experiments.config.mistakes import mistake, shortened, shown_key
 from sharpflow.models.arguments import FINITE, Kind, any_of, choice, count, nearest
+from sharpflow.models.representation import summarized
 
 PLACES = ("end", "start", "largest", "smallest")
 _LABEL = Kind("a number or a text", lambda value: FINITE.fits(value) or isinstance(value, str))
@@ -46,6 +47,7 @@ _KINDS = {
 _REQUIRED = ("quantity", "value", "source")
 
 
+@summarized
 @dataclasses.dataclass(frozen=True)
 class Published:
     """A number that a paper prints, and what to set beside it.
