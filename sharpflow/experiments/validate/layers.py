@@ -1,5 +1,6 @@
 """The angle of a step, layer by layer: while the flow drifts, and where it rests."""
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,19 +51,9 @@ def _drifting(
     case: Case, progress: bool | None
 ) -> tuple[list[Check], "dict[float, xarray.Dataset]"]:
     """A network along its flow, over the second half of the flow time, where tr M is small."""
-    flow = sf.sharpness_flow(
-        case.problem,
-        case.starts[SEED],
-        case.tau,
-        max_edge=case.max_edge,
-        rtol=case.rtol,
-        progress=False,
-    )
-    one = Case(
-        case.name, case.problem, {SEED: case.starts[SEED]}, case.learning_rate, case.tau,
-        case.max_edge, case.rtol,
-    )  # fmt: skip
-    grid = simulate_from_edge(one, RATES, float(case.tau[-1]), progress)
+    case = _one_seed(case)
+    flow = case.flows()[SEED]
+    grid = simulate_from_edge(case, RATES, float(case.tau[-1]), progress)
     checks, measured = [], {}
     for rate in RATES:
         trajectory = sf.simulator.grid_point(
@@ -97,8 +88,8 @@ def _drifting(
 def _at_rest(case: Case, progress: bool | None) -> list[Check]:
     """Matrix completion where its drift has ended: every layer turns by √(2ηλ)."""
     rate = RATES[1]
-    one = Case(case.name, case.problem, {SEED: case.starts[SEED]}, case.learning_rate, case.tau)
-    grid = simulate_from_edge(one, (rate,), TAU_AT_REST, progress)
+    case = _one_seed(case)
+    grid = simulate_from_edge(case, (rate,), TAU_AT_REST, progress)
     trajectory = sf.simulator.grid_point(grid, case.problem, seed=SEED)
     layers = sf.simulator.measure_layers(trajectory, case.problem, k=0)
     late = layers.where(layers["tau"] >= TAU_AT_REST - 1.0, drop=True).isel(step=slice(-1))
@@ -108,6 +99,10 @@ def _at_rest(case: Case, progress: bool | None) -> list[Check]:
         Check(part, f"angle of a step of {name} over √(2ηλ)", float(value), 0.98, 1.02)
         for name, value in zip(layers["layer"].values, ratio, strict=True)
     ]
+
+
+def _one_seed(case: Case) -> Case:
+    return dataclasses.replace(case, starts={SEED: case.starts[SEED]})
 
 
 def _root_mean_square(angles: "xarray.DataArray") -> np.ndarray:
