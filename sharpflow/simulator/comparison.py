@@ -159,6 +159,7 @@ def compare(
     loss, expected_loss, loss_ratio = _window_losses(trajectory, flow, excess, rows, times, first)
     edge_ratio = projection.sharpness / threshold
     predicted_threshold = np.asarray(flow.threshold)[times]
+    step_angle = _step_angle(trajectory, flow)
     columns = {
         "tracking_error": error,
         "distance_moved": moved,
@@ -173,7 +174,7 @@ def compare(
         "loss_mean": loss,
         "predicted_loss": expected_loss,
         "loss_ratio": loss / expected_loss,
-        "predicted_step_angle": _step_angle(trajectory, flow)[times],
+        "predicted_step_angle": step_angle[times],
         "eigenvalues": projection.eigenvalues,
         "predicted_eigenvalues": np.asarray(flow.eigenvalues)[times],
     }
@@ -186,9 +187,7 @@ def compare(
         "final_relative_error": float(relative[-1]),
         "mean_edge_ratio": known_mean(edge_ratio[settled]),
         "mean_loss_ratio": loss_ratio,
-        "mean_angle_ratio": angle_ratio(
-            trajectory, np.asarray(flow.tau), _step_angle(trajectory, flow), begin
-        ),
+        "mean_angle_ratio": angle_ratio(trajectory, np.asarray(flow.tau), step_angle, begin),
         "loss_rises_before": before,
         "loss_rises_after": after,
     }
@@ -333,11 +332,9 @@ def _equilibrium(trajectory: Trajectory, flow: FlowSolution) -> np.ndarray:
 
 def _step_angle(trajectory: Trajectory, flow: FlowSolution) -> np.ndarray:
     """The root mean square angle of a step at each output of the flow, shape (T,)."""
-    rate: float | np.ndarray = trajectory.intrinsic_rate
-    if trajectory.clock is not None:
-        step = trajectory.clock.step_at(np.asarray(flow.tau) - trajectory.clock_tau)
-        rate = trajectory.clock.rate_at(step)
-    return 2.0 * np.sqrt(trajectory.oscillation_share * rate * np.asarray(flow.edge_trace))
+    step = np.interp(np.asarray(flow.tau), trajectory.tau, trajectory.step)
+    rate = trajectory.oscillation_share * trajectory.rate_at(step)
+    return 2.0 * np.sqrt(rate * np.asarray(flow.edge_trace))
 
 
 def _settled(
