@@ -1,6 +1,7 @@
 """Whether a loss is invariant to the scale of its parameters, and what breaks it if not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from sharpflow.models.arguments import (
 from sharpflow.models.precision import FULL, compiled, imprecise_products
 from sharpflow.models.problem import PROBLEM, Params, Problem, parameter_paths, validate_params
 
+_NUM_SCALES, _MAX_SCALE = 4, 4.0
 _SLIGHT = 1e-2  # what the epsilon of a normalization layer changes, and a real dependence exceeds
 
 
@@ -30,8 +32,8 @@ def check_scale_invariance(
     problem: Problem,
     params: Params,
     *,
-    num_scales: int = 4,
-    max_scale: float = 4.0,
+    num_scales: int = _NUM_SCALES,
+    max_scale: float = _MAX_SCALE,
     tolerance: float | None = None,
     seed: int = 0,
 ) -> float:
@@ -70,19 +72,7 @@ def check_scale_invariance(
     points, scales = _points_around(flat, num_scales, max_scale, seed)
     leaf_of = np.repeat(np.arange(len(paths)), [leaf.size for leaf in leaves])
 
-    def largest_change(scaled: np.ndarray, *, enlarged: bool = False) -> float:
-        """Of the loss when these coordinates are scaled, which may be made as long as all first.
-
-        A part of a parameter that is small, such as a bias, changes the loss little though it
-        breaks invariance; enlarged it changes it much. An epsilon does the opposite.
-        """
-        factors = np.where(scaled, scales[:, None], np.ones((), flat.dtype))
-        length = np.linalg.norm(flat) / np.linalg.norm(points[:, scaled], axis=1, keepdims=True)
-        larger = np.where(scaled, points * length, points) if enlarged else points
-        pairs = zip(larger.astype(flat.dtype), factors, strict=True)
-        # of the loss alone, because a compiled function takes a problem at full precision
-        return float(np.max([_relative_change(problem.loss, params, *pair) for pair in pairs]))
-
+    largest_change = partial(_largest_change, problem, params, points, scales)
     total = largest_change(np.ones(flat.size, bool))
     if total <= tolerance:
         return total
@@ -167,6 +157,54 @@ def points_around(
     flat, unravel = ravel_pytree(params)
     points, scales = _points_around(np.asarray(flat), count, 4.0, 0)
     return points, scales, unravel, _usual_tolerance(flat.dtype)
+
+
+def depends_on_scale(problem: Problem, params: Params, arrays: Collection[int]) -> bool:
+    """Whether the loss changes where some arrays alone are scaled, as a layer.
+
+    Args:
+      problem: any.
+      params: about which random points are taken, as in ``check_scale_invariance``.
+      arrays: numbers of the arrays among the leaves.
+
+    Returns:
+      Whether it changes by more than rounding.
+    """
+    leaves = jax.tree.leaves(params)
+    flat = np.concatenate([np.ravel(leaf) for leaf in leaves])
+    points, scales = _points_around(flat, _NUM_SCALES, _MAX_SCALE, 0)
+    scaled = np.repeat([index in arrays for index in range(len(leaves))], [x.size for x in leaves])
+    change = _largest_change(problem, params, points, scales, scaled)
+    return not change <= _usual_tolerance(flat.dtype)
+
+
+def _largest_change(
+    problem: Problem,
+    params: Params,
+    points: np.ndarray,
+    scales: np.ndarray,
+    scaled: np.ndarray,
+    *,
+    enlarged: bool = False,
+) -> float:
+    """Of the loss when some coordinates are scaled, which may be made as long as all first.
+
+    A part of a parameter that is small, such as a bias, changes the loss little though it
+    breaks invariance; enlarged it changes it much. An epsilon does the opposite.
+
+    Args:
+      problem, params: as of ``check_scale_invariance``.
+      points, scales: as of ``_points_around``.
+      scaled: which coordinates, shape (d,).
+      enlarged: whether they are made as long as all first.
+    """
+    flat, _ = ravel_pytree(params)
+    factors = np.where(scaled, scales[:, None], np.ones((), points.dtype))
+    length = np.linalg.norm(flat) / np.linalg.norm(points[:, scaled], axis=1, keepdims=True)
+    larger = np.where(scaled, points * length, points) if enlarged else points
+    pairs = zip(larger.astype(points.dtype), factors, strict=True)
+    # of the loss alone, because a compiled function takes a problem at full precision
+    return float(np.max([_relative_change(problem.loss, params, *pair) for pair in pairs]))
 
 
 def _points_around(

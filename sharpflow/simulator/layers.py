@@ -12,16 +12,17 @@ from jaxtyping import Array, Float
 from sharpflow.models import Params, Problem
 from sharpflow.models.arguments import checked, count, optional
 from sharpflow.models.compiled_function import special_values_allowed
+from sharpflow.models.invariance import depends_on_scale
 from sharpflow.models.parameter_groups import GROUPS, Patterns, parameter_groups
 from sharpflow.models.precision import compiled
 from sharpflow.models.problem import PROBLEM
 from sharpflow.simulator.average import Rates, rates_of_gdwd
 from sharpflow.simulator.comparison import PREDICTION
+from sharpflow.simulator.oscillation import edge_at_output
 from sharpflow.simulator.quantities import RESULT, described
 from sharpflow.simulator.quantity import Quantity, by_name
 from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory
-from sharpflow.theory import CentralFlowSolution, FlowSolution, linearize, top_eigenpairs
-from sharpflow.theory.edge_geometry import edge_covariance, edge_response, edge_space
+from sharpflow.theory import CentralFlowSolution, FlowSolution, top_eigenpairs
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.scaling import norm
 from sharpflow.theory.stability import edge_trace_integral
@@ -113,14 +114,6 @@ LAYERS = by_name(
     ),
 )
 
-# By which a layer is stretched to see whether the loss depends on its scale. Any factor would do
-# that is not near 1; a power of two would change no digit of what is invariant.
-_STRETCH = 1.7
-# Of the loss, in units of √eps: an invariant loss of a deep network rounds to some hundreds of eps.
-_SAME_LOSS = 3.0
-# As the flow's default rtol lets its point miss the edge by; see ``oscillation``.
-_SNAPPING = 1e-3
-
 
 @special_values_allowed()
 @checked(
@@ -186,7 +179,7 @@ def measure_layers(
         rate = 2.0 / trajectory["threshold"][trajectory.snapshot_row].astype(float)
         columns["effective_learning_rate"] = (rate * parts.params.sum(axis=1))[:, None] / squares
     rates = rates_of_gdwd(trajectory)
-    invariant = _are_invariant(problem, first, layers)
+    invariant = [not depends_on_scale(problem, first, places) for places in layers.values()]
     columns["step_angle"] = np.full(squares.shape, np.nan)
     if rates is not None:
         angles = _angles_of_norms(squares, steps, rates)
@@ -255,26 +248,6 @@ def _summed(values: Array | np.ndarray, layers: Mapping[str, tuple[int, ...]]) -
     """Sums over the arrays of each layer, shape (..., layers) from (..., arrays)."""
     values = np.asarray(values)
     return np.stack([values[..., list(places)].sum(axis=-1) for places in layers.values()], axis=-1)
-
-
-def _are_invariant(
-    problem: Problem, params: Params, layers: Mapping[str, tuple[int, ...]]
-) -> np.ndarray:
-    """Whether the loss is the same where one layer alone is stretched, shape (layers,)."""
-    leaves, structure = jax.tree.flatten(params)
-    slack = _SAME_LOSS * float(jnp.sqrt(jnp.finfo(leaves[0].dtype).eps))
-    before = float(_loss(problem, params))
-    kept = []
-    for places in layers.values():
-        stretched = [_STRETCH * leaf if i in places else leaf for i, leaf in enumerate(leaves)]
-        after = float(_loss(problem, jax.tree.unflatten(structure, stretched)))
-        kept.append(abs(after - before) <= slack * abs(before))
-    return np.array(kept)
-
-
-@compiled
-def _loss(problem: Problem, params: Params) -> Array:
-    return problem.loss_value(params)
 
 
 def _angles_of_norms(squares: np.ndarray, steps: np.ndarray, rates: Rates) -> np.ndarray:
@@ -423,9 +396,9 @@ def _trace_of_arrays(
     def at_output(one: tuple[Params, Array]) -> tuple[Array, Array]:
         point, level = one
         flat, unravel = ravel_pytree(point)
-        space = edge_space(linearize(residual, flat), k)
-        response = edge_response(space, level, kappa=kappa, on_sphere=on_sphere)
-        covariance = edge_covariance(response, b, jnp.asarray(_SNAPPING, flat.dtype)).covariance
+        space, covariance = edge_at_output(
+            residual, flat, level, b, kappa, k=k, on_sphere=on_sphere
+        )
         diagonal = jnp.sum(space.frame * (covariance @ space.frame), axis=0)
         parts = jnp.stack([jnp.sum(leaf) for leaf in jax.tree.leaves(unravel(diagonal))])
         return parts, _squares(point)

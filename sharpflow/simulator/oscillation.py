@@ -26,6 +26,7 @@ from sharpflow.theory.edge_geometry import (
     edge_space,
 )
 from sharpflow.theory.flow import FLOW
+from sharpflow.theory.linearization import Residual
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.retraction import retract_by_chords, unit
 
@@ -270,6 +271,32 @@ def _window(
     return statistics | {"num_samples": near.sum()}
 
 
+def edge_at_output(
+    residual: Residual,
+    point: Float[Array, " d"],
+    log_threshold: Array,
+    b: Array,
+    kappa: Array,
+    *,
+    k: int,
+    on_sphere: bool,
+) -> tuple[EdgeSpace, Float[Array, "k k"]]:
+    """The edge space at an output of a flow, and M in the basis of its eigenvectors.
+
+    Made again, because a flow keeps no eigenvectors: at every output they are k copies of the
+    parameters.
+
+    Args:
+      residual: r on flat parameters.
+      point, log_threshold: ζ and log λ* there.
+      b, kappa, on_sphere: of the flow.
+      k: eigenvalues of the edge space.
+    """
+    space = edge_space(linearize(residual, point), k)
+    response = edge_response(space, log_threshold, kappa=kappa, on_sphere=on_sphere)
+    return space, edge_covariance(response, b, jnp.asarray(_SNAPPING, point.dtype)).covariance
+
+
 @compiled(static_argnames=("k", "on_sphere"))
 def _coordinates(
     problem: Problem,
@@ -293,18 +320,14 @@ def _coordinates(
     like = jax.tree.map(lambda leaf: leaf[0], outputs)
     residual = residual_form(problem, like)
 
-    def space_at(flat: Array) -> EdgeSpace:
-        return edge_space(linearize(residual, flat), k)
-
     flat = jax.vmap(lambda tree: ravel_pytree(tree)[0])(outputs)
-    common = space_at(flat[middle]).frame
+    common = edge_space(linearize(residual, flat[middle]), k).frame
 
     def around(one: tuple[Array, Array, Params, Array]) -> tuple[Array, ...]:
         point, threshold, near, steps = one
-        space = space_at(point)
-        snapping = jnp.asarray(_SNAPPING, point.dtype)
-        response = edge_response(space, jnp.log(threshold), kappa=kappa, on_sphere=on_sphere)
-        m = edge_covariance(response, b, snapping).covariance
+        space, m = edge_at_output(
+            residual, point, jnp.log(threshold), b, kappa, k=k, on_sphere=on_sphere
+        )
         # Eigenvectors come in any order and sign, and turn along the flow. Without a common basis
         # the entries off the diagonal would average to nothing.
         turn = continuing_turn(common, space.frame, jnp.zeros((k, k), point.dtype))

@@ -165,7 +165,6 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
         },
         "simulator.oscillation._coordinates": {"": oscillation},
         "simulator.layers._parts": {"": Call((problem, params), {"k": k})},
-        "simulator.layers._loss": {"": Call((problem, params))},
         "simulator.layers._trace_of_arrays": {
             "": Call((problem, path, jnp.log(times), one, one), {"k": k, "on_sphere": True})
         },

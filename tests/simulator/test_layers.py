@@ -8,6 +8,7 @@ from described import undescribed
 from jax.flatten_util import ravel_pytree
 
 import sharpflow as sf
+from sharpflow.models.invariance import depends_on_scale
 from sharpflow.models.parameter_groups import parameter_groups
 
 ETA, RATE = 0.1, 1e-4
@@ -163,6 +164,17 @@ def test_a_layer_on_whose_scale_the_loss_depends_has_no_angle_from_norms():
     assert np.isnan(layers["step_angle"]).all()
     assert np.isfinite(layers["norm"]).all() and "effective_learning_rate" not in layers
     np.testing.assert_array_less(layers["eigenvector_share"].sum("layer"), 1.0 + 1e-12)
+
+
+def test_on_the_manifold_itself_a_layer_is_told_from_one_that_the_loss_depends_on(network):
+    """There L is rounding, of which a relative change would say nothing."""
+    problem, theta = network
+    assert float(problem.loss_value(theta)) < 1e-20
+    assert not any(depends_on_scale(problem, theta, [index]) for index in range(3))
+    plain = sf.Problem(
+        init=lambda key: jax.random.normal(key, (3,)), residual=lambda w: w - jnp.ones(3)
+    )
+    assert depends_on_scale(plain, jnp.ones(3), [0])
 
 
 def test_groups_are_named_by_patterns_of_paths():
