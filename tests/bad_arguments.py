@@ -178,6 +178,14 @@ Y = np.array([0, 1, 0, 1])
 IMAGES = np.random.default_rng(2).normal(size=(4, 32, 32, 1))
 RATES = {"learning_rate": POSITIVE, "weight_decay": NOT_NEGATIVE.also(20.0)}
 METHOD = {"method": CHOICE}
+# of a rate over flow time
+BAD_COURSES = (
+    ([0.0, 1.0], [0.1]),
+    ([0.0, 1.0], [0.1, 0.0]),
+    ([0.0, 1.0], [0.1, NAN]),
+    ([1.0, 0.0], [0.1, 0.1]),
+    [[0.0, 1.0]],
+)
 GRID = {"seeds": 0, "learning_rates": 0.1, "weight_decays": 0.1, "num_steps": 4}
 SMALL_PLOT = {"dataset": dataset, "name": lambda: "loss"}
 
@@ -391,7 +399,8 @@ CALLS: dict[str, Call] = {
         {
             "problem": PROBLEM,
             "params": VALID_PARAMS,
-            **RATES,
+            "learning_rate": POSITIVE.also(*BAD_COURSES),
+            "weight_decay": NOT_NEGATIVE.also(20.0, *BAD_COURSES),
             "tau": TIMES,
             **_STEPS,
             "max_edge": COUNT.or_none,

@@ -1,7 +1,7 @@
 """The central flow as the prediction of a trajectory, and the two set against each other."""
 
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import numpy as np
 from sharpflow.models import Problem
 from sharpflow.models.problem import parameter_rows
 from sharpflow.simulator.comparison_words import WHY_AVERAGE, reasons_in_text
+from sharpflow.simulator.gdwd_rates import is_gdwd, rates_at, rates_over_time
 from sharpflow.simulator.quantities import RESULT, described
 from sharpflow.simulator.quantity import Quantity, by_name
 from sharpflow.simulator.rules.edge_rule import euclidean_step_size
@@ -145,9 +146,6 @@ _HARDLY_ABOVE = 1.5
 # the mean between them: the loss may fall exponentially, of which it makes 1.1 times the mean then,
 # and 1.4 at ten times.
 _LEAP = 3.0
-# Relative: what a rule tells of itself is rounded to the dtype of its parameters.
-_SAME_NUMBER = 1e-5
-
 
 # Numbers of a comparison that a central flow does not have.
 _OF_THE_ENTRY = (
@@ -159,39 +157,9 @@ _OF_THE_ENTRY = (
 )
 
 
-class Rates(NamedTuple):
-    """η and λ of gradient descent with weight decay."""
-
-    learning_rate: float
-    weight_decay: float
-
-
-def rates_of_gdwd(trajectory: Trajectory) -> Rates | None:
-    """The rates of a trajectory of plain GD+WD; None where its rule is another one.
-
-    The central flow is derived for no other. A rule is known by all the numbers that it tells.
-    """
-    told = trajectory.attributes
-    if not {"learning_rate", "weight_decay"} <= told.keys():
-        return None
-    rates = Rates(float(told["learning_rate"]), float(told["weight_decay"]))
-    product = rates.learning_rate * rates.weight_decay
-    if not 0.0 < product < 1.0 or trajectory.kappa != 0.0:
-        return None
-    own = (
-        trajectory.intrinsic_rate,
-        trajectory.response,
-        trajectory.oscillation_share,
-        trajectory.decay_at_rest,
-    )
-    of_gdwd = (product, 2.0, 1.0, -2.0 * float(np.log1p(-product)))
-    return rates if np.allclose(own, of_gdwd, rtol=_SAME_NUMBER, atol=0.0) else None
-
-
 def predict_average(
     problem: Problem,
     trajectory: Trajectory,
-    rates: Rates,
     reason: str = "",
     *,
     num_outputs: int,
@@ -206,20 +174,20 @@ def predict_average(
     Args:
       problem, trajectory, num_outputs, rtol, max_steps, max_seconds, throw, progress: as of
         ``predict``.
-      rates: of the trajectory.
       reason: why it is this flow, where it was not asked for.
 
     Raises:
-      ValueError: no snapshot is near the edge or below it.
+      ValueError: no snapshot is near the edge or below it, or a rate is 0 later on.
     """
     snapshots, _ = recorded_snapshots(trajectory)
-    first = _first_below_edge(problem, trajectory, rates)
+    first = _first_below_edge(problem, trajectory)
+    learning_rate, weight_decay = rates_over_time(trajectory, int(trajectory.snapshot_step[first]))
     chosen = first + thinned(len(trajectory.snapshot_step) - first, num_outputs)
     flow = central_flow(
         problem,
         jax.tree.map(lambda leaf: jnp.asarray(leaf[first]), snapshots),
-        rates.learning_rate,
-        rates.weight_decay,
+        learning_rate,
+        weight_decay,
         trajectory.snapshot_tau[chosen],
         rtol=rtol,
         max_steps=max_steps,
@@ -230,7 +198,7 @@ def predict_average(
     return dataclasses.replace(flow, reason=reason)
 
 
-def _first_below_edge(problem: Problem, trajectory: Trajectory, rates: Rates) -> int:
+def _first_below_edge(problem: Problem, trajectory: Trajectory) -> int:
     """The first snapshot whose λ_1(∇²L(w)) is hardly above the edge 2/η − λ.
 
     From a start far above the edge GD makes a burst, which no average describes.
@@ -238,18 +206,22 @@ def _first_below_edge(problem: Problem, trajectory: Trajectory, rates: Rates) ->
     Raises:
       ValueError: there is none.
     """
-    edge = 2.0 / rates.learning_rate - rates.weight_decay
-    lowest = np.inf
+    rates = rates_at(trajectory, trajectory.snapshot_tau)
+    edges = 2.0 / rates.learning_rate - rates.weight_decay
+    edges = np.broadcast_to(edges, trajectory.snapshot_row.shape)
+    lowest, its_edge = np.inf, np.nan
     for index in range(len(trajectory.snapshot_row)):
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), trajectory.params)  # noqa: B023
-        ratio = float(top_eigenpairs(problem, params, tolerance=1e-3).values[0]) / edge
+        ratio = float(top_eigenpairs(problem, params, tolerance=1e-3).values[0])
+        ratio /= edges[index]
         if ratio <= _HARDLY_ABOVE:
             return index
-        lowest = min(lowest, ratio)
+        if ratio < lowest:
+            lowest, its_edge = ratio, edges[index]
     raise ValueError(
-        f"no snapshot is near the edge 2/η − λ = {edge:.4g} or below it: the largest eigenvalue of "
-        f"the Hessian is {lowest:.2g} times as large at the least. The central flow has no start: "
-        "lower learning_rate, or simulate longer"
+        f"no snapshot is near the edge 2/η − λ = {its_edge:.4g} or below it: the largest "
+        f"eigenvalue of the Hessian is {lowest:.2g} times as large at the least. The central flow "
+        "has no start: lower learning_rate, or simulate longer"
     )
 
 
@@ -259,19 +231,20 @@ def thinned(count: int, most: int) -> np.ndarray:
 
 
 def edge_of_average(
-    flow: CentralFlowSolution, rates: Rates, *, on_sphere: bool
+    flow: CentralFlowSolution, trajectory: Trajectory
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sharpness and threshold along a central flow, as theory speaks of them, shapes (T,).
 
     Args:
       flow: of GD+WD.
-      rates: η and λ.
-      on_sphere: whether they are those of the direction w/‖w‖, where the loss is scale-invariant.
+      trajectory: that it predicts. Where its loss is scale-invariant they are those of the
+        direction w/‖w‖.
     """
+    rates = rates_at(trajectory, np.asarray(flow.tau))
     norm_squared, sharpness = np.asarray(flow.norm_squared), np.asarray(flow.eigenvalues)[:, 0]
-    if not on_sphere:
+    if not trajectory.on_sphere:
         step_size = euclidean_step_size(*map(jnp.asarray, rates))
-        return sharpness, np.full(len(sharpness), float(threshold(step_size)))
+        return sharpness, np.broadcast_to(np.asarray(threshold(step_size)), sharpness.shape)
     step_size = effective_learning_rate(norm_squared, *rates)
     return sharpness * norm_squared, np.asarray(threshold(step_size))
 
@@ -294,8 +267,7 @@ def compare_with_average(
     """
     import xarray
 
-    rates = rates_of_gdwd(trajectory)
-    if rates is None:
+    if not is_gdwd(trajectory):
         raise ValueError(
             "flow is a central flow, which predicts gradient descent with weight decay, and "
             "trajectory was made by another rule"
@@ -307,9 +279,7 @@ def compare_with_average(
         measured, predicted = (
             path / np.linalg.norm(path, axis=1, keepdims=True) for path in (measured, predicted)
         )
-    sharpness, predicted_threshold = (
-        values[times] for values in edge_of_average(flow, rates, on_sphere=trajectory.on_sphere)
-    )
+    sharpness, predicted_threshold = (values[times] for values in edge_of_average(flow, trajectory))
     error = np.linalg.norm(measured - predicted, axis=1)
     moved = np.linalg.norm(predicted - predicted[0], axis=1)
     length = np.linalg.norm(predicted[0])

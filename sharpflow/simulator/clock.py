@@ -29,6 +29,7 @@ _LOG_ERROR = 1e-6
 _JUMP = 1e-2
 # The logarithm of a rate of 0, which no flow is given.
 _LOG_OF_ZERO = -1e4
+_AS_ZERO = 0.5 * _LOG_OF_ZERO
 
 
 @summarized
@@ -93,19 +94,50 @@ class Clock:
         Raises:
           ValueError: a rate of 0 in between, at which the threshold is infinite.
         """
-        zero = self.step[self.log_rate <= 0.5 * _LOG_OF_ZERO]
-        between = zero[(zero >= first) & (zero <= last)]
+        zero = self.log_rate <= _AS_ZERO
+        why = "learning_rate is 0 at step {} of trajectory, where the threshold is infinite"
+        part = self._without_zeros(first, last, zero, why)
+        step, tau, log_rate = self.step[part], self.tau[part], self.log_rate[part]
+        falls = (np.diff(step) == 1) & (np.diff(log_rate) < -_JUMP)
+        return _with_jumps(falls, tau, log_rate)
+
+    def rates_around(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """log η̃ at a fixed w and log of the flow time of a step, over flow time.
+
+        Args:
+          first, last: as of ``log_rate_around``.
+
+        Returns:
+          Flow times since the first knot, and both at each, shape (n,) all, with jumps of η as of
+          ``log_rate_around``. A jump of the flow time of a step alone, by the weight decay, stands
+          at its time twice, up or down.
+
+        Raises:
+          ValueError: a step in between that takes no flow time.
+        """
+        zero = self.log_intrinsic_rate <= _AS_ZERO
+        why = "learning_rate * weight_decay is 0 at step {} of trajectory, where flow time stands"
+        part = self._without_zeros(first, last, zero, why)
+        step, tau, log_rate = self.step[part], self.tau[part], self.log_rate[part]
+        log_clock = self.log_intrinsic_rate[part]
+        change = np.diff(log_rate)
+        falls = change < -_JUMP
+        of_decay = (np.abs(np.diff(log_clock) - change) > _JUMP) & (change <= _JUMP)
+        return _with_jumps((np.diff(step) == 1) & (falls | of_decay), tau, log_rate, log_clock)
+
+    def _without_zeros(self, first: int, last: int, zero: np.ndarray, why: str) -> slice:
+        """The knots around some steps up to those where something is 0; none may be in between."""
+        step = self.step[zero]
+        between = step[(step >= first) & (step <= last)]
         if between.size:
             raise ValueError(
-                f"learning_rate is 0 at step {between[0]} of trajectory, where the threshold is "
-                "infinite: no flow is predicted through it. Let its schedule stay above 0"
+                f"{why.format(between[0])}: no flow is predicted through it. Let its schedule stay "
+                "above 0"
             )
-        begin = max(zero[zero < first], default=self.step[0] - 1)
-        end = min(zero[zero > last], default=self.step[-1] + 1)
-        step = self.step[(self.step > begin) & (self.step < end)]
-        tau, log_rate = self.tau_at(step), np.interp(step, self.step, self.log_rate)
-        jumps = 1 + np.flatnonzero((np.diff(step) == 1) & (np.diff(log_rate) < -_JUMP))
-        return np.insert(tau, jumps, tau[jumps]), np.insert(log_rate, jumps, log_rate[jumps - 1])
+        begin = max(step[step < first], default=self.step[0] - 1)
+        end = min(step[step > last], default=self.step[-1] + 1)
+        inside = np.flatnonzero((self.step > begin) & (self.step < end))
+        return slice(inside[0], inside[-1] + 1)
 
     def _summary(self) -> Summary:
         return Summary(
@@ -189,6 +221,13 @@ def _rates(update: ScheduledUpdate, state: Any, steps: np.ndarray) -> tuple[np.n
         at = f"learning_rate * weight_decay at step {steps[np.argmax(wrong)]}"
         raise ArgumentError(at, "below 1", shown(float(rate[np.argmax(wrong)])))
     return rate, _logarithm(step_size)
+
+
+def _with_jumps(after: np.ndarray, tau: np.ndarray, *columns: np.ndarray) -> tuple:
+    """Knots, of which those after a jump stand twice, first with the values of the one before."""
+    jumps = 1 + np.flatnonzero(after)
+    held = (np.insert(column, jumps, column[jumps - 1]) for column in columns)
+    return (np.insert(tau, jumps, tau[jumps]), *held)
 
 
 def _logarithm(rate: np.ndarray) -> np.ndarray:

@@ -16,8 +16,8 @@ from sharpflow.models.invariance import depends_on_scale
 from sharpflow.models.parameter_groups import GROUPS, Patterns, parameter_groups
 from sharpflow.models.precision import compiled
 from sharpflow.models.problem import PROBLEM
-from sharpflow.simulator.average import Rates, rates_of_gdwd
 from sharpflow.simulator.comparison import PREDICTION
+from sharpflow.simulator.gdwd_rates import Rates, rates_of_gdwd
 from sharpflow.simulator.oscillation import edge_at_output
 from sharpflow.simulator.quantities import RESULT, described
 from sharpflow.simulator.quantity import Quantity, by_name

@@ -28,7 +28,8 @@ from sharpflow.models.precision import compiled
 from sharpflow.models.problem import PROBLEM
 from sharpflow.models.progress import UNSEEN, progress_bar, told
 from sharpflow.models.representation import summarized
-from sharpflow.simulator.average import Rates, predict_average, rates_of_gdwd, thinned
+from sharpflow.simulator.average import predict_average, thinned
+from sharpflow.simulator.gdwd_rates import is_gdwd
 from sharpflow.simulator.no_arrival import Search, refusal
 from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory, recorded_snapshots
 from sharpflow.theory import (
@@ -265,21 +266,19 @@ def predict_telling(
     # First: no snapshot and no column helps a rule for which no flow is known.
     _require_rule_with_flow(trajectory)
     snapshots, thresholds = recorded_snapshots(trajectory)
-    rates = rates_of_gdwd(trajectory)
-    if kind == "central_flow" and rates is None:
+    has_average = is_gdwd(trajectory)
+    if kind == "central_flow" and not has_average:
         raise ValueError(
             "kind = 'central_flow' predicts gradient descent with weight decay, sharpflow.gdwd "
-            "with a weight_decay above 0 and without schedules, and trajectory was made by another "
-            "rule"
+            "with a weight_decay above 0, and trajectory was made by another rule"
         )
 
-    def average(rates: Rates, reason: str) -> CentralFlowSolution:
+    def average(reason: str) -> CentralFlowSolution:
         if reason:
             tell(reason)
         return predict_average(
             problem,
             trajectory,
-            rates,
             reason,
             num_outputs=num_outputs,
             rtol=rtol,
@@ -289,9 +288,9 @@ def predict_telling(
             progress=progress,
         )
 
-    if rates is not None and kind == "central_flow":
-        return average(rates, "")
-    may_be_average = kind is None and arrival_step is None and rates is not None
+    if kind == "central_flow":
+        return average("")
+    may_be_average = kind is None and arrival_step is None and has_average
     reason = _no_manifold(problem, trajectory)
     arrival = (
         None
@@ -312,10 +311,10 @@ def predict_telling(
     if isinstance(arrival, Search):
         reason = refusal(problem, trajectory, arrival)
     if arrival is None or isinstance(arrival, Search):
-        if may_be_average and rates is not None:
-            return average(rates, reason)
+        if may_be_average:
+            return average(reason)
         instead = " The central flow needs none of this: kind='central_flow' asks for it."
-        raise ValueError(reason if rates is None else f"{reason}{instead}")
+        raise ValueError(f"{reason}{instead}" if has_average else reason)
     start = jax.tree.map(lambda leaf: jnp.asarray(leaf[arrival]), snapshots)
     reached = retract_in_pieces(
         problem, start, on_sphere=trajectory.on_sphere, method=method, display=UNSEEN

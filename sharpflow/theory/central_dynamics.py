@@ -32,7 +32,7 @@ class Dynamics:
       problem: gives the loss L.
       unravel: from flat parameters.
       k: eigenvalues that may share the edge.
-      learning_rate, weight_decay: η and λ, shape ().
+      learning_rate, weight_decay: η and λ, shape (); within a step that of the step.
       tolerance: on the residuals of eigenpairs, relative to the largest, shape ().
       step_correction: whether the flow takes the length of GD's steps into account.
     """

@@ -39,7 +39,7 @@ from sharpflow.models.representation import (
 )
 from sharpflow.models.saving import save
 from sharpflow.models.static_text import StaticText
-from sharpflow.theory.arguments import TIMES, require_at_least_one, require_positive, validate_rates
+from sharpflow.theory.arguments import TIMES, require_at_least_one, require_positive
 from sharpflow.theory.central_integration import (
     CentralPoint,
     begin,
@@ -52,8 +52,9 @@ from sharpflow.theory.central_mean import mean_over_oscillation
 from sharpflow.theory.failure import NOT_SMOOTH, Standing
 from sharpflow.theory.flow_dataset import flow_dataset
 from sharpflow.theory.pieces import LIMIT, Deadline, first_steps, integrate_in_pieces
+from sharpflow.theory.rates import RateOverTime, timetable
 from sharpflow.theory.status import Status, outcome_in_words
-from sharpflow.theory.times import last_reached, padded_times, validated_times
+from sharpflow.theory.times import last_reached, padded_times, validated_times, with_breaks
 
 if TYPE_CHECKING:
     import xarray
@@ -92,7 +93,8 @@ class CentralFlowSolution:
         over the step that ends at the output, and in row 0 over the first; (T, k, k). NaN, as
         ``mean_loss``, where there is one output time: no step was made to average over.
       norm_squared: ‖w‖², shape (T,).
-      edge: the largest stable eigenvalue, 2/η − λ, shape ().
+      edge: the largest stable eigenvalue, 2/η − λ, shape (); with a schedule that of each
+        output time, (T,).
       status: a ``Status`` code, shape ().
       num_steps: accepted steps, shape ().
       num_rejected: steps that were too long, or met the edge without having looked
@@ -113,7 +115,7 @@ class CentralFlowSolution:
     eigenvalues: Float[Array, "T k"]
     covariance: Float[Array, "T k k"]
     norm_squared: Float[Array, " T"]
-    edge: Float[Array, ""]
+    edge: Float[Array, ""] | Float[Array, " T"]
     status: Int[Array, ""]
     num_steps: Int[Array, ""]
     num_rejected: Int[Array, ""]
@@ -161,9 +163,12 @@ class CentralFlowSolution:
         The points w(τ) become variables ``params.<path>``. The attributes of every array say what
         it holds: ``long_name``, ``units`` and ``definition``.
         """
+        changes = np.ndim(self.edge) > 0
+        columns = {"edge": self.edge} if changes else {}
         return flow_dataset(
             self.tau,
-            {
+            columns
+            | {
                 "loss": self.loss,
                 "mean_loss": self.mean_loss,
                 "eigenvalues": self.eigenvalues,
@@ -173,13 +178,13 @@ class CentralFlowSolution:
             ("params", self.params),
             {
                 "status": Status(int(self.status)).name,
-                "edge": float(self.edge),
                 "num_steps": int(self.num_steps),
                 "num_rejected": int(self.num_rejected),
                 "num_gradients": int(self.num_gradients),
                 "num_products": int(self.num_products),
                 "num_third": int(self.num_third),
             }
+            | ({} if changes else {"edge": float(self.edge)})
             | ({"reason": str(self.reason)} if self.reason else {}),
         )
 
@@ -200,6 +205,7 @@ class CentralFlowSolution:
 
     def _summary(self) -> Summary:
         values, norm_squared = np.asarray(self.eigenvalues), np.asarray(self.norm_squared)
+        edge = course(self.edge) if np.ndim(self.edge) else number(self.edge)
         counted = {"∇L": self.num_gradients, "∇²L v": self.num_products, "∇³L": self.num_third}
         return Summary(
             f"CentralFlowSolution: {outcome_in_words(self.status, self.tau, norm_squared)}",
@@ -209,8 +215,7 @@ class CentralFlowSolution:
                 ("mean loss", course(self.mean_loss)),
                 (
                     "eigenvalues",
-                    f"{values.shape[1]} followed; λ₁ {course(values[:, 0])}, "
-                    f"edge 2/η − λ = {number(self.edge)}",
+                    f"{values.shape[1]} followed; λ₁ {course(values[:, 0])}, edge 2/η − λ = {edge}",
                 ),
                 ("‖w‖²", course(norm_squared)),
                 ("w", of_params(self.params, "points")),
@@ -240,8 +245,8 @@ class CentralFlowSolution:
 def central_flow(
     problem: Problem,
     params: Params,
-    learning_rate: float,
-    weight_decay: float,
+    learning_rate: RateOverTime,
+    weight_decay: RateOverTime,
     tau: Float[Array | np.ndarray, " T"],
     *,
     max_edge: int | None = None,
@@ -274,8 +279,9 @@ def central_flow(
     Args:
       problem: any problem, a loss alone too.
       params: w at tau[0].
-      learning_rate: η.
-      weight_decay: λ.
+      learning_rate: η; of a schedule flow times and the rate at each. In between its logarithm is
+        a line, and where a time stands twice it jumps.
+      weight_decay: λ; likewise.
       tau: increasing output times, shape (T,).
       max_edge: number k of eigenvalues that are followed and may share the edge. By default
         there are four at first, and more wherever one more reaches the edge; every number is
@@ -290,7 +296,7 @@ def central_flow(
         loss falls fast, long before the edge, and costs a product ∇²L v with every
         gradient. False is the flow of Cohen et al.
       rtol: tolerance on the error of a step, relative to ‖w‖ and to the edge.
-      step_size: a fixed step in τ instead of error control.
+      step_size: a fixed step in τ instead of error control, without a schedule.
       max_steps: largest number of accepted and rejected steps. Where many of fifty are
         rejected and the others lead hardly any further, it ends too, with status ``STALLED``
         or that of the part of a step that failed.
@@ -310,59 +316,57 @@ def central_flow(
       ``MAX_SECONDS`` or ``STALLED`` where a limit ended it.
 
     Raises:
-      ValueError: an argument is out of range, or ``tau`` does not increase.
+      ValueError: an argument is out of range, ``tau`` does not increase, or ``step_size`` is given
+        with a schedule.
       RuntimeError: the integration fails; the message says how and where.
 
     Source: Cohen, Damian, Talwalkar, Kolter and Lee 2024, arXiv 2410.24206, with
     weight decay and for steps of any length; the correction of the step, Hairer,
-    Lubich and Wanner 2006, section IX.1.
+    Lubich and Wanner 2006, section IX.1; schedules, docs/theory.md, section 10.8.
     """
     deadline = Deadline(max_seconds)
     params = validate_params(problem, params)
-    validate_rates(learning_rate, weight_decay)
     require_positive(rtol=rtol, step_size=step_size)
     require_at_least_one(max_steps=max_steps)
     if max_edge is not None:
         require_at_least_one(max_edge=max_edge)
     times = validated_times(tau)
-    clock = _validated_clock(learning_rate, weight_decay, intrinsic_rate)
     flat, unravel = ravel_pytree(params)
+    table = timetable(learning_rate, weight_decay, intrinsic_rate, times, flat.dtype)
+    if step_size is not None:
+        step_size = table.in_steps(step_size)
     require_within(
         flat.dtype,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
-        tau=(times - times[0]) / clock,
+        tau=table.outputs,
         rtol=rtol,
-        step_size=None if step_size is None else step_size / clock,
+        step_size=step_size,
     )
     grows = max_edge is None and is_concrete(flat)
     num_edge = min(max_edge or (_FIRST_EDGE if grows else _TRACED_EDGE), flat.size)
     most = flat.size if grows else num_edge
-    highest = jnp.asarray(2.0 / learning_rate - weight_decay, flat.dtype)
     tolerance = jnp.asarray(rtol, flat.dtype)
-    rates = {
-        "learning_rate": jnp.asarray(learning_rate, flat.dtype),
-        "weight_decay": jnp.asarray(weight_decay, flat.dtype),
-        "rtol": tolerance,
-        "step_correction": step_correction,
-    }
-    given = rates | {
-        "times": jnp.asarray((padded_times(times, flat.size) - times[0]) / clock, flat.dtype),
-        "step_size": jnp.asarray(np.nan if step_size is None else step_size / clock, flat.dtype),
+    stops = table.outputs
+    if table.breaks.size:
+        stops = with_breaks(stops, table.breaks, flat.dtype)
+    equation = {"rates": table.rates, "rtol": tolerance, "step_correction": step_correction}
+    given = equation | {
+        "times": jnp.asarray(padded_times(stops, flat.size), flat.dtype),
+        "step_size": jnp.asarray(np.nan if step_size is None else step_size, flat.dtype),
         "keep_eigenvectors": keep_eigenvectors,
     }
     limits = {"max_steps": jnp.asarray(max_steps, jnp.int32), "edge": jnp.asarray(edge)}
-    length = (times[-1] - times[0]) / clock
-    with progress_bar(length, progress, "central flow", whole=f"tau = {times[-1]:g}") as display:
+    with progress_bar(stops[-1], progress, "central flow", whole=f"tau = {times[-1]:g}") as display:
         began = time.monotonic()
         reached, path = jax.block_until_ready(begin(problem, params, num_edge=num_edge, **given))
         first = first_steps(time.monotonic() - began)
         # A program is compiled for one number of eigenvalues, so this loop is the host's.
         while True:
-            while edge and num_edge < most and is_crowded(reached.point, highest, tolerance):
+            while edge and num_edge < most and is_crowded(reached.point, tolerance):
                 num_edge = min(num_edge + max(num_edge // 2, _MORE_EDGE), most)
                 reached, path = with_room(
-                    problem, params, reached, path, num_edge=num_edge, **rates
+                    problem, params, reached, path, num_edge=num_edge, **equation
                 )
             reached, path = integrate_in_pieces(
                 partial(integrate, problem, params, num_edge=num_edge, **limits, **given),
@@ -372,12 +376,16 @@ def central_flow(
                 deadline=deadline,
                 display=display,
                 num_at_edge=_num_at_edge,
-                tau_unit=clock,
+                tau_at=table.tau_at,
             )
             if num_edge == most or int(reached.status) != Status.EDGE_FULL:
                 break
     rows = finished_rows(problem, params, reached.point, path)
-    rows = jax.tree.map(lambda leaf: leaf[: len(times)], rows)
+    outputs: slice | np.ndarray = slice(len(times))
+    if table.breaks.size:
+        held = table.outputs.astype(flat.dtype).astype(np.float64)
+        outputs = np.searchsorted(stops, held)
+    rows = jax.tree.map(lambda leaf: leaf[outputs], rows)
     solution = CentralFlowSolution(
         tau=jnp.asarray(times, flat.dtype),
         params=jax.vmap(unravel)(rows.params),
@@ -386,7 +394,7 @@ def central_flow(
         eigenvalues=rows.eigenvalues,
         covariance=rows.covariance,
         norm_squared=rows.norm_squared,
-        edge=highest,
+        edge=table.edge,
         status=reached.status,
         num_steps=reached.num_steps,
         num_rejected=reached.num_rejected,
@@ -401,8 +409,7 @@ def central_flow(
             reached,
             last_tau=times[-1],
             num_at_edge=_num_at_edge(reached.point),
-            first_tau=times[0],
-            tau_unit=clock,
+            tau_at=table.tau_at,
         )
         last = last_reached(np.asarray(solution.tau), np.asarray(solution.norm_squared))
         remedies = _remedies(most, solution.loss.dtype)
@@ -416,18 +423,6 @@ def _num_at_edge(point: CentralPoint) -> int:
     """Eigenvalues that C of the last step holds at the edge: those that have a part in it."""
     held = np.linalg.eigvalsh(np.asarray(point.covariance))
     return int(np.sum(held > _HOLDING * max(held.sum(), 1e-300)))
-
-
-def _validated_clock(
-    learning_rate: float, weight_decay: float, intrinsic_rate: float | None
-) -> float:
-    clock = learning_rate * weight_decay if intrinsic_rate is None else intrinsic_rate
-    if intrinsic_rate is None and weight_decay == 0:
-        raise ValueError(
-            "intrinsic_rate must be given where weight_decay is 0: τ = ηλ t would stand still"
-        )
-    POSITIVE.require("intrinsic_rate", clock)
-    return float(clock)
 
 
 def _remedies(max_edge: int, dtype: DTypeLike) -> dict[Status, str]:

@@ -16,6 +16,7 @@ from sharpflow.theory import integration
 from sharpflow.theory.central_dynamics import Counts, Dynamics, EdgePoint
 from sharpflow.theory.central_step import attempt
 from sharpflow.theory.integration import Progress, Span, Trial
+from sharpflow.theory.rates import Rates
 from sharpflow.theory.scaling import norm
 from sharpflow.theory.status import Status, failure_unless, first_failure
 
@@ -44,6 +45,7 @@ class CentralPoint:
       first_covariance: C over the first step, in the frame of its start, shape (k, k).
       touching: whether the next step looks for C, shape ().
       started: whether a step has been made, shape ().
+      edge: the largest stable eigenvalue of ∇²L there, 2/η − λ, shape ().
       counts: of what was evaluated.
     """
 
@@ -52,6 +54,7 @@ class CentralPoint:
     first_covariance: Float[Array, "k k"]
     touching: Bool[Array, ""]
     started: Bool[Array, ""]
+    edge: Float[Array, ""]
     counts: Counts
 
 
@@ -97,13 +100,15 @@ class CentralStepper:
     """The central flow for the loop of ``integration``.
 
     Attributes:
-      dynamics: what is averaged.
+      dynamics: what is averaged, with the rates of the beginning.
+      rates: η and λ over the time.
       rtol: as in ``central_flow``, shape ().
       edge: whether eigenvalues are held at the edge, shape ().
       num_kept: of the eigenvectors at an output, k or none.
     """
 
     dynamics: Dynamics
+    rates: Rates
     rtol: Float[Array, ""]
     edge: Bool[Array, ""]
     num_kept: int
@@ -116,7 +121,7 @@ class CentralStepper:
         """The point itself, measured by the step that led there."""
         # A start above the edge is brought back to it by the first step, which is asked afterwards
         # whether it had room for all.
-        crowded = point.started & self.edge & is_crowded(point, self.dynamics.edge, self.rtol)
+        crowded = point.started & self.edge & is_crowded(point, self.rtol)
         status = first_failure(
             failure_unless(point.edge_point.status == Status.SUCCESS, Status.EIGENPAIRS_FAILED),
             failure_unless(~crowded, Status.EDGE_FULL),
@@ -141,10 +146,13 @@ class CentralStepper:
         self, measure: CentralPoint, step: Float[Array, ""], span: Span
     ) -> Trial[CentralPoint]:
         """A step that looks for C, or one that is repeated with it where it passes the edge."""
-        del span  # its equation does not know the time
-        point, dynamics = measure, self.dynamics
-        excess = jnp.maximum(point.edge_point.eigenvalues[0] - dynamics.edge, 0.0)
-        target = dynamics.edge + excess * jnp.exp(-_RETURN_RATE * step)
+        point, edge = measure, self.rates.edge(span.end)
+        learning_rate, weight_decay = self.rates.over(span.start, span.end)
+        dynamics = dataclasses.replace(
+            self.dynamics, learning_rate=learning_rate, weight_decay=weight_decay
+        )
+        excess = jnp.maximum(point.edge_point.eigenvalues[0] - point.edge, 0.0)
+        target = edge + excess * jnp.exp(-_RETURN_RATE * step)
         target = jnp.where(self.edge, target, jnp.finfo(step.dtype).max)  # above every eigenvalue
         tried = attempt(dynamics, point.edge_point, point.touching, step, target, point.counts)
         missed = tried.above & ~point.touching & (tried.status == Status.SUCCESS)
@@ -156,6 +164,7 @@ class CentralStepper:
             ),
             touching=jnp.trace(tried.covariance) > 0.0,
             started=jnp.asarray(True),
+            edge=edge,
             counts=tried.counts,
         )
         start = point.replace(  # type: ignore[attr-defined]
@@ -164,12 +173,10 @@ class CentralStepper:
         return Trial(end, start, error=tried.error, repeat=missed, status=tried.status)
 
 
-def is_crowded(
-    point: CentralPoint, edge: Float[Array, ""], rtol: Float[Array, ""]
-) -> Bool[Array, ""]:
+def is_crowded(point: CentralPoint, rtol: Float[Array, ""]) -> Bool[Array, ""]:
     """Whether an eigenvalue that is not followed is at the edge, within a few tolerances."""
     margin = jnp.maximum(1e-3, 3.0 * rtol)
-    return point.edge_point.next_eigenvalue >= (1.0 - margin) * edge
+    return point.edge_point.next_eigenvalue >= (1.0 - margin) * point.edge
 
 
 @compiled(static_argnames=("num_edge", "step_correction", "keep_eigenvectors"))
@@ -178,8 +185,7 @@ def begin(
     params: Params,
     *,
     times: Array,
-    learning_rate: Array,
-    weight_decay: Array,
+    rates: Rates,
     rtol: Array,
     step_size: Array,
     num_edge: int,
@@ -190,18 +196,17 @@ def begin(
 
     Args:
       problem, params: as of ``integrate``.
-      times, learning_rate, weight_decay, rtol, step_size, num_edge, step_correction,
-        keep_eigenvectors: as of ``integrate``.
+      times, rates, rtol, step_size, num_edge, step_correction, keep_eigenvectors: as of
+        ``integrate``.
     """
     flat, unravel = ravel_pytree(params)
-    dynamics = _dynamics(
-        problem, unravel, learning_rate, weight_decay, rtol, num_edge, step_correction
-    )
+    dynamics = _dynamics(problem, unravel, rates, rtol, num_edge, step_correction)
     zero = jnp.zeros((), jnp.int32)
     none = jnp.zeros((num_edge, num_edge), flat.dtype)
     edge_point, counts = dynamics.edge_point(
         flat, Counts(gradients=zero, products=zero, third=zero), None
     )
+    learning_rate, weight_decay = rates.at(times[0])
     speed = learning_rate * norm(dynamics.gradient(flat) + weight_decay * flat)
     first_step = jnp.where(jnp.isfinite(step_size), step_size, _FIRST_MOVE * norm(flat) / speed)
     start = CentralPoint(
@@ -210,6 +215,7 @@ def begin(
         first_covariance=none,
         touching=jnp.asarray(False),
         started=jnp.asarray(False),
+        edge=rates.edge(times[0]),
         counts=counts.plus(gradients=1),
     )
     num_kept = num_edge if keep_eigenvectors else 0
@@ -233,8 +239,7 @@ def integrate(
     pause: Array,
     *,
     times: Array,
-    learning_rate: Array,
-    weight_decay: Array,
+    rates: Rates,
     rtol: Array,
     step_size: Array,
     max_steps: Array,
@@ -252,7 +257,7 @@ def integrate(
       path: what is known so far; its memory is reused.
       pause: how many steps and rejected steps there are when it rests, shape ().
       times: output times t, in steps of GD, shape (T,), increasing, but for repeats at the end.
-      learning_rate, weight_decay: η and λ, shape ().
+      rates: η and λ over the time t.
       rtol, max_steps, edge: as in ``central_flow``, shape ().
       step_size: a fixed step in t, or NaN for error control, shape ().
       num_edge: eigenvalues k that are followed.
@@ -264,11 +269,9 @@ def integrate(
     Source: docs/theory.md, section 10.
     """
     unravel = ravel_pytree(params)[1]
-    dynamics = _dynamics(
-        problem, unravel, learning_rate, weight_decay, rtol, num_edge, step_correction
-    )
+    dynamics = _dynamics(problem, unravel, rates, rtol, num_edge, step_correction)
     return integration.integrate(
-        CentralStepper(dynamics, rtol, edge, num_edge if keep_eigenvectors else 0),
+        CentralStepper(dynamics, rates, rtol, edge, num_edge if keep_eigenvectors else 0),
         start,
         path,
         times,
@@ -286,8 +289,7 @@ def with_room(
     progress: Progress[CentralPoint],
     path: CentralPath,
     *,
-    learning_rate: Array,
-    weight_decay: Array,
+    rates: Rates,
     rtol: Array,
     num_edge: int,
     step_correction: bool,
@@ -295,15 +297,13 @@ def with_room(
     """The same integration with more eigenvalues that are followed, ready to go on.
 
     Args:
-      problem, params, learning_rate, weight_decay, rtol, step_correction: as of ``integrate``.
+      problem, params, rates, rtol, step_correction: as of ``integrate``.
       progress, path: where it stands.
       num_edge: eigenvalues that are followed from here on.
     """
     point = progress.point
     flat, unravel = point.edge_point.params, ravel_pytree(params)[1]
-    dynamics = _dynamics(
-        problem, unravel, learning_rate, weight_decay, rtol, num_edge, step_correction
-    )
+    dynamics = _dynamics(problem, unravel, rates, rtol, num_edge, step_correction)
     edge_point, counts = dynamics.edge_point(flat, point.counts, point.edge_point.frame)
     # The eigenvectors of the same eigenvalues, which Lanczos' method may give other signs, and turn
     # where eigenvalues coincide, as they do at the edge.
@@ -322,6 +322,7 @@ def with_room(
         first_covariance=jnp.pad(point.first_covariance, ((0, more), (0, more))),
         touching=point.touching,
         started=point.started,
+        edge=point.edge,
         counts=counts,
     )
     return progress._replace(point=started, status=jnp.zeros_like(progress.status)), CentralPath(
@@ -365,12 +366,13 @@ def finished_rows(
 def _dynamics(
     problem: Problem,
     unravel: Callable[[Array], Params],
-    learning_rate: Array,
-    weight_decay: Array,
+    rates: Rates,
     rtol: Array,
     num_edge: int,
     step_correction: bool,
 ) -> Dynamics:
+    start = jnp.zeros((), rtol.dtype)
+    learning_rate, weight_decay = rates.at(start)
     return Dynamics(
         problem=problem,
         unravel=unravel,

@@ -1,6 +1,6 @@
 """What is said of an integration that could not go on: where it stands, why, and what helps."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sharpflow.theory.integration import Progress
@@ -45,20 +45,20 @@ class Standing:
         *,
         last_tau: float,
         num_at_edge: int,
-        first_tau: float = 0.0,
-        tau_unit: float = 1.0,
+        tau_at: Callable[[float], float] = float,
     ) -> "Standing":
-        """Where an integration stands, in τ, whose own time is (τ − first_tau)/tau_unit.
+        """Where an integration stands, in τ.
 
         Args:
           progress: of the integration.
           last_tau, num_at_edge: as of the class.
-          first_tau, tau_unit: τ at time 0, and of a unit of time.
+          tau_at: from the time of the integration to τ.
         """
+        at = float(progress.time)
         return cls(
-            tau=first_tau + tau_unit * float(progress.time),
+            tau=tau_at(at),
             last_tau=last_tau,
-            step=tau_unit * float(progress.step),
+            step=tau_at(at + float(progress.step)) - tau_at(at),
             num_steps=int(progress.num_steps),
             num_rejected=int(progress.num_rejected),
             num_at_edge=num_at_edge,

@@ -42,7 +42,7 @@ from sharpflow.theory.manifold import require_on_manifold
 from sharpflow.theory.pieces import LIMIT, Deadline, first_steps, integrate_in_pieces
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.status import Status, outcome_in_words
-from sharpflow.theory.times import last_reached, padded_times, validated_times
+from sharpflow.theory.times import last_reached, padded_times, validated_times, with_breaks
 
 if TYPE_CHECKING:
     import xarray
@@ -295,7 +295,7 @@ def sharpness_flow(
     spectrum = np.asarray(_spectrum(problem, theta0, k=most, method=method))
     first = first_steps(clock.monotonic() - began)
     level, time = _crossing(spectrum[0], times[0], threshold0, b, knots)
-    stops = times if knots is None else _with_breaks(times, knots.breaks(b), dtype)
+    stops = times if knots is None else with_breaks(times, knots.breaks(b), dtype)
     dimension = _first_dimension(edge_dimension, method, spectrum / np.exp(level), most)
     run = partial(
         integrate,
@@ -400,17 +400,6 @@ def _crossing(
     if knots is not None:
         return max(level, edge), knots.crossing(time, excess, b)
     return max(level, edge), time - excess / b
-
-
-def _with_breaks(times: np.ndarray, breaks: np.ndarray, dtype: DTypeLike) -> np.ndarray:
-    """Output times, and between them those at which a schedule breaks, as the dtype holds them."""
-    held = times.astype(dtype).astype(np.float64)
-    inside = breaks[(breaks > held[0]) & (breaks < held[-1])]
-    place = np.searchsorted(held, inside)
-    away = np.minimum(inside - held[place - 1], held[place] - inside)
-    # one that rounding alone parts from an output would make a step of rounding
-    apart = away > 4 * np.finfo(np.dtype(dtype)).eps * np.abs(inside)
-    return np.union1d(held, inside[apart])
 
 
 def _slopes(knots: Knots, times: np.ndarray, b: float, dtype: DTypeLike) -> Float[Array, " T"]:

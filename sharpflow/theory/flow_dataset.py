@@ -36,6 +36,10 @@ _WORDS = {
         "covariance C",
         "C, the covariance of the oscillation in the basis of the eigenvectors.",
     ),
+    "edge": (
+        "edge 2/η − λ",
+        "The largest stable eigenvalue of the Hessian, 2/η − λ, of the rates at that time.",
+    ),
     "norm_squared": ("squared norm ‖w‖²", "The squared norm ‖w‖² of the predicted params."),
 }
 

@@ -54,7 +54,7 @@ class LogRate:
         Args:
           start, end: flow times, shape ().
         """
-        return self._at(end) - self._at(start)
+        return self.at(end) - self.at(start)
 
     def slope(self, tau: Array, window: Array | float) -> Float[Array, ""]:
         """The mean of d log η/dτ from a flow time on, shape ().
@@ -65,7 +65,12 @@ class LogRate:
         """
         return self.change(tau, tau + window) / window
 
-    def _at(self, tau: Array) -> Array:
+    def at(self, tau: Array) -> Float[Array, ""]:
+        """log η, up to the constant.
+
+        Args:
+          tau: shape ().
+        """
         return jnp.interp(tau, self.tau, self.values)
 
 
@@ -81,12 +86,13 @@ class Knots(NamedTuple):
     values: np.ndarray
 
     @classmethod
-    def of(cls, given: Any, dtype: DTypeLike) -> "Knots":
+    def of(cls, given: Any, dtype: DTypeLike, name: str = "log_rate") -> "Knots":
         """The knots of what a user gave, with a short line in place of each jump.
 
         Args:
           given: flow times and log η at each.
           dtype: that has to tell the times apart.
+          name: of the argument.
 
         Raises:
           ArgumentError: a ValueError: times that decrease, or stand more than twice.
@@ -95,7 +101,7 @@ class Knots(NamedTuple):
         gaps = np.diff(tau)
         if np.any(gaps < 0) or np.any((gaps[1:] == 0) & (gaps[:-1] == 0)):
             allowed = "flow times that do not decrease, a jump where one stands twice"
-            raise ArgumentError("log_rate", allowed, shown(tau.tolist()))
+            raise ArgumentError(name, allowed, shown(tau.tolist()))
         jumps = np.flatnonzero(gaps == 0)
         before = np.append(-np.inf, tau)[jumps]  # the knot before the first of each pair
         widest = 0.5 * (tau[jumps] - before)
@@ -103,10 +109,20 @@ class Knots(NamedTuple):
         # Before the jump, so that at its time the new rate holds, as it does at a step of a run.
         tau = tau.copy()
         tau[jumps] -= np.minimum(np.maximum(_JUMP, rounding), widest)
+        return cls.told_apart(tau, values - values[0], dtype)
+
+    @classmethod
+    def told_apart(cls, tau: np.ndarray, values: np.ndarray, dtype: DTypeLike) -> "Knots":
+        """The knots that a dtype tells apart, of those that it does not the last.
+
+        Args:
+          tau: flow times that do not decrease, shape (n,).
+          values: at each, shape (n,).
+          dtype: of the flow.
+        """
         held = tau.astype(dtype).astype(np.float64)
-        # of knots that the dtype does not tell apart the last
         kept = np.append(np.diff(held) > 0, True)
-        return cls(held[kept], values[kept] - values[0])
+        return cls(held[kept], values[kept])
 
     def compiled(self, dtype: DTypeLike) -> LogRate:
         """The same for compiled code, padded to a length that most schedules share.

@@ -101,7 +101,7 @@ def integrate_in_pieces(
     deadline: Deadline,
     display: Display,
     num_at_edge: Callable[[Point], int],
-    tau_unit: float = 1.0,
+    tau_at: Callable[[float], float] = float,
 ) -> tuple[Progress[Point], Row]:
     """Integrate with rests, and the same result to the last bit.
 
@@ -115,7 +115,7 @@ def integrate_in_pieces(
       deadline: after which status ``MAX_SECONDS`` ends it at the next rest.
       display: advanced at every rest and at the end, by units of the flow's own time.
       num_at_edge: how many eigenvalues a point holds at the edge.
-      tau_unit: τ of a unit of that time.
+      tau_at: from that time to τ.
 
     Returns:
       As ``integration.integrate`` does where it does not rest.
@@ -130,12 +130,14 @@ def integrate_in_pieces(
         ended = bool(progress.finished) or int(progress.status) != Status.SUCCESS
         pace.end()
         if display is not UNSEEN:
+            at = float(progress.time)
+            step = tau_at(at + float(progress.step)) - tau_at(at)
             note = (
-                f", {int(progress.num_steps)} steps, now of {tau_unit * float(progress.step):.1e}"
+                f", {int(progress.num_steps)} steps, now of {step:.1e}"
                 f", {eigenvalues_at_edge(num_at_edge(progress.point))}"
             )
-            display.advance(float(progress.time) - shown, note)
-            shown = float(progress.time)
+            display.advance(at - shown, note)
+            shown = at
         if ended:
             return progress, rows
         if deadline.passed:

@@ -56,6 +56,23 @@ def padded_times(times: np.ndarray, row_size: int) -> np.ndarray:
     return np.pad(times, (0, missing), mode="edge")
 
 
+def with_breaks(times: np.ndarray, breaks: np.ndarray, dtype: DTypeLike) -> np.ndarray:
+    """Output times, and between them those at which a schedule breaks, as a dtype holds them.
+
+    Args:
+      times: shape (T,).
+      breaks: increasing, shape (n,).
+      dtype: of the flow.
+    """
+    held = times.astype(dtype).astype(np.float64)
+    inside = breaks[(breaks > held[0]) & (breaks < held[-1])]
+    place = np.searchsorted(held, inside)
+    away = np.minimum(inside - held[place - 1], held[place] - inside)
+    # one that rounding alone parts from an output would make a step of rounding
+    apart = away > 4 * np.finfo(np.dtype(dtype)).eps * np.abs(inside)
+    return np.union1d(held, inside[apart])
+
+
 def last_reached(times: np.ndarray, rows: np.ndarray) -> float:
     """The last output time whose row is not NaN; NaN where there is none.
 

@@ -18,7 +18,9 @@ from sharpflow.simulator.loop import ChunkRows, _step_shapes, padded_rows
 from sharpflow.simulator.program import LoopState, Program
 from sharpflow.theory import central_integration, flow_integration
 from sharpflow.theory.linearization.protocol import METHODS
+from sharpflow.theory.log_rate import LogRate
 from sharpflow.theory.manifold import _begin
+from sharpflow.theory.rates import Course, Rates
 
 ROOMS = ("models", "theory", "simulator")
 SHARPNESSES = (
@@ -94,8 +96,15 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
         "on_sphere": True,
         "max_steps": _COUNT,
     }
-    rates = {"learning_rate": one, "weight_decay": one, "rtol": one, "step_correction": True}
-    central = rates | {"times": times, "step_size": one, "num_edge": k, "keep_eigenvectors": True}
+    course = Course(first=one, log=LogRate(tau=times, values=times))
+    rates = Rates(learning_rate=course, weight_decay=one)
+    equation = {"rates": rates, "rtol": one, "step_correction": True}
+    central = equation | {
+        "times": times,
+        "step_size": one,
+        "num_edge": k,
+        "keep_eigenvectors": True,
+    }
     begun, central_path = central_integration.begin(problem, params, **central)
     limits = {"max_steps": _COUNT, "edge": wanted}
     retraction, tolerance = _begin(problem, params, on_sphere=True)
@@ -153,7 +162,7 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
             "": Call((problem, params, begun, central_path, _COUNT), central | limits)
         },
         "theory.central_integration.with_room": {
-            "": Call((problem, params, begun, central_path), rates | {"num_edge": k + 1})
+            "": Call((problem, params, begun, central_path), equation | {"num_edge": k + 1})
         },
         "theory.central_integration.finished_rows": {
             "": Call((problem, params, begun.point, central_path))

@@ -77,11 +77,42 @@ def test_the_entry_under_a_warmup_is_where_the_rate_has_brought_the_threshold(ca
     assert abs(first - float(run.tau_at(250))) <= 0.02
 
 
+def test_the_central_flow_follows_gradient_descent_through_a_halved_rate(case) -> None:
+    problem = case[0]
+    errors = []
+    for rate in (2e-3, 2e-4):
+        run = _halved(case, rate)
+        flow = sf.predict(problem, run, kind="central_flow", rtol=2e-4)
+        compared = sf.compare(run, flow, problem)
+        tau, edge = np.asarray(flow.tau), np.asarray(flow.edge)
+        late = tau > 0.3 + 1e-9
+        np.testing.assert_allclose(edge[late] / edge[0], 1.0 / FACTOR, rtol=1e-2)
+        # while it rests below the new edge nothing oscillates
+        rests = (tau > 0.35) & (tau < 0.3 + 0.5 * np.log(1.0 / FACTOR) - 0.03)
+        assert rests.sum() >= 3
+        assert np.all(np.asarray(flow.covariance)[rests, 0, 0] == 0.0)
+        np.testing.assert_allclose(
+            compared["threshold_ratio"], 1.0, atol=0.1 * np.sqrt(rate / 2e-3)
+        )
+        errors.append(float(np.sqrt(np.mean(compared["relative_error"].values[tau > 0.3] ** 2))))
+    # its iterate oscillates by √(ηλ): so much at least the error falls by
+    assert errors[1] <= errors[0] / 2.5 and errors[1] <= 0.03, errors
+
+
+def test_quasi_rmsprop_with_a_schedule_has_no_central_flow(case) -> None:
+    problem, theta, _ = case
+    rule = sf.quasi_rmsprop(step_decay(0.02, [50], FACTOR))
+    run = sf.simulate(
+        problem, theta + 1e-4, rule, 100, record_every=10, snapshot_every=1,
+        observables="threshold",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="made by another rule"):
+        sf.predict(problem, run, kind="central_flow")
+
+
 def test_what_no_schedule_has_is_refused(case) -> None:
     problem = case[0]
     run = _halved(case, 2e-3)
-    with pytest.raises(ValueError, match="without schedules"):
-        sf.predict(problem, run, kind="central_flow")
     flow = sf.predict(problem, run, arrival_step=0, max_edge=2)
     with pytest.raises(ValueError, match="or follows a schedule"):
         sf.simulator.measure_oscillation(run, flow, problem, [(0.0, 1.0)])

@@ -24,8 +24,9 @@ from sharpflow.models import Problem
 from sharpflow.models.arguments import TEXT, Kind, checked, optional
 from sharpflow.models.precision import compiled
 from sharpflow.models.problem import PROBLEM, Params, require_fitting
-from sharpflow.simulator.average import edge_of_average, rates_of_gdwd
+from sharpflow.simulator.average import edge_of_average
 from sharpflow.simulator.comparison import PREDICTION
+from sharpflow.simulator.gdwd_rates import is_gdwd
 from sharpflow.simulator.quantity import Quantity
 from sharpflow.simulator.trajectory import Trajectory
 from sharpflow.theory import CentralFlowSolution, FlowSolution, predicted_loss
@@ -238,10 +239,8 @@ def _averages(
     """What a central flow says of columns, by their names."""
     values = {"loss_mean": np.asarray(flow.mean_loss)}
     values |= dict.fromkeys(_IN_W[:1], np.asarray(flow.eigenvalues)[:, 0])
-    rates = rates_of_gdwd(trajectory) if isinstance(trajectory, Trajectory) else None
-    if rates is not None:
-        on_sphere = trajectory.on_sphere
-        sharpness, threshold = edge_of_average(flow, rates, on_sphere=on_sphere)
+    if isinstance(trajectory, Trajectory) and is_gdwd(trajectory):
+        sharpness, threshold = edge_of_average(flow, trajectory)
         values |= dict.fromkeys(_SPHERICAL, sharpness) | {"threshold": threshold}
         values |= dict.fromkeys(EDGE_RATIOS, sharpness / threshold)
     if problem is not None:
