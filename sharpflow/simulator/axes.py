@@ -21,6 +21,7 @@ BY_POSITION: dict[str, tuple[str, ...]] = {
     "observables": (),
     "start": ("key", "learning_rate", "weight_decay"),
     "optimizer": ("learning_rate", "weight_decay"),
+    "schedule": ("learning_rate",),
 }
 
 

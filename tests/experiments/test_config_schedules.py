@@ -1,10 +1,16 @@
 """Schedules in configs: what they follow, what is refused, and what is read back."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import sharpflow as sf
+from sharpflow.experiments.cli import app
 from sharpflow.experiments.config import ConfigError, load
+from sharpflow.experiments.config.resolved import differences
+from sharpflow.experiments.config.trust import beyond_presets, modules_of_user
 
 BASE = """
 problem = "sharpflow.models:matrix_completion"
@@ -79,3 +85,90 @@ def test_a_schedule_with_a_mistake_is_refused(tmp_path, schedule, overrides, sai
     with pytest.raises(ConfigError) as refused:
         _loaded(tmp_path, f"[schedule]\n{schedule}\n", *overrides)
     assert said in str(refused.value), str(refused.value)
+
+
+OWN = """
+import jax.numpy as jnp
+
+
+def rising(learning_rate, num_steps, *, power, least=0.1):
+    return lambda step: learning_rate * jnp.maximum((step / num_steps) ** power, least)
+
+
+def number(learning_rate):
+    return learning_rate
+
+
+def failing(learning_rate):
+    raise ValueError("no rate today")
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A module beside the config, of a name that no other test has imported."""
+    name = f"schedules_of_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(OWN)
+    return name
+
+
+def test_a_schedule_of_ones_own_is_followed_and_read_back(tmp_path, own) -> None:
+    config = _loaded(tmp_path, f'[schedule]\nkind = "{own}:rising"\npower = 2.0\n')
+    (tmp_path / "again.toml").write_text(config.to_toml())
+    assert load(tmp_path / "again.toml") == config
+    grid = sf.simulate_grid(**config.build()).isel(seed=0, learning_rate=0, weight_decay=0)
+    eta = np.maximum((np.arange(0, 20, 5) / 20) ** 2, 0.1)
+    expected = 2.0 * (1.0 - 0.01 * eta) * grid["norm_squared"] / eta
+    # a share of two integers is of single precision, whatever that of the run
+    np.testing.assert_allclose(grid["threshold"], expected, rtol=1e-6)
+    # a folder that somebody sent is not to have it called unasked
+    assert modules_of_user(config) == [own]
+    assert beyond_presets(config)[-1] == f"schedule.kind = '{own}:rising'"
+    assert differences(config, dataclasses.replace(config, schedule=None))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        ('kind = "{}:no_such"', 'has no "no_such"'),
+        ('kind = "{}:rising"', "missing a required argument: 'power'"),
+        ('kind = "{}:rising"\npower = 2\nwidth = 3', "unexpected keyword argument 'width'"),
+        ('kind = "{}:rising"\npower = 2\nnum_steps = 3', "as the key num_steps alone"),
+        ('kind = "no_such_module_here:rising"', 'no module "no_such_module_here"'),
+    ],
+)
+def test_a_schedule_of_ones_own_with_a_mistake_is_refused(tmp_path, own, schedule, said) -> None:
+    with pytest.raises(ConfigError) as refused:
+        _loaded(tmp_path, f"[schedule]\n{schedule.format(own)}\n")
+    assert said in str(refused.value), str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("number", "a function that returns a schedule"), ("failing", "no rate today")],
+)
+def test_a_function_that_makes_no_schedule_is_told(tmp_path, own, name, said) -> None:
+    config = _loaded(tmp_path, f'[schedule]\nkind = "{own}:{name}"\n')
+    with pytest.raises(ValueError, match=said):
+        sf.simulate_grid(**config.build())
+
+
+def test_a_run_with_a_schedule_of_ones_own_is_resumed_with_the_same_one_alone(
+    tmp_path, own, monkeypatch
+) -> None:
+    monkeypatch.chdir(
+        tmp_path
+    )  # where its module is looked for: a folder of a run does not hold it
+    (tmp_path / "config.toml").write_text(BASE)
+    folder = tmp_path / "run"
+
+    def call(*words):
+        return CliRunner().invoke(app, ["run", *words, "--out", str(folder), "--no-progress"])
+
+    kind = ["--set", f"schedule.kind={own}:rising", "--set"]
+    began = call("config.toml", *kind, "schedule.power=2.0")
+    assert began.exit_code == 0, began.stderr
+    resumed = call("--resume")
+    assert resumed.exit_code == 0 and "1 success" in resumed.output, resumed.stderr
+    other = call("config.toml", *kind, "schedule.power=3.0", "--resume")
+    assert other.exit_code == 2 and "schedule.power: the run has 2.0, now 3.0" in other.stderr

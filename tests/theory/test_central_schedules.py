@@ -131,7 +131,7 @@ def test_a_fixed_step_and_rates_that_are_none_are_refused(bowl) -> None:
         sf.central_flow(bowl, params, (TAU, -np.ones(6)), 0.02, TAU)
     with pytest.raises(ValueError, match="weight_decay must be flow times that do not decrease"):
         sf.central_flow(bowl, params, 0.5, ([0.0, 1.0, 0.5], [0.1, 0.1, 0.1]), TAU)
-    with pytest.raises(ValueError, match=r"learning_rate \* weight_decay must be below 1, got 1"):
-        sf.central_flow(bowl, params, ([0.0, 1.0], [0.5, 5.0]), 0.2, TAU)
+    with pytest.raises(ValueError, match=r"learning_rate \* weight_decay must be below 1, got 1.2"):
+        sf.central_flow(bowl, params, ([0.0, 1.0], [0.5, 6.0]), 0.2, TAU)
     with pytest.raises(ValueError, match="intrinsic_rate must be given where weight_decay is 0"):
         sf.central_flow(bowl, params, course, 0.0, TAU)

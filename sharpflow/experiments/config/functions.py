@@ -27,7 +27,8 @@ class Function:
     """A function of a config.
 
     Attributes:
-      key: what it is for: ``"problem"``, ``"start"``, ``"optimizer"`` or ``"observables"``.
+      key: what it is for: ``"problem"``, ``"start"``, ``"optimizer"``, ``"schedule"`` or
+        ``"observables"``.
       reference: how the config names it.
       function: itself; for ``"problem"`` it may be a ``Problem``, for ``"observables"`` an
         ``Observable``.

@@ -81,6 +81,11 @@ _OBSERVABLE = Kind(
     arguments.any_of(choice(OBSERVABLES), _REFERENCE).fits,
 )
 
+_KIND_OF_SCHEDULE = Kind(
+    ", ".join(f'"{kind}"' for kind in KINDS_OF_SCHEDULE) + ' or "module:function"',
+    arguments.any_of(choice(KINDS_OF_SCHEDULE), _REFERENCE).fits,
+)
+
 # Not models of pydantic, which could check the same: loading and building them adds more than 0.1 s
 # to every start, a list of a million wrong entries takes it ten seconds, an entry that may be of
 # several kinds gets a mistake for each, and its sentences tell neither our keys nor near names.
@@ -123,7 +128,7 @@ FORK: dict[str, Key] = {
 }
 # of the table [schedule], beside which its kind decides what it takes
 SCHEDULE: dict[str, Key] = {
-    "kind": _one_of(*KINDS_OF_SCHEDULE),
+    "kind": Key(_KIND_OF_SCHEDULE, choices=KINDS_OF_SCHEDULE),
     "at": Key(COUNT, many=True),
     "factor": Key(_POSITIVE, read=float),
     "final_share": Key(_NOT_NEGATIVE, read=float),
@@ -164,7 +169,7 @@ def read_key(key: str, value: Any) -> tuple[Any, list[str]]:
     if key == "prediction":
         return _read_table(key, PREDICTION, value)
     if key == "schedule":
-        return _read_table(key, SCHEDULE, value)
+        return _read_schedule(value)
     if key == "published":
         return read_published(value)
     if key == "fork":
@@ -218,6 +223,19 @@ def _read_table(
         options[name], wrong = _read_entries(path, schema[name], entry)
         mistakes += wrong
     return options, shortened(mistakes, len(mistakes), key)
+
+
+def _read_schedule(value: Any) -> tuple[dict[str, Any] | None, list[str]]:
+    """The table of a schedule; beside a function of the user's own its keywords."""
+    if not isinstance(value, dict) or not is_reference(value.get("kind")):
+        return _read_table("schedule", SCHEDULE, value)
+    mistakes = _unfit_names("schedule", value)
+    if "num_steps" in value:
+        allowed = "as the key num_steps alone"
+        mistakes.append(mistake("schedule.num_steps", value["num_steps"], allowed))
+    options, wrong = _plain("schedule", value, _DEEPEST + 1)
+    mistakes += wrong
+    return options, shortened(mistakes, len(mistakes), "schedule")
 
 
 def _read_fork(value: Any) -> tuple[dict[str, Any] | None, list[str]]:

@@ -14,6 +14,7 @@ from sharpflow.experiments.config.mistakes import (
 )
 from sharpflow.experiments.config.optimizers import default_decay
 from sharpflow.experiments.config.resolved import Config
+from sharpflow.experiments.config.schedules import is_function, keywords_of_function
 from sharpflow.experiments.config.sources import (
     ALTERNATIVES,
     Table,
@@ -146,6 +147,12 @@ def _unusable(values: Values, table: Table, folder: Path | None) -> list[str]:
         mistakes += wrong
         if function is not None:
             mistakes += function.mistakes([])
+    schedule = values.get("schedule") or {}
+    if is_function(schedule.get("kind")):
+        function, wrong = functions.find("schedule", schedule["kind"], folder)
+        mistakes += wrong
+        if function is not None:
+            mistakes += function.mistakes([*keywords_of_function(function, schedule, None)])
     if functions_by_key.keys() != {"problem", "optimizer"} | ({"start"} & table.keys()):
         return mistakes
     return mistakes + functions.misplaced(

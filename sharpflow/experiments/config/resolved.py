@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,12 @@ from sharpflow.experiments.config.keys import is_reference
 from sharpflow.experiments.config.mistakes import ConfigError, mistake, reason
 from sharpflow.experiments.config.optimizers import GridOptimizer
 from sharpflow.experiments.config.published import Published
-from sharpflow.experiments.config.schedules import with_schedule
+from sharpflow.experiments.config.schedules import (
+    is_function,
+    keywords_of_function,
+    rate_schedule,
+    with_schedule,
+)
 from sharpflow.experiments.config.toml import toml_key, toml_value
 from sharpflow.models.arguments import checked, instance
 from sharpflow.models.leaves import x64_enabled
@@ -46,7 +52,8 @@ class Config:
         None.
       problem_options: keywords of the problem function, lists as tuples.
       axes: any other axes, name -> values.
-      schedule: what the learning rate follows, its kind and its options, or None.
+      schedule: what the learning rate follows, its kind, a name or ``"module:function"``, and its
+        options, or None.
       prediction: options of ``predict_grid``, or None where nothing is predicted.
       published: numbers of a paper, which stand beside those of the run.
       fork: the fields of a ``Fork``, or None where the run begins by itself.
@@ -160,7 +167,23 @@ class Config:
         if self.schedule is None or self.schedule["kind"] == "constant":
             return optimizer
         assert self.num_steps is not None
-        return with_schedule(optimizer, self.schedule, self.num_steps)
+        kind = self.schedule["kind"]
+        if not is_function(kind):
+            make = partial(rate_schedule, schedule=self.schedule, num_steps=self.num_steps)
+            return with_schedule(optimizer, self.schedule, make)
+        function = self._found("schedule", kind)
+        keywords = keywords_of_function(function, self.schedule, self.num_steps)
+        call = function.guarded(self.folder, self.source, keywords)
+
+        def made(learning_rate: Any) -> Any:
+            schedule = call(learning_rate)
+            if not callable(schedule):
+                allowed = "a function that returns a schedule, a function of the step, and not "
+                said = mistake("schedule.kind", kind, f"{allowed}{type(schedule).__name__}")
+                raise ConfigError(self.source, [said])
+            return schedule
+
+        return with_schedule(optimizer, self.schedule, made)
 
     def _observable(self, name: str) -> str | Observable:
         """What is recorded under a name of ours, or what a function of somebody else makes."""

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sharpflow.experiments.config.functions import Function
 from sharpflow.experiments.config.mistakes import mistake, refusals
 from sharpflow.experiments.config.optimizers import GridOptimizer
 from sharpflow.simulator.rules import (
@@ -48,6 +49,8 @@ def schedule_mistakes(values: Mapping[str, Any]) -> list[str]:
         mistakes.append(
             mistake("tau", values["tau"], "num_steps in its place, as [schedule] is by the step")
         )
+    if is_function(kind):
+        return mistakes  # what it takes is known where it is imported
     taken, required = _options(kind)
     mistakes += [
         mistake(f"schedule.{name}", schedule[name], f'nothing, as kind = "{kind}" takes none')
@@ -62,12 +65,35 @@ def schedule_mistakes(values: Mapping[str, Any]) -> list[str]:
     return refusals(functools.partial(rate_schedule, 1.0, schedule, values["num_steps"]), keys)
 
 
+def is_function(kind: str | None) -> bool:
+    """Whether a kind names a function of the user's own, ``"module:function"``.
+
+    Args:
+      kind: of a schedule; None where it is not as it should be.
+    """
+    return kind is not None and ":" in kind
+
+
+def keywords_of_function(
+    function: Function, schedule: Mapping[str, Any], num_steps: int | None
+) -> dict[str, Any]:
+    """What a schedule function of the user's own gets beside the learning rate.
+
+    Args:
+      function: that the kind names.
+      schedule: the table of a config, whose other keys are keywords of the function.
+      num_steps: of the run, which it gets where it names it.
+    """
+    options = {name: value for name, value in schedule.items() if name != "kind"}
+    return options | ({"num_steps": num_steps} if "num_steps" in function.keywords else {})
+
+
 def rate_schedule(rate: Any, schedule: Mapping[str, Any], num_steps: int) -> Any:
     """What the learning rate follows.
 
     Args:
       rate: its largest value, perhaps traced.
-      schedule: the table of a config.
+      schedule: the table of a config, of a kind that has a name.
       num_steps: of the run.
 
     Returns:
@@ -84,18 +110,19 @@ def rate_schedule(rate: Any, schedule: Mapping[str, Any], num_steps: int) -> Any
 
 
 def with_schedule(
-    optimizer: GridOptimizer, schedule: Mapping[str, Any], num_steps: int
+    optimizer: GridOptimizer, schedule: Mapping[str, Any], make: Callable[[Any], Any]
 ) -> GridOptimizer:
-    """An optimizer of a grid whose learning rates are the largest of a schedule.
+    """An optimizer of a grid whose learning rates are those that a schedule is made from.
 
     Args:
       optimizer: as a grid calls it.
-      schedule, num_steps: as of ``rate_schedule``.
+      schedule: the table of a config.
+      make: from a learning rate, perhaps traced, to a schedule.
     """
 
     @functools.wraps(optimizer)
     def scheduled(learning_rate: Any, weight_decay: Any, **others: Any) -> Any:
-        return optimizer(rate_schedule(learning_rate, schedule, num_steps), weight_decay, **others)
+        return optimizer(make(learning_rate), weight_decay, **others)
 
     # a run knows its optimizer by this name, and is not to be resumed with another schedule
     options = ", ".join(f"{name}={value}" for name, value in schedule.items())

@@ -17,7 +17,8 @@ def modules_of_user(config: Config) -> list[str]:
     Args:
       config: that was read.
     """
-    named = [getattr(config, key) for key in _FUNCTIONS] + [*config.observables]
+    named = [getattr(config, key) for key in _FUNCTIONS]
+    named += [*config.observables, *_of_schedule(config)]
     modules = [name.partition(":")[0] for name in named if is_reference(name)]
     return [module for module in dict.fromkeys(modules) if module.partition(".")[0] != "sharpflow"]
 
@@ -40,6 +41,7 @@ def beyond_presets(config: Config) -> list[str]:
         if reference is not None and reference not in ours | OPTIMIZERS.keys()
     ]
     lines += [f"observables = {name!r}" for name in config.observables if is_reference(name)]
+    lines += [f"schedule.kind = {name!r}" for name in _of_schedule(config)]
     given = {"problem_options": config.problem_options, "axes": config.axes}
     lines += [
         f"{table}.{_FETCHES} = {values[_FETCHES]!r}"
@@ -47,3 +49,9 @@ def beyond_presets(config: Config) -> list[str]:
         if values.get(_FETCHES)
     ]
     return lines
+
+
+def _of_schedule(config: Config) -> list[str]:
+    """The function that its schedule names; none of our kinds is one."""
+    kind = (config.schedule or {}).get("kind")
+    return [kind] if is_reference(kind) else []
