@@ -54,4 +54,4 @@ def beyond_presets(config: Config) -> list[str]:
 def _of_schedule(config: Config) -> list[str]:
     """The function that its schedule names; none of our kinds is one."""
     kind = (config.schedule or {}).get("kind")
-    return [kind] if is_reference(kind) else []
+    return [kind] if isinstance(kind, str) and is_reference(kind) else []

@@ -1,8 +1,6 @@
 """Schedules: gradient descent whose rates change, beside the flow with the term of the schedule."""
 
-import dataclasses
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -14,11 +12,20 @@ from sharpflow.experiments.checks import Check, exponent_check
 from sharpflow.experiments.plots import schedules as plots
 from sharpflow.experiments.power_law import fit_power_law
 from sharpflow.experiments.starts import trained_to_manifold
-from sharpflow.experiments.validate import small_networks
+from sharpflow.experiments.validate import scheduled_flows, small_networks
+from sharpflow.experiments.validate.courses import (
+    COURSES,
+    END,
+    LEARNING_RATE,
+    Course,
+    Rates,
+    flow_times,
+    pause,
+    records,
+)
 from sharpflow.experiments.validate.findings import Findings
 from sharpflow.experiments.validate.ladder import PERTURBATION, root_mean_square
 from sharpflow.models.problem import Params, parameter_rows
-from sharpflow.simulator import cosine_decay, step_decay, warmup
 from sharpflow.simulator.quantities import RESULT, described
 from sharpflow.simulator.quantity import Quantity, by_name
 
@@ -28,108 +35,7 @@ if TYPE_CHECKING:
 TITLE = "the flow with learning rates and weight decays that change"
 
 RATES = (1e-3, 2e-4, 4e-5)  # η₀λ₀
-LEARNING_RATE = 0.1  # η₀, of which scale invariance leaves ηλ alone to matter
-END = 2.0  # τ, by when rates that grow or shrink like e^{±τ} have done so sevenfold
-JUMP = 0.5  # τ, from the edge on, of a step decay
-NUM_RECORDS = 400
 OUTPUTS = np.linspace(0.0, END, 81)
-
-Rate = float | Callable[[jax.Array], jax.Array]
-
-
-class Rates(NamedTuple):
-    """What a run follows.
-
-    Attributes:
-      learning_rate, weight_decay: numbers or schedules.
-      num_steps: until τ = ``END``.
-    """
-
-    learning_rate: Rate
-    weight_decay: Rate
-    num_steps: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Course:
-    """A schedule in units of the run.
-
-    Attributes:
-      words: what it is.
-      rates: η₀λ₀ -> what the run follows.
-      factor: of a single jump of the learning rate, or 1.
-      begins: share of the learning rate at which λ* meets λ_1; 1 where the run begins there.
-      largest: learning rate over η₀ at its largest. Errors are of order √(ηλ), so that they may be
-        its root times as large.
-    """
-
-    words: str
-    rates: Callable[[float], Rates]
-    factor: float = 1.0
-    begins: float = 1.0
-    largest: float = 1.0
-
-
-def _exponential(h: float) -> Callable[[float], Rates]:
-    """η = η₀ e^{hτ}: with dτ = ηλ dt it is η₀/(1 − h η₀λ t)."""
-
-    def rates(rate: float) -> Rates:
-        def eta(step: jax.Array) -> jax.Array:
-            return LEARNING_RATE / (1.0 - h * rate * step)
-
-        num_steps = round((1.0 - math.exp(-h * END)) / (h * rate))
-        return Rates(eta, rate / LEARNING_RATE, num_steps)
-
-    return rates
-
-
-def _cosine(rate: float) -> Rates:
-    # its mean is 0.55 of η₀
-    num_steps = round(END / (0.55 * rate))
-    return Rates(cosine_decay(LEARNING_RATE, num_steps, 0.1), rate / LEARNING_RATE, num_steps)
-
-
-def _warmup(rate: float) -> Rates:
-    # over τ = 0.3, in which the mean rate is half of η₀
-    steps = round(0.3 / (0.5 * rate))
-    return Rates(
-        warmup(LEARNING_RATE, steps), rate / LEARNING_RATE, steps + round((END - 0.3) / rate)
-    )
-
-
-def _step(factor: float) -> Callable[[float], Rates]:
-    def rates(rate: float) -> Rates:
-        at = round(JUMP / rate)
-        return Rates(
-            step_decay(LEARNING_RATE, [at], factor),
-            rate / LEARNING_RATE,
-            at + round((END - JUMP) / (factor * rate)),
-        )
-
-    return rates
-
-
-def _decay_steps(rate: float) -> Rates:
-    """λ halved, and brought back: it enters through the clock alone."""
-    first, second = round(0.5 / rate), round(0.5 / rate) + round(1.0 / rate)
-    num_steps = second + round((END - 1.0) / rate)
-
-    def decay(step: jax.Array) -> jax.Array:
-        halved = (step >= first) & (step < second)
-        return jnp.where(halved, 0.5, 1.0) * (rate / LEARNING_RATE)
-
-    return Rates(LEARNING_RATE, decay, num_steps)
-
-
-COURSES = {
-    "growing": Course("η ∝ exp τ", _exponential(1.0), largest=math.exp(END)),
-    "shrinking": Course("η ∝ exp(−τ)", _exponential(-1.0)),
-    "cosine": Course("η along a cosine to a tenth", _cosine),
-    "warm-up": Course("warm-up from below", _warmup, begins=0.6),
-    "halved": Course("η halved", _step(0.5), factor=0.5),
-    "tenth": Course("η to a tenth", _step(0.1), factor=0.1),
-    "weight decay": Course("λ halved and back", _decay_steps),
-}
 
 
 class Network(NamedTuple):
@@ -229,6 +135,9 @@ def run(progress: bool | None = None) -> Findings:
             checks += _checks(network, course, table)
             by_schedule.append(table)
             drawn.setdefault(name, measured[-1].course)
+        if network.least_exponent > 0:
+            checks += _closer(network, flow, progress)
+            checks += scheduled_flows.checks(network.problem, network.theta, RATES, progress)
         tables.append(xarray.concat(by_schedule, "schedule"))
     errors = xarray.concat(tables, xarray.Variable("network", [one.name for one in networks()]))
     courses = xarray.concat(list(drawn.values()), "schedule")
@@ -260,7 +169,7 @@ def _measured(
         _start(network, course, rate, rates),
         sf.gdwd(rates.learning_rate, rates.weight_decay),
         rates.num_steps,
-        record_at=_records(rates),
+        record_at=records(flow_times(rates)),
         observables=("threshold", "loss_mean"),
         snapshot_every=1,
         progress=progress,
@@ -275,7 +184,7 @@ def _measured(
         "tracking_error": root_mean_square(compared["relative_error"].values[late]),
         "threshold_error": root_mean_square(compared["threshold_ratio"].values[late] - 1.0),
         "error_without_term": root_mean_square(without) if course.begins == 1 else np.nan,
-        "pause": _pause(tau, compared["sharpness"].values, plain, course),
+        "pause": pause(tau, compared["sharpness"].values, plain, course),
     }
     names = ("sharpness", "threshold", "predicted_sharpness", "predicted_threshold")
     courses = {name: ("tau", np.interp(OUTPUTS, tau, compared[name])) for name in names}
@@ -297,20 +206,6 @@ def _start(network: Network, course: Course, rate: float, rates: Rates) -> Param
     return jax.tree.map(lambda leaf: grown * leaf, params)
 
 
-def _records(rates: Rates) -> np.ndarray:
-    """Steps of records, about evenly over flow time, of which slower rates take more steps."""
-    step = np.arange(rates.num_steps)
-
-    def values(rate: Rate) -> np.ndarray:
-        if not callable(rate):
-            return np.full(step.size, rate)
-        return np.broadcast_to(np.asarray(jax.vmap(rate)(jnp.asarray(step))), step.shape)
-
-    tau = np.cumsum(values(rates.learning_rate) * values(rates.weight_decay))
-    wanted = np.linspace(0.0, tau[-1], NUM_RECORDS, endpoint=False)
-    return np.unique(np.searchsorted(tau, wanted))
-
-
 def _without_term(flow: sf.FlowSolution, plain: sf.FlowSolution) -> np.ndarray:
     """The distance between the flows with and without the term, over what the first has moved."""
     points, others = parameter_rows(flow.theta), parameter_rows(plain.theta)
@@ -321,16 +216,26 @@ def _without_term(flow: sf.FlowSolution, plain: sf.FlowSolution) -> np.ndarray:
     return apart / np.where(moved > 0, moved, np.nan)
 
 
-def _pause(tau: np.ndarray, sharpness: np.ndarray, plain: sf.FlowSolution, course: Course) -> float:
-    """By how much flow time λ_1 is late, once it has moved on after the jump."""
-    if course.factor == 1.0:
-        return float("nan")
-    resumed = JUMP + 0.5 * math.log(1.0 / course.factor)
-    there = np.interp(-sharpness, -np.asarray(plain.eigenvalues[:, 0]), np.asarray(plain.tau))
-    late = tau >= 0.5 * (resumed + END)
-    # a run is a little late or early anyway, which is no part of the pause
-    before = (tau >= 0.5 * JUMP) & (tau <= JUMP)
-    return float(np.mean((tau - there)[late]) - np.mean((tau - there)[before]))
+def _closer(network: Network, flow: sf.FlowSolution, progress: bool | None) -> list[Check]:
+    """What misses a goal at the smallest η₀λ₀, at a smaller one: that errors are √(ηλ) is why."""
+    growing, halved = COURSES["growing"], COURSES["halved"]
+    # at which the ηλ of the end is the smallest of the ladder
+    rate = RATES[-1] / growing.largest
+    errors = _measured(network, growing, rate, flow, progress).errors
+    part = f"{network.name}, {growing.words}, to ηλ = {RATES[-1]:g} at the end"
+    checks = [
+        Check(part, f"{words} at η₀λ₀ = {rate:.2g}", float(errors[name]), high=high)
+        for name, words, high in (
+            ("tracking_error", "tracking error / distance moved", network.tolerance),
+            ("threshold_error", "threshold, measured/predicted − 1", 0.01),
+        )
+    ]
+    rate = RATES[-1] / 4
+    measured = _measured(network, halved, rate, flow, progress)
+    ratio = float(measured.errors["pause"]) / halved.predicted_pause
+    statement = f"pause of the drift over ½ log r at η₀λ₀ = {rate:g}"
+    part = f"{network.name}, {halved.words}"
+    return [*checks, Check(part, statement, ratio, 0.97, 1.03)]
 
 
 def _checks(network: Network, course: Course, table: "xarray.Dataset") -> list[Check]:
@@ -349,8 +254,7 @@ def _checks(network: Network, course: Course, table: "xarray.Dataset") -> list[C
         low = network.least_exponent if name == "tracking_error" else -math.inf
         checks.append(exponent_check(part, f"{words}: exponent in η₀λ₀", fit, low))
     if course.factor != 1.0:
-        pause = 0.5 * math.log(1.0 / course.factor)
-        ratio = float(last["pause"]) / pause
+        ratio = float(last["pause"]) / course.predicted_pause
         # The oscillation answers late, and what is lost by it is of order √(ηλ): 14, 7 and 3 % too
         # long at the three rates where η is halved.
         checks.append(Check(part, "pause of the drift over ½ log r", ratio, 0.96, 1.04))
