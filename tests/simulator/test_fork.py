@@ -212,15 +212,43 @@ def test_a_point_that_diverged_is_refused_but_for_what_came_before(tmp_path):
     assert tamed.status.item() == sf.Status.SUCCESS
 
 
-def test_a_schedule_is_refused_on_either_side(problem, parents, tmp_path):
-    def halved(learning_rate, weight_decay):
-        return sf.gdwd(sf.simulator.step_decay(learning_rate, [10]), weight_decay)
+def _decayed(learning_rate, weight_decay):
+    rate = sf.simulator.step_decay(learning_rate, [8, 2 * STEPS - 5], 0.5)
+    return sf.gdwd(rate, weight_decay)
 
-    with pytest.raises(ValueError, match="fork: the rule of the grid follows a schedule"):
-        _grid(problem, halved, fork=Fork(parents["gdwd"][0]))
-    _grid(problem, halved, out=tmp_path / "halved", final_state=True)
-    with pytest.raises(ValueError, match="follows a schedule, whose flow time a grid cannot go on"):
-        _grid(problem, sf.gdwd, fork=Fork(tmp_path / "halved"))
+
+def test_a_schedule_goes_on_at_its_step_with_its_flow_time(problem, parents, tmp_path):
+    first, folder = parents["gdwd"][0], tmp_path / "decayed"
+    _grid(problem, _decayed, out=folder, final_state=True)
+    whole = _grid(problem, _decayed, num_steps=2 * STEPS)
+    part = _grid(problem, _decayed, num_steps=2 * STEPS - 10, fork=Fork(folder, at=10))
+    later = whole.sel(step=slice(10, None))
+    np.testing.assert_array_equal(part.step, later.step)
+    np.testing.assert_array_equal(part["params.u"], whole["params.u"].sel(snapshot=slice(10, None)))
+    np.testing.assert_array_equal(part["threshold"], later["threshold"])
+    # a sum of flow times, in two parts
+    np.testing.assert_allclose(part["tau"], later["tau"], rtol=1e-12)
+    point = grid_point(part, problem, optimizer=_decayed, seed=0, learning_rate=1.0)
+    np.testing.assert_allclose(point.tau, part["tau"].sel(learning_rate=1.0).squeeze())
+    assert point.clock_step == 10
+
+    # from a schedule to a number, and back
+    stays = _grid(problem, sf.gdwd, fork=Fork(folder, at=10))
+    begun = part["tau"].isel(step=0).values
+    np.testing.assert_allclose(
+        stays["tau"].isel(step=0), np.broadcast_to(begun, stays.status.shape)
+    )
+    falls = _grid(problem, _decayed, fork=Fork(first))
+    rate = np.array(RATES) * DECAY
+    # both jumps but one lie before its step 20
+    np.testing.assert_allclose(falls["tau"].isel(weight_decay=0, step=0), STEPS * rate)
+    np.testing.assert_allclose(falls["tau"].isel(weight_decay=0, step=1), (STEPS + 2.5) * rate)
+
+
+def test_the_end_of_a_schedule_has_no_recorded_flow_time(problem, tmp_path):
+    _grid(problem, _decayed, out=tmp_path / "decayed", final_state=True)
+    with pytest.raises(ValueError, match="its flow time at step 20 was not recorded: .* 0, 10"):
+        _grid(problem, sf.gdwd, fork=Fork(tmp_path / "decayed"))
 
 
 def test_another_problem_is_refused(problem, parents):

@@ -117,32 +117,15 @@ class Origin:
         """What a launch of the new run notes, and its points are told to be forked from."""
         return {ANCESTRY: THEN.join(self.description["ancestry"])}
 
-    def require_numbers(self, *, followed: bool) -> None:
-        """Refuse schedules, whose flow time a grid cannot take up from another run.
-
-        Args:
-          followed: whether a rule of the new grid follows one.
-
-        Raises:
-          ValueError: it does, or a rule of the run before did.
-        """
-        has_rates = "intrinsic_rate" in self._grid
-        before = "tau" in self._grid.coords and not (
-            has_rates and np.all(np.isfinite(self._grid["intrinsic_rate"].values))
-        )
-        if followed or before:
-            which = "the rule of the grid" if followed else f"a rule of the run {self.run.path}"
-            raise ValueError(
-                f"fork: {which} follows a schedule, whose flow time a grid cannot go on with. Fork "
-                "its points one by one: sharpflow.simulate(problem, sharpflow.simulator.grid_point("
-                "grid, problem, seed=...).snapshot(step), rule, num_steps)"
-            )
-
     def clocks(self, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """From where each point counts its flow time: the step, and τ there, shapes (points,).
 
         Args:
-          rates: flow time per step of each point, NaN where nothing tells it, shape (points,).
+          rates: flow time per step of each point, NaN where nothing tells it and where its rule
+            follows a schedule, shape (points,).
+
+        Raises:
+          ValueError: a run with a schedule did not record the step of the fork, and so not its τ.
         """
         clocks = [self._clock(*each) for each in zip(self._begins, rates, strict=True)]
         steps, taus = zip(*clocks, strict=True)
@@ -179,16 +162,18 @@ class Origin:
             )
         return cast
 
-    def state(self, point: int, begun: LoopState) -> LoopState:
+    def state(self, point: int, begun: LoopState, update: Any) -> LoopState:
         """A point before its first update.
 
         Args:
           point: its number.
           begun: as a start from ``params`` would begin, in numpy arrays.
+          update: of its rule, whose schedules come to the step.
         """
         begin = self._begins[point]
         kept = self._kept(begin) or {}
-        rule = at_step(begun.optimizer_state, begin.step) if begin.step else begun.optimizer_state
+        rule = begun.optimizer_state
+        rule = at_step(rule, begin.step, update) if begin.step else rule
         rule, anew = carried(kept.get("optimizer_state"), rule)
         if begin.step and anew and not self._warned:
             self._warned = True
@@ -292,7 +277,19 @@ class Origin:
         if rate == before:
             return step, tau
         there = tau + before * (begin.step - step)
+        if not math.isfinite(before) and "tau" in at.coords:
+            there = self._recorded_tau(begin, at)
         return begin.step, there if math.isfinite(there) else 0.0
+
+    def _recorded_tau(self, begin: _Begin, at: "xarray.Dataset") -> float:
+        """τ where a point goes on whose rule followed a schedule; NaN where its rule told none."""
+        tau = at["tau"].values
+        rows = np.flatnonzero(at["step"].values == begin.step)
+        if not rows.size and np.any(np.isfinite(tau)):
+            self._refuse(begin.place, "follows a schedule, and its flow time at step "
+                         f"{begin.step} was not recorded", "give the step of a snapshot as at: "
+                         f"{self._steps_in_words(begin.place)}")  # fmt: skip
+        return float(tau[rows[0]]) if rows.size else math.nan
 
     def _described(self, fork: Fork) -> dict[str, Any]:
         first, least, most = int(self._ends["step"].min()), self.steps.min(), self.steps.max()

@@ -102,7 +102,12 @@ def grid_point(
         final_state=None,
         status=Status(int(at["status"])),
         **rule_fields(problem, state),
-        clock=clock_of(rule.update, state, 0, max(int(at["num_steps"]), final_step)),
+        clock=clock_of(
+            rule.update,
+            state,
+            int(at["clock_step"]) if "clock_step" in at else 0,
+            max(int(at["num_steps"]), final_step),
+        ),
         **{name: at[name].item() for name in _CLOCK if name in at},
         attributes=dict(grid.attrs) | labels | schedules_in_words(rule.update),
         quantities={name: quantity_of(name, grid[name].attrs) for name in columns},

@@ -160,7 +160,8 @@ class Points:
         begun = jax.device_get(begun)
         if self._origin is None:
             return begun
-        return jax.device_get(self._origin.state(point, begun))
+        rule = rule_at(self._optimizer, self.hyperparameters(point))
+        return jax.device_get(self._origin.state(point, begun, rule.update))
 
     def hyperparameters(self, point: int) -> dict[str, np.ndarray]:
         """Of a point's rule, scalars of the dtype of its params."""
@@ -181,14 +182,15 @@ class Points:
         return flow_time_per_step(state)
 
     def clock(self, point: int, num_steps: int) -> Clock | None:
-        """The clock of a point whose rule follows a schedule; None for others.
+        """The clock of a point whose rule follows a schedule, from its start; None for others.
 
         Raises:
           ValueError: a rate of one of its steps that cannot be.
         """
         rule, state = self._rule(point)
+        begin = 0 if self._origin is None else int(self._origin.steps[point])
         try:
-            return clock_of(rule.update, state, 0, num_steps)
+            return clock_of(rule.update, state, begin, begin + num_steps)
         except ValueError as error:
             raise ValueError(f"at {self.axes.describe(point)}: {error}") from error
 

@@ -313,8 +313,6 @@ def prepare(spec: GridSpec, *, to_predict: bool = False) -> Grid:
     if origin is not None:
         timetable = _counted_on(timetable, origin)
     clocks = _clocks(axes, by_problem, timetable)
-    if origin is not None:
-        origin.require_numbers(followed=bool(clocks))
     if to_predict and snapshot_every is None:
         snapshot_every = -(-timetable.num_records // _SNAPSHOTS_TO_PREDICT)
     columns = _columns(points, running, axes.names)

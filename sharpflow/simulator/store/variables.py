@@ -163,16 +163,17 @@ def _times(
         times["intrinsic_rate"] = known(cells, rate.reshape(shape))
     if clocks or np.any(np.isfinite(rate)):
         tau = rate[:, None] * steps
-        for point, clock in clocks.items():
-            # a record after the last step of a shorter point has no flow time
-            tau[point] = np.where(
-                steps[point] <= clock.step[-1], clock.tau_at(steps[point]), np.nan
-            )
+        tau_there = np.zeros(len(first))
         if begun is not None:
             step, tau_there = (each[: len(first)] for each in begun)
             tau = tau_there[:, None] + rate[:, None] * (steps - step[:, None])
             times["clock_step"] = known(cells, step.reshape(shape))
             times["clock_tau"] = known(cells, tau_there.reshape(shape))
+        for point, clock in clocks.items():
+            since = clock.tau_at(steps[point])
+            # a record after the last step of a shorter point has no flow time
+            within = steps[point] <= clock.step[-1]
+            tau[point] = np.where(within, tau_there[point] + since, np.nan)
         times["tau"] = known((*cells, time), tau.reshape(*shape, records))
     return times
 
