@@ -17,7 +17,8 @@ from sharpflow.experiments.starts import trained_to_manifold
 from sharpflow.experiments.validate import small_networks
 from sharpflow.experiments.validate.findings import Findings
 from sharpflow.experiments.validate.ladder import PERTURBATION, root_mean_square
-from sharpflow.models.problem import Params, parameter_rows
+from sharpflow.models.parameter_names import parameter_rows
+from sharpflow.models.problem import Params
 from sharpflow.simulator import cosine_decay, step_decay, warmup
 from sharpflow.simulator.quantities import RESULT, described
 from sharpflow.simulator.quantity import Quantity, by_name
