@@ -15,7 +15,7 @@ from sharpflow.experiments.checks import Check, print_table, write_json
 from sharpflow.experiments.plots.central import MeanPath, above_edge_panel, central_panel
 from sharpflow.experiments.plots.drawing import save
 from sharpflow.experiments.starts import trained_to_manifold
-from sharpflow.models.problem import parameter_rows
+from sharpflow.models.parameter_names import parameter_rows
 
 RATES = (1e-3, 1e-4)
 TAU = np.linspace(0.0, 3.0, 31)

@@ -10,7 +10,7 @@ import sharpflow as sf
 from sharpflow.experiments.checks import Check
 from sharpflow.experiments.demo.digits import LEARNING_RATE
 from sharpflow.experiments.starts import trained_to_manifold
-from sharpflow.models.problem import parameter_rows
+from sharpflow.models.parameter_names import parameter_rows
 
 RATE = 1e-6
 TAU = np.linspace(0.0, 2.0, 5)

@@ -23,7 +23,7 @@ from benchmarks.memory import peak_memory
 from sharpflow.experiments.checks import Check
 from sharpflow.experiments.environment import num_cores
 from sharpflow.experiments.starts import trained_to_manifold
-from sharpflow.models.problem import parameter_rows
+from sharpflow.models.parameter_names import parameter_rows
 from sharpflow.theory.residuals import residual_form
 
 SMALL = "matrix-free against dense, 64-32-32-10, 24 digits, float64"

@@ -166,7 +166,7 @@ def with_quantities(text: str) -> str:
         oscillation,
         quantities,
     )
-    from sharpflow.simulator.grid import predictions
+    from sharpflow.simulator.grid import prediction_quantities
 
     tables = {
         "result": quantities.RESULT,
@@ -175,7 +175,7 @@ def with_quantities(text: str) -> str:
         "comparison": comparison_quantities.COMPARISON,
         "numbers": comparison_quantities.COMPARISON_NUMBERS,
         "average": average.AVERAGE,
-        "predictions": predictions.PREDICTION,
+        "predictions": prediction_quantities.PREDICTION,
         "oscillation": oscillation.OSCILLATION,
         "layers": layers.LAYERS,
         "generalization": generalization_quantities.GENERALIZATION,

@@ -8,7 +8,7 @@ import numpy as np
 
 from sharpflow.models.arguments import nearest
 from sharpflow.simulator.comparison_quantities import COMPARISON_NUMBERS
-from sharpflow.simulator.grid.predictions import OUTPUT
+from sharpflow.simulator.grid.prediction_quantities import OUTPUT
 from sharpflow.simulator.observables import how_to_get
 from sharpflow.simulator.quantities import RESULT
 from sharpflow.simulator.store.arrays import PENDING

@@ -9,6 +9,7 @@ from sharpflow.models.cross_entropy import (
     smoothed_targets,
 )
 from sharpflow.models.data import digits
+from sharpflow.models.fitting import validate_params
 from sharpflow.models.flax_adapter import from_flax
 from sharpflow.models.inputs import standardized_targets
 from sharpflow.models.invariance import check_scale_invariance
@@ -28,7 +29,7 @@ from sharpflow.models.networks import (
     vgg11,
 )
 from sharpflow.models.normalization import Normalization, batch_normalize, normalized
-from sharpflow.models.problem import Params, Problem, validate_params
+from sharpflow.models.problem import Params, Problem
 
 __all__ = [
     "MLP",

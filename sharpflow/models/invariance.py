@@ -18,8 +18,10 @@ from sharpflow.models.arguments import (
     of_lazy_type,
     optional,
 )
+from sharpflow.models.fitting import validate_params
+from sharpflow.models.parameter_names import parameter_paths
 from sharpflow.models.precision import FULL, compiled, imprecise_products
-from sharpflow.models.problem import PROBLEM, Params, Problem, parameter_paths, validate_params
+from sharpflow.models.problem import PROBLEM, Params, Problem
 
 _NUM_SCALES, _MAX_SCALE = 4, 4.0
 _SLIGHT = 1e-2  # what the epsilon of a normalization layer changes, and a real dependence exceeds

@@ -171,3 +171,8 @@ def require_x64_for(dtype: Any, name: str) -> None:
             f"{name} is float64 but jax runs without x64: "
             "call jax.config.update('jax_enable_x64', True) first, or use float32"
         )
+
+
+def is_concrete(*values: object) -> bool:
+    """Whether these are numbers, and not values that jax traces."""
+    return not any(isinstance(value, jax.core.Tracer) for value in values)

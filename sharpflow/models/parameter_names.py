@@ -1,8 +1,9 @@
-"""What the arrays of params are called in a dataset, and their dimensions."""
+"""What the arrays of params are called, in words and in a dataset, and their dimensions."""
 
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 
 from sharpflow.models.problem import Params
 
@@ -69,3 +70,30 @@ def parameter_dimensions(
 
 def _escaped(key: str) -> str:
     return "".join(_ESCAPED.get(character, character) for character in key) or "%"
+
+
+def parameter_paths(params: Params, separator: str = "/") -> list[str]:
+    """Where each leaf of a pytree stands, as ``"Dense_0/kernel"``.
+
+    Args:
+      params: the pytree.
+      separator: between the keys of a path.
+
+    Returns:
+      A path for every leaf, in their order; empty for params that are one array.
+    """
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    return [jax.tree_util.keystr(path, simple=True, separator=separator) for path in paths]
+
+
+def parameter_rows(params: Params) -> np.ndarray:
+    """A path of params as the rows of a matrix.
+
+    Args:
+      params: a pytree with a leading axis (T, ...), d entries each.
+
+    Returns:
+      Shape (T, d), on the host.
+    """
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+    return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)

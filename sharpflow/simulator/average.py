@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sharpflow.models import Problem
-from sharpflow.models.problem import parameter_rows
+from sharpflow.models.parameter_names import parameter_rows
 from sharpflow.simulator.comparison_words import WHY_AVERAGE, reasons_in_text
 from sharpflow.simulator.gdwd_rates import is_gdwd, rates_at, rates_over_time
 from sharpflow.simulator.quantities import RESULT, described

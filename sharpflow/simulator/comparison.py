@@ -8,7 +8,8 @@ import numpy as np
 from sharpflow.models import Problem
 from sharpflow.models.arguments import FLAG, NOT_NEGATIVE, any_of, checked, instance, optional
 from sharpflow.models.compiled_function import special_values_allowed
-from sharpflow.models.problem import PROBLEM, parameter_rows
+from sharpflow.models.parameter_names import parameter_rows
+from sharpflow.models.problem import PROBLEM
 from sharpflow.simulator.average import RESTING, angle_ratio, compare_with_average
 from sharpflow.simulator.comparison_quantities import COMPARISON
 from sharpflow.simulator.comparison_words import reasons_in_text

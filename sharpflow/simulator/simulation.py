@@ -15,8 +15,9 @@ from sharpflow.models import Params, Problem, validate_params
 from sharpflow.models.arguments import COUNT, FLAG, FUNCTION, checked, optional
 from sharpflow.models.caller import warn_caller
 from sharpflow.models.compiled_function import special_values_allowed
+from sharpflow.models.fitting import require_fitting
 from sharpflow.models.precision import FULL, MatmulPrecision, validated_precision
-from sharpflow.models.problem import PROBLEM, require_fitting
+from sharpflow.models.problem import PROBLEM
 from sharpflow.models.progress import progress_bar
 from sharpflow.models.stored_tree import StoredLeaves
 from sharpflow.simulator.chunk import Chunk

@@ -12,7 +12,7 @@ from sharpflow.models.arguments import (
     number,
     shown,
 )
-from sharpflow.models.problem import is_concrete
+from sharpflow.models.leaves import is_concrete
 
 TIMES = Kind(
     "a vector of finite output times",

@@ -26,7 +26,8 @@ from sharpflow.models.arguments import (
     require_within,
 )
 from sharpflow.models.compiled_function import special_values_allowed
-from sharpflow.models.problem import PROBLEM, is_concrete
+from sharpflow.models.leaves import is_concrete
+from sharpflow.models.problem import PROBLEM
 from sharpflow.models.progress import progress_bar
 from sharpflow.models.representation import (
     Summary,

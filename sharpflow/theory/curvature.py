@@ -23,8 +23,10 @@ from sharpflow.models.arguments import (
     optional,
     shown,
 )
+from sharpflow.models.fitting import require_fitting
+from sharpflow.models.leaves import is_concrete
 from sharpflow.models.precision import compiled, full_precision
-from sharpflow.models.problem import PROBLEM, is_concrete, require_fitting
+from sharpflow.models.problem import PROBLEM
 from sharpflow.models.representation import summarized
 from sharpflow.theory.lanczos import Matvec, Stop, lanczos
 from sharpflow.theory.lanczos_lanes import Operators, lanczos_of_lanes

@@ -8,8 +8,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from sharpflow.models.arguments import NOT_NEGATIVE, array, checked, shown
+from sharpflow.models.leaves import is_concrete
 from sharpflow.models.precision import full_precision
-from sharpflow.models.problem import is_concrete
 from sharpflow.models.representation import summarized
 from sharpflow.theory.status import Status, failure_unless
 

@@ -10,8 +10,9 @@ from jaxtyping import Array, Bool, Float, Int
 from sharpflow.models import Params, Problem, validate_params
 from sharpflow.models.arguments import FLAG, PARAMS, checked, choice, optional, require_alike
 from sharpflow.models.compiled_function import special_values_allowed
+from sharpflow.models.fitting import require_fitting
 from sharpflow.models.precision import compiled, full_precision
-from sharpflow.models.problem import PROBLEM, require_fitting
+from sharpflow.models.problem import PROBLEM
 from sharpflow.models.progress import Display, progress_bar
 from sharpflow.theory.linearization import METHODS, Method, linearize
 from sharpflow.theory.pieces import Pace

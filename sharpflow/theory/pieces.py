@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sharpflow.models.arguments import POSITIVE, optional
-from sharpflow.models.problem import is_concrete
+from sharpflow.models.leaves import is_concrete
 from sharpflow.models.progress import UNSEEN, Display
 from sharpflow.theory.failure import eigenvalues_at_edge
 from sharpflow.theory.integration import Progress

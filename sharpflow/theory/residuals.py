@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool, Float
 
 from sharpflow.models import Params, Problem
 from sharpflow.models.bound_function import BoundFunction
+from sharpflow.models.leaves import is_concrete
 from sharpflow.models.precision import FULL, compiled
-from sharpflow.models.problem import is_concrete
 
 # Of a criterion that has a minimum, near which each step doubles the digits. One without takes all
 # of them before it is refused, and ten times as many would only delay that.

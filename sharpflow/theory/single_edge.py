@@ -9,8 +9,9 @@ from jaxtyping import Array, Float
 from sharpflow.models import Params, Problem, validate_params
 from sharpflow.models.arguments import MOST, PARAMS, POSITIVE, checked, require_within
 from sharpflow.models.compiled_function import special_values_allowed
+from sharpflow.models.fitting import require_fitting
 from sharpflow.models.precision import compiled, full_precision
-from sharpflow.models.problem import PROBLEM, require_fitting
+from sharpflow.models.problem import PROBLEM
 from sharpflow.theory.arguments import KAPPA, TIMES
 from sharpflow.theory.edge_geometry import edge_gradients, edge_space
 from sharpflow.theory.linearization import Residual, linearize

@@ -19,7 +19,8 @@ from sharpflow.models.arguments import (
     require_within,
     shown,
 )
-from sharpflow.models.problem import PROBLEM, is_concrete
+from sharpflow.models.leaves import is_concrete
+from sharpflow.models.problem import PROBLEM
 from sharpflow.models.representation import summarized
 from sharpflow.theory.arguments import validate_rates
 from sharpflow.theory.curvature import spherical_sharpness

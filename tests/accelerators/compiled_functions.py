@@ -169,7 +169,7 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
         },
         "theory.single_edge._integrate": {"": Call((problem, params, times, one, one, one))},
         "theory.period_two._period_two": {"": Call((problem, params))},
-        "simulator.grid.predictions.metric_along": {
+        "simulator.grid.point_prediction.metric_along": {
             "": Call((problem, path), {"name": "train_accuracy"})
         },
         "simulator.oscillation._coordinates": {"": oscillation},

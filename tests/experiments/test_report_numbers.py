@@ -12,7 +12,7 @@ from sharpflow.experiments.report import curves, predicted
 from sharpflow.experiments.report.measured import measure
 from sharpflow.experiments.report.predicted import chosen
 from sharpflow.simulator.crossing import entry_step
-from sharpflow.simulator.grid.predictions import PointPrediction
+from sharpflow.simulator.grid.point_prediction import PointPrediction
 
 RATE = 1e-3
 

@@ -11,6 +11,10 @@ import pytest
 import sharpflow as sf
 from sharpflow.simulator import Interrupted, RunError
 from sharpflow.simulator.grid import predictions
+from sharpflow.simulator.grid.kept_predictions import KeptPredictions
+from sharpflow.simulator.grid.point_prediction import PointPrediction
+from sharpflow.simulator.grid.prediction_quantities import PREDICTION
+from sharpflow.simulator.store.folder import RunFolder
 
 GRID = {
     "seeds": [0, 1],
@@ -96,7 +100,7 @@ def test_a_point_without_a_prediction_says_why_and_costs_the_others_nothing(run)
 def test_a_folder_keeps_the_predictions_and_none_is_made_again(problem, run, monkeypatch):
     folder, grid = run
     opened = sf.open_run(folder)
-    for name in predictions.PREDICTION:
+    for name in PREDICTION:
         np.testing.assert_array_equal(opened[name].values, grid[name].values, name)
     assert opened["tracking_error"].attrs["definition"]
     tried = []
@@ -110,10 +114,10 @@ def test_a_folder_keeps_the_predictions_and_none_is_made_again(problem, run, mon
 
 def test_a_run_that_has_gone_on_is_predicted_again(run):
     folder, grid = run
-    store = predictions._Store(predictions.RunFolder.at(folder), grid, dict(_asked()))
+    store = KeptPredictions(RunFolder.at(folder), grid, dict(_asked()))
     assert len(store.known) == 4
     further = grid.assign(final_step=grid["final_step"] + (grid["seed"] == 1))
-    store = predictions._Store(predictions.RunFolder.at(folder), further, dict(_asked()))
+    store = KeptPredictions(RunFolder.at(folder), further, dict(_asked()))
     assert sorted(store.known) == [0, 1]
 
 
@@ -147,7 +151,7 @@ def test_a_signal_keeps_what_was_predicted_and_the_next_call_goes_on(
         made.append((labels["seed"], labels["weight_decay"]))
         if len(made) == 1:
             os.kill(os.getpid(), signal.SIGINT)
-        return predictions.PointPrediction("none", -1, "told", 600)
+        return PointPrediction("none", -1, "told", 600)
 
     monkeypatch.setattr(predictions, "predict_point", point)
     measured = sf.open_run(copy)

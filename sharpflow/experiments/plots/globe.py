@@ -7,7 +7,8 @@ import numpy as np
 from sharpflow.experiments.plots import drawing
 from sharpflow.experiments.plots.arguments import AX, ON_SPHERE
 from sharpflow.models.arguments import FLAG, PARAMS, array, checked, optional
-from sharpflow.models.problem import Params, parameter_rows
+from sharpflow.models.parameter_names import parameter_rows
+from sharpflow.models.problem import Params
 
 if TYPE_CHECKING:
     from mpl_toolkits.mplot3d import Axes3D

@@ -17,7 +17,7 @@ from sharpflow.experiments.grid_summary import (
 from sharpflow.experiments.plots import cells, drawing, quantities
 from sharpflow.experiments.plots.arguments import AX, DATASET
 from sharpflow.models.arguments import TEXT, checked
-from sharpflow.simulator.grid.predictions import OUTPUT
+from sharpflow.simulator.grid.prediction_quantities import OUTPUT
 from sharpflow.simulator.quantity import Quantity
 
 if TYPE_CHECKING:

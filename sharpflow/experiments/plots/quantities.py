@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sharpflow.simulator.columns import RESERVED
-from sharpflow.simulator.grid.predictions import OUTPUT
+from sharpflow.simulator.grid.prediction_quantities import OUTPUT
 from sharpflow.simulator.observables import STANDARD
 from sharpflow.simulator.quantities import quantity_of
 from sharpflow.simulator.quantity import Quantity

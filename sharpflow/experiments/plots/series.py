@@ -12,7 +12,7 @@ from sharpflow.experiments.grid_summary import (
     time_dimension,
 )
 from sharpflow.experiments.plots import quantities
-from sharpflow.simulator.grid.predictions import OUTPUT
+from sharpflow.simulator.grid.prediction_quantities import OUTPUT
 
 if TYPE_CHECKING:
     import xarray

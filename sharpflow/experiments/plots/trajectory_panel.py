@@ -22,8 +22,9 @@ from sharpflow.experiments.plots.edge import mark_predicted_entry, require_entry
 from sharpflow.experiments.plots.record import Curve, Record, has_flow_time, record_of
 from sharpflow.models import Problem
 from sharpflow.models.arguments import TEXT, Kind, checked, optional
+from sharpflow.models.fitting import require_fitting
 from sharpflow.models.precision import compiled
-from sharpflow.models.problem import PROBLEM, Params, require_fitting
+from sharpflow.models.problem import PROBLEM, Params
 from sharpflow.simulator.average import edge_of_average
 from sharpflow.simulator.comparison import PREDICTION
 from sharpflow.simulator.gdwd_rates import is_gdwd

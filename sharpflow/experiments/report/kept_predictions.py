@@ -11,7 +11,7 @@ from sharpflow.experiments.report.points import Records
 from sharpflow.experiments.report.predicted import Prediction
 from sharpflow.experiments.run import kinds_in_words
 from sharpflow.simulator.comparison_quantities import COMPARISON_NUMBERS
-from sharpflow.simulator.grid.predictions import NONE, OUTPUT
+from sharpflow.simulator.grid.prediction_quantities import NONE, OUTPUT
 from sharpflow.simulator.store.arrays import PENDING
 from sharpflow.theory.status import Status
 

@@ -10,7 +10,7 @@ from sharpflow.experiments.remade import Remade
 from sharpflow.models.problem import Params
 from sharpflow.models.progress import told
 from sharpflow.simulator import Trajectory
-from sharpflow.simulator.grid.predictions import predict_point
+from sharpflow.simulator.grid.point_prediction import predict_point
 from sharpflow.theory import CentralFlowSolution, FlowSolution, Status
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ import numpy as np
 from sharpflow.experiments.plots.globe import facing
 from sharpflow.experiments.report.figures import data_uri
 from sharpflow.experiments.report.page import Sphere
-from sharpflow.models.problem import Params, parameter_rows
+from sharpflow.models.parameter_names import parameter_rows
+from sharpflow.models.problem import Params
 
 if TYPE_CHECKING:
     import xarray

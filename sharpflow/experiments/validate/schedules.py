@@ -25,7 +25,8 @@ from sharpflow.experiments.validate.courses import (
 )
 from sharpflow.experiments.validate.findings import Findings
 from sharpflow.experiments.validate.ladder import PERTURBATION, root_mean_square
-from sharpflow.models.problem import Params, parameter_rows
+from sharpflow.models.parameter_names import parameter_rows
+from sharpflow.models.problem import Params
 from sharpflow.simulator.quantities import RESULT, described
 from sharpflow.simulator.quantity import Quantity, by_name
 

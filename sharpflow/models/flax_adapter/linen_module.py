@@ -18,7 +18,7 @@ from sharpflow.models.flax_adapter.functional import (
     in_dtype,
     training_rows,
 )
-from sharpflow.models.problem import is_concrete
+from sharpflow.models.leaves import is_concrete
 from sharpflow.models.reading import reading
 from sharpflow.models.static_function import StaticFunction
 

@@ -8,8 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from sharpflow.models.leaves import on_device
-from sharpflow.models.problem import is_concrete
+from sharpflow.models.leaves import is_concrete, on_device
 
 AXIS = "examples"
 

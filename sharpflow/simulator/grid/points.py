@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 
 from sharpflow.models import Params, Problem
 from sharpflow.models.arguments import require_within, shown
+from sharpflow.models.fitting import validate_start
 from sharpflow.models.precision import compiled
-from sharpflow.models.problem import validate_start
 from sharpflow.simulator.axes import BASE, BY_POSITION, Axes, keywords_of
 from sharpflow.simulator.clock import Clock, clock_of
 from sharpflow.simulator.grid.fork import Origin

@@ -4,223 +4,48 @@ import ast
 import concurrent.futures
 import contextlib
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from jaxtyping import Array
 
-from sharpflow.models import Params, Problem
-from sharpflow.models.arguments import (
-    COUNT,
-    FLAG,
-    PATH,
-    POSITIVE,
-    Kind,
-    checked,
-    choice,
-    nearest,
-    optional,
-    shown,
-)
+from sharpflow.models import Problem
+from sharpflow.models.arguments import COUNT, FLAG, PATH, checked, optional, shown
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.leaves import x64_enabled
-from sharpflow.models.precision import compiled
-from sharpflow.models.progress import progress_bar, told
+from sharpflow.models.progress import progress_bar
 from sharpflow.simulator.axes import keywords_of
-from sharpflow.simulator.comparison import compare
-from sharpflow.simulator.comparison_quantities import COMPARISON_NUMBERS
-from sharpflow.simulator.grid.point import GRID, grid_point
+from sharpflow.simulator.grid.kept_predictions import KeptPredictions, predictions_dataset
+from sharpflow.simulator.grid.point import GRID
+from sharpflow.simulator.grid.point_prediction import (
+    OPTIONS,
+    PointPrediction,
+    PredictionOptions,
+    predict_point,
+)
 from sharpflow.simulator.grid.points import MakeProblem
+from sharpflow.simulator.grid.prediction_quantities import NONE
 from sharpflow.simulator.interrupt import Interrupted, Stop, stop_between_chunks
-from sharpflow.simulator.prediction import KINDS, PredictionKind, predict_telling
+from sharpflow.simulator.prediction import PredictionKind
 from sharpflow.simulator.program import MakeOptimizer
-from sharpflow.simulator.quantities import described
-from sharpflow.simulator.quantity import Quantity, by_name
 from sharpflow.simulator.rules import gdwd
 from sharpflow.simulator.rules.edge_rule import MAKE_OPTIMIZER
 from sharpflow.simulator.store.arrays import PENDING
 from sharpflow.simulator.store.folder import RunFolder
-from sharpflow.simulator.store.predictions import (
-    predictions_path,
-    read_predictions,
-    with_predictions,
-    write_predictions,
-)
-from sharpflow.simulator.trajectory import Trajectory
-from sharpflow.theory import CentralFlowSolution, FlowSolution, Status
-from sharpflow.theory.linearization import METHODS, Method
-from sharpflow.theory.pieces import LIMIT
-from sharpflow.theory.status import outcome_in_words
+from sharpflow.simulator.store.predictions import with_predictions
+from sharpflow.theory.linearization import Method
 
 if TYPE_CHECKING:
     import xarray
 
-OUTPUT = "output"  # the dimension of the output times of a prediction
-NONE = "none"  # the kind of prediction of a point that has none
-# Of a comparison, columns that a grid has itself.
-_MEASURED = ("threshold", "loss_mean", "eigenvalues", "predicted_eigenvalues", "tau", "step")
-_NUMBERS = (
-    "entry_step",
-    "predicted_entry_step",
-    "final_relative_error",
-    "mean_edge_ratio",
-    "mean_loss_ratio",
-    "mean_angle_ratio",
-)
-# Of the largest trace of M along a prediction: an eigenvalue of M below this share of it holds
-# nothing. Before the entry M is rounding alone, all of whose eigenvalues are alike.
-_HOLDING = 1e-4
 # Between two writings of the file, which holds all points: with a tenth of it a grid of thousands
 # of quick points would do little else, and a kill costs no more than these seconds of work.
 _WRITE_SECONDS = 5.0
 # From a look at the signals to the next.
 _GLANCE_SECONDS = 0.2
-
-PREDICTION = by_name(
-    Quantity(
-        "prediction_kind",
-        "kind of prediction",
-        'What predicts a point: "sharpness_flow", the flow on Γ from its arrival there, '
-        '"central_flow", that of the average from its first snapshot near the edge or below it, '
-        'or "none".',
-        unit="1",
-    ),
-    Quantity(
-        "prediction_status",
-        "status of the prediction",
-        "How the integration ended, as the number of a Status: 0 is SUCCESS; −1 where there is no "
-        "prediction.",
-        unit="1",
-    ),
-    Quantity(
-        "prediction_reason",
-        "why there is no prediction, or no flow on Γ",
-        "Why a point has no prediction, why its prediction ends early, or why it is a central flow "
-        "that nobody asked for, and what would help; empty where there is nothing to say.",
-        unit="1",
-    ),
-    Quantity(
-        "prediction_steps",
-        "steps that are predicted",
-        "The updates that the point had made when it was predicted.",
-        unit="step",
-    ),
-    Quantity(
-        "prediction_tau",
-        "flow time τ of a prediction",
-        "Flow time of each output of a prediction; NaN after its last.",
-        unit="1",
-        dims=(OUTPUT,),
-    ),
-    Quantity(
-        "prediction_step",
-        "step of a prediction",
-        "The step of the snapshot beside which each output of a prediction stands.",
-        unit="step",
-        dims=(OUTPUT,),
-    ),
-    Quantity(
-        "predicted_norm_squared",
-        "predicted ‖w‖²",
-        "‖w‖² of the prediction; of a flow on Γ it follows from the threshold, "
-        "and is known of GD+WD alone.",
-        unit="1",
-        dims=(OUTPUT,),
-        scale="log",
-    ),
-    Quantity(
-        "predicted_edge_trace",
-        "predicted trace of the oscillation, tr M",
-        "The trace of M, the covariance of the predicted oscillation over ηλ; of a central flow "
-        "tr C/(ηλ), of the directions where the loss is scale-invariant.",
-        unit="1",
-        dims=(OUTPUT,),
-    ),
-    Quantity(
-        "predicted_edge_dimension",
-        "predicted number of eigenvalues at the edge",
-        "How many eigenvalues the predicted oscillation holds at the edge.",
-        unit="1",
-        dims=(OUTPUT,),
-    ),
-)
-
-
-class PredictionOptions(TypedDict, total=False):
-    """Keywords of ``predict`` that hold for every point of a grid."""
-
-    kind: PredictionKind | None
-    arrival_distance: float
-    num_outputs: int
-    max_edge: int
-    rtol: float
-    max_steps: int
-    max_seconds: float | None
-    method: Method
-
-
-_OPTIONS: dict[str, Kind] = {
-    "kind": optional(choice(KINDS)),
-    "arrival_distance": POSITIVE,
-    "num_outputs": COUNT,
-    "max_edge": COUNT,
-    "rtol": POSITIVE,
-    "max_steps": COUNT,
-    "max_seconds": LIMIT,
-    "method": choice(METHODS),
-}
-
-
-def validated_options(options: Mapping[str, Any]) -> PredictionOptions:
-    """Refuse options that ``predict_grid`` would refuse, before the grid is simulated.
-
-    Raises:
-      ValueError: an option that is none, or a value of one that is not allowed.
-    """
-    for name, value in options.items():
-        if name not in _OPTIONS:
-            raise ValueError(
-                f"predict has no option {name!r}; it has {', '.join(_OPTIONS)}"
-                f"{nearest(name, tuple(_OPTIONS))}"
-            )
-        try:
-            _OPTIONS[name].require(name, value)
-        except ValueError as error:
-            raise ValueError(f"predict: {error}") from error
-    return PredictionOptions(**options)  # type: ignore[typeddict-item]
-
-
-@dataclasses.dataclass(frozen=True)
-class PointPrediction:
-    """A point beside its prediction.
-
-    Attributes:
-      kind: one of ``KINDS``, or ``NONE``.
-      status: of the integration; −1 where there is none.
-      reason: why there is no prediction, or none to the end, or why it is a central flow; empty
-        where there is nothing to say.
-      steps: updates that the point had made.
-      columns: by name, shapes (T,).
-      numbers: by name.
-      quantities: attributes of the columns, by name.
-      trajectory, flow, comparison: what they come from; None where there is no prediction.
-    """
-
-    kind: str
-    status: int
-    reason: str
-    steps: int
-    columns: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    quantities: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    trajectory: Trajectory | None = None
-    flow: FlowSolution | CentralFlowSolution | None = None
-    comparison: "xarray.Dataset | None" = None
 
 
 @special_values_allowed()
@@ -230,7 +55,7 @@ class PointPrediction:
     out=optional(PATH),
     workers=optional(COUNT),
     progress=optional(FLAG),
-    **_OPTIONS,
+    **OPTIONS,
 )
 def predict_grid(
     problem: Problem | MakeProblem,
@@ -296,7 +121,7 @@ def predict_grid(
         max_seconds=max_seconds,
         method=method,
     )
-    store = None if out is None else _Store(RunFolder.at(out), grid, options)
+    store = None if out is None else KeptPredictions(RunFolder.at(out), grid, options)
     known = {} if store is None else store.known
     statuses = grid["status"].values.reshape(-1)
     points = [
@@ -314,7 +139,7 @@ def predict_grid(
 
     def keep() -> None:
         if store is not None:
-            store.write(_dataset(made, grid))
+            store.write(predictions_dataset(made, grid))
 
     with (
         stop_between_chunks() as stop,
@@ -331,126 +156,7 @@ def predict_grid(
         keep()
     if stop.signal_number is not None:
         raise Interrupted("stopped between two points", stop.signal_number)
-    return with_predictions(grid, _dataset(made, grid))
-
-
-def predict_point(
-    problem: Problem,
-    grid: "xarray.Dataset",
-    optimizer: MakeOptimizer,
-    labels: Mapping[str, Any],
-    options: PredictionOptions,
-    *,
-    progress: bool | None = False,
-) -> PointPrediction:
-    """The prediction of a point, or why there is none.
-
-    Args:
-      problem: what was trained at this point.
-      grid, optimizer, options: as of ``predict_grid``.
-      labels: of the point along every axis.
-      progress: as of ``predict``; where none is shown, nothing is told before the end.
-    """
-    steps = 0
-
-    def tell(reason: str) -> None:
-        # of the many points of a grid the column of reasons tells, and no warnings
-        told(f"the central flow is taken, because {reason}", progress, "prediction")
-
-    try:
-        trajectory = grid_point(grid, problem, optimizer=optimizer, **labels)
-        steps = trajectory.final_step
-        flow = predict_telling(problem, trajectory, tell, throw=False, progress=progress, **options)
-        comparison = compare(trajectory, flow, problem, progress=progress)
-    except (ValueError, RuntimeError) as error:
-        return PointPrediction(NONE, -1, " ".join(str(error).split()), steps)
-    kept = {
-        str(name): values
-        for name, values in comparison.data_vars.items()
-        if name not in _MEASURED and values.dims == ("tau",)
-    }
-    columns = {name: values.values for name, values in kept.items()}
-    columns |= {
-        "prediction_tau": comparison["tau"].values,
-        "prediction_step": comparison["step"].values,
-    }
-    compared = np.isin(np.asarray(flow.tau), comparison["tau"].values)
-    columns |= {
-        name: values[compared] for name, values in _along(problem, trajectory, flow).items()
-    }
-    numbers = {name: float(comparison.attrs[name]) for name in _NUMBERS if name in comparison.attrs}
-    status = Status(int(flow.status))
-    if isinstance(flow, CentralFlowSolution):
-        kind, known, why = KINDS[1], flow.loss, str(flow.reason)
-    else:
-        kind, known, why = KINDS[0], flow.threshold, ""
-    early = "" if status == Status.SUCCESS else outcome_in_words(status, flow.tau, known)
-    return PointPrediction(
-        kind=kind,
-        status=int(status),
-        reason="; ".join(filter(None, (early, why))),
-        steps=steps,
-        columns=columns,
-        numbers=numbers,
-        quantities={name: dict(values.attrs) for name, values in kept.items()}
-        | {
-            f"predicted_{name}": {
-                "long_name": f"predicted {name.replace('_', ' ')}",
-                "units": "1",
-                "definition": f"The metric {name!r} of the problem along the prediction: of a flow "
-                "on Γ at ζ(τ), where the oscillation changes its mean by less than the flow is "
-                "off; of a central flow its mean over the oscillation.",
-            }
-            for name in problem.metrics
-        },
-        trajectory=trajectory,
-        flow=flow,
-        comparison=comparison,
-    )
-
-
-def _along(
-    problem: Problem, trajectory: Trajectory, flow: FlowSolution | CentralFlowSolution
-) -> dict[str, np.ndarray]:
-    """Norm, oscillation and metrics at every output, shapes (T,)."""
-    rate = trajectory.intrinsic_rate
-    if isinstance(flow, CentralFlowSolution):
-        norm_squared = np.asarray(flow.norm_squared)
-        covariance = np.asarray(flow.covariance) / rate
-        if trajectory.on_sphere:
-            covariance = covariance / norm_squared[:, None, None]
-        metrics = {name: flow.mean_of(metric) for name, metric in problem.metrics.items()}
-    else:
-        covariance = np.asarray(flow.edge_covariance)
-        eta = trajectory.attributes.get("learning_rate", np.nan)
-        norm_squared = np.full(len(covariance), np.nan)
-        if trajectory.on_sphere and trajectory.response == 2.0 and rate < 1.0:
-            # η̃ = 2/λ* of GD+WD
-            norm_squared = 0.5 * float(eta) * np.asarray(flow.threshold) / (1.0 - rate)
-        metrics = {name: metric_along(problem, flow.theta, name=name) for name in problem.metrics}
-    held = np.linalg.eigvalsh(np.where(np.isfinite(covariance), covariance, 0.0))
-    trace = np.trace(covariance, axis1=1, axis2=2)
-    at_edge = held > _HOLDING * max(float(np.nanmax(trace, initial=0.0)), 1e-300)
-    return {
-        "predicted_norm_squared": norm_squared,
-        "predicted_edge_trace": trace,
-        "predicted_edge_dimension": np.where(np.isfinite(trace), at_edge.sum(axis=1), np.nan),
-    } | {f"predicted_{name}": np.asarray(values) for name, values in metrics.items()}
-
-
-@compiled(static_argnames=("name",))
-def metric_along(problem: Problem, theta: Params, *, name: str) -> Array:
-    """A metric at every output of a flow, one after the other: test sets may be large.
-
-    Args:
-      problem: whose metric it is.
-      theta: params with a leading axis (T, ...).
-      name: of the metric.
-
-    Returns:
-      Shape (T,).
-    """
-    return jax.lax.map(problem.metrics[name], theta)
+    return with_predictions(grid, predictions_dataset(made, grid))
 
 
 def _problem_of(
@@ -551,117 +257,3 @@ def _in_threads(
                 yield point, result
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _dataset(made: Mapping[int, PointPrediction], grid: "xarray.Dataset") -> "xarray.Dataset":
-    """The predictions of points as arrays over the axes of their grid."""
-    import xarray
-
-    axes = [str(name) for name in grid["status"].dims]
-    shape = grid["status"].shape
-    count = int(np.prod(shape))
-    length = max((len(one.columns["prediction_tau"]) for one in made.values() if one.columns),
-                 default=0)  # fmt: skip
-    names = sorted({name for one in made.values() for name in one.columns})
-    columns = {name: np.full((count, length), np.nan) for name in names}
-    numbers = {name: np.full(count, np.nan) for name in _NUMBERS}
-    kinds = np.full(count, NONE, dtype=object)
-    reasons = np.full(count, "", dtype=object)
-    status, steps = np.full(count, -1, np.int64), np.zeros(count, np.int64)
-    quantities: dict[str, Mapping[str, Any]] = {}
-    for point, one in made.items():
-        kinds[point], reasons[point] = one.kind, one.reason
-        status[point], steps[point] = one.status, one.steps
-        for name, values in one.columns.items():
-            columns[name][point, : len(values)] = values
-        for name, value in one.numbers.items():
-            numbers[name][point] = value
-        quantities = {**one.quantities, **quantities}
-    over = {
-        "prediction_kind": kinds.astype(str),
-        "prediction_reason": reasons.astype(str),
-        "prediction_status": status,
-        "prediction_steps": steps,
-    } | numbers
-    variables: dict[str, Any] = {
-        name: (axes, values.reshape(shape)) for name, values in over.items()
-    }
-    variables |= {
-        name: ((*axes, OUTPUT), values.reshape(*shape, length)) for name, values in columns.items()
-    }
-    dataset = xarray.Dataset(variables, {name: grid[name] for name in axes})
-    for name, attributes in quantities.items():
-        dataset[name].attrs = dict(attributes)
-    own = {name: PREDICTION[name] for name in PREDICTION if name in dataset.variables}
-    return described(dataset, own | {name: COMPARISON_NUMBERS[name] for name in _NUMBERS})
-
-
-class _Store:
-    """The predictions in the folder of a run.
-
-    Args:
-      run: the folder.
-      grid: its dataset.
-      asked: the options that are asked for.
-
-    Attributes:
-      known: the points that are predicted there as far as the run goes now.
-    """
-
-    def __init__(self, run: RunFolder, grid: "xarray.Dataset", asked: PredictionOptions) -> None:
-        self._run, self._asked = run, json.dumps(asked, sort_keys=True)
-        self.known: dict[int, PointPrediction] = {}
-        stored = read_predictions(run)
-        if stored is None:
-            return
-        before = str(stored.attrs.get("options", "{}"))
-        if before != self._asked:
-            raise ValueError(
-                f"the options differ from those of the predictions in {run.path}: those have "
-                f"{before}, asked for is {self._asked}; give the same, or remove "
-                f"{predictions_path(run).name} there"
-            )
-        self.known = _points(stored, grid)
-
-    def write(self, dataset: "xarray.Dataset") -> None:
-        """Replace the file by all that is known now."""
-        write_predictions(self._run, dataset.assign_attrs(options=self._asked))
-
-
-def _points(stored: "xarray.Dataset", grid: "xarray.Dataset") -> dict[int, PointPrediction]:
-    """The points of a file that are predicted as far as the run goes now.
-
-    Raises:
-      ValueError: the file is of another grid.
-    """
-    axes = grid["status"].dims
-    if stored["prediction_steps"].shape != grid["status"].shape:
-        raise ValueError(
-            f"the predictions are of a grid of {stored['prediction_steps'].shape} points, the run "
-            f"has {grid['status'].shape}: remove them"
-        )
-    final = grid["final_step"].values.reshape(-1)
-    flat = {
-        str(name): values.values.reshape(len(final), *values.shape[len(axes) :])
-        for name, values in stored.data_vars.items()
-    }
-    lengths = np.isfinite(flat.get("prediction_tau", np.full((len(final), 0), np.nan))).sum(axis=1)
-    columns = [str(name) for name in stored.data_vars if OUTPUT in stored[name].dims]
-    # 0 where a point was not predicted, or could not: then it is tried again, which is quick
-    done = np.flatnonzero((flat["prediction_steps"] > 0) & (flat["prediction_steps"] == final))
-    return {
-        int(point): PointPrediction(
-            kind=str(flat["prediction_kind"][point]),
-            status=int(flat["prediction_status"][point]),
-            reason=str(flat["prediction_reason"][point]),
-            steps=int(flat["prediction_steps"][point]),
-            columns={name: flat[name][point, : lengths[point]] for name in columns}
-            if lengths[point]
-            else {},
-            numbers={name: float(flat[name][point]) for name in _NUMBERS if name in flat},
-            quantities={
-                name: dict(stored[name].attrs) for name in columns if name not in PREDICTION
-            },
-        )
-        for point in done
-    }

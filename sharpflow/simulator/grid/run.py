@@ -21,8 +21,9 @@ from sharpflow.simulator.grid.engine import (
     peak_memory,
 )
 from sharpflow.simulator.grid.execute import run_in_folder, run_in_memory
+from sharpflow.simulator.grid.point_prediction import validated_options
 from sharpflow.simulator.grid.points import MakeProblem
-from sharpflow.simulator.grid.predictions import predict_grid, validated_options
+from sharpflow.simulator.grid.predictions import predict_grid
 from sharpflow.simulator.grid.spec import GridArguments, GridSpec, prepare, with_signature
 from sharpflow.simulator.host import Lanes, Layout
 from sharpflow.simulator.processes import PROCESSES, Processes

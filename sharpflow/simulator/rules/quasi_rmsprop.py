@@ -17,7 +17,7 @@ from sharpflow.models.arguments import (
     require_within,
     shown,
 )
-from sharpflow.models.problem import is_concrete
+from sharpflow.models.leaves import is_concrete
 from sharpflow.simulator.rules.edge_rule import EdgeDynamics, norm_squared
 from sharpflow.simulator.rules.printed import printed_as
 from sharpflow.simulator.rules.scheduled import (

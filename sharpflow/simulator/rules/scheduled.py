@@ -12,7 +12,7 @@ from jaxtyping import Array, Int
 
 from sharpflow.models import Params
 from sharpflow.models.arguments import NOT_NEGATIVE, Kind, any_of
-from sharpflow.models.problem import is_concrete
+from sharpflow.models.leaves import is_concrete
 from sharpflow.simulator.rules.edge_rule import EdgeDynamics, edge_dynamics
 from sharpflow.simulator.rules.printed import printed_as
 
