@@ -261,16 +261,17 @@ _PLOTTED = {
     ),
     "name": TEXT,
 }
+_RECORD = OBJECT.also(
+    xarray.Dataset(),
+)
 _BANDS = {
     **_PLOTTED,
     "over": CHOICE,
     "against": CHOICE.or_none,
     "title": TEXT,
     "most_lines": COUNT,
+    "before": _RECORD.or_none,
 }
-_RECORD = OBJECT.also(
-    xarray.Dataset(),
-)
 _LEVEL = POSITIVE.also(1.5)
 _SPHERE = Bad(("x", 3.0, np.ones(3), np.ones((2, 2)), np.ones((0, 3)), np.full((2, 3), INFINITY)))
 _POINTS = np.eye(3)
@@ -1002,7 +1003,7 @@ CALLS: dict[str, Call] = {
     ),
     "sharpflow.experiments.plots.plot_grid": Call(
         lambda: {"dataset": dataset(), "folder": "figures"},
-        {"dataset": _RECORD, "folder": PATH, "suffix": CHOICE},
+        {"dataset": _RECORD, "folder": PATH, "suffix": CHOICE, "before": _RECORD.or_none},
     ),
     "sharpflow.experiments.plots.prediction_panel": Call(
         lambda: {
