@@ -299,7 +299,7 @@ def test_what_came_before_a_fork_is_drawn_within_the_axes(shape):
 
 def test_what_came_before_with_other_axes_is_refused_and_another_column_not_drawn():
     dataset = grids.grid((3, 2, 1))
-    with pytest.raises(ValueError, match="before must be .* 2 values of learning_rate, got 3"):
+    with pytest.raises(ValueError, match="before must be .*'learning_rate': 2, .* got .*: 3"):
         plots.seed_bands(dataset, "loss_mean", before=grids.grid((3, 3, 1)))
     ax = plots.seed_bands(dataset, "loss_mean", before=dataset.drop_vars("loss_mean"))
     assert len(ax.lines) == 2

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharpflow.experiments.grid_summary import (
-    POINT,
     column,
     is_diverged,
     is_pending,
@@ -13,6 +12,7 @@ from sharpflow.experiments.grid_summary import (
 )
 from sharpflow.experiments.plots import cells, drawing, quantities, series
 from sharpflow.experiments.plots.arguments import AX, DATASET
+from sharpflow.experiments.plots.before import require_same_axes
 from sharpflow.models.arguments import COUNT, TEXT, checked, optional
 from sharpflow.simulator.quantities import RESULT, axis_quantity
 
@@ -223,13 +223,8 @@ def _former(
     """What came before a fork, as it is drawn; None where there is nothing to draw."""
     if before is None:
         return None
+    require_same_axes(before, grid)
     former = cells.single_grid(before)
-    for axis in POINT:
-        if former.sizes[axis] != grid.sizes[axis]:
-            raise ValueError(
-                f"before must be a grid with the axes of dataset, {grid.sizes[axis]} values of "
-                f"{axis}, got {former.sizes[axis]}"
-            )
     return former if name in former and clock in former.coords else None
 
 

@@ -45,6 +45,22 @@ def grid_before(
     )
 
 
+def require_same_axes(before: "xarray.Dataset", dataset: "xarray.Dataset") -> None:
+    """Refuse what is no grid with the axes of another one.
+
+    Raises:
+      ValueError: it has no status, or another number of values along an axis.
+    """
+    axes = (*POINT, *extra_axes(dataset))
+    wanted = {axis: dataset.sizes[axis] for axis in axes}
+    found = {axis: before.sizes.get(axis, 0) for axis in axes}
+    if "status" not in before or found != wanted:
+        raise ValueError(
+            f"before must be a grid with as many values along each axis as dataset, {wanted}, got "
+            f"{found if 'status' in before else 'a dataset without a status'}"
+        )
+
+
 def _labelled(
     rows: Sequence[np.ndarray | None], dataset: "xarray.Dataset", axes: tuple[str, ...]
 ) -> "xarray.DataArray":

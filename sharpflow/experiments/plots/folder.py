@@ -19,6 +19,7 @@ from sharpflow.experiments.late_generalization import tells_of_generalization
 from sharpflow.experiments.plots import drawing, quantities
 from sharpflow.experiments.plots.arguments import DATASET
 from sharpflow.experiments.plots.bands import seed_band_panels
+from sharpflow.experiments.plots.before import require_same_axes
 from sharpflow.experiments.plots.cells import MOST_PANELS
 from sharpflow.experiments.plots.generalization import generalization_panel
 from sharpflow.experiments.plots.grid import heat_maps
@@ -97,9 +98,9 @@ def plot_grid(
         beside += [name for name in predicted if name not in (*columns, *beside)]
     dataset = dataset[columns + beside].load()  # each is used several times
     parts = combinations(dataset)[:MOST_PANELS]
+    if before is not None:
+        require_same_axes(before, dataset)
     former = [None] * len(parts) if before is None else [part for _, part in combinations(before)]
-    if len(former) < len(parts):
-        raise ValueError(f"before must be a grid with the axes of dataset, got {before!r}")
     drawn: dict[str, Callable[[], Figure]] = {}
     if tells_of_generalization(dataset):
         for index, (values, part) in enumerate(panel_parts(dataset)[:MOST_PANELS]):
