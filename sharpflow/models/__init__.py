@@ -26,6 +26,7 @@ from sharpflow.models.networks import (
     transformer,
     vgg,
     vgg11,
+    vit_small,
 )
 from sharpflow.models.normalization import Normalization, batch_normalize, normalized
 from sharpflow.models.problem import Params, Problem, validate_params
@@ -60,4 +61,5 @@ __all__ = [
     "validate_params",
     "vgg",
     "vgg11",
+    "vit_small",
 ]
