@@ -269,16 +269,17 @@ _PLOTTED = {
     ),
     "name": TEXT,
 }
+_RECORD = OBJECT.also(
+    xarray.Dataset(),
+)
 _BANDS = {
     **_PLOTTED,
     "over": CHOICE,
     "against": CHOICE.or_none,
     "title": TEXT,
     "most_lines": COUNT,
+    "before": _RECORD.or_none,
 }
-_RECORD = OBJECT.also(
-    xarray.Dataset(),
-)
 _LEVEL = POSITIVE.also(1.5)
 _SPHERE = Bad(("x", 3.0, np.ones(3), np.ones((2, 2)), np.ones((0, 3)), np.full((2, 3), INFINITY)))
 _POINTS = np.eye(3)
@@ -300,8 +301,8 @@ _DENSE = {
 }
 # Handed on to ``models.vgg11`` and ``models.resnet20``, once there are data.
 _HANDED_ON = (
-    *("width", "normalization", "activation", "pooling", "head", "loss", "label_smoothing"),
-    *("logit_scale", "micro_batch", "dtype"),
+    *("width", "normalization", "activation", "pooling", "head", "num_groups", "loss"),
+    *("label_smoothing", "logit_scale", "micro_batch", "dtype"),
 )
 _STANDARDIZE = Bad((3, "x", (1,), ([1j], [1.0]), ([NAN], [1.0]), ([0.0], [0.0])))
 NETWORK = partial(models.RandomNetwork, (3, 4, 2))
@@ -627,7 +628,19 @@ CALLS: dict[str, Call] = {
     ),
     "sharpflow.models.transformer": Call(
         _images,
-        {**_NETWORK, "width": COUNT.also(6), "depth": COUNT, "num_heads": COUNT, "patch": COUNT},
+        {
+            **_NETWORK,
+            "width": COUNT.also(6),
+            "depth": COUNT,
+            "num_heads": COUNT,
+            "hidden_ratio": COUNT,
+            "patch": COUNT,
+        },
+        free=("options",),
+    ),
+    "sharpflow.models.vit_small": Call(
+        _images,
+        {**_NETWORK, "width": POSITIVE, "depth": COUNT, "patch": COUNT},
         free=("options",),
     ),
     "sharpflow.models.smallest_label_smoothing": Call(
@@ -1011,7 +1024,7 @@ CALLS: dict[str, Call] = {
     ),
     "sharpflow.experiments.plots.plot_grid": Call(
         lambda: {"dataset": dataset(), "folder": "figures"},
-        {"dataset": _RECORD, "folder": PATH, "suffix": CHOICE},
+        {"dataset": _RECORD, "folder": PATH, "suffix": CHOICE, "before": _RECORD.or_none},
     ),
     "sharpflow.experiments.plots.prediction_panel": Call(
         lambda: {
@@ -1182,6 +1195,11 @@ CALLS: dict[str, Call] = {
         dict,
         {**_CIFAR, "pool": COUNT},
         free=(*(name for name in _HANDED_ON if name != "width"), "channels"),
+    ),
+    "sharpflow.experiments.problems.vit_small_cifar10": Call(
+        dict,
+        {**_CIFAR, "pool": COUNT},
+        free=(*(name for name in _HANDED_ON if name != "pooling"), "depth", "patch"),
     ),
     "sharpflow.experiments.problems.start_at_angle": Call(
         lambda: {"key": jax.random.key(0), "learning_rate": 0.1, "weight_decay": 0.1},

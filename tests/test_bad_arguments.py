@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from bad_arguments import CALLS, START, problem, trajectory
+from matplotlib import pyplot
 from test_public_names import FUNCTIONS
 
 import sharpflow as sf
@@ -38,6 +39,7 @@ def test_a_bad_argument_is_refused_by_its_name_or_ends_in_a_status(name):
             if told is not None and not re.search(rf"\b{argument}\b", told):
                 silent.append(f"{argument}[{place}] of type {type(value).__name__}: {told[:200]}")
     assert not silent, "\n".join(silent)
+    assert not pyplot.get_fignums()  # a figure that was begun would be shown, empty
 
 
 def _refusal(function, arguments):

@@ -27,6 +27,7 @@ from sharpflow.models.networks import (
     transformer,
     vgg,
     vgg11,
+    vit_small,
 )
 from sharpflow.models.normalization import Normalization, batch_normalize, normalized
 from sharpflow.models.problem import Params, Problem
@@ -61,4 +62,5 @@ __all__ = [
     "validate_params",
     "vgg",
     "vgg11",
+    "vit_small",
 ]

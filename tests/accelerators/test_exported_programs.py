@@ -94,6 +94,7 @@ PROBLEMS: dict[str, Callable[[], sf.Problem]] = {
     "vgg11": lambda: sf.models.vgg11(IMAGES, KINDS, 1 / 32, dtype=SINGLE),
     "resnet20": lambda: sf.models.resnet20(IMAGES, KINDS, 1 / 8, dtype=SINGLE),
     "transformer": lambda: sf.models.transformer(IMAGES, KINDS, 8, num_heads=2, dtype=SINGLE),
+    "vit small": lambda: sf.models.vit_small(IMAGES, KINDS, 1 / 32, depth=1, dtype=SINGLE),
     "linear regression": lambda: sf.models.linear_regression(
         INPUTS, RANDOM.normal(size=24).astype(SINGLE), dtype=SINGLE
     ),

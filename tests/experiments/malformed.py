@@ -11,7 +11,7 @@ TOP = {
     "weight_decay": "[0.001, 0.01]",
     "num_steps": "2000",
     "record_every": "100",
-    "observables": '["loss", "norm_squared", "sharpness_iterate"]',
+    "observables": '["loss", "threshold", "sharpness_iterate"]',
     "snapshot_every": "10",
     "optimizer": '"gdwd"',
     "start": '"sharpflow.experiments.problems:start_at_angle"',

@@ -12,8 +12,9 @@ from sharpflow.experiments.problems import (
     resnet20_cifar10,
     vgg11_cifar10,
     vgg_cifar10,
+    vit_small_cifar10,
 )
-from sharpflow.models import data, mlp, vgg11
+from sharpflow.models import data, mlp, vgg11, vit_small
 
 
 def test_the_network_is_trained_on_equally_many_images_of_each_class(cifar10_root):
@@ -27,6 +28,22 @@ def test_the_network_is_trained_on_equally_many_images_of_each_class(cifar10_roo
     expected = vgg11(*train, **options)
     params = problem.init(jax.random.key(0))
     assert set(problem.metrics) == {"train_accuracy", "test_accuracy", "test_error"}
+    losses = [float(jax.jit(found.loss_value)(params)) for found in (problem, expected)]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("make", "network", "options"),
+    [
+        (vgg11_cifar10, vgg11, {"width": 1 / 16, "normalization": "group", "num_groups": 2}),
+        (vit_small_cifar10, vit_small, {"width": 1 / 32, "depth": 1, "patch": 8}),
+    ],
+)
+def test_groups_depth_and_patches_are_those_of_the_network(cifar10_root, make, network, options):
+    problem = make(str(cifar10_root), num_images=10, num_test_images=10, **options)
+    images = data.cifar10(cifar10_root)[0].sample(1, per_class=True)
+    expected = network(*images, **options)
+    params = problem.init(jax.random.key(0))
     losses = [float(jax.jit(found.loss_value)(params)) for found in (problem, expected)]
     assert losses[0] == losses[1]
 

@@ -116,12 +116,42 @@ def test_a_report_draws_the_runs_before_and_tells_them(folder):
         assert point["before"]["tau"][-1] < point["tau"][0]
 
 
+def test_the_bands_of_a_plot_begin_with_the_runs_before_pale(folder, tmp_path, monkeypatch):
+    figures = {}
+
+    def kept(figure, path):
+        figures[path.stem] = [
+            (line.get_alpha(), np.asarray(line.get_xdata()), np.asarray(line.get_ydata()))
+            for ax in figure.axes
+            for line in ax.lines
+        ]
+        return path
+
+    monkeypatch.setattr("sharpflow.experiments.plots.drawing.save", kept)
+    result = _call("plot", folder / "third", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    pale = [line for line in figures["bands-loss-mean"] if line[0] == 0.4]
+    # both rates of the fork went on from one
+    earlier = [sf.open_run(folder / name).sel(learning_rate=1.0) for name in ("first", "second")]
+    expected = np.concatenate([run["loss_mean"].squeeze().median("seed") for run in earlier])
+    assert len(pale) == 2
+    for _, steps, values in pale:
+        np.testing.assert_array_equal(steps, range(0, 40, 5))
+        np.testing.assert_allclose(values, expected, rtol=1e-12)
+    first = sf.open_run(folder / "first")
+    assert not any(line[0] == 0.4 for line in figures["final-loss-mean"])
+    alone = _call("plot", folder / "first", "--out", tmp_path)
+    assert alone.exit_code == 0 and len(figures["bands-loss-mean"]) == first.sizes["learning_rate"]
+
+
 def test_a_report_says_where_the_run_before_has_gone(folder, tmp_path):
     lonely = tmp_path / "third"
     shutil.copytree(folder / "third", lonely)
     moved = (folder / "second").rename(tmp_path / "second")
     try:
         page = write_report(lonely, predictions=0, progress=False).read_text()
+        with pytest.warns(UserWarning, match="before the fork is not drawn.*no run any more"):
+            assert _call("plot", lonely).exit_code == 0
     finally:
         moved.rename(folder / "second")
     assert "before the fork is not drawn" in page and "holds no run any more" in page

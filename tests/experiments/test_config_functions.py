@@ -105,7 +105,7 @@ def test_build_gives_the_grid_everything_that_is_set(write):
         "axes": {"angle": (0.6, 1.2)},
         "num_steps": 2000,
         "record_every": 100,
-        "observables": ("loss", "norm_squared", "sharpness_iterate"),
+        "observables": ("loss", "threshold", "sharpness_iterate"),
         "snapshot_every": 10,
         "group_width": 8,
         "lanes": "in_turn",

@@ -121,6 +121,10 @@ def test_a_wrong_value_is_told_with_its_key_and_what_is_allowed(write, key, valu
             "weight_decay: got 0.01; allowed 0, since this rule has no weight decay",
         ),
         ({}, "num_steps, tau: got neither; allowed one of them"),
+        (
+            {"num_steps": "9", "prediction": "{}", "observables": '["loss"]'},
+            "observables: got [\"loss\"]; allowed with 'threshold' among them beside [prediction]",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_told(write, changes, expected):

@@ -376,7 +376,7 @@ def test_plot_grid_draws_both_first_and_each_learning_rate_has_its_panel(tmp_pat
 
 
 def test_a_report_begins_with_the_panel_and_the_changes_with_their_intervals(tmp_path, monkeypatch):
-    def two_figures(dataset, folder):
+    def two_figures(dataset, folder, **_):
         figure = pyplot.figure(figsize=(1.0, 0.5))
         return [
             plots.save(figure, f"{folder}/{name}.png") for name in ("outcomes", "generalization")
@@ -406,7 +406,7 @@ def test_a_report_begins_with_the_panel_and_the_changes_with_their_intervals(tmp
 
 
 def test_a_report_without_anything_to_compare_has_no_such_part(tmp_path, monkeypatch):
-    monkeypatch.setattr("sharpflow.experiments.plots.plot_grid", lambda *arguments: [])
+    monkeypatch.setattr("sharpflow.experiments.plots.plot_grid", lambda *_, **__: [])
     page = reports.Page(write_report(reports.write_run(tmp_path / "run", grids.grid((1, 1, 1)))))
     assert "generalization-table" not in page.tables
 

@@ -14,7 +14,7 @@ from sharpflow.experiments.report import write_report
 from sharpflow.experiments.report.figures import is_whole
 
 
-def _one_figure(dataset, folder, *, suffix=".png"):
+def _one_figure(dataset, folder, *, suffix=".png", before=None):
     """In place of all figures, one that is quick to draw."""
     from sharpflow.experiments.plots import drawing
 

@@ -107,7 +107,7 @@ def test_a_panel_draws_the_predicted_sharpness_as_the_mean_of_its_logarithm():
 
 
 def test_a_report_and_the_page_of_the_poster_say_where_the_prediction_leaves(tmp_path, monkeypatch):
-    monkeypatch.setattr("sharpflow.experiments.plots.plot_grid", lambda *arguments: [])
+    monkeypatch.setattr("sharpflow.experiments.plots.plot_grid", lambda *_, **__: [])
     grid = shifted(lambda row: 0.003 * np.maximum(row - 15.0, 0.0))
     (compared,) = late_comparisons(grid)
     page = reports.Page(write_report(reports.write_run(tmp_path / "run", grid)))

@@ -50,7 +50,7 @@ def test_its_label_is_in_the_dataset_on_figures_and_in_the_report(tmp_path, monk
     np.testing.assert_allclose(norm.vmin + norm.vmax, 2 * 0.75)
 
     # the folder alone knows of it now
-    monkeypatch.setattr("sharpflow.experiments.plots.plot_grid", lambda *arguments: [])
+    monkeypatch.setattr("sharpflow.experiments.plots.plot_grid", lambda *_, **__: [])
     page = reports.Page(write_report(tmp_path / "run"))
     assert page.column("grid-table", f"last {told.label}")
     shown = page.json("curves")

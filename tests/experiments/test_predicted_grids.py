@@ -138,7 +138,7 @@ def test_plot_grid_maps_the_predictions_of_a_grid_that_has_any(some, tmp_path):
 
 
 def test_a_report_says_what_predicts_the_points_and_groups_the_reasons(tmp_path, monkeypatch):
-    monkeypatch.setattr("sharpflow.experiments.plots.plot_grid", lambda *arguments: [])
+    monkeypatch.setattr("sharpflow.experiments.plots.plot_grid", lambda *_, **__: [])
     dataset = grids.grid((2, 2, 2))
     made = _without(grids.predictions(dataset), learning_rate=0)
     made["prediction_kind"][{"seed": 1, "learning_rate": 1}] = "central_flow"

@@ -40,6 +40,7 @@ def test_a_preset_is_valid_and_builds_its_problem(name, cifar10_root):
         if "dense" not in config.problem:
             small["num_test_images"] = 10
         narrow = {"vgg_cifar10": {"channels": (2, 0)}, "mlp_cifar10": {"widths": (4,)}}
+        narrow["vit_small_cifar10"] = {"width": 1 / 32, "depth": 1}
         narrow |= {name: {"widths": (4,)} for name in ("dense_cifar10", "dense_cifar10_classes")}
         small |= narrow.get(config.problem.split(":")[1], {"width": 1 / 16})
         config = dataclasses.replace(config, problem_options=config.problem_options | small)
@@ -58,7 +59,7 @@ def test_every_preset_has_a_small_version_of_the_same_problem():
         if not name.endswith("-small") and not any(part in name for part in WITHOUT_SMALL)
     ]
     assert {"linear-regression", "matrix-completion", "mlp-digits", "vgg11-cifar10"} <= set(names)
-    smaller = {"width", "num_images", "num_test_images", "pool"}
+    smaller = {"width", "depth", "num_groups", "num_images", "num_test_images", "pool"}
     sequences = {"num_sequences", "num_layers"}
     for name in names:
         large, small = load(name), load(f"{name}-small")

@@ -65,7 +65,7 @@ def start(key, learning_rate, weight_decay):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Figures take a second each, and are looked at elsewhere."""
-    monkeypatch.setattr("sharpflow.experiments.plots.plot_grid", lambda *arguments: [])
+    monkeypatch.setattr("sharpflow.experiments.plots.plot_grid", lambda *_, **__: [])
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def predicted(tmp_path_factory):
     run_config(config, base / "run", resume=False, progress=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(base)  # where the module of the user is
-        patch.setattr("sharpflow.experiments.plots.plot_grid", lambda *arguments: [])
+        patch.setattr("sharpflow.experiments.plots.plot_grid", lambda *_, **__: [])
         path = write_report(base / "run", trust=True)
     module = importlib.import_module("three")
     return base / "run", path, module.X

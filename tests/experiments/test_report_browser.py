@@ -51,7 +51,7 @@ def paths(tmp_path_factory):
     config = f"description = '''{reports.HOSTILE}'''\n"
     folder = reports.write_run(base / "run", dataset, config=config)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sharpflow.experiments.plots.plot_grid", lambda *arguments: [])
+        patch.setattr("sharpflow.experiments.plots.plot_grid", lambda *_, **__: [])
         run = write_report(folder)
     return {"run": run, "demo": write_report(reports.write_demo(base / "demo"))}
 

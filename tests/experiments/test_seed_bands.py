@@ -276,3 +276,30 @@ def test_a_value_that_was_selected_without_its_axis_is_drawn_as_with_it(chosen):
             for ax in (draw(each, "loss_mean") for each in (without, kept))
         ]  # fmt: skip
         np.testing.assert_array_equal(*lines)
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 1), (3, 2, 2)])
+def test_what_came_before_a_fork_is_drawn_within_the_axes(shape):
+    dataset = grids.grid(shape)
+    # the loss falls by ten before the fork
+    steps = dataset["step"].values
+    before = dataset.assign(loss_mean=10.0 * dataset["loss_mean"])
+    dataset = dataset.assign_coords(step=steps[-1] + 1 + steps)
+    figure = plots.seed_band_panels(dataset, "loss_mean", before=before)
+    values = before["loss_mean"].transpose("weight_decay", "learning_rate", "seed", "step").values
+    for ax, rows in zip(figure.axes, values, strict=True):
+        pale = [line for line in ax.lines if line.get_alpha() == 0.4]
+        for line, seeds in zip(pale, rows, strict=True):
+            np.testing.assert_array_equal(line.get_xdata(), steps)
+            np.testing.assert_allclose(line.get_ydata(), np.median(seeds, axis=0), rtol=1e-12)
+        assert ax.get_ylim()[1] >= values.max()
+    (legend,) = figure.legends
+    assert "before the fork" in [text.get_text() for text in legend.get_texts()]
+
+
+def test_what_came_before_with_other_axes_is_refused_and_another_column_not_drawn():
+    dataset = grids.grid((3, 2, 1))
+    with pytest.raises(ValueError, match="before must be .*'learning_rate': 2, .* got .*: 3"):
+        plots.seed_bands(dataset, "loss_mean", before=grids.grid((3, 3, 1)))
+    ax = plots.seed_bands(dataset, "loss_mean", before=dataset.drop_vars("loss_mean"))
+    assert len(ax.lines) == 2

@@ -255,6 +255,19 @@ def test_another_problem_is_refused(problem, parents):
             _grid(wide, sf.gdwd, fork=Fork(parents["gdwd"][0], at))
 
 
+def test_a_plan_counts_the_states_that_a_run_keeps(problem, parents):
+    asked = {"seeds": SEEDS, "learning_rates": RATES, "weight_decays": DECAY, "num_steps": STEPS,
+             "observables": SEEN, "optimizer": RULES["momentum"]}  # fmt: skip
+    without, kept = (
+        sf.simulator.plan_grid(problem, **asked, final_state=keeps).stored_bytes
+        for keeps in (False, True)
+    )
+    states = sorted((parents["momentum"][0] / "states").glob("*.npz"))
+    assert len(states) == len(SEEDS) * len(RATES)
+    arrays = [array for path in states for array in np.load(path).values()]
+    assert kept - without == sum(array.nbytes for array in arrays) > 0
+
+
 def test_a_damaged_state_is_refused(problem, parents, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(parents["gdwd"][0], folder)

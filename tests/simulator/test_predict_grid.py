@@ -6,6 +6,7 @@ import signal
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import sharpflow as sf
@@ -58,6 +59,19 @@ def test_each_point_has_the_bits_of_its_prediction_alone(problem, run):
     assert float(found["predicted_entry_step"]) == pytest.approx(
         compared.attrs["predicted_entry_step"], nan_ok=True
     )
+
+
+def test_a_grid_that_could_not_be_predicted_is_refused_before_it_runs(problem, tmp_path):
+    arguments = {"out": tmp_path / "run", "predict": OPTIONS, "progress": False}
+    with pytest.raises(ValueError, match=r"observables must have 'threshold' among.*\['loss'\]"):
+        sf.simulate_grid(problem, **GRID | {"observables": ["loss"]}, **arguments)
+    no_rate = GRID | {"optimizer": lambda rate, _: optax.sgd(rate, momentum=0.9)}
+    with (
+        pytest.warns(UserWarning, match="no such column"),
+        pytest.raises(ValueError, match="give effective_learning_rate"),
+    ):
+        sf.simulate_grid(problem, **no_rate, **arguments)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_axis_of_texts_in_a_folder_has_the_predictions_of_its_problem(problem, run, tmp_path):

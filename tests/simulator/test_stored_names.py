@@ -239,7 +239,7 @@ def test_params_of_every_pytree_survive_a_grid(kind):
 
 def test_a_report_shows_metrics_by_their_names(named, monkeypatch):
     *_, folder = named
-    monkeypatch.setattr("sharpflow.experiments.plots.plot_grid", lambda *arguments: [])
+    monkeypatch.setattr("sharpflow.experiments.plots.plot_grid", lambda *_, **__: [])
     page = write_report(folder).read_text(encoding="utf-8")
     for name in ("test/error", "trailing.", "ü é"):
         assert json.dumps(name, ensure_ascii=False)[1:-1] in page or json.dumps(name)[1:-1] in page

@@ -44,7 +44,7 @@ def inconsistent(values: Values) -> list[str]:
     rates = [_flow_time(corner, values) for corner in corners] if clock else []
     schedule_refused = _refused_by_schedule(values, rates)
     wrong = [*_given_twice(values), *_size(values), *precision, *refused, *schedule_refused]
-    return [*wrong, *scheduled]
+    return [*wrong, *scheduled, *_without_threshold(values)]
 
 
 def _given_twice(values: Values) -> list[str]:
@@ -65,6 +65,14 @@ def _size(values: Values) -> list[str]:
         return []
     sizes = " × ".join(f"{len(entries)} {key}" for key, entries in lists.items())
     return [f"grid: got {sizes} = {points} points; allowed at most {_MOST_POINTS}"]
+
+
+def _without_threshold(values: Values) -> list[str]:
+    """Predictions without what they begin from: no function of the user's own records it."""
+    names = values.get("observables", ("threshold",))
+    if "prediction" not in values or "threshold" in names:
+        return []
+    return [mistake("observables", list(names), "with 'threshold' among them beside [prediction]")]
 
 
 def _precision(values: Values) -> list[str]:

@@ -12,6 +12,7 @@ from sharpflow.experiments.grid_summary import (
 )
 from sharpflow.experiments.plots import cells, drawing, quantities, series
 from sharpflow.experiments.plots.arguments import AX, DATASET
+from sharpflow.experiments.plots.before import require_same_axes
 from sharpflow.models.arguments import COUNT, TEXT, checked, optional
 from sharpflow.simulator.quantities import RESULT, axis_quantity
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST_LINES = 6
 
+_PALE = 0.4  # opacity of what came before a fork, as in reports
 _EDGE: dict[str, Any] = {"linewidth": 0.9, "linestyle": (0, (4, 2))}
 _MARK: dict[str, Any] = {"marker": "x", "linestyle": "none", "markersize": 5.0}
 
@@ -34,6 +36,7 @@ _MARK: dict[str, Any] = {"marker": "x", "linestyle": "none", "markersize": 5.0}
     against=optional(TEXT),
     title=TEXT,
     most_lines=COUNT,
+    before=optional(DATASET),
 )
 def seed_bands(
     dataset: "xarray.Dataset",
@@ -44,6 +47,7 @@ def seed_bands(
     against: str | None = None,
     title: str = "",
     most_lines: int = MOST_LINES,
+    before: "xarray.Dataset | None" = None,
 ) -> "Axes":
     """Draw a column against time: a colour for each learning rate, its seeds as a band.
 
@@ -59,6 +63,7 @@ def seed_bands(
     * Of a grid with predictions, a threshold, a sharpness on the sphere, ‖w‖² or a metric is drawn
       with what is predicted of it: a dashed orange line for each colour, which it has at its end.
       It is the median over the seeds that have a prediction, from where the last of these begins.
+    * Of a fork, what its points recorded before it is pale.
 
     The vertical axis shows all values, with two exceptions. Where a seed diverges, the last tenth
     of its records may lie outside. And a metric may fall so far at first that nothing can be told
@@ -78,13 +83,17 @@ def seed_bands(
         make equally many steps, or some have no flow time.
       title: put before what the legend says.
       most_lines: of more learning rates or weight decays, so many are drawn, evenly chosen.
+      before: of a fork, what its points recorded before it: a grid with the same axes, as that of
+        the run before where no rate was changed. It is not drawn where it lacks the column or the
+        clock.
 
     Returns:
       The axes.
 
     Raises:
       ValueError: a column that was not recorded, several values of what ``over`` does not name,
-        an unknown ``over`` or clock, or a clock that the dataset does not have.
+        an unknown ``over`` or clock, a clock that the dataset does not have, or ``before`` with
+        other axes.
     """
     require_column(dataset, name)
     grid, alone = cells.single_grid(dataset), ax is None
@@ -96,12 +105,15 @@ def seed_bands(
             f"over={other!r} where it is the one to compare"
         )
     clock = series.clock(grid, against)
+    former = _former(before, grid, name, clock)
     chosen, note = series.thinned(grid, over, most_lines)
+    earlier = None if former is None else series.thinned(former, over, most_lines)[0]
     with drawing.styled(ax) as ax:
-        _draw(ax, chosen, name, clock, over)
-        _set_scale(ax, series.bounds(chosen, name))
+        _draw(ax, chosen, name, clock, over, earlier)
+        _set_scale(ax, series.bounds(chosen, name, earlier))
         notes = [title.replace("_", " "), note]
-        cells.put_legend(ax, _legend(chosen, name, notes, 230.0 if alone else 200.0, over), alone)
+        width = 230.0 if alone else 200.0
+        cells.put_legend(ax, _legend(chosen, name, notes, width, over, earlier), alone)
     return ax
 
 
@@ -113,6 +125,7 @@ def seed_bands(
     title=TEXT,
     most_lines=COUNT,
     most_panels=COUNT,
+    before=optional(DATASET),
 )
 def seed_band_panels(
     dataset: "xarray.Dataset",
@@ -123,13 +136,14 @@ def seed_band_panels(
     title: str = "",
     most_lines: int = MOST_LINES,
     most_panels: int = cells.MOST_PANELS,
+    before: "xarray.Dataset | None" = None,
 ) -> "Figure":
     """Draw ``seed_bands`` in a panel for each weight decay, with one scale and one legend.
 
     Args:
       dataset: what ``sharpflow.simulate_grid`` returns, with one value of any further
         axis.
-      name, against, title, most_lines: as for ``seed_bands``.
+      name, against, title, most_lines, before: as for ``seed_bands``.
       over: as for ``seed_bands``; with ``"weight_decay"`` there is a panel for each learning rate.
       most_panels: of more panels, so many are drawn, evenly chosen.
 
@@ -144,13 +158,18 @@ def seed_band_panels(
     count = min(grid.sizes[each], most_panels)
     if grid.sizes[each] == 1:
         ax = seed_bands(
-            dataset, name, over=over, against=against, title=title, most_lines=most_lines
-        )
+            dataset, name, over=over, against=against, title=title, most_lines=most_lines,
+            before=before,
+        )  # fmt: skip
         return drawing.figure_of(ax)
     clock = series.clock(grid, against)
+    former = _former(before, grid, name, clock)
     chosen, note = series.thinned(grid, over, most_lines)
     chosen, other_note = series.thinned(chosen, each, most_panels)
-    limits = series.bounds(chosen, name)
+    earlier = None
+    if former is not None:
+        earlier = series.thinned(series.thinned(former, over, most_lines)[0], each, most_panels)[0]
+    limits = series.bounds(chosen, name, earlier)
     columns = 2 if count in (2, 4) else min(count, 3)
     rows = -(-count // columns)
     with drawing.in_force():
@@ -168,7 +187,8 @@ def seed_band_panels(
             ax.remove()
         names = cells.category_labels(chosen[each].values)
         for place, ax in enumerate(axes.flat[:count]):
-            _draw(ax, chosen.isel({each: [place]}), name, clock, over)
+            here = None if earlier is None else earlier.isel({each: [place]})
+            _draw(ax, chosen.isel({each: [place]}), name, clock, over, here)
             _set_scale(ax, limits)
             drawing.show_sparse(ax, ax.lines)
             ax.set_title(f"{_sign(each)} = {names[place]}", fontsize=drawing.RC["legend.fontsize"])
@@ -178,7 +198,9 @@ def seed_band_panels(
                 ax.set_xlabel("")
             drawing.keep_tick_fonts(ax)
         notes = [title.replace("_", " "), note, other_note]
-        figure.legend(**_legend(chosen, name, notes, 460.0, over), loc="outside upper left")
+        figure.legend(
+            **_legend(chosen, name, notes, 460.0, over, earlier), loc="outside upper left"
+        )
     return figure
 
 
@@ -195,12 +217,31 @@ def _sign(name: str) -> str:
     return quantities.symbol(axis_quantity(name))
 
 
-def _draw(ax: "Axes", grid: "xarray.Dataset", name: str, clock: str, over: str) -> None:
+def _former(
+    before: "xarray.Dataset | None", grid: "xarray.Dataset", name: str, clock: str
+) -> "xarray.Dataset | None":
+    """What came before a fork, as it is drawn; None where there is nothing to draw."""
+    if before is None:
+        return None
+    require_same_axes(before, grid)
+    former = cells.single_grid(before)
+    return former if name in former and clock in former.coords else None
+
+
+def _draw(
+    ax: "Axes",
+    grid: "xarray.Dataset",
+    name: str,
+    clock: str,
+    over: str,
+    before: "xarray.Dataset | None" = None,
+) -> None:
     """The lines, bands and marks of the values along ``over``; of the other axis there is one."""
+    if before is not None:
+        _draw_seeds(ax, before, name, clock, over, opacity=_PALE)
+    _draw_seeds(ax, grid, name, clock, over)
     other = _other(over)
     values = column(grid, name).squeeze(other)
-    edge = quantities.edge_of(grid, name)
-    edges = None if edge is None else column(grid, edge).squeeze(other)
     expected = series.predicted(grid, name)
     expected = None if expected is None else expected.squeeze(other)
     lost = is_diverged(grid).squeeze(other)
@@ -208,12 +249,6 @@ def _draw(ax: "Axes", grid: "xarray.Dataset", name: str, clock: str, over: str) 
     for place, colour in enumerate(_colours(grid.sizes[over])):
         time = clocks[place]
         rows = values.isel({over: place}).values
-        band = series.band(time, rows)
-        if edges is not None:
-            line = series.band(time, edges.isel({over: place}).values)
-            ax.plot(line.time, line.median, color=colour, **_EDGE, zorder=1.8)
-        ax.fill_between(band.time, band.low, band.high, color=colour, alpha=0.22, linewidth=0.0)
-        ax.plot(band.time, band.median, color=colour, linewidth=1.3)
         if expected is not None:
             predicted = series.once_all_begin(expected.isel({over: place}).values)
             line = series.band(time, predicted)
@@ -228,6 +263,26 @@ def _draw(ax: "Axes", grid: "xarray.Dataset", name: str, clock: str, over: str) 
     ax.set_ylabel(quantities.label(quantity))
     if (reference := quantities.line_of(quantity)) is not None:
         ax.axhline(reference, **drawing.LINE, zorder=0.5)
+
+
+def _draw_seeds(
+    ax: "Axes", grid: "xarray.Dataset", name: str, clock: str, over: str, opacity: float = 1.0
+) -> None:
+    """A line and a band for each value along ``over``, with the line of the edge."""
+    other = _other(over)
+    values = column(grid, name).squeeze(other)
+    edge = quantities.edge_of(grid, name)
+    edges = None if edge is None else column(grid, edge).squeeze(other)
+    clocks = series.times(grid, clock).reshape(grid.sizes[over], -1)
+    for place, colour in enumerate(_colours(grid.sizes[over])):
+        band = series.band(clocks[place], values.isel({over: place}).values)
+        if edges is not None:
+            line = series.band(clocks[place], edges.isel({over: place}).values)
+            ax.plot(line.time, line.median, color=colour, **_EDGE, alpha=opacity, zorder=1.8)
+        ax.fill_between(
+            band.time, band.low, band.high, color=colour, alpha=0.22 * opacity, linewidth=0.0
+        )
+        ax.plot(band.time, band.median, color=colour, linewidth=1.3, alpha=opacity)
 
 
 def _end(colour: Any) -> dict[str, Any]:
@@ -263,7 +318,12 @@ def _colours(count: int) -> "list[tuple[float, ...]] | list[str]":
 
 
 def _legend(
-    grid: "xarray.Dataset", name: str, notes: list[str], width: float, over: str
+    grid: "xarray.Dataset",
+    name: str,
+    notes: list[str],
+    width: float,
+    over: str,
+    before: "xarray.Dataset | None",
 ) -> dict[str, Any]:
     """A legend of at most ``width`` points, under what the band means and the notes."""
     from matplotlib.lines import Line2D
@@ -279,6 +339,9 @@ def _legend(
     if (expected := series.predicted(grid, name)) is not None and np.isfinite(expected).any():
         labels.append("predicted flow")
         looks.append(drawing.DASHED)
+    if before is not None:
+        labels.append("before the fork")
+        looks.append({"color": drawing.THRESHOLD, "linewidth": 1.3, "alpha": _PALE})
     if is_diverged(grid).any():
         labels.append("diverges")
         looks.append(_MARK | {"color": drawing.THRESHOLD})

@@ -115,6 +115,21 @@ SUFFIXES = tuple(_METADATA)
 
 @contextlib.contextmanager
 def in_force() -> Iterator[None]:
+    """``RC`` until the block ends, which leaves no figure of its own behind where it fails."""
+    from matplotlib import pyplot
+
+    before = set(pyplot.get_fignums())
+    with _settings():
+        try:
+            yield
+        except BaseException:
+            for number in set(pyplot.get_fignums()) - before:
+                pyplot.close(number)
+            raise
+
+
+@contextlib.contextmanager
+def _settings() -> Iterator[None]:
     """``RC`` until the block ends, and no other setting touched.
 
     A backend that is loaded meanwhile keeps its own, as the one of a notebook that shows
@@ -145,7 +160,7 @@ def style() -> Iterator[None]:
     from matplotlib import pyplot
 
     before = set(pyplot.get_fignums())
-    with in_force():
+    with _settings():
         yield
         for number in set(pyplot.get_fignums()) - before:
             for ax in pyplot.figure(number).axes:

@@ -19,13 +19,14 @@ from sharpflow.experiments.late_generalization import tells_of_generalization
 from sharpflow.experiments.plots import drawing, quantities
 from sharpflow.experiments.plots.arguments import DATASET
 from sharpflow.experiments.plots.bands import seed_band_panels
+from sharpflow.experiments.plots.before import require_same_axes
 from sharpflow.experiments.plots.cells import MOST_PANELS
 from sharpflow.experiments.plots.generalization import generalization_panel
 from sharpflow.experiments.plots.grid import heat_maps
 from sharpflow.experiments.plots.late_curves import panel_parts
 from sharpflow.experiments.plots.outcomes import outcome_maps
 from sharpflow.experiments.plots.sharpness_error import can_be_scattered, sharpness_against_error
-from sharpflow.models.arguments import PATH, TEXT, checked
+from sharpflow.models.arguments import PATH, TEXT, checked, optional
 from sharpflow.models.paths import user_path
 from sharpflow.models.stored_names import stored_names
 
@@ -40,8 +41,14 @@ _BESIDE = ("status", "loss", "gradient_norm", "norm_squared", "threshold", "stab
 _WHERE_THEY_HOLD = ("final_relative_error", "threshold_ratio")
 
 
-@checked(dataset=DATASET, folder=PATH)
-def plot_grid(dataset: "xarray.Dataset", folder: str | Path, *, suffix: str = ".png") -> list[Path]:
+@checked(dataset=DATASET, folder=PATH, before=optional(DATASET))
+def plot_grid(
+    dataset: "xarray.Dataset",
+    folder: str | Path,
+    *,
+    suffix: str = ".png",
+    before: "xarray.Dataset | None" = None,
+) -> list[Path]:
     """Draw and save every figure that a grid of trajectories supports.
 
     Where the training accuracy comes to 1, test metrics were recorded, and a weight decay of 0 is
@@ -64,6 +71,8 @@ def plot_grid(dataset: "xarray.Dataset", folder: str | Path, *, suffix: str = ".
       dataset: what ``sharpflow.simulate_grid`` returns.
       folder: made where it is missing; figures of the same names are replaced.
       suffix: ``.png``, ``.pdf`` or ``.svg``.
+      before: of a fork, what its points recorded before it, as for ``seed_bands``; the bands show
+        it, pale.
 
     Returns:
       The paths.
@@ -89,6 +98,9 @@ def plot_grid(dataset: "xarray.Dataset", folder: str | Path, *, suffix: str = ".
         beside += [name for name in predicted if name not in (*columns, *beside)]
     dataset = dataset[columns + beside].load()  # each is used several times
     parts = combinations(dataset)[:MOST_PANELS]
+    if before is not None:
+        require_same_axes(before, dataset)
+    former = [None] * len(parts) if before is None else [part for _, part in combinations(before)]
     drawn: dict[str, Callable[[], Figure]] = {}
     if tells_of_generalization(dataset):
         for index, (values, part) in enumerate(panel_parts(dataset)[:MOST_PANELS]):
@@ -106,7 +118,9 @@ def plot_grid(dataset: "xarray.Dataset", folder: str | Path, *, suffix: str = ".
         drawn[f"final-{words}"] = partial(heat_maps, dataset, column)
         for index, (values, part) in enumerate(parts):
             more = f"-{index}-{_file_name(values)}" if values else ""
-            drawn[f"bands-{words}{more}"] = partial(seed_band_panels, part, column, title=values)
+            drawn[f"bands-{words}{more}"] = partial(
+                seed_band_panels, part, column, title=values, before=former[index]
+            )
     paths = []
     for name, draw in drawn.items():
         figure = draw()

@@ -127,14 +127,21 @@ def steady(dataset: "xarray.Dataset", name: str) -> "xarray.DataArray":
     return values.where(~(late & is_diverged(dataset).values[..., None]))
 
 
-def bounds(dataset: "xarray.Dataset", name: str) -> tuple[float, float, bool] | None:
+def bounds(
+    dataset: "xarray.Dataset", name: str, before: "xarray.Dataset | None" = None
+) -> tuple[float, float, bool] | None:
     """Where a scale begins and ends that holds all that is steady, and whether it is a log one.
 
     It holds what is predicted, too. That of a metric holds what ``_late`` takes of both, and that
     of a sharpness its edge, too. That
     of a quantity with a value to be compared with, as 1 for an edge ratio, holds this value, and of
     the first half of the records no more than 1.5 times it or 1.2 times the largest of the second:
-    before the edge it may be passed far and shortly.
+    before the edge it may be passed far and shortly. What came before a fork counts as that half.
+
+    Args:
+      dataset: a grid.
+      name: of the column.
+      before: what its points recorded before, if they go on from those of a run.
 
     Returns:
       None where there is no value.
@@ -143,6 +150,10 @@ def bounds(dataset: "xarray.Dataset", name: str) -> tuple[float, float, bool] | 
     parts = [steady(dataset, part).values for part in names if part is not None]
     if (expected := predicted(dataset, name)) is not None:
         parts.append(expected.values)
+    if before is not None:
+        parts += [
+            column(before, part).values for part in names if part is not None and part in before
+        ]
     shown = np.concatenate([part[np.isfinite(part)] for part in parts])
     if not shown.size:
         return None

@@ -5,6 +5,7 @@ from sharpflow.experiments.problems.cifar10 import (
     resnet20_cifar10,
     vgg11_cifar10,
     vgg_cifar10,
+    vit_small_cifar10,
 )
 from sharpflow.experiments.problems.dense import (
     chebyshev_regression,
@@ -35,4 +36,5 @@ __all__ = [
     "start_at_angle",
     "vgg11_cifar10",
     "vgg_cifar10",
+    "vit_small_cifar10",
 ]

@@ -1,23 +1,22 @@
 """Networks on CIFAR-10, full batch and without augmentation."""
 
-from typing import Any, Literal, get_args
-
-import numpy as np
-
-from sharpflow.models import data, mlp, resnet20, vgg, vgg11
-from sharpflow.models.arguments import COUNT, FLAG, PATH, SEED, checked, choice, optional
-from sharpflow.models.data import Images
+from sharpflow.experiments.problems.images import (
+    HELD_OUT,
+    HeldOut,
+    chosen_images,
+    image_record,
+    pooled,
+)
+from sharpflow.models import mlp, resnet20, vgg, vgg11, vit_small
+from sharpflow.models.arguments import COUNT, FLAG, PATH, SEED, checked, optional
 from sharpflow.models.problem import Problem
-
-HeldOut = Literal["test", "validation"]
-_HELD_OUT = choice(get_args(HeldOut))
 
 
 @checked(
     root=PATH,
     num_images=optional(COUNT),
     num_test_images=optional(COUNT),
-    held_out=_HELD_OUT,
+    held_out=HELD_OUT,
     sample_seed=SEED,
     download=FLAG,
     pool=COUNT,
@@ -35,6 +34,7 @@ def mlp_cifar10(
     normalization: str = "batch",
     activation: str = "softplus",
     head: str | None = None,
+    num_groups: int = 4,
     loss: str = "mse",
     label_smoothing: float = 0.1,
     logit_scale: float = 1.0,
@@ -49,7 +49,7 @@ def mlp_cifar10(
       pool: side of the squares of pixels whose means are taken: 2 makes images of 16 × 16, and a
         step four times as cheap. It must divide 32.
       widths, normalization, activation: as in ``mlp``.
-      head, loss, label_smoothing, logit_scale, micro_batch: as in ``mlp``.
+      head, num_groups, loss, label_smoothing, logit_scale, micro_batch: as in ``mlp``.
       dtype: float32 or float64; by default that of jax.
 
     Returns:
@@ -59,7 +59,7 @@ def mlp_cifar10(
       FileNotFoundError: no images below ``root``.
       ValueError: more images than there are, another ``pool``, or what ``mlp`` refuses.
     """
-    train, test = _images(root, num_images, num_test_images, held_out, sample_seed, download)
+    train, test = chosen_images(root, num_images, num_test_images, held_out, sample_seed, download)
     (x, y), (test_x, test_y) = train, test
     problem = mlp(
         pooled(x, pool),
@@ -68,6 +68,7 @@ def mlp_cifar10(
         normalization,
         activation,
         head=head,
+        num_groups=num_groups,
         loss=loss,
         label_smoothing=label_smoothing,
         logit_scale=logit_scale,
@@ -75,14 +76,14 @@ def mlp_cifar10(
         micro_batch=micro_batch,
         dtype=dtype,
     )
-    return problem.with_source(_record(train, test, held_out))
+    return problem.with_source(image_record(train, test, held_out))
 
 
 @checked(
     root=PATH,
     num_images=optional(COUNT),
     num_test_images=optional(COUNT),
-    held_out=_HELD_OUT,
+    held_out=HELD_OUT,
     sample_seed=SEED,
     download=FLAG,
 )
@@ -99,6 +100,7 @@ def vgg11_cifar10(
     activation: str = "softplus",
     pooling: str = "mean",
     head: str | None = None,
+    num_groups: int = 4,
     loss: str = "mse",
     label_smoothing: float = 0.1,
     logit_scale: float = 1.0,
@@ -116,7 +118,7 @@ def vgg11_cifar10(
       sample_seed: of the choice of those images.
       download: fetch the archive into ``root`` where nothing is there.
       width, normalization, activation, pooling: as in ``vgg11``.
-      head, loss, label_smoothing, logit_scale, micro_batch: as in ``mlp``.
+      head, num_groups, loss, label_smoothing, logit_scale, micro_batch: as in ``mlp``.
       dtype: float32 or float64; by default that of jax.
 
     Returns:
@@ -127,7 +129,7 @@ def vgg11_cifar10(
       FileNotFoundError: no images below ``root``.
       ValueError: more images than there are, or what ``vgg11`` refuses.
     """
-    train, test = _images(root, num_images, num_test_images, held_out, sample_seed, download)
+    train, test = chosen_images(root, num_images, num_test_images, held_out, sample_seed, download)
     x, y = train
     problem = vgg11(
         x,
@@ -137,6 +139,7 @@ def vgg11_cifar10(
         activation,
         pooling=pooling,
         head=head,
+        num_groups=num_groups,
         loss=loss,
         label_smoothing=label_smoothing,
         logit_scale=logit_scale,
@@ -144,14 +147,14 @@ def vgg11_cifar10(
         micro_batch=micro_batch,
         dtype=dtype,
     )
-    return problem.with_source(_record(train, test, held_out))
+    return problem.with_source(image_record(train, test, held_out))
 
 
 @checked(
     root=PATH,
     num_images=optional(COUNT),
     num_test_images=optional(COUNT),
-    held_out=_HELD_OUT,
+    held_out=HELD_OUT,
     sample_seed=SEED,
     download=FLAG,
     pool=COUNT,
@@ -170,6 +173,7 @@ def vgg_cifar10(
     activation: str = "softplus",
     pooling: str = "mean",
     head: str | None = None,
+    num_groups: int = 4,
     loss: str = "mse",
     label_smoothing: float = 0.1,
     logit_scale: float = 1.0,
@@ -183,7 +187,7 @@ def vgg_cifar10(
         ``vgg11_cifar10``.
       pool: as of ``mlp_cifar10``.
       channels, normalization, activation, pooling: as in ``vgg``.
-      head, loss, label_smoothing, logit_scale, micro_batch: as in ``mlp``.
+      head, num_groups, loss, label_smoothing, logit_scale, micro_batch: as in ``mlp``.
       dtype: float32 or float64; by default that of jax.
 
     Returns:
@@ -193,7 +197,7 @@ def vgg_cifar10(
       FileNotFoundError: no images below ``root``.
       ValueError: more images than there are, another ``pool``, or what ``vgg`` refuses.
     """
-    train, test = _images(root, num_images, num_test_images, held_out, sample_seed, download)
+    train, test = chosen_images(root, num_images, num_test_images, held_out, sample_seed, download)
     (x, y), (test_x, test_y) = train, test
     problem = vgg(
         pooled(x, pool),
@@ -203,6 +207,7 @@ def vgg_cifar10(
         activation,
         pooling=pooling,
         head=head,
+        num_groups=num_groups,
         loss=loss,
         label_smoothing=label_smoothing,
         logit_scale=logit_scale,
@@ -210,14 +215,14 @@ def vgg_cifar10(
         micro_batch=micro_batch,
         dtype=dtype,
     )
-    return problem.with_source(_record(train, test, held_out))
+    return problem.with_source(image_record(train, test, held_out))
 
 
 @checked(
     root=PATH,
     num_images=optional(COUNT),
     num_test_images=optional(COUNT),
-    held_out=_HELD_OUT,
+    held_out=HELD_OUT,
     sample_seed=SEED,
     download=FLAG,
 )
@@ -233,6 +238,7 @@ def resnet20_cifar10(
     normalization: str = "batch",
     activation: str = "softplus",
     head: str | None = None,
+    num_groups: int = 4,
     loss: str = "mse",
     label_smoothing: float = 0.1,
     logit_scale: float = 1.0,
@@ -245,7 +251,7 @@ def resnet20_cifar10(
       root, num_images, num_test_images, held_out, sample_seed, download: as of
         ``vgg11_cifar10``.
       width, normalization, activation: as in ``resnet20``.
-      head, loss, label_smoothing, logit_scale, micro_batch: as in ``mlp``.
+      head, num_groups, loss, label_smoothing, logit_scale, micro_batch: as in ``mlp``.
       dtype: float32 or float64; by default that of jax.
 
     Returns:
@@ -255,7 +261,7 @@ def resnet20_cifar10(
       FileNotFoundError: no images below ``root``.
       ValueError: more images than there are, or what ``resnet20`` refuses.
     """
-    train, test = _images(root, num_images, num_test_images, held_out, sample_seed, download)
+    train, test = chosen_images(root, num_images, num_test_images, held_out, sample_seed, download)
     x, y = train
     problem = resnet20(
         x,
@@ -264,6 +270,7 @@ def resnet20_cifar10(
         normalization,
         activation,
         head=head,
+        num_groups=num_groups,
         loss=loss,
         label_smoothing=label_smoothing,
         logit_scale=logit_scale,
@@ -271,48 +278,74 @@ def resnet20_cifar10(
         micro_batch=micro_batch,
         dtype=dtype,
     )
-    return problem.with_source(_record(train, test, held_out))
+    return problem.with_source(image_record(train, test, held_out))
 
 
-def _images(
-    root: str,
-    num_images: int | None,
-    num_test_images: int | None,
-    held_out: HeldOut,
-    seed: int,
-    download: bool,
-) -> tuple[Images, Images]:
-    """Images to train on and those held out, as many of each class as were asked for."""
-    images, test = data.cifar10(root, download=download)
-    train = _balanced(images, "num_images", num_images, seed)
-    if held_out == "validation":
-        test = images.without(train)
-    # One seed for both sets is enough: no image is in both.
-    return train, _balanced(test, "num_test_images", num_test_images, seed)
+@checked(
+    root=PATH,
+    num_images=optional(COUNT),
+    num_test_images=optional(COUNT),
+    held_out=HELD_OUT,
+    sample_seed=SEED,
+    download=FLAG,
+    pool=COUNT,
+)
+def vit_small_cifar10(
+    root: str = "data",
+    *,
+    num_images: int | None = None,
+    num_test_images: int | None = None,
+    held_out: HeldOut = "test",
+    sample_seed: int = 0,
+    download: bool = False,
+    pool: int = 1,
+    width: float = 1.0,
+    normalization: str = "layer",
+    activation: str = "gelu",
+    depth: int = 12,
+    patch: int = 4,
+    head: str | None = None,
+    num_groups: int = 4,
+    loss: str = "mse",
+    label_smoothing: float = 0.1,
+    logit_scale: float = 1.0,
+    micro_batch: int | None = None,
+    dtype: object = None,
+) -> Problem:
+    """ViT-small on the images of CIFAR-10 that are found.
 
+    Args:
+      root, num_images, num_test_images, held_out, sample_seed, download: as of
+        ``vgg11_cifar10``.
+      pool: as of ``mlp_cifar10``.
+      width, normalization, activation, depth, patch: as in ``vit_small``.
+      head, num_groups, loss, label_smoothing, logit_scale, micro_batch: as in ``mlp``.
+      dtype: float32 or float64; by default that of jax.
 
-def _record(train: Images, test: Images, held_out: HeldOut) -> dict[str, Any]:
-    """Where the images of a problem come from and what was taken of them."""
-    return {"train": train.source, held_out: test.source}
+    Returns:
+      A Problem with the metrics of ``vgg11_cifar10``.
 
-
-def pooled(x: np.ndarray, side: int) -> np.ndarray:
-    """Images of means over squares, shape (n, h / side, w / side, c), of shape (n, h, w, c)."""
-    num_images, height, width, channels = x.shape
-    if height % side or width % side:
-        raise ValueError(f"pool must divide {height} and {width}, got {side}")
-    squares = x.reshape(num_images, height // side, side, width // side, side, channels)
-    return squares.mean(axis=(2, 4))
-
-
-def _balanced(images: Images, name: str, number: int | None, seed: int) -> Images:
-    if not len(images.labels):
-        raise ValueError(f"none of the images of {name} is there: {images!r}")
-    if number is None:
-        return images
-    # A multiple of the number of classes, so that all are equally frequent: batch-normed logits
-    # reach no other smoothed targets, and accuracies are then shares of one kind.
-    classes = len(images.classes)
-    if number < classes or number % classes:
-        raise ValueError(f"{name} must be a positive multiple of {classes} classes, got {number}")
-    return images.sample(number // classes, seed=seed, per_class=True)
+    Raises:
+      FileNotFoundError: no images below ``root``.
+      ValueError: more images than there are, another ``pool``, or what ``vit_small`` refuses.
+    """
+    train, test = chosen_images(root, num_images, num_test_images, held_out, sample_seed, download)
+    (x, y), (test_x, test_y) = train, test
+    problem = vit_small(
+        pooled(x, pool),
+        y,
+        width,
+        normalization,
+        activation,
+        depth=depth,
+        patch=patch,
+        head=head,
+        num_groups=num_groups,
+        loss=loss,
+        label_smoothing=label_smoothing,
+        logit_scale=logit_scale,
+        test=(pooled(test_x, pool), test_y),
+        micro_batch=micro_batch,
+        dtype=dtype,
+    )
+    return problem.with_source(image_record(train, test, held_out))

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.polynomial.chebyshev import Chebyshev
 
-from sharpflow.experiments.problems.cifar10 import pooled
+from sharpflow.experiments.problems.images import pooled
 from sharpflow.models import data
 from sharpflow.models.arguments import COUNT, FLAG, PATH, SIZES, checked, choice, count
 from sharpflow.models.inputs import one_hot, resolve_dtype

@@ -122,13 +122,16 @@ def is_of_generalization(name: str) -> bool:
     return name.partition("-")[0] == "generalization"
 
 
-def drawn(dataset: "xarray.Dataset", folder: Path, data: str) -> list[Figure]:
+def drawn(
+    dataset: "xarray.Dataset", folder: Path, data: str, before: "xarray.Dataset | None" = None
+) -> list[Figure]:
     """Every figure that a grid supports: those in ``folder`` where they show these arrays.
 
     Args:
       dataset: of the run.
       folder: where ``sharpflow plot`` puts them.
       data: what ``drawn_from`` gives; figures of other data are drawn anew, and not kept.
+      before: of a fork, as of ``plot_grid``.
 
     Raises:
       ValueError: there is nothing to draw.
@@ -139,7 +142,7 @@ def drawn(dataset: "xarray.Dataset", folder: Path, data: str) -> list[Figure]:
     if there:
         return embedded(there)
     with tempfile.TemporaryDirectory() as place:
-        return embedded(plot_grid(dataset, place))
+        return embedded(plot_grid(dataset, place, before=before))
 
 
 def is_whole(path: Path) -> bool:

@@ -7,6 +7,7 @@ from sharpflow.experiments.config import load
 from sharpflow.experiments.config.trust import modules_of_user
 from sharpflow.experiments.grid_summary import time_dimension
 from sharpflow.experiments.kept_figures import drawn_from
+from sharpflow.experiments.plots.before import grid_before
 from sharpflow.experiments.remade import Remade, remake
 from sharpflow.experiments.report.before import records_before
 from sharpflow.experiments.report.curves import all_curves
@@ -60,7 +61,8 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None, *, tr
     described = _first_line(config)
     before, unknown = records_before(run, points)
     shown_curves, curve_note = all_curves(dataset, time, points, measures, predicted, before)
-    figures, figure_note = _figures(dataset, folder / "figures", data)
+    earlier = grid_before(before, dataset)
+    figures, figure_note = _figures(dataset, folder / "figures", data, earlier)
     generalization = generalization_part(dataset, figures)
     told = [] if generalization is None else generalization.figures
     return Page(
@@ -196,9 +198,11 @@ def _spheres(
     return [sphere for sphere in made if sphere is not None][:_MOST_SPHERES]
 
 
-def _figures(dataset: "xarray.Dataset", folder: Path, data: str) -> tuple[list[Figure], str]:
+def _figures(
+    dataset: "xarray.Dataset", folder: Path, data: str, before: "xarray.Dataset | None"
+) -> tuple[list[Figure], str]:
     try:
-        return drawn(dataset, folder, data), ""
+        return drawn(dataset, folder, data, before), ""
     except ValueError as error:
         return [], f"There are no figures: {error}"
 

@@ -3,7 +3,7 @@
 from sharpflow.models.networks.mlp import MLP, mlp
 from sharpflow.models.networks.random_network import RandomNetwork, random_network
 from sharpflow.models.networks.resnet import ResNet, resnet20
-from sharpflow.models.networks.transformer import Transformer, transformer
+from sharpflow.models.networks.transformer import Transformer, transformer, vit_small
 from sharpflow.models.networks.vgg import VGG, vgg, vgg11
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "transformer",
     "vgg",
     "vgg11",
+    "vit_small",
 ]

@@ -1,4 +1,4 @@
-"""A small transformer for images."""
+"""Transformers for images: a small one, and ViT-small."""
 
 from functools import partial
 from typing import Unpack
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sharpflow.models.arguments import COUNT, DATA, TEXT, checked
+from sharpflow.models.arguments import COUNT, DATA, POSITIVE, TEXT, checked
 from sharpflow.models.networks.network import (
     NormalizedNetwork,
     Options,
@@ -17,6 +17,9 @@ from sharpflow.models.networks.network import (
     require_images,
 )
 from sharpflow.models.problem import Problem
+
+# As published: 22 million weights on ImageNet.
+VIT_SMALL = {"width": 384, "num_heads": 6, "hidden_ratio": 4}
 
 
 class Transformer(NormalizedNetwork):
@@ -27,6 +30,7 @@ class Transformer(NormalizedNetwork):
       width: features of a patch, a multiple of ``num_heads``.
       depth: number of blocks.
       num_heads: of the attention.
+      hidden_ratio: units of the hidden dense layer of a block, as a multiple of ``width``.
       num_outputs: of the dense layer behind the mean over all patches.
     """
 
@@ -34,6 +38,7 @@ class Transformer(NormalizedNetwork):
     width: int = 64
     depth: int = 2
     num_heads: int = 4
+    hidden_ratio: int = 2
     num_outputs: int = 10
 
     @nn.compact
@@ -46,7 +51,7 @@ class Transformer(NormalizedNetwork):
             # The sum itself is not normalized. Each summand is, which is enough for the scale of no
             # projection to reach the loss.
             tokens = tokens + self._attention(tokens)
-            hidden = self.activated(self._projected(tokens, 2 * self.width))
+            hidden = self.activated(self._projected(tokens, self.hidden_ratio * self.width))
             tokens = tokens + self._projected(hidden, self.width)
         # The mean over the tokens and no token of its own for the class, which would be trained and
         # normalized by nothing.
@@ -71,6 +76,7 @@ class Transformer(NormalizedNetwork):
     width=COUNT,
     depth=COUNT,
     num_heads=COUNT,
+    hidden_ratio=COUNT,
     patch=COUNT,
 )
 def transformer(
@@ -82,6 +88,7 @@ def transformer(
     *,
     depth: int = 2,
     num_heads: int = 4,
+    hidden_ratio: int = 2,
     patch: int = 4,
     **options: Unpack[Options],
 ) -> Problem:
@@ -100,6 +107,7 @@ def transformer(
       activation: of the dense layers, as in ``mlp``.
       depth: number of blocks.
       num_heads: of the attention.
+      hidden_ratio: units of the hidden dense layer of a block, as a multiple of ``width``.
       patch: height and width of a patch.
       options: ``head``, ``num_groups``, ``loss``, ``label_smoothing``, ``logit_scale``,
         ``test``, ``micro_batch``, ``devices``, ``fixed_seed`` and ``dtype`` as in ``mlp``.
@@ -114,10 +122,6 @@ def transformer(
     Source: Dosovitskiy et al. 2021 (patches), Beyer, Zhai and Kolesnikov 2022 (positions
     and mean).
     """
-    sizes = {"width": width, "depth": depth, "num_heads": num_heads, "patch": patch}
-    for name, size in sizes.items():
-        if not (isinstance(size, int) and size >= 1):
-            raise ValueError(f"{name} must be a positive integer, got {size!r}")
     if width % 4 or width % num_heads:
         raise ValueError(f"width must be a multiple of 4 and of num_heads={num_heads}, got {width}")
     if normalization == "instance":
@@ -132,9 +136,69 @@ def transformer(
         width=width,
         depth=depth,
         num_heads=num_heads,
+        hidden_ratio=hidden_ratio,
         num_outputs=num_outputs(y),
     )
     return network_problem(network, x, y, normalization, activation, **options)
+
+
+@checked(
+    x=DATA, y=DATA, width=POSITIVE, normalization=TEXT, activation=TEXT, depth=COUNT, patch=COUNT
+)
+def vit_small(
+    x: np.ndarray,
+    y: np.ndarray,
+    width: float = 1.0,
+    normalization: str = "layer",
+    activation: str = "gelu",
+    *,
+    depth: int = 12,
+    patch: int = 4,
+    **options: Unpack[Options],
+) -> Problem:
+    """ViT-small for small images, all of whose parameters are scale-invariant.
+
+    The published sizes: 12 blocks, tokens of 384 features, 6 heads and hidden layers of
+    1,536 units. All else is as in ``transformer``. The original normalizes what enters
+    attention and dense layers, in place of what every projection puts out; so its loss
+    depends on the scale of its projections. It also has biases and affine parameters,
+    trained positions, a token of its own for the class, and patches of 16 pixels, for
+    images of 224.
+
+    Args:
+      x: images, shape (n, h, w, c), h and w multiples of the patch.
+      y: integer classes, shape (n,), or targets, shape (n,) or (n, k).
+      width: the published numbers of features are multiplied by it and rounded to multiples
+        of 12, which the heads divide.
+      normalization, activation: as in ``transformer``.
+      depth: number of blocks.
+      patch: height and width of a patch; 4 gives 64 tokens for images of 32 pixels.
+      options: ``head``, ``num_groups``, ``loss``, ``label_smoothing``, ``logit_scale``,
+        ``test``, ``micro_batch``, ``devices``, ``fixed_seed`` and ``dtype`` as in ``mlp``.
+
+    Returns:
+      A Problem, as of ``mlp``.
+
+    Raises:
+      ValueError: images of another size, or what ``transformer`` refuses.
+
+    Source: Dosovitskiy et al. 2021, whose public code has these sizes as ViT-S/16; Touvron
+    et al. 2021, table 1 (DeiT-S).
+    """
+    unit = 2 * VIT_SMALL["num_heads"]
+    features = max(round(width * VIT_SMALL["width"] / unit), 1) * unit
+    return transformer(
+        x,
+        y,
+        features,
+        normalization,
+        activation,
+        depth=depth,
+        num_heads=VIT_SMALL["num_heads"],
+        hidden_ratio=VIT_SMALL["hidden_ratio"],
+        patch=patch,
+        **options,
+    )
 
 
 def _patches(x: Float[Array, "n h w c"], patch: int) -> Float[Array, "n t f"]:

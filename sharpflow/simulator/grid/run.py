@@ -136,7 +136,8 @@ class GridPlan:
       memory_bytes: that a device holds while it runs, as the compiler foresees it.
       peak_bytes: the most that a device held while the plan was timed; None where it does not
         tell, as a CPU.
-      stored_bytes: of the result, before compression.
+      stored_bytes: of the result, before compression, and of the last states that a folder keeps
+        with ``final_state``.
       seconds: of all updates and records, compiling and writing aside.
       compile_seconds: that compiling took for the plan. A run compiles first, and takes as long
         again unless jax keeps on the disk what it has compiled.
@@ -193,7 +194,7 @@ def plan_grid(
     """
     placement = Placement.of(devices, group_width, lanes)
     grid = prepare(GridSpec.of(problem, arguments))
-    seconds, compile_seconds, memory, layouts = 0.0, 0.0, 0, []
+    seconds, compile_seconds, memory, states, layouts = 0.0, 0.0, 0, 0, []
     for points in grid.batches:
         pending = grid.longest_first(points.batch.points)
         engine = build_engine(grid, points, pending, placement)
@@ -202,13 +203,17 @@ def plan_grid(
         compile_seconds += engine.compile_seconds
         memory = max(memory, engine.chunk.memory_bytes)
         layouts.append(engine.layout)
+        if grid.final_state:
+            of_one = jax.tree.leaves(points.state(pending[0]))
+            states += len(pending) * sum(np.asarray(leaf).nbytes for leaf in of_one)
     return GridPlan(
         shape=dict(zip(grid.axes.names, grid.axes.shape, strict=True)),
         updates=int(grid.schedule.num_steps.sum()),
         layouts=tuple(layouts),
         memory_bytes=memory,
         peak_bytes=peak_memory(placement.devices),
-        stored_bytes=sum(
+        stored_bytes=states
+        + sum(
             int(np.prod(variable.shape)) * variable.dtype.itemsize
             for variable in grid.variables.values()
         ),

@@ -321,6 +321,8 @@ def prepare(spec: GridSpec, *, to_predict: bool = False) -> Grid:
         made_of = points_together.batch.program.problem
         rate = spec.effective_learning_rate
         warn_of_missing_columns(spec.observables, observables, made_of, state, rate)
+    if to_predict and "threshold" not in columns:
+        _refuse_prediction([*map(_name, observables)])
     keeps_params = snapshot_every is not None or spec.final_params
     example = _one_shape(points) if keeps_params else None
     variables = grid_variables(
@@ -372,6 +374,19 @@ def prepare(spec: GridSpec, *, to_predict: bool = False) -> Grid:
         final_params=spec.final_params,
         final_state=spec.final_state,
         origin=origin,
+    )
+
+
+def _refuse_prediction(observables: Sequence[str]) -> None:
+    """Say what is missing where no thresholds will be there to predict from."""
+    if "threshold" in observables:
+        raise ValueError(
+            "predict: the rule tells no effective learning rate, and so no threshold to predict "
+            "from: give effective_learning_rate"
+        )
+    raise ValueError(
+        f"observables must have 'threshold' among them where points are to be predicted, got "
+        f"{list(observables)}"
     )
 
 

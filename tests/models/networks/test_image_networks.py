@@ -19,6 +19,7 @@ BUILDERS = {
     "vgg11": sf.models.vgg11,
     "resnet20": sf.models.resnet20,
     "transformer": sf.models.transformer,
+    "vit_small": sf.models.vit_small,
 }
 
 
@@ -39,6 +40,28 @@ def test_vgg11_and_resnet20_have_the_published_numbers_of_weights():
     resnet = _kernels(ResNet())
     assert sum(map(math.prod, resnet.values())) == 267_696 + 64 * 10
     assert len(resnet) == 20
+
+
+def test_vit_small_has_the_published_sizes(images):
+    problem = sf.models.vit_small(*images, dtype=np.float32)
+    layers = jax.eval_shape(problem.init, jax.random.key(0))
+    # The four matrices of attention and the two dense ones of each of 12 blocks have 12 · 384²
+    # weights, the projection of 4 × 4 × 3 pixels the rest; the head is fixed.
+    expected = 12 * 12 * 384**2 + 48 * 384
+    assert sum(math.prod(layer["kernel"].shape) for layer in layers.values()) == expected
+    assert layers["Dense_5"]["kernel"].shape == (384, 1536)
+    half = sf.models.vit_small(*images, 0.5, depth=2, patch=8, dtype=np.float32)
+    layers = jax.eval_shape(half.init, jax.random.key(0))
+    assert layers["Dense_0"]["kernel"].shape == (8 * 8 * 3, 192) and len(layers) == 1 + 2 * 6
+
+
+def test_vit_small_is_the_transformer_with_its_heads_and_hidden_layers():
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 3))
+    y = np.arange(4)
+    small = sf.models.vit_small(x, y, 0.05, depth=1)
+    same = sf.models.transformer(x, y, 24, depth=1, num_heads=6, hidden_ratio=4)
+    params = small.init(jax.random.key(0))
+    assert float(small.loss_value(params)) == float(same.loss_value(params))
 
 
 @pytest.mark.parametrize(("name", "module"), [("vgg11", VGG), ("resnet20", ResNet)])
@@ -129,10 +152,11 @@ def test_resnet_is_that_of_numpy_and_scipy(small):
 def test_the_transformer_is_that_of_numpy(small):
     width, heads = 8, 2
     module = Transformer(
-        patch=4, width=width, depth=1, num_heads=heads, num_outputs=3,
+        patch=4, width=width, depth=1, num_heads=heads, hidden_ratio=3, num_outputs=3,
         normalization="layer", activation="softplus", head="fixed",
     )  # fmt: skip
     found, kernels = _applied(module, small)
+    assert kernels["Dense_5"].shape == (width, 3 * width)
 
     def layer(x, index):
         y = x @ kernels[f"Dense_{index}"]
@@ -191,6 +215,8 @@ def test_outputs_are_counted_by_classes_or_columns():
             {"depth": 0},
             "depth must be an integer from 1 to",
         ),
+        ("vit_small", (4, 30, 32, 3), {"patch": 8}, "multiples of 8, got (4, 30, 32, 3)"),
+        ("vit_small", (4, 32, 32, 3), {"width": 0.0}, "width must be positive and finite, got 0"),
         ("resnet20", (4, 32, 32, 3), {"normalization": "b"}, "normalization must be one of ('bat"),
         ("resnet20", (4, 32, 32, 3), {"activation": "x"}, "activation must be one of ('softplus'"),
         ("resnet20", (4, 32, 32, 3), {"loss": "hinge"}, "loss must be one of ('mse', 'smoothed"),
