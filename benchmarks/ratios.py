@@ -44,7 +44,7 @@ def ratio_table(results: Path) -> str:
     if wrong:
         raise ValueError(f"{results} must have every ratio, and once; it has {wrong}")
     checks = [check for check in run["checks"] if check["statement"].endswith(tuple(RATIOS))]
-    return _table(checks, run["made"], results.name)
+    return _table(checks, run["made"], "make bench", results.name)
 
 
 def vgg_table(results: Path) -> str:
@@ -54,12 +54,13 @@ def vgg_table(results: Path) -> str:
       results: the JSON that it wrote.
     """
     run = json.loads(results.read_text())
-    return _table(run["checks"], run["made"], f"{results.parent.name}/{results.name}")
+    name = f"{results.parent.name}/{results.name}"
+    return _table(run["checks"], run["made"], "make bench-vgg", name)
 
 
-def _table(checks: list[dict], made: dict, name: str) -> str:
+def _table(checks: list[dict], made: dict, command: str, name: str) -> str:
     lines = [
-        f"`make bench`, {made['created'][:10]}, {made['device']}, cores: {made['cores']}, "
+        f"`{command}`, {made['created'][:10]}, {made['device']}, cores: {made['cores']}, "
         f"jax {made['jax_version']}: `benchmarks/results/{name}`.",
         "",
         "| of | ratio | measured | goal | |",

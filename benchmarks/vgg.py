@@ -28,7 +28,7 @@ from sharpflow.simulator.provenance import launch_provenance
 
 NAME = "the convolutional networks"
 SETTINGS = ((0.125, 300), (0.5, 64))  # width and number of images
-TURNS, STEPS = 6, 4
+TURNS, STEPS = 5, 2
 SAME_LOSS = 1e-4  # relative; float32, nine batch norms deep
 MOST_OF_PYTORCH, MOST_STEPS = 1.2, 2.2
 
