@@ -27,7 +27,7 @@ CORE := tests/test_jax_fault.py tests/test_architecture.py tests/models/flax_ada
 PIP_OPTIONS := --quiet --disable-pip-version-check
 INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS)
 
-.PHONY: help demo test coverage soak lint types bench accelerator poster poster-mlp poster-mlp-predicted poster-vgg published rehearsal docs pages \
+.PHONY: help demo test coverage soak lint types bench bench-vgg accelerator poster poster-mlp poster-mlp-predicted poster-vgg published rehearsal docs pages \
   release oldest clean
 .DELETE_ON_ERROR:
 
@@ -39,6 +39,7 @@ help:
 	@echo "make lint   check style and formatting"
 	@echo "make types  check the type annotations"
 	@echo "make bench  run the benchmarks beside PyTorch's packages, installed into $(PEERS) (BENCH_ARGS=...)"
+	@echo "make bench-vgg  a convolutional network alone, beside PyTorch"
 	@echo "make accelerator  measure everything on a GPU in 8 minutes (ACCELERATOR_ARGS=..., ACCELERATOR_PYTHON=...)"
 	@echo "make published make the runs of docs/published.md and renew its numbers (POSTER_ARGS as above)"
 	@echo "make poster    make the runs of docs/poster.md and renew its numbers (POSTER_ARGS='--set problem_options.root=...')"
@@ -71,6 +72,9 @@ types: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-bench $(PEERS)/installed
 	$(BIN)/python -m benchmarks --peers $(PEERS)/bin/python $(BENCH_ARGS)
+
+bench-vgg: $(VENV)/installed-bench $(PEERS)/installed
+	$(BIN)/python -m benchmarks.vgg --peers $(PEERS)/bin/python --publish
 
 ifeq ($(ACCELERATOR_PYTHON),$(BIN)/python)
 accelerator: $(VENV)/installed-cuda

@@ -1,4 +1,4 @@
-"""Convolutions as matrix products beside XLA's, inside a compiled loop."""
+"""Convolutions with derivatives of our own beside those of jax, inside a compiled loop."""
 
 import itertools
 import statistics

@@ -32,25 +32,41 @@ def ratio_table(results: Path) -> str:
       ValueError: a ratio is missing, as where peers or a benchmark were left out.
     """
     run = json.loads(results.read_text())
-    made = run["made"]
-    lines = [
-        f"`make bench`, {made['created'][:10]}, {made['device']}, cores: {made['cores']}, "
-        f"jax {made['jax_version']}: `benchmarks/results/{results.name}`.",
-        "",
-        "| of | ratio | measured | goal | |",
-        "|---|---|---:|---|---|",
-    ]
-    found = Counter()
-    for check in run["checks"]:
-        for ending in RATIOS:
-            if check["statement"].endswith(ending):
-                found[ending] += 1
-                lines.append(_row(check))
+    found = Counter(
+        ending
+        for check in run["checks"]
+        for ending in RATIOS
+        if check["statement"].endswith(ending)
+    )
     wrong = {
         end: f"{found[end]} of {count}" for end, count in RATIOS.items() if found[end] != count
     }
     if wrong:
         raise ValueError(f"{results} must have every ratio, and once; it has {wrong}")
+    checks = [check for check in run["checks"] if check["statement"].endswith(tuple(RATIOS))]
+    return _table(checks, run["made"], "make bench", results.name)
+
+
+def vgg_table(results: Path) -> str:
+    """What ``benchmarks/vgg.py`` measured, in Markdown.
+
+    Args:
+      results: the JSON that it wrote.
+    """
+    run = json.loads(results.read_text())
+    name = f"{results.parent.name}/{results.name}"
+    return _table(run["checks"], run["made"], "make bench-vgg", name)
+
+
+def _table(checks: list[dict], made: dict, command: str, name: str) -> str:
+    lines = [
+        f"`{command}`, {made['created'][:10]}, {made['device']}, cores: {made['cores']}, "
+        f"jax {made['jax_version']}: `benchmarks/results/{name}`.",
+        "",
+        "| of | ratio | measured | goal | |",
+        "|---|---|---:|---|---|",
+        *map(_row, checks),
+    ]
     return "\n".join(lines)
 
 

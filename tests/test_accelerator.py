@@ -261,17 +261,18 @@ def test_products_of_a_network_are_counted_as_by_hand():
     assert product_operations(looped, params) == 3 * (2 * first + 3 * second)
 
 
+@pytest.mark.parametrize(
+    "convolution", [jax.lax.conv_general_dilated, sf.models.conv_general_dilated]
+)
 @pytest.mark.parametrize("stride", [1, 2])
-def test_products_of_a_convolution_are_counted_as_by_hand(stride):
+def test_products_of_a_convolution_are_counted_as_by_hand(stride, convolution):
     def loss(x, kernel):
         numbers = ("NHWC", "HWIO", "NHWC")
         padding = ((1, 1), (1, 1))
-        y = jax.lax.conv_general_dilated(
-            x, kernel, (stride, stride), padding, dimension_numbers=numbers
-        )
+        y = convolution(x, kernel, (stride, stride), padding, dimension_numbers=numbers)
         return jnp.sum(jnp.square(y))
 
-    x, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5))
+    x, kernel = jnp.ones((2, 8, 8, 3), jnp.float32), jnp.ones((3, 3, 3, 5), jnp.float32)
     once = 2 * (2 * (8 // stride) ** 2 * 5) * (3 * 3 * 3)
     assert product_operations(loss, x, kernel) == once
     for argument in (0, 1):

@@ -1,7 +1,7 @@
 """Floating-point operations of a function's products, and the most that a card can do."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -48,7 +48,11 @@ def _of_equation(equation: core.JaxprEqn) -> int:
     if name == "dot_general":
         return _of_product(equation)
     if name == "conv_general_dilated":
-        return _of_convolution(equation)
+        numbers, dilation = parameters["dimension_numbers"], parameters["lhs_dilation"]
+        groups = parameters["batch_group_count"]
+        return _of_convolution(equation, numbers.rhs_spec[0], dilation) // groups
+    if name == "channels_last_convolution":  # ours, of CPUs
+        return _of_convolution(equation, -1, parameters["window"].image_dilation)
     inner = [_of_program(program) for program in _programs(parameters)]
     if name == "cond":
         return max(inner, default=0)
@@ -62,19 +66,21 @@ def _of_product(equation: core.JaxprEqn) -> int:
     return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in summed)
 
 
-def _of_convolution(equation: core.JaxprEqn) -> int:
+def _of_convolution(equation: core.JaxprEqn, outputs: int, dilation: Sequence[int]) -> int:
     """Two for every entry of the result and of a kernel, zeros put in between aside.
 
     The gradient by the inputs of a convolution with strides is one whose inputs have zeros
     between them, which no program needs to multiply.
+
+    Args:
+      equation: whose kernel has its outputs on the axis ``outputs``.
+      outputs: that axis.
+      dilation: of the inputs.
     """
-    parameters = equation.params
     kernel = equation.invars[1].aval.shape
-    numbers = parameters["dimension_numbers"]
-    outputs = kernel[numbers.rhs_spec[0]]
-    entries = math.prod(kernel) // outputs
+    entries = math.prod(kernel) // kernel[outputs]
     whole = 2 * math.prod(equation.outvars[0].aval.shape) * entries
-    return whole // (math.prod(parameters["lhs_dilation"]) * parameters["batch_group_count"])
+    return whole // math.prod(dilation)
 
 
 def _programs(parameters: dict[str, Any]) -> list[core.Jaxpr]:

@@ -1,4 +1,4 @@
-"""Convolutions that are fast in a compiled loop on a CPU too."""
+"""Convolutions that are fast in a compiled loop on a CPU too, and which way each goes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+from sharpflow.models.channels_last import Window
+from sharpflow.models.channels_last import convolution as channels_last_convolution
 
 Padding = Sequence[tuple[int, int]]
 
@@ -19,11 +22,12 @@ def conv_general_dilated(
     *args: Any,
     **kwargs: Any,
 ) -> Array:
-    """``jax.lax.conv_general_dilated``, by matrix products where that is faster.
+    """``jax.lax.conv_general_dilated``, with derivatives that are fast in a loop on a CPU too.
 
-    XLA's convolution is slow inside a compiled loop on a CPU: benchmarks/convolution.py
-    says how slow. There a two-dimensional one goes by ``convolve``; everything else, and every
-    convolution where the default device is no CPU, goes by ``jax.lax``. In ``from_flax``
+    The derivatives that jax makes of it are slow inside a compiled loop on a CPU:
+    benchmarks/convolution.py says how slow. There a two-dimensional one goes by ``convolve``;
+    everything else, and every convolution where the default device is no CPU, goes by
+    ``jax.lax``. In ``from_flax``
     Flax's layers go by it; elsewhere, hand it to them:
     ``nn.Conv(..., conv_general_dilated=sf.models.conv_general_dilated)``.
 
@@ -51,11 +55,10 @@ def convolve(
     padding: Padding = ((0, 0), (0, 0)),
     precision: Any = None,
 ) -> Float[Array, "n i j f"]:
-    """Two-dimensional convolution as slices and p matrix products.
+    """Two-dimensional convolution that is fast on a CPU, with all its derivatives.
 
-    y[n, i, j] = Σ_p Σ_q x[n, s i + p, t j + q] kernel[p, q], with strides (s, t): slices side
-    by side for the columns q, a sum of products over the rows p. All slices side by side
-    would take p times the memory, and a product for each of them more time.
+    y[n, i, j] = Σ_p Σ_q x[n, s i + p, t j + q] kernel[p, q], with strides (s, t): by XLA's own
+    in float32, by matrix products in other dtypes and on maps smaller than the kernel.
 
     Args:
       x: images, channels last, shape (n, h, w, c).
@@ -66,6 +69,27 @@ def convolve(
 
     Returns:
       Shape (n, i, j, f), with i = ⌊(h − p)/s⌋ + 1 of the padded height, and so j.
+    """
+    (top, bottom), (left, right) = padding
+    window = Window((strides[0], strides[1]), ((top, bottom), (left, right)))
+    # XLA's fast convolution for CPUs is of float32 alone, and not for a kernel that is larger than
+    # the image: on maps of 2 × 2 another one takes six to twenty times as long as the products.
+    if x.dtype == jnp.float32 and all(axis.fits for axis in window.axes(x.shape, kernel.shape)):
+        return channels_last_convolution(x, kernel, window, precision)
+    return by_products(x, kernel, strides, padding, precision)
+
+
+def by_products(
+    x: Float[Array, "n h w c"],
+    kernel: Float[Array, "p q c f"],
+    strides: Sequence[int],
+    padding: Padding,
+    precision: Any = None,
+) -> Float[Array, "n i j f"]:
+    """As ``convolve``, by slices and p matrix products.
+
+    Slices side by side for the columns q, a sum of products over the rows p. All slices side
+    by side would take p times the memory, and a product for each of them more time.
     """
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     num_rows, num_columns = (

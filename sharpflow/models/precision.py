@@ -25,7 +25,12 @@ MATMUL_PRECISIONS: tuple[MatmulPrecision, ...] = ("highest", "high", "default")
 FULL: MatmulPrecision = "highest"
 # The primitives of jax that take a precision. One that is left out counts as precise, and the check
 # of scale invariance then blames the loss.
-_PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot_general")
+_PRODUCTS = (
+    "dot_general",
+    "conv_general_dilated",
+    "channels_last_convolution",
+    "ragged_dot_general",
+)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

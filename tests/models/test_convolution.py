@@ -1,4 +1,4 @@
-"""Convolutions as matrix products, against XLA's own."""
+"""Convolutions that are fast on a CPU, against XLA's own with the derivatives of jax."""
 
 from functools import partial
 
@@ -80,16 +80,46 @@ def _convolutions(function, *arrays):
 
 
 @on_cpu
-def test_flax_layers_go_by_matrix_products_on_a_cpu_and_by_xla_elsewhere(monkeypatch):
-    layer = nn.Conv(5, (3, 3), dtype=jnp.float64, conv_general_dilated=conv_general_dilated)
-    x = _arrays("float64")[0]
+@pytest.mark.parametrize(
+    ("dtype", "product", "tolerance"),
+    [("float32", "channels_last_convolution", 1e-5), ("float64", "dot_general", 1e-13)],
+)
+def test_flax_layers_go_by_our_convolution_on_a_cpu_and_by_that_of_jax_elsewhere(
+    monkeypatch, dtype, product, tolerance
+):
+    options = {"dtype": dtype, "param_dtype": dtype}
+    layer = nn.Conv(5, (3, 3), conv_general_dilated=conv_general_dilated, **options)
+    x = _arrays(dtype)[0]
     variables = layer.init(jax.random.key(0), x)
     assert _convolutions(layer.apply, variables, x) == 0
+    assert product in str(jax.make_jaxpr(layer.apply)(variables, x))
     fast = layer.apply(variables, x)
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert _convolutions(layer.apply, variables, x) == 1
-    assert _relative(fast, layer.apply(variables, x)) <= 1e-13
+    assert _relative(fast, layer.apply(variables, x)) <= tolerance
+
+
+@on_cpu
+@pytest.mark.parametrize(
+    ("size", "padding", "goes"),
+    [(2, "SAME", False), (3, "SAME", True), (4, "VALID", False), (5, "VALID", True)],
+)
+def test_no_derivative_is_a_convolution_with_a_kernel_larger_than_the_image(size, padding, goes):
+    x, kernel, _, _ = _arrays("float32", image=(2, size, size, 4))
+
+    def loss(x, kernel):
+        y = conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=CHANNELS_LAST)
+        return jnp.sum(jnp.square(y))
+
+    program = jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, kernel)
+    sizes = [
+        (equation.invars[0].aval.shape[1], equation.invars[1].aval.shape[0])
+        for equation in program.eqns
+        if equation.primitive.name == "channels_last_convolution"
+    ]
+    assert bool(sizes) == goes
+    assert all(kernel <= image for image, kernel in sizes)
 
 
 @on_cpu
@@ -140,7 +170,7 @@ class _Nnx(nnx.Module):
 
 @on_cpu
 @pytest.mark.parametrize("module", [_Linen(), _Nnx])
-def test_convolutions_of_the_users_modules_go_by_matrix_products(module, monkeypatch):
+def test_convolutions_of_the_users_modules_go_by_ours(module, monkeypatch):
     x = np.random.default_rng(0).normal(size=(6, 5, 5, 2)).astype(np.float32)
     module = module if isinstance(module, nn.Module) else lambda rngs: _Nnx(rngs)
     make = partial(from_flax, module, x, np.arange(6) % 3)
