@@ -88,6 +88,7 @@ PATH = Bad((3, b"run", ["run"], *NOTHING))
 AX = Bad((3, "ax", [1], _Stranger()))
 SIZES = Bad((None, "ab", b"x", 3, (0,), (1.5,), (-1, 2), (10**30,), [[1]], _Stranger()))
 LAYERS = Bad((None, "ab", b"x", 3, (1.5,), (-1, 2), (10**30,), [[1]], _Stranger()))
+GROUPS = Bad((3, "x", [], {}, {"": "*"}, {"a": 3}, {"a": []}, {"a": "nothing"}))
 OBSERVABLES = Bad((3, ["other"], [3], [["loss"]], ["loss", "loss"], [None], *NOTHING))
 
 
@@ -178,6 +179,10 @@ Y = np.array([0, 1, 0, 1])
 IMAGES = np.random.default_rng(2).normal(size=(4, 32, 32, 1))
 RATES = {"learning_rate": POSITIVE, "weight_decay": NOT_NEGATIVE.also(20.0)}
 METHOD = {"method": CHOICE}
+_MATRIX = {
+    "matrix": CHOICE,
+    "preconditioner": PARAMS.or_none.also(np.ones(4), -START, {"w": START}),
+}
 GRID = {"seeds": 0, "learning_rates": 0.1, "weight_decays": 0.1, "num_steps": 4}
 SMALL_PLOT = {"dataset": dataset, "name": lambda: "loss"}
 
@@ -461,6 +466,43 @@ CALLS: dict[str, Call] = {
             "start": PARAMS.or_none.also(np.ones(4), {"w": START}),
             "basis_size": COUNT.or_none,
             "wanted": FLAG.or_none,
+            "seed": INTEGER,
+            **_MATRIX,
+        },
+    ),
+    "sharpflow.theory.block_eigenpairs": Call(
+        lambda: {"problem": problem(), "params": START},
+        {
+            "problem": PROBLEM,
+            "params": PARAMS,
+            "k": COUNT.also(4),
+            "groups": GROUPS,
+            **_MATRIX,
+            "tolerance": POSITIVE.or_none.also(1e-30),
+            "start": Bad((3, "x", [START], {"w": START}, {"w": None})),
+            "seed": INTEGER,
+        },
+    ),
+    "sharpflow.theory.spectral_density": Call(
+        lambda: {"problem": problem(), "params": START},
+        {
+            "problem": PROBLEM,
+            "params": PARAMS,
+            **_MATRIX,
+            "num_vectors": COUNT,
+            "degree": COUNT,
+            "width": POSITIVE.or_none,
+            "points": Bad((3.0, "x", [NAN], [INFINITY], [[1.0]], [1j], {}, _Stranger())),
+            "seed": INTEGER,
+        },
+    ),
+    "sharpflow.theory.trace": Call(
+        lambda: {"problem": problem(), "params": START},
+        {
+            "problem": PROBLEM,
+            "params": PARAMS,
+            **_MATRIX,
+            "num_products": COUNT.also(11),
             "seed": INTEGER,
         },
     ),
@@ -894,7 +936,7 @@ CALLS: dict[str, Call] = {
             "trajectory": OBJECT,
             "problem": PROBLEM,
             "flow": OBJECT.or_none,
-            "groups": Bad((3, "x", [], {}, {"": "*"}, {"a": 3}, {"a": []}, {"a": "nothing"})),
+            "groups": GROUPS,
             "k": Bad((-1, 0.5, None, "x", 10**9)),
         },
     ),
