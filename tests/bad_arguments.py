@@ -938,6 +938,28 @@ CALLS: dict[str, Call] = {
             "flow": OBJECT.or_none,
             "groups": GROUPS,
             "k": Bad((-1, 0.5, None, "x", 10**9)),
+            "blocks": FLAG,
+        },
+    ),
+    "sharpflow.simulator.measure_spectra": Call(
+        lambda: {
+            "trajectory": trajectory(),
+            "problem": problem(),
+            "num_vectors": 2,
+            "num_products": 12,
+        },
+        {
+            "trajectory": OBJECT,
+            "problem": PROBLEM,
+            "k": Bad((-1, 0.5, None, "x", 10**9)),
+            "groups": GROUPS,
+            "matrix": CHOICE,
+            "num_vectors": COUNT,
+            "degree": COUNT,
+            "width": POSITIVE.or_none,
+            "points": Bad((3.0, "x", [NAN], [INFINITY], [[1.0]], [1j], {}, _Stranger())),
+            "num_products": COUNT.also(11),
+            "seed": INTEGER,
         },
     ),
     "sharpflow.simulator.measure_oscillation": Call(
@@ -1094,6 +1116,14 @@ CALLS: dict[str, Call] = {
         lambda: dict.fromkeys(("tau", "flow_error", "single_error"), np.arange(2.0)),
         dict.fromkeys(("tau", "flow_error", "single_error"), _SAME_LENGTH)
         | {"ax": AX, "crossing": REAL.or_none},
+    ),
+    "sharpflow.experiments.plots.spectral_densities": Call(
+        lambda: {
+            "spectra": sf.simulator.measure_spectra(
+                trajectory(), problem(), k=0, num_vectors=2, num_products=12
+            )
+        },
+        {"spectra": _RECORD, "ax": AX, "least": POSITIVE},
     ),
     "sharpflow.experiments.plots.sphere": Call(
         lambda: {"points": _POINTS},
