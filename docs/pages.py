@@ -165,6 +165,7 @@ def with_quantities(text: str) -> str:
         observables,
         oscillation,
         quantities,
+        spectra,
     )
     from sharpflow.simulator.grid import prediction_quantities
 
@@ -178,6 +179,7 @@ def with_quantities(text: str) -> str:
         "predictions": prediction_quantities.PREDICTION,
         "oscillation": oscillation.OSCILLATION,
         "layers": layers.LAYERS,
+        "spectra": spectra.SPECTRA,
         "generalization": generalization_quantities.GENERALIZATION,
     }
 

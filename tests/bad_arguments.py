@@ -88,6 +88,7 @@ PATH = Bad((3, b"run", ["run"], *NOTHING))
 AX = Bad((3, "ax", [1], _Stranger()))
 SIZES = Bad((None, "ab", b"x", 3, (0,), (1.5,), (-1, 2), (10**30,), [[1]], _Stranger()))
 LAYERS = Bad((None, "ab", b"x", 3, (1.5,), (-1, 2), (10**30,), [[1]], _Stranger()))
+GROUPS = Bad((3, "x", [], {}, {"": "*"}, {"a": 3}, {"a": []}, {"a": "nothing"}))
 OBSERVABLES = Bad((3, ["other"], [3], [["loss"]], ["loss", "loss"], [None], *NOTHING))
 
 
@@ -186,6 +187,10 @@ BAD_COURSES = (
     ([1.0, 0.0], [0.1, 0.1]),
     [[0.0, 1.0]],
 )
+_MATRIX = {
+    "matrix": CHOICE,
+    "preconditioner": PARAMS.or_none.also(np.ones(4), -START, {"w": START}),
+}
 GRID = {"seeds": 0, "learning_rates": 0.1, "weight_decays": 0.1, "num_steps": 4}
 SMALL_PLOT = {"dataset": dataset, "name": lambda: "loss"}
 
@@ -471,6 +476,43 @@ CALLS: dict[str, Call] = {
             "start": PARAMS.or_none.also(np.ones(4), {"w": START}),
             "basis_size": COUNT.or_none,
             "wanted": FLAG.or_none,
+            "seed": INTEGER,
+            **_MATRIX,
+        },
+    ),
+    "sharpflow.theory.block_eigenpairs": Call(
+        lambda: {"problem": problem(), "params": START},
+        {
+            "problem": PROBLEM,
+            "params": PARAMS,
+            "k": COUNT.also(4),
+            "groups": GROUPS,
+            **_MATRIX,
+            "tolerance": POSITIVE.or_none.also(1e-30),
+            "start": Bad((3, "x", [START], {"w": START}, {"w": None})),
+            "seed": INTEGER,
+        },
+    ),
+    "sharpflow.theory.spectral_density": Call(
+        lambda: {"problem": problem(), "params": START},
+        {
+            "problem": PROBLEM,
+            "params": PARAMS,
+            **_MATRIX,
+            "num_vectors": COUNT,
+            "degree": COUNT,
+            "width": POSITIVE.or_none,
+            "points": Bad((3.0, "x", [NAN], [INFINITY], [[1.0]], [1j], {}, _Stranger())),
+            "seed": INTEGER,
+        },
+    ),
+    "sharpflow.theory.trace": Call(
+        lambda: {"problem": problem(), "params": START},
+        {
+            "problem": PROBLEM,
+            "params": PARAMS,
+            **_MATRIX,
+            "num_products": COUNT.also(11),
             "seed": INTEGER,
         },
     ),
@@ -916,8 +958,30 @@ CALLS: dict[str, Call] = {
             "trajectory": OBJECT,
             "problem": PROBLEM,
             "flow": OBJECT.or_none,
-            "groups": Bad((3, "x", [], {}, {"": "*"}, {"a": 3}, {"a": []}, {"a": "nothing"})),
+            "groups": GROUPS,
             "k": Bad((-1, 0.5, None, "x", 10**9)),
+            "blocks": FLAG,
+        },
+    ),
+    "sharpflow.simulator.measure_spectra": Call(
+        lambda: {
+            "trajectory": trajectory(),
+            "problem": problem(),
+            "num_vectors": 2,
+            "num_products": 12,
+        },
+        {
+            "trajectory": OBJECT,
+            "problem": PROBLEM,
+            "k": Bad((-1, 0.5, None, "x", 10**9)),
+            "groups": GROUPS,
+            "matrix": CHOICE,
+            "num_vectors": COUNT,
+            "degree": COUNT,
+            "width": POSITIVE.or_none,
+            "points": Bad((3.0, "x", [NAN], [INFINITY], [[1.0]], [1j], {}, _Stranger())),
+            "num_products": COUNT.also(11),
+            "seed": INTEGER,
         },
     ),
     "sharpflow.simulator.measure_oscillation": Call(
@@ -1074,6 +1138,14 @@ CALLS: dict[str, Call] = {
         lambda: dict.fromkeys(("tau", "flow_error", "single_error"), np.arange(2.0)),
         dict.fromkeys(("tau", "flow_error", "single_error"), _SAME_LENGTH)
         | {"ax": AX, "crossing": REAL.or_none},
+    ),
+    "sharpflow.experiments.plots.spectral_densities": Call(
+        lambda: {
+            "spectra": sf.simulator.measure_spectra(
+                trajectory(), problem(), k=0, num_vectors=2, num_products=12
+            )
+        },
+        {"spectra": _RECORD, "ax": AX, "least": POSITIVE},
     ),
     "sharpflow.experiments.plots.sphere": Call(
         lambda: {"points": _POINTS},

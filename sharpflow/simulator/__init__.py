@@ -46,6 +46,7 @@ from sharpflow.simulator.sharpness import (
     sharpness,
 )
 from sharpflow.simulator.simulation import log_spaced, simulate
+from sharpflow.simulator.spectra import measure_spectra
 from sharpflow.simulator.store import RunError, RunLockedError, StorageError, open_run
 from sharpflow.simulator.trajectory import Snapshot, Trajectory, concatenate
 
@@ -83,6 +84,7 @@ __all__ = [
     "log_spaced",
     "measure_layers",
     "measure_oscillation",
+    "measure_spectra",
     "momentum",
     "open_run",
     "outside_edge_space",

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from sharpflow.models import Params, Problem
-from sharpflow.models.arguments import checked, count, optional
+from sharpflow.models.arguments import FLAG, checked, count, optional
 from sharpflow.models.compiled_function import special_values_allowed
 from sharpflow.models.invariance import depends_on_scale
 from sharpflow.models.parameter_groups import GROUPS, Patterns, parameter_groups
@@ -22,7 +22,8 @@ from sharpflow.simulator.oscillation import edge_at_output
 from sharpflow.simulator.quantities import RESULT, described
 from sharpflow.simulator.quantity import Quantity, by_name
 from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory
-from sharpflow.theory import CentralFlowSolution, FlowSolution, top_eigenpairs
+from sharpflow.theory import CentralFlowSolution, FlowSolution, block_eigenpairs, top_eigenpairs
+from sharpflow.theory.matrices import Matrix
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.scaling import norm
 from sharpflow.theory.stability import edge_trace_integral
@@ -112,6 +113,17 @@ LAYERS = by_name(
         dims=("step", "eigenvalue", "layer"),
         scale="linear",
     ),
+    Quantity(
+        "block_sharpness",
+        "sharpness of a layer",
+        "The largest eigenvalue of the block of the Hessian at θₜ that belongs to a layer: "
+        "of the Hessian of the loss as a function of its arrays alone; NaN where it did not "
+        "converge.",
+        unit="1",
+        dims=_PER_LAYER,
+        symbol="λ₁ of a block",
+        scale="log",
+    ),
 )
 
 
@@ -122,6 +134,7 @@ LAYERS = by_name(
     flow=optional(PREDICTION),
     groups=optional(GROUPS),
     k=count(least=0),
+    blocks=FLAG,
 )
 def measure_layers(
     trajectory: Trajectory,
@@ -130,6 +143,7 @@ def measure_layers(
     *,
     groups: Mapping[str, Patterns] | None = None,
     k: int = 1,
+    blocks: bool = False,
 ) -> "xarray.Dataset":
     """Read the snapshots of a trajectory layer by layer, beside what its flow predicts.
 
@@ -148,11 +162,14 @@ def measure_layers(
       groups: by name a pattern of paths, or several, as ``{"first": "Dense_0.*"}``; by default
         each array of two or more dimensions is a layer.
       k: eigenvectors whose shares are measured, which takes Hessian products; 0 for none.
+      blocks: whether the sharpness of each layer's block of the Hessian is measured, which takes
+        Hessian products and a program for each layer.
 
     Returns:
       A dataset over ``step``, of the snapshots, and ``layer`` with ``norm``, ``gradient_ratio``,
       ``step_angle``, where the column ``threshold`` was recorded ``effective_learning_rate``, with
-      k above 0 ``eigenvector_share`` over ``eigenvalue`` too, and with a flow ``predicted_norm``
+      k above 0 ``eigenvector_share`` over ``eigenvalue`` too, ``block_sharpness`` where it was
+      asked for, and with a flow ``predicted_norm``
       and ``predicted_step_angle``, NaN outside of its times. The attribute ``equilibrium_angle`` is
       √(2ηλ). docs/quantities.md defines each.
 
@@ -186,6 +203,8 @@ def measure_layers(
         columns["step_angle"] = np.where(invariant, angles, np.nan)
     if k:
         columns["eigenvector_share"] = _summed(parts.eigenvectors, layers)
+    if blocks:
+        columns["block_sharpness"] = blocks_of_snapshots(problem, snapshots, 1, groups)[..., 0]
     if flow is not None:
         columns |= _predicted(trajectory, problem, flow, layers)
     attributes = {"intrinsic_rate": trajectory.intrinsic_rate}
@@ -229,15 +248,58 @@ def _parts_of_snapshots(problem: Problem, snapshots: Params, *, k: int) -> _Part
 # Of one snapshot, so that one program serves every number of them.
 @compiled(static_argnames=("k",))
 def _parts(problem: Problem, params: Params, *, k: int) -> _Parts:
-    flat, unravel = ravel_pytree(params)
+    flat, _ = ravel_pytree(params)
     gradient = jax.grad(problem.loss_value)(params)
     eigenvectors = jnp.zeros((0, len(jax.tree.leaves(params))), flat.dtype)
     if k:
-        theta = unravel(flat / norm(flat)) if problem.scale_invariant else params
+        theta = unit_point(problem, params)
         pairs = top_eigenpairs(problem, theta, k)
         known = jnp.isfinite(pairs.values)[:, None]
         eigenvectors = jnp.where(known, jax.vmap(_squares)(pairs.vectors), jnp.nan)
     return _Parts(_squares(params), _squares(gradient), eigenvectors)
+
+
+def unit_point(problem: Problem, params: Params) -> Params:
+    """θ = w/‖w‖ of a scale-invariant problem, else w: where Hessians are taken.
+
+    Args:
+      problem, params: what is trained, and w.
+    """
+    flat, unravel = ravel_pytree(params)
+    return unravel(flat / norm(flat)) if problem.scale_invariant else params
+
+
+def blocks_of_snapshots(
+    problem: Problem,
+    snapshots: Params,
+    k: int,
+    groups: Mapping[str, Patterns] | None,
+    matrix: Matrix = "hessian",
+) -> np.ndarray:
+    """The k largest eigenvalues of each group's block, each search begun where the last one ended.
+
+    Args:
+      problem: what was trained.
+      snapshots: with a leading axis (S, ...).
+      k, groups, matrix: as of ``block_eigenpairs``.
+
+    Returns:
+      Shape (S, groups, k), NaN where one was not found.
+    """
+    rows, pairs = [], None
+    for row in range(len(jax.tree.leaves(snapshots)[0])):
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf[row]), snapshots)  # noqa: B023
+        pairs = block_eigenpairs(
+            problem,
+            unit_point(problem, params),
+            k,
+            groups=groups,
+            matrix=matrix,
+            start=pairs,
+            seed=row,
+        )
+        rows.append([np.asarray(one.values, float) for one in pairs.values()])
+    return np.array(rows)
 
 
 def _squares(tree: Params) -> Float[Array, " arrays"]:

@@ -17,6 +17,7 @@ from sharpflow.models.arguments import COUNT, POSITIVE, checked, choice, optiona
 from sharpflow.simulator.moment import Moment, Observable
 from sharpflow.simulator.quantity import Quantity
 from sharpflow.theory import Status, edge_ratio, linearize, top_eigenpairs
+from sharpflow.theory.matrices import in_scaled_coordinates
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.retraction import retract_flat
 
@@ -356,12 +357,8 @@ class _PreconditionedSharpness(_Tracked):
         self, moment: Moment, scale: Params, start: Params, wanted: Array | bool
     ) -> tuple[Array, Params]:
         """The Hessian of u ↦ L(P^{-1/2} u) at u = P^{1/2} w is P^{-1/2} ∇²L(w) P^{-1/2}."""
-        problem = moment.problem
-        # A problem of its own whose data are the other problem and the scale, so that Lanczos'
-        # method needs no second version, and nothing is closed over.
-        scaled = Problem(init=problem.init, loss=_scaled_loss, data=(problem, scale))
-        at_point = jax.tree.map(jnp.divide, moment.params, scale)
-        return self.at(scaled, at_point, start, wanted)
+        problem, at_point = in_scaled_coordinates(moment.problem, moment.params, scale)
+        return self.at(problem, at_point, start, wanted)
 
 
 def _seed(start: Params) -> Array:
@@ -381,8 +378,3 @@ def _midpoint(moment: Moment) -> Params:
         moment.params,
         moment.following,
     )
-
-
-def _scaled_loss(params: Params, data: tuple[Problem, Params]) -> Array:
-    problem, scale = data
-    return problem.loss_value(jax.tree.map(jnp.multiply, scale, params))

@@ -1,6 +1,7 @@
 """What is predicted, and the curvature that prediction needs."""
 
 from sharpflow.theory import exact
+from sharpflow.theory.blocks import block_eigenpairs
 from sharpflow.theory.central_flow import CentralFlowSolution, central_flow
 from sharpflow.theory.curvature import Eigenpairs, spherical_sharpness, top_eigenpairs
 from sharpflow.theory.edge import EdgeSolution, solve_edge_program
@@ -16,6 +17,7 @@ from sharpflow.theory.mean_field import (
 )
 from sharpflow.theory.period_two import PeriodTwo, period_two, settled_excess
 from sharpflow.theory.single_edge import single_edge_flow, single_edge_velocity
+from sharpflow.theory.spectral_density import SpectralDensity, spectral_density
 from sharpflow.theory.stability import (
     EntryDelay,
     edge_entry_step,
@@ -28,6 +30,7 @@ from sharpflow.theory.stability import (
     threshold,
 )
 from sharpflow.theory.status import Status
+from sharpflow.theory.trace import TraceEstimate, trace
 
 __all__ = [
     "CentralFlowSolution",
@@ -40,7 +43,10 @@ __all__ = [
     "Linearization",
     "OrderParameters",
     "PeriodTwo",
+    "SpectralDensity",
     "Status",
+    "TraceEstimate",
+    "block_eigenpairs",
     "central_flow",
     "edge_entry_step",
     "edge_ratio",
@@ -61,9 +67,11 @@ __all__ = [
     "single_edge_flow",
     "single_edge_velocity",
     "solve_edge_program",
+    "spectral_density",
     "spherical_sharpness",
     "start_at_edge",
     "tangent_projection",
     "threshold",
     "top_eigenpairs",
+    "trace",
 ]

@@ -30,6 +30,7 @@ from sharpflow.models.problem import PROBLEM
 from sharpflow.models.representation import summarized
 from sharpflow.theory.lanczos import Matvec, Stop, lanczos
 from sharpflow.theory.lanczos_lanes import Operators, lanczos_of_lanes
+from sharpflow.theory.matrices import MATRIX, PRECONDITIONER, Matrix, problem_of_matrix
 from sharpflow.theory.ritz import RitzPairs, resolve_tolerance, ritz_status
 from sharpflow.theory.scaling import norm, power_of_two
 from sharpflow.theory.status import Status
@@ -101,6 +102,8 @@ def hessian_vector_product(problem: Problem, params: Params) -> Callable[[Params
     basis_size=optional(COUNT),
     wanted=optional(FLAG),
     seed=INTEGER,
+    matrix=MATRIX,
+    preconditioner=PRECONDITIONER,
 )
 def top_eigenpairs(
     problem: Problem,
@@ -114,6 +117,8 @@ def top_eigenpairs(
     basis_size: int | None = None,
     wanted: Bool[Array, ""] | None = None,
     seed: Int[Array, ""] | int = 0,
+    matrix: Matrix = "hessian",
+    preconditioner: Params | None = None,
 ) -> Eigenpairs:
     """The k largest eigenvalues of ∇²L(params), with eigenvectors and residuals.
 
@@ -141,14 +146,16 @@ def top_eigenpairs(
         at; Lanczos' method then goes on as long as the others need it. Elsewhere it is ignored.
       seed: of the random vectors. Calls that follow a trajectory take another one each, so that
         what one overlooks another finds.
+      matrix, preconditioner: of another matrix A than the Hessian, as in ``spectral_density``.
+        With a preconditioner P the eigenvectors are those of P^{-1/2} A P^{-1/2}.
 
     Returns:
       The eigenpairs; usable under jit and vmap. Under vmap no lane waits for the slowest: those
       that go on are gathered (``theory/lanczos_lanes.py``).
 
     Raises:
-      ValueError: k is not in 1..d, a tolerance below the precision of the dtype, or an
-        unknown method.
+      ValueError: k is not in 1..d, a tolerance below the precision of the dtype, an unknown
+        method, a Gauss–Newton matrix of a loss alone, or an unusable preconditioner.
 
     Source: docs/theory.md, section 8.
     """
@@ -159,6 +166,7 @@ def top_eigenpairs(
         raise ValueError(f"k must be between 1 and the dimension {dimension}, got {k}")
     if start is not None:
         _require_start(start, params)
+    problem, params = problem_of_matrix(problem, params, matrix, preconditioner)
     return _eigenpairs(
         problem,
         params,
@@ -203,7 +211,7 @@ def _eigenpairs(
     flat, unravel = ravel_pytree(params)
     dimension = flat.shape[0]
     if dense:
-        ritz = _dense_ritz_pairs(_flat_product(problem, params), flat, k, tolerance)
+        ritz = _dense_ritz_pairs(flat_product(problem, params), flat, k, tolerance)
     else:
         nothing = jnp.zeros((1, dimension), flat.dtype)
         block = nothing if start is None else _rows(start, dimension)
@@ -276,7 +284,7 @@ def _lanczos_ritz_pairs(
         problem: Problem, params: Params, block: Array, wanted: Array, seed: Array
     ) -> RitzPairs:
         del wanted
-        return lanczos(_flat_product(problem, params), block, k, seed=seed, **options)
+        return lanczos(flat_product(problem, params), block, k, seed=seed, **options)
 
     @pairs.def_vmap
     def pairs_of_lanes(
@@ -328,7 +336,12 @@ def _product_of_lanes(
     return flat_product
 
 
-def _flat_product(problem: Problem, params: Params) -> Matvec:
+def flat_product(problem: Problem, params: Params) -> Matvec:
+    """The map v -> ∇²L(params) v on vectors of shape (d,), the arrays of params one by one.
+
+    Args:
+      problem, params: as of ``hessian_vector_product``.
+    """
     product, unravel = hessian_vector_product(problem, params), ravel_pytree(params)[1]
     return lambda vector: ravel_pytree(product(unravel(vector)))[0]
 

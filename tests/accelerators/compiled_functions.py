@@ -20,6 +20,8 @@ from sharpflow.theory import central_integration, flow_integration
 from sharpflow.theory.linearization.protocol import METHODS
 from sharpflow.theory.log_rate import LogRate
 from sharpflow.theory.manifold import _begin
+from sharpflow.theory.matrices import problem_of_matrix
+from sharpflow.theory.quadrature import Tridiagonal
 from sharpflow.theory.rates import Course, Rates
 
 ROOMS = ("models", "theory", "simulator")
@@ -127,6 +129,7 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
     halves = dataclasses.replace(
         problem.data, inputs=split(np.asarray(problem.data.inputs), 12, dtype=flat.dtype)
     )
+    of_vectors = Tridiagonal(jnp.ones((2, 4), flat.dtype), jnp.ones((2, 3), flat.dtype), one)
     in_halves = dataclasses.replace(network, num_batch_norms=3)
     return {
         "models.flax_adapter.network._mixing": {"": Call((network, params, problem.data))},
@@ -143,6 +146,17 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
             "dense": Call((problem, params, None, wanted, jnp.asarray(0)), pairs | {"dense": True}),
         },
         "theory.curvature._spherical": {"": Call((problem, params), {"k": k, "method": "lanczos"})},
+        "theory.spectral_density._tridiagonals": {
+            "": Call((problem, params, _COUNT), {"num_vectors": 2, "degree": 4}),
+            "of another matrix": Call(
+                (*problem_of_matrix(problem, params, "gauss_newton", None), _COUNT),
+                {"num_vectors": 2, "degree": 4},
+            ),
+        },
+        "theory.spectral_density.density_of": {
+            "": Call((of_vectors, None, None), {"dimension": 9})
+        },
+        "theory.trace._trace": {"": Call((problem, params, _COUNT), {"num_products": 12})},
         "theory.manifold._begin": {"": Call((problem, params), {"on_sphere": True})},
         "theory.manifold._go_on": of_each_method(
             problem, params, retraction, tolerance, _COUNT, on_sphere=True

@@ -19,6 +19,7 @@ from sharpflow.experiments.plots.loss import mean_loss
 from sharpflow.experiments.plots.metrics import metric
 from sharpflow.experiments.plots.outcomes import outcome_map, outcome_maps
 from sharpflow.experiments.plots.sharpness_error import sharpness_against_error
+from sharpflow.experiments.plots.spectra import spectral_densities
 from sharpflow.experiments.plots.trajectory_panel import panel
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "sharpness_against_error",
     "sharpness_and_threshold",
     "single_edge_failure",
+    "spectral_densities",
     "sphere",
     "sphere_coordinates",
     "style",
