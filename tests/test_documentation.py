@@ -213,7 +213,7 @@ def test_every_config_on_a_page_is_one_that_run_takes(name, tmp_path, monkeypatc
 def test_the_tables_of_quantities_are_those_of_the_package():
     text = TEXTS[pages.QUANTITIES]
     assert text == pages.with_quantities(text)
-    assert len(pages.TABLE.findall(text)) == 10
+    assert len(pages.TABLE.findall(text)) == 11
 
 
 def test_the_table_of_keys_has_every_key_of_a_config():
