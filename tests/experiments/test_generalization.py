@@ -238,6 +238,18 @@ def test_a_panel_has_the_means_the_intervals_and_the_names_of_its_curves():
     assert not _lines(accuracy, "--")
 
 
+def test_two_seeds_have_no_band_and_the_note_says_so():
+    whole = fitted(normalizations=None, noise=0.003)
+    _, error, _ = plots.generalization_panel(whole)
+    assert "drawn for" not in error.figure.legends[0].get_title().get_text()
+    num_bands = len(error.collections)
+    unfitted = whole.copy(deep=True)
+    unfitted["train_accuracy"][2:, 0, 0] = 0.9  # two seeds of five are left
+    _, error, _ = plots.generalization_panel(unfitted)
+    assert len(error.collections) == num_bands - 1
+    assert "drawn for 3 or more" in error.figure.legends[0].get_title().get_text()
+
+
 def test_a_trajectory_that_diverges_is_in_no_mean_and_ends_in_a_cross():
     whole = fitted(normalizations=None, noise=0.003)
     dataset = grids.ended(whole, grids.DIVERGED, at=15, seed=1, weight_decay=0)

@@ -107,6 +107,20 @@ def test_numbers_in_cells_have_two_digits(value, expected):
     assert cells.number(value) == expected
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1.05, 1.27, np.nan], 3), ([0.338, 0.353], 3), ([1.0, 1.0001], 4), ([1.0, 1.0], 2),
+        ([0.1, 5000.0], 2), ([np.nan], 2), ([-2.05, -2.0], 4), ([0.0, 0.0], 2),
+    ],
+)  # fmt: skip
+def test_numbers_that_are_close_together_have_the_digits_in_which_they_differ(values, expected):
+    assert cells.num_digits(np.array(values)) == expected
+    known = [value for value in values if np.isfinite(value)]
+    if len(set(known)) > 1 and expected < 4:
+        assert len({cells.number(value, expected) for value in known}) == len(set(known))
+
+
 LONG = [0.012345, 0.0123456, 0.5, 123456.0]
 FIGURES = {
     "values": lambda dataset: plots.heat_maps(dataset, "loss_mean"),

@@ -158,6 +158,21 @@ def number(value: float, digits: int = 2) -> str:
     return f"{mantissa}e{int(exponent)}".replace("-", "\N{MINUS SIGN}")
 
 
+def num_digits(values: np.ndarray) -> int:
+    """Significant digits in which numbers that are close together differ; 2 to 4.
+
+    Args:
+      values: of all cells, any shape; NaN where a cell has none.
+    """
+    known = np.abs(values[np.isfinite(values)])
+    spread = np.ptp(values[np.isfinite(values)]) if known.size else 0.0
+    if spread == 0.0:
+        return 2
+    # a fifth of the spread is seen in the last digit of the largest number
+    needed = math.floor(math.log10(known.max())) - math.floor(math.log10(spread / 5.0)) + 1
+    return min(max(needed, 2), 4)
+
+
 def category_labels(values: np.ndarray) -> list[str]:
     """Numbers with as few digits as keep them apart, but 2 of them or more."""
     labels: list[str] = []

@@ -58,6 +58,8 @@ _FIT: dict[str, Any] = {
     "markeredgewidth": 1.3,
 }
 _END: dict[str, Any] = {"marker": "o", "markevery": [-1], "markersize": 3.5, "zorder": 2.6}
+# The interval of two seeds is thirteen times as wide as they are apart, and hides the other curves.
+_FEWEST_OF_BAND = 3
 # Height of the training accuracy over the test accuracy, in heights of that, and of the gap between
 # them: they are apart because test accuracies that differ by two hundredths would lie on each other
 # beside one that rises to 1.
@@ -162,9 +164,10 @@ def _panel(
     heights = []
     for each in shown:
         seeds = over_seeds(each, name, is_log)
-        ax.fill_between(
-            seeds.time, seeds.low, seeds.high, color=each.colour, alpha=0.2, linewidth=0.0
-        )
+        if len(seeds.values) >= _FEWEST_OF_BAND:
+            ax.fill_between(
+                seeds.time, seeds.low, seeds.high, color=each.colour, alpha=0.2, linewidth=0.0
+            )
         ax.plot(seeds.time, seeds.mean, color=each.colour, **_MEAN)
         heights.append(axis_values(seeds, each.fit_step, whole=of_edge))
         for time, values in seeds.others:
@@ -293,6 +296,8 @@ def _note(drawn: Sequence[DrawnCurve], changes: "xarray.Dataset") -> str:
     """What the lines are, and which trajectories are not in them."""
     seeds = drawn[0].part.sizes["seed"]
     said = f"mean and 95 % interval over {seeds} seeds" if seeds > 1 else "one seed: no interval"
+    if any(1 < each.counts.sum() < _FEWEST_OF_BAND for each in drawn):
+        said += f", drawn for {_FEWEST_OF_BAND} or more"
     if all(each.counts.all() for each in drawn):
         return said
     return f"{said}; thin lines, not in the mean: {left_out_in_words(changes)}"

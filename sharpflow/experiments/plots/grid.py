@@ -211,7 +211,8 @@ def _write_numbers(
     """Values and marks in the cells, in the largest type that fits."""
     width, height = cells.cell_size(ax, grid)
     values = _values(mesh).filled(np.nan)
-    texts = np.vectorize(lambda value: _number(quantity, value), otypes=[object])(values)
+    digits = cells.num_digits(values)
+    texts = np.vectorize(lambda value: _number(quantity, value, digits), otypes=[object])(values)
     widest = max(drawing.text_width(text, 1.0) for text in set(texts.flat))
     fitting = [
         size for size in _NUMBER_SIZES if size * widest < width - 5.0 and size + 2.0 < height
@@ -248,11 +249,11 @@ def _values(mesh: "QuadMesh") -> np.ma.MaskedArray:
     return np.ma.asarray(mesh.get_array())
 
 
-def _number(quantity: Quantity, value: float) -> str:
+def _number(quantity: Quantity, value: float, digits: int) -> str:
     # two decimals on both sides of 1, where two digits would be one decimal above it
     if quantities.line_of(quantity) == 1.0 and 0.1 <= value < 10.0:
         return f"{value:.2f}"
-    return cells.number(value)
+    return cells.number(value, digits)
 
 
 def _wrapped(title: str, width: float) -> str:
