@@ -27,8 +27,7 @@ def conv_general_dilated(
     The derivatives that jax makes of it are slow inside a compiled loop on a CPU:
     benchmarks/convolution.py says how slow. There a two-dimensional one goes by ``convolve``;
     everything else, and every convolution where the default device is no CPU, goes by
-    ``jax.lax``. In ``from_flax``
-    Flax's layers go by it; elsewhere, hand it to them:
+    ``jax.lax``. In ``from_flax`` Flax's layers go by it; elsewhere, hand it to them:
     ``nn.Conv(..., conv_general_dilated=sf.models.conv_general_dilated)``.
 
     Args:
@@ -41,11 +40,11 @@ def conv_general_dilated(
     options = _options(*args, **kwargs)
     # The device is asked for while tracing, because the two ways are two programs: what is compiled
     # for an accelerator must hold the convolution itself.
-    if not (_default_device_is_cpu() and _is_plain(lhs, rhs, options)):
+    is_ours = _default_device_is_cpu() and _is_plain(lhs, rhs, options)
+    pads = _usual_padding(lhs, rhs, window_strides, padding) if is_ours else None
+    if pads is None:
         return lax.conv_general_dilated(lhs, rhs, window_strides, padding, *args, **kwargs)
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
-    return convolve(lhs, rhs, window_strides, padding, options["precision"])
+    return convolve(lhs, rhs, window_strides, pads, options["precision"])
 
 
 def convolve(
@@ -58,7 +57,8 @@ def convolve(
     """Two-dimensional convolution that is fast on a CPU, with all its derivatives.
 
     y[n, i, j] = Σ_p Σ_q x[n, s i + p, t j + q] kernel[p, q], with strides (s, t): by XLA's own
-    in float32, by matrix products in other dtypes and on maps smaller than the kernel.
+    in float32, by matrix products in other dtypes, on maps smaller than the kernel and within
+    ``jax.shard_map``.
 
     Args:
       x: images, channels last, shape (n, h, w, c).
@@ -74,7 +74,11 @@ def convolve(
     window = Window((strides[0], strides[1]), ((top, bottom), (left, right)))
     # XLA's fast convolution for CPUs is of float32 alone, and not for a kernel that is larger than
     # the image: on maps of 2 × 2 another one takes six to twenty times as long as the products.
-    if x.dtype == jnp.float32 and all(axis.fits for axis in window.axes(x.shape, kernel.shape)):
+    fits = all(axis.fits for axis in window.axes(x.shape, kernel.shape))
+    # Where a mesh is in force, as within jax.shard_map, types of arrays tell how they are spread.
+    # jax knows how its own operations change such types, and does not ask ours.
+    in_mesh = not jax.sharding.get_abstract_mesh().empty
+    if x.dtype == jnp.float32 and fits and not in_mesh:
         return channels_last_convolution(x, kernel, window, precision)
     return by_products(x, kernel, strides, padding, precision)
 
@@ -103,10 +107,12 @@ def by_products(
     columns = jnp.concatenate(
         [x[:, :, every(q, num_columns, strides[1])] for q in range(kernel.shape[1])], axis=-1
     )
-    y = jnp.zeros((), x.dtype)
+    wide = jnp.float32 if x.dtype.itemsize == 2 else x.dtype  # sums in half precision lose digits
+    y = jnp.zeros((), wide)
     for p, row in enumerate(kernel.reshape(kernel.shape[0], -1, kernel.shape[-1])):
-        y = y + jnp.matmul(columns[:, every(p, num_rows, strides[0])], row, precision=precision)
-    return y
+        rows = columns[:, every(p, num_rows, strides[0])]
+        y = y + jnp.matmul(rows, row, precision=precision, preferred_element_type=wide)
+    return y.astype(x.dtype)
 
 
 def _default_device_is_cpu() -> bool:
@@ -147,3 +153,20 @@ def _is_plain(lhs: Array, rhs: Array, options: dict[str, Any]) -> bool:
         and options["preferred_element_type"] is None
         and lhs.dtype == rhs.dtype
     )
+
+
+def _usual_padding(
+    lhs: Array, rhs: Array, window_strides: Sequence[int], padding: str | Padding
+) -> Padding | None:
+    """The padding of rows and columns; None where jax has to find it, or something to refuse."""
+    sizes, window = lhs.shape[1:3], rhs.shape[:2]
+    if not all(isinstance(size, int) for size in (*sizes, *window)):
+        return None  # jax.export may leave a size open
+    if lhs.shape[3] != rhs.shape[2] or len(window_strides) != 2:
+        return None
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(sizes, window, window_strides, padding)
+    if len(padding) != 2 or any(min(pair) < 0 for pair in padding):
+        return None
+    covers = (size + sum(pair) for size, pair in zip(sizes, padding, strict=True))
+    return padding if all(w <= whole for w, whole in zip(window, covers, strict=True)) else None

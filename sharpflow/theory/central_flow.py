@@ -280,8 +280,9 @@ def central_flow(
     Args:
       problem: any problem, a loss alone too.
       params: w at tau[0].
-      learning_rate: η; of a schedule flow times and the rate at each. In between its logarithm is
-        a line, and where a time stands twice it jumps.
+      learning_rate: η; of a schedule two or more flow times, on the clock of ``tau``, and the rate
+        at each. In between its logarithm is a line, where a time stands twice it jumps, and
+        before the first and after the last it stays.
       weight_decay: λ; likewise.
       tau: increasing output times, shape (T,).
       max_edge: number k of eigenvalues that are followed and may share the edge. By default

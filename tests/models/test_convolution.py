@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
+from jax.sharding import AxisType, Mesh
+from jax.sharding import PartitionSpec as P
 
 from sharpflow.models import from_flax
 from sharpflow.models.convolution import conv_general_dilated, convolve
@@ -183,3 +185,69 @@ def test_convolutions_of_the_users_modules_go_by_ours(module, monkeypatch):
     other = make()
     assert _convolutions(other.loss_value, params) == 1
     np.testing.assert_allclose(fast, other.loss_value(params), rtol=1e-5)
+
+
+@on_cpu
+def test_derivatives_within_shard_map_are_those_of_jax() -> None:
+    mesh = Mesh(np.array(jax.devices()[:1]), ("b",), axis_types=(AxisType.Auto,))
+    x, kernel, *_ = _arrays("float32")
+
+    def gradients(convolution):
+        def loss(x, kernel):
+            y = convolution(x, kernel, (1, 1), "SAME", dimension_numbers=CHANNELS_LAST)
+            return lax.psum(jnp.sum(jnp.square(y)), "b")
+
+        spread = jax.shard_map(loss, mesh=mesh, in_specs=(P("b"), P()), out_specs=P())
+        return jax.jit(jax.grad(spread, argnums=(0, 1)))(x, kernel)
+
+    expected = gradients(lax.conv_general_dilated)
+    for ours, theirs in zip(gradients(conv_general_dilated), expected, strict=True):
+        assert _relative(ours, theirs) < 1e-5
+
+
+@on_cpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("image", "window", "padding"),
+    [((3, 3), (5, 5), "VALID"), ((6, 5), (3, 3), ((-1, -1), (0, 0)))],
+)
+def test_what_products_cannot_do_goes_by_jax(image, window, padding, dtype) -> None:
+    x, kernel, *_ = _arrays(dtype, image=(2, *image, 4), kernel=(*window, 4, 5))
+    ours, theirs = (
+        convolution(x, kernel, (1, 1), padding, dimension_numbers=CHANNELS_LAST)
+        for convolution in (conv_general_dilated, lax.conv_general_dilated)
+    )
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@on_cpu
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_sums_in_half_precision_are_rounded_once(dtype) -> None:
+    x, kernel, *_ = _arrays("float32", image=(2, 6, 6, 32), kernel=(3, 3, 32, 5))
+    x, kernel = x.astype(dtype), kernel.astype(dtype)
+    exact = _xla(x.astype("float32"), kernel.astype("float32"), (1, 1), ((1, 1), (1, 1)))
+    found = convolve(x, kernel, (1, 1), ((1, 1), (1, 1)))
+    assert found.dtype == dtype
+    rounding = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(found.astype("float32"), exact, rtol=rounding, atol=1e-5)
+
+
+@on_cpu
+@pytest.mark.parametrize(
+    ("channels", "strides", "padding"),
+    [(3, (1, 1), "SAME"), (4, (1,), "SAME"), (4, (1, 1), ((1, 1),))],
+)
+def test_mistakes_are_refused_while_tracing_as_by_jax(channels, strides, padding) -> None:
+    x, kernel, *_ = _arrays("float32", kernel=(3, 3, channels, 5))
+    messages = []
+    for convolution in (conv_general_dilated, lax.conv_general_dilated):
+        with pytest.raises((ValueError, TypeError)) as raised:
+            jax.eval_shape(
+                lambda x, k, f=convolution: f(
+                    x, k, strides, padding, dimension_numbers=CHANNELS_LAST
+                ),
+                x,
+                kernel,
+            )
+        messages.append(str(raised.value))
+    assert messages[0] == messages[1]

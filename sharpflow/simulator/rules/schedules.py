@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
@@ -187,11 +188,11 @@ def _steps(at: tuple[int, ...], factor: float) -> RateSchedule:
 
 
 def _line(num_steps: int, final_share: float) -> RateSchedule:
-    return optax.linear_schedule(1.0, final_share, num_steps)
+    return _not_below(final_share, optax.linear_schedule(1.0, final_share, num_steps))
 
 
 def _cosine(num_steps: int, final_share: float) -> RateSchedule:
-    return optax.cosine_decay_schedule(1.0, num_steps, final_share)
+    return _not_below(final_share, optax.cosine_decay_schedule(1.0, num_steps, final_share))
 
 
 def _rise(num_steps: int) -> RateSchedule:
@@ -203,3 +204,8 @@ def _trapezium(
 ) -> RateSchedule:
     fall = _line(decay_steps, final_share)
     return optax.join_schedules([_rise(warmup_steps), fall], [num_steps - decay_steps])
+
+
+def _not_below(least: float, schedule: RateSchedule) -> RateSchedule:
+    """Compiled, the end of a fall to 0 may be rounded to a number below 0."""
+    return lambda step: jnp.maximum(schedule(step), least)

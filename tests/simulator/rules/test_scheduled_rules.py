@@ -52,6 +52,21 @@ def test_the_steps_are_those_of_the_rates_of_each_step(problem, params) -> None:
         w = optax.apply_updates(w, changes)
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        linear_decay(0.3, 20),
+        cosine_decay(0.3, 20),
+        warmup_stable_decay(1.0, num_steps=11, warmup_steps=1, decay_steps=5),
+    ],
+    ids=str,
+)
+def test_a_decay_to_zero_ends_at_zero_in_compiled_code_too(schedule) -> None:
+    compiled = jax.jit(schedule)
+    rates = [float(compiled(step)) for step in range(NUM_STEPS)]
+    assert min(rates) >= 0.0 and rates[-1] < 1e-7
+
+
 def test_the_threshold_of_a_row_is_that_of_the_rates_of_its_step(problem, params) -> None:
     eta = step_decay(0.5, [7, 21], 0.2)
     run = _run(problem, params, sf.gdwd(eta, DECAY))
