@@ -62,6 +62,7 @@ PARTS: dict[str, Part] = {
     "flat-directions": _module("ire"),
     "dynamics": _module("dynamics"),
     "layers": _module("layers"),
+    "spectra": _module("spectra"),
     "fisher": _module("fisher"),
 }
 DEFAULT = tuple(name for name, part in PARTS.items() if part.default)

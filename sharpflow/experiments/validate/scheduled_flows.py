@@ -91,7 +91,14 @@ def checks(
             ]
             found += _of_errors(part, name, rates, runs)
             if name == "halved":
-                found.append(_pause_check(part, runs[-1], plain, name, b))
+                # What the pause is too long by falls with the root of ε: once closer to the limit.
+                closer = rates[-1] / 4
+                run = _errors(problem, make(problem, theta, name, closer), None, progress)
+                statement = "pause of the drift over log(r)/b at ε₀ = {:g}".format
+                found += [
+                    Check(part, statement(rates[-1]), _pause(runs[-1], plain, name, b)),
+                    Check(part, statement(closer), _pause(run, plain, name, b), 0.94, 1.06),
+                ]
     for name in _OF_CENTRAL:
         part = f"central flow, {COURSES[name].words}"
         runs = [
@@ -129,11 +136,11 @@ def _of_errors(
     return found
 
 
-def _pause_check(part: str, compared: Any, plain: sf.FlowSolution, name: str, b: float) -> Check:
+def _pause(compared: Any, plain: sf.FlowSolution, name: str, b: float) -> float:
+    """How long the drift rests after a jump, over what is predicted."""
     course = COURSES[name]
     lasted = pause(compared["tau"].values, compared["sharpness"].values, plain, course)
-    ratio = lasted / (math.log(1.0 / course.factor) / b)
-    return Check(part, "pause of the drift over log(r)/b", ratio, 0.94, 1.06)
+    return lasted / (math.log(1.0 / course.factor) / b)
 
 
 def _gdwd(problem: sf.Problem, theta: Params, name: str, rate: float) -> _Run:

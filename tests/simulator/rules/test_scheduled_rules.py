@@ -147,9 +147,10 @@ def test_a_run_goes_on_where_its_schedule_stands(problem, params) -> None:
     second = _run(problem, first, rule, NUM_STEPS - 15, record_every=1, snapshot_every=1)
     joined = sf.simulator.concatenate(first, second)
     forked = _run(problem, whole.snapshot(15), rule, 10, record_every=1)
+    # jax 0.12 rounds the rate of the step that a run goes on from otherwise than within the loop
     for name in ("threshold", "loss"):
-        np.testing.assert_array_equal(joined[name], whole[name])
-        np.testing.assert_array_equal(forked[name], whole[name][15:25])
+        np.testing.assert_allclose(joined[name], whole[name], rtol=1e-14)
+        np.testing.assert_allclose(forked[name], whole[name][15:25], rtol=1e-14)
     np.testing.assert_allclose(joined.tau, whole.tau, atol=1e-2 * 0.5 * DECAY)
     np.testing.assert_allclose(forked.tau, whole.tau[15:25], atol=2e-2 * 0.5 * DECAY)
     other = sf.gdwd(linear_decay(0.5, NUM_STEPS, 0.1), DECAY)
