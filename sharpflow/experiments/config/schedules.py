@@ -8,6 +8,7 @@ from typing import Any
 from sharpflow.experiments.config.functions import Function
 from sharpflow.experiments.config.mistakes import mistake, refusals
 from sharpflow.experiments.config.optimizers import GridOptimizer
+from sharpflow.models.arguments import MOST
 from sharpflow.simulator.rules import (
     cosine_decay,
     linear_decay,
@@ -59,10 +60,36 @@ def schedule_mistakes(values: Mapping[str, Any]) -> list[str]:
     ]
     missing = [name for name in required if name not in schedule]
     mistakes += [f'schedule.{name}: got nothing; kind = "{kind}" needs it' for name in missing]
-    if mistakes or kind == "constant" or "num_steps" not in values:
+    if mistakes or "num_steps" not in values:
         return mistakes
-    keys = {name: f"schedule.{name}" for name in (*taken, "num_steps")}
-    return refusals(functools.partial(rate_schedule, 1.0, schedule, values["num_steps"]), keys)
+    fork = values.get("fork")
+    if fork is None or "at" in fork:
+        return refused_by_kind(schedule, values["num_steps"] + (fork or {}).get("at", 0))
+    # the step at which a run ended is not known before the run is read: then a schedule is built
+    return refused_by_kind(schedule, MOST)
+
+
+def refused_by_kind(schedule: Mapping[str, Any], length: int) -> list[str]:
+    """What a kind that has a name refuses of its options.
+
+    Args:
+      schedule: the table of a config.
+      length: the step at which the run ends.
+    """
+    keys = {name: f"schedule.{name}" for name in (*schedule, "num_steps")}
+    return refusals(functools.partial(rate_schedule, 1.0, schedule, length), keys)
+
+
+def needs_length(schedule: Mapping[str, Any], function: Function | None) -> bool:
+    """Whether a schedule depends on the step at which the run ends.
+
+    Args:
+      schedule: the table of a config.
+      function: that its kind names, if it is one of the user's own.
+    """
+    if function is not None:
+        return "num_steps" in function.keywords
+    return _MAKERS[schedule["kind"]][1] is not None
 
 
 def is_function(kind: str | None) -> bool:
@@ -75,26 +102,26 @@ def is_function(kind: str | None) -> bool:
 
 
 def keywords_of_function(
-    function: Function, schedule: Mapping[str, Any], num_steps: int | None
+    function: Function, schedule: Mapping[str, Any], length: int | None
 ) -> dict[str, Any]:
     """What a schedule function of the user's own gets beside the learning rate.
 
     Args:
       function: that the kind names.
       schedule: the table of a config, whose other keys are keywords of the function.
-      num_steps: of the run, which it gets where it names it.
+      length: the step at which the run ends, which it gets as ``num_steps`` where it names that.
     """
     options = {name: value for name, value in schedule.items() if name != "kind"}
-    return options | ({"num_steps": num_steps} if "num_steps" in function.keywords else {})
+    return options | ({"num_steps": length} if "num_steps" in function.keywords else {})
 
 
-def rate_schedule(rate: Any, schedule: Mapping[str, Any], num_steps: int) -> Any:
+def rate_schedule(rate: Any, schedule: Mapping[str, Any], length: int | None) -> Any:
     """What the learning rate follows.
 
     Args:
       rate: its largest value, perhaps traced.
       schedule: the table of a config, of a kind that has a name.
-      num_steps: of the run.
+      length: the step at which the run ends, for the kinds that depend on it.
 
     Returns:
       A schedule, or the rate itself where it stays.
@@ -103,10 +130,10 @@ def rate_schedule(rate: Any, schedule: Mapping[str, Any], num_steps: int) -> Any
     kind = options.pop("kind")
     if kind == "constant":
         return rate
-    make, length = _MAKERS[kind]
+    make, name = _MAKERS[kind]
     if kind == "warmup":
         options = {"num_steps": options["warmup_steps"]}
-    return make(rate, **({length: num_steps} if length else {}), **options)
+    return make(rate, **({name: length} if name else {}), **options)
 
 
 def with_schedule(
