@@ -381,6 +381,28 @@ def prepare(spec: GridSpec, *, to_predict: bool = False) -> Grid:
     )
 
 
+def require_gdwd(grid: Grid) -> None:
+    """Refuse to predict by the central flow where no point follows the rule that it is known for.
+
+    Args:
+      grid: before it runs.
+
+    Raises:
+      ValueError: no point is one of gradient descent with weight decay.
+    """
+    cells = grid.axes.num_points // grid.axes.shape[0]  # the seed does not enter
+    if not any(
+        points.may_be_gdwd(point)
+        for points in grid.by_problem
+        for point in points.batch.points
+        if point < cells
+    ):
+        raise ValueError(
+            "predict: kind = 'central_flow' predicts gradient descent with weight decay, "
+            "sharpflow.gdwd with a weight_decay above 0, and no point of the grid has this rule"
+        )
+
+
 def _refuse_prediction(observables: Sequence[str]) -> None:
     """Say what is missing where no thresholds will be there to predict from."""
     if "threshold" in observables:
