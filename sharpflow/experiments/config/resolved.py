@@ -16,11 +16,13 @@ from sharpflow.experiments.config.mistakes import ConfigError, mistake, reason
 from sharpflow.experiments.config.optimizers import GridOptimizer
 from sharpflow.experiments.config.published import Published
 from sharpflow.experiments.config.schedules import (
+    ALLOWED,
     is_function,
     keywords_of_function,
     needs_length,
     rate_schedule,
     refused_by_kind,
+    unfit_function,
     with_schedule,
 )
 from sharpflow.experiments.config.toml import toml_key, toml_value
@@ -191,11 +193,13 @@ class Config:
         def made(learning_rate: Any) -> Any:
             schedule = call(learning_rate)
             if not callable(schedule):
-                allowed = "a function that returns a schedule, a function of the step, and not "
-                said = mistake("schedule.kind", kind, f"{allowed}{type(schedule).__name__}")
+                allowed = f"{ALLOWED}, a function that returns a schedule, a function of the step"
+                said = mistake("schedule.kind", kind, f"{allowed}, not {type(schedule).__name__}")
                 raise ConfigError(self.source, [said])
             return schedule
 
+        if wrong := unfit_function(kind, made, self.dtype):
+            raise ConfigError(self.source, wrong)
         return with_schedule(optimizer, self.schedule, made)
 
     def _end(self, begin: int | None) -> int:

@@ -5,8 +5,17 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from sharpflow.experiments.config.functions import Function
-from sharpflow.experiments.config.mistakes import mistake, refusals
+from sharpflow.experiments.config.mistakes import (
+    ConfigError,
+    fault_of_user,
+    mistake,
+    reason,
+    refusals,
+)
 from sharpflow.experiments.config.optimizers import GridOptimizer
 from sharpflow.models.arguments import MOST
 from sharpflow.simulator.rules import (
@@ -26,6 +35,9 @@ _MAKERS: dict[str, tuple[Callable[..., Any], str | None]] = {
     "wsd": (warmup_stable_decay, "num_steps"),
 }
 KINDS = ("constant", *_MAKERS)
+ALLOWED = ", ".join(f'"{kind}"' for kind in KINDS) + ' or "module:function"'
+# what jax raises where Python wants the value of a number that is traced
+_NOT_TRACED = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
 RULES = ("gdwd", "momentum", "quasi_rmsprop")  # of those that a config names
 
 
@@ -40,7 +52,8 @@ def schedule_mistakes(values: Mapping[str, Any]) -> list[str]:
         return []
     kind = schedule.get("kind")
     if kind is None:
-        return [f"schedule.kind: got nothing; allowed one of {', '.join(KINDS)}"]
+        # one that is not as it should be has its line already
+        return [] if "kind" in schedule else [f"schedule.kind: got nothing; allowed {ALLOWED}"]
     mistakes = []
     optimizer = values.get("optimizer", "gdwd")
     if ":" not in optimizer and optimizer not in RULES:
@@ -113,6 +126,36 @@ def keywords_of_function(
     """
     options = {name: value for name, value in schedule.items() if name != "kind"}
     return options | ({"num_steps": length} if "num_steps" in function.keywords else {})
+
+
+def unfit_function(kind: str, make: Callable[[Any], Any], dtype: str) -> list[str]:
+    """Why a function of the user's own makes no schedule that a compiled step can follow.
+
+    Args:
+      kind: that names it.
+      make: from a learning rate to its schedule.
+      dtype: of the run.
+    """
+    rate, step = jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((), "int32")
+    try:
+        # as the rule calls a schedule, see numbers_at
+        with jax.numpy_dtype_promotion("standard"):
+            told = jax.eval_shape(lambda rate, step: jnp.asarray(make(rate)(step)), rate, step)
+    except ConfigError:
+        raise
+    except _NOT_TRACED:
+        wrong = "this one asks Python for the value of a traced number: jnp.where in place of if"
+    except Exception as error:
+        wrong = f"this one raised {fault_of_user(error) or reason(error)}"
+    else:
+        if told.shape == ():
+            return []
+        wrong = f"this one makes an array of shape {told.shape}"
+    allowed = (
+        f"{ALLOWED}, which takes the learning rate and returns a schedule, a function from the "
+        f"step, a traced number, to the rate, one number; {wrong}"
+    )
+    return [mistake("schedule.kind", kind, allowed)]
 
 
 def rate_schedule(rate: Any, schedule: Mapping[str, Any], length: int | None) -> Any:
