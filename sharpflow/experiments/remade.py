@@ -8,6 +8,7 @@ from sharpflow.experiments.config import load
 from sharpflow.experiments.config.trust import beyond_presets
 from sharpflow.experiments.run import own_config
 from sharpflow.models.problem import Problem
+from sharpflow.simulator import open_run
 from sharpflow.simulator.axes import Axes, keywords_of
 from sharpflow.simulator.rules import gdwd
 from sharpflow.simulator.store.folder import CONFIG_FILE, RunFolder
@@ -60,7 +61,8 @@ def remake(run: RunFolder, *, trust: bool) -> Remade:
             "calls what the config names"
         )
     config = dataclasses.replace(config, folder=None)
-    arguments = config.build()
+    # The step at which a fork began stands in the run itself, so that the run before may be gone.
+    arguments = config.build(begin=int(open_run(run)["step"].min()))
     given = arguments["problem"]
     axes = Axes(
         {

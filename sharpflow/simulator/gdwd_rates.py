@@ -1,9 +1,12 @@
 """η and λ of a trajectory of gradient descent with weight decay, which may follow schedules."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from sharpflow.simulator.rules.edge_rule import EdgeDynamics, edge_dynamics
+from sharpflow.simulator.rules.scheduled import scheduled_states
 from sharpflow.simulator.trajectory import Trajectory
 from sharpflow.theory.rates import RateOverTime
 
@@ -40,25 +43,49 @@ def is_gdwd(trajectory: Trajectory) -> bool:
     return bool(np.allclose(decay, known, rtol=_SAME_NUMBER, atol=0.0))
 
 
+def may_be_gdwd(state: Any) -> bool:
+    """Whether a run from this state may be one of plain GD+WD.
+
+    Asked before it runs, so that of a rule with schedules the clock is not known: quasi-RMSprop
+    with a schedule is told by ``is_gdwd`` alone.
+
+    Args:
+      state: of a rule at its start.
+    """
+    rule = edge_dynamics(state)
+    if not scheduled_states(state):
+        return _told_rates(rule.hyperparameters, rule) is not None
+    numbers = [
+        np.nan if number is None else float(number)
+        for number in (rule.kappa, rule.response, rule.oscillation_share)
+    ]
+    return bool(np.allclose(numbers, (0.0, 2.0, 1.0), rtol=_SAME_NUMBER, atol=0.0))
+
+
 def rates_of_gdwd(trajectory: Trajectory) -> Rates | None:
     """The rates of a trajectory of plain GD+WD without schedules; None where its rule is another.
 
     Args:
       trajectory: it.
     """
-    told = trajectory.attributes
+    return _told_rates(trajectory.attributes, trajectory)
+
+
+def _told_rates(told: Mapping[str, Any], rule: Trajectory | EdgeDynamics) -> Rates | None:
+    """The rates that a rule has if it is plain GD+WD; None if its numbers are those of another.
+
+    Args:
+      told: hyperparameters by name, perhaps among others.
+      rule: what tells its numbers.
+    """
     if not {"learning_rate", "weight_decay"} <= told.keys():
         return None
     learning_rate, weight_decay = float(told["learning_rate"]), float(told["weight_decay"])
     product = learning_rate * weight_decay
-    if not 0.0 < product < 1.0 or trajectory.kappa != 0.0:
+    if not 0.0 < product < 1.0 or rule.kappa != 0.0:
         return None
-    own = (
-        trajectory.intrinsic_rate,
-        trajectory.response,
-        trajectory.oscillation_share,
-        trajectory.decay_at_rest,
-    )
+    numbers = (rule.intrinsic_rate, rule.response, rule.oscillation_share, rule.decay_at_rest)
+    own = [np.nan if number is None else float(number) for number in numbers]
     of_gdwd = (product, 2.0, 1.0, -2.0 * float(np.log1p(-product)))
     if not np.allclose(own, of_gdwd, rtol=_SAME_NUMBER, atol=0.0):
         return None

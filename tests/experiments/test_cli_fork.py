@@ -134,10 +134,12 @@ def test_the_bands_of_a_plot_begin_with_the_runs_before_pale(folder, tmp_path, m
     # both rates of the fork went on from one
     earlier = [sf.open_run(folder / name).sel(learning_rate=1.0) for name in ("first", "second")]
     expected = np.concatenate([run["loss_mean"].squeeze().median("seed") for run in earlier])
+    # and the lines of both reach the first record of the fork
+    joined = sf.open_run(folder / "third")["loss_mean"].isel(step=0).squeeze().median("seed")
     assert len(pale) == 2
-    for _, steps, values in pale:
-        np.testing.assert_array_equal(steps, range(0, 40, 5))
-        np.testing.assert_allclose(values, expected, rtol=1e-12)
+    for (_, steps, values), reached in zip(pale, joined.values, strict=True):
+        np.testing.assert_array_equal(steps, range(0, 45, 5))
+        np.testing.assert_allclose(values, [*expected, reached], rtol=1e-12)
     first = sf.open_run(folder / "first")
     assert not any(line[0] == 0.4 for line in figures["final-loss-mean"])
     alone = _call("plot", folder / "first", "--out", tmp_path)

@@ -125,6 +125,15 @@ def test_a_wrong_value_is_told_with_its_key_and_what_is_allowed(write, key, valu
             {"num_steps": "9", "prediction": "{}", "observables": '["loss"]'},
             "observables: got [\"loss\"]; allowed with 'threshold' among them beside [prediction]",
         ),
+        (
+            {
+                "num_steps": "9",
+                "prediction": '{kind = "central_flow"}',
+                "optimizer": '"momentum"',
+                "observables": '["threshold"]',
+            },
+            'prediction.kind: got "central_flow"; allowed it with optimizer = "gdwd" and a',
+        ),
     ],
 )
 def test_what_does_not_go_together_is_told(write, changes, expected):

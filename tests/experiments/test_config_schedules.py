@@ -99,6 +99,18 @@ def number(learning_rate):
     return learning_rate
 
 
+def several(learning_rate):
+    return lambda step: jnp.ones(3) * learning_rate
+
+
+def branching(learning_rate):
+    return lambda step: learning_rate if step < 5 else learning_rate / 2
+
+
+def raising(learning_rate):
+    return lambda step: {}[step]
+
+
 def failing(learning_rate):
     raise ValueError("no rate today")
 """
@@ -145,12 +157,30 @@ def test_a_schedule_of_ones_own_with_a_mistake_is_refused(tmp_path, own, schedul
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("number", "a function that returns a schedule"), ("failing", "no rate today")],
+    [
+        ("number", "a function that returns a schedule"),
+        ("failing", "no rate today"),
+        ("several", r"this one makes an array of shape \(3,\)"),
+        ("branching", "this one asks Python for the value of a traced number: jnp.where in place"),
+        ("raising", "this one raised "),
+    ],
 )
 def test_a_function_that_makes_no_schedule_is_told(tmp_path, own, name, said) -> None:
     config = _loaded(tmp_path, f'[schedule]\nkind = "{own}:{name}"\n')
-    with pytest.raises(ValueError, match=said):
-        sf.simulate_grid(**config.build())
+    with pytest.raises(ConfigError, match=said) as refused:
+        config.build()
+    (line,) = refused.value.mistakes
+    assert line.startswith("schedule.kind: ") and f"{own}:{name}" in line
+    assert name == "failing" or '"wsd" or "module:function"' in line
+
+
+@pytest.mark.parametrize("kind", ["own", ":function", "own:", "own:one:two"])
+def test_a_malformed_kind_has_one_line(tmp_path, kind) -> None:
+    with pytest.raises(ConfigError) as refused:
+        _loaded(tmp_path, f'[schedule]\nkind = "{kind}"\n')
+    (line,) = refused.value.mistakes
+    assert line.startswith(f'schedule.kind: got "{kind}"; allowed "constant", ')
+    assert '"wsd" or "module:function"' in line
 
 
 def test_a_run_with_a_schedule_of_ones_own_is_resumed_with_the_same_one_alone(

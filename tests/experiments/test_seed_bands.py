@@ -287,10 +287,15 @@ def test_what_came_before_a_fork_is_drawn_within_the_axes(shape):
     dataset = dataset.assign_coords(step=steps[-1] + 1 + steps)
     figure = plots.seed_band_panels(dataset, "loss_mean", before=before)
     values = before["loss_mean"].transpose("weight_decay", "learning_rate", "seed", "step").values
-    for ax, rows in zip(figure.axes, values, strict=True):
+    # the lines reach the first record of the fork, so that there is no gap
+    first = dataset["loss_mean"].isel(step=[0]).transpose(
+        "weight_decay", "learning_rate", "seed", "step"
+    ).values  # fmt: skip
+    joined = np.concatenate([values, first], axis=-1)
+    for ax, rows in zip(figure.axes, joined, strict=True):
         pale = [line for line in ax.lines if line.get_alpha() == 0.4]
         for line, seeds in zip(pale, rows, strict=True):
-            np.testing.assert_array_equal(line.get_xdata(), steps)
+            np.testing.assert_array_equal(line.get_xdata(), [*steps, dataset["step"].values[0]])
             np.testing.assert_allclose(line.get_ydata(), np.median(seeds, axis=0), rtol=1e-12)
         assert ax.get_ylim()[1] >= values.max()
     (legend,) = figure.legends

@@ -242,8 +242,27 @@ def test_a_schedule_goes_on_at_its_step_with_its_flow_time(problem, parents, tmp
     np.testing.assert_allclose(falls["tau"].isel(weight_decay=0, step=1), (STEPS + 2.5) * rate)
 
 
-def test_the_end_of_a_schedule_has_no_recorded_flow_time(problem, tmp_path):
+def test_a_schedule_goes_on_from_its_end_with_its_flow_time(problem, tmp_path):
     _grid(problem, _decayed, out=tmp_path / "decayed", final_state=True)
+    second = tmp_path / "second"
+    part = _grid(problem, _decayed, fork=Fork(tmp_path / "decayed"), out=second, final_state=True)
+    third = _grid(problem, _decayed, fork=Fork(second))
+    whole = _grid(problem, _decayed, num_steps=3 * STEPS)
+    for fork, first in ((part, STEPS), (third, 2 * STEPS)):
+        later = whole.sel(step=slice(first, first + STEPS - 1))
+        for name in ("step", "loss", "threshold"):
+            np.testing.assert_array_equal(fork[name], later[name])
+        # a sum of flow times, in parts
+        np.testing.assert_allclose(fork["tau"], later["tau"], rtol=1e-12)
+    # a number in the place of the schedule, from the τ of eight steps at η and twelve at η/2
+    stays = _grid(problem, sf.gdwd, fork=Fork(tmp_path / "decayed"))
+    expected = (8 + 12 / 2) * np.array(RATES) * DECAY
+    np.testing.assert_allclose(stays["tau"].isel(weight_decay=0, step=0), expected, rtol=1e-12)
+
+
+def test_the_end_of_a_schedule_without_a_state_has_no_recorded_flow_time(problem, tmp_path):
+    # as runs are that were written before their states had it
+    _grid(problem, _decayed, out=tmp_path / "decayed", final_params=True)
     with pytest.raises(ValueError, match="its flow time at step 20 was not recorded: .* 0, 10"):
         _grid(problem, sf.gdwd, fork=Fork(tmp_path / "decayed"))
 

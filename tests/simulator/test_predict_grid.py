@@ -11,6 +11,7 @@ import pytest
 
 import sharpflow as sf
 from sharpflow.simulator import Interrupted, RunError
+from sharpflow.simulator.gdwd_rates import may_be_gdwd
 from sharpflow.simulator.grid import predictions
 from sharpflow.simulator.grid.kept_predictions import KeptPredictions
 from sharpflow.simulator.grid.point_prediction import PointPrediction
@@ -71,7 +72,30 @@ def test_a_grid_that_could_not_be_predicted_is_refused_before_it_runs(problem, t
         pytest.raises(ValueError, match="give effective_learning_rate"),
     ):
         sf.simulate_grid(problem, **no_rate, **arguments)
+    with pytest.raises(ValueError, match="'central_flow' predicts gradient descent with weight"):
+        sf.simulate_grid(
+            problem,
+            **GRID | {"optimizer": sf.simulator.momentum},
+            **arguments | {"predict": {"kind": "central_flow"}},
+        )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("rule", "may"),
+    [
+        (sf.gdwd(0.1, 0.01), True),
+        (sf.gdwd(lambda step: 0.1 + 0.0 * step, 0.01), True),
+        (sf.gdwd(0.1, 0.0), False),
+        (sf.simulator.momentum(0.1, 0.01, beta=0.0), True),  # which is the same rule
+        (sf.simulator.momentum(0.1, 0.01), False),
+        (sf.simulator.momentum(lambda step: 0.1 + 0.0 * step, 0.01), False),
+        (sf.simulator.quasi_rmsprop(0.1), False),
+        (optax.sgd(0.1), False),
+    ],
+)
+def test_the_rule_of_the_central_flow_is_known_before_it_runs(rule, may):
+    assert may_be_gdwd(rule.init({"w": np.ones(3)})) is may
 
 
 def test_an_axis_of_texts_in_a_folder_has_the_predictions_of_its_problem(problem, run, tmp_path):

@@ -14,6 +14,7 @@ from sharpflow.experiments.config.mistakes import mistake, refusals
 from sharpflow.experiments.config.optimizers import OPTIMIZERS
 from sharpflow.experiments.config.schedules import schedule_mistakes
 from sharpflow.models.arguments import FINITE, MOST, require_within
+from sharpflow.simulator.gdwd_rates import may_be_gdwd
 from sharpflow.simulator.schedule import flow_time_per_step, schedule
 
 # A bound of configs alone: who writes a program knows how many points it asks for, and in a file
@@ -44,7 +45,8 @@ def inconsistent(values: Values) -> list[str]:
     rates = [_flow_time(corner, values) for corner in corners] if clock else []
     schedule_refused = _refused_by_schedule(values, rates)
     wrong = [*_given_twice(values), *_size(values), *precision, *refused, *schedule_refused]
-    return [*wrong, *scheduled, *_without_threshold(values)]
+    told = [] if precision or refused else _without_central_flow(corners, values)
+    return [*wrong, *scheduled, *_without_threshold(values), *told]
 
 
 def _given_twice(values: Values) -> list[str]:
@@ -73,6 +75,17 @@ def _without_threshold(values: Values) -> list[str]:
     if "prediction" not in values or "threshold" in names:
         return []
     return [mistake("observables", list(names), "with 'threshold' among them beside [prediction]")]
+
+
+def _without_central_flow(corners: Sequence[Corner], values: Values) -> list[str]:
+    """A prediction by the central flow where no point follows the rule that it is known for."""
+    kind = values.get("prediction", {}).get("kind")
+    if kind != "central_flow" or not corners:
+        return []
+    if any(may_be_gdwd(_start(corner, values)) for corner in corners):
+        return []
+    return [mistake("prediction.kind", kind, 'it with optimizer = "gdwd" and a weight_decay above '
+                    "0 alone, for which the central flow is derived")]  # fmt: skip
 
 
 def _precision(values: Values) -> list[str]:
@@ -115,9 +128,14 @@ def _refused_by_rule(corners: Sequence[Corner], values: Values) -> list[str]:
 
 def _flow_time(corner: Corner, values: Values) -> float:
     """Flow time per step at a point, as the grid will ask for it; NaN where nothing tells it."""
+    with jax.enable_x64(True):
+        return flow_time_per_step(_start(corner, values))
+
+
+def _start(corner: Corner, values: Values) -> Any:
+    """The state of the rule of a point at its start."""
     with jax.enable_x64(True):  # or float64 would be made float32 here, with a warning
-        state = OPTIMIZERS[values["optimizer"]](**corner).init(np.zeros(1, values["dtype"]))
-        return flow_time_per_step(state)
+        return OPTIMIZERS[values["optimizer"]](**corner).init(np.zeros(1, values["dtype"]))
 
 
 def _refused_by_schedule(values: Values, rates: Sequence[float]) -> list[str]:

@@ -78,7 +78,7 @@ class Function:
         if wrong is None:
             return []
         allowed, said = wrong
-        return [f"{mistake(self.key, self.reference, allowed)}; {said}"]
+        return [f"{mistake(_path(self.key), self.reference, allowed)}; {said}"]
 
     def guarded(self, folder: Path | None, source: str, given: Mapping[str, Any]) -> Callable:
         """The function with keywords given; what it raises becomes a ``ConfigError``."""
@@ -90,7 +90,7 @@ class Function:
             except ConfigError:
                 raise
             except (Exception, SystemExit) as error:
-                said = f"{self.key}: {self.reference} raised {reason(error)}"
+                said = f"{_path(self.key)}: {self.reference} raised {reason(error)}"
                 raise ConfigError(source, [said]) from error
 
         # Without the attributes: those of a callable object are its state, and not that of this
@@ -116,19 +116,24 @@ def find(key: str, reference: str, folder: Path | None) -> tuple[Function | None
         with _importable(folder, reference):
             target: Any = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
-        return None, [mistake(key, reference, _why_not_imported(error, module_name, folder))]
+        return None, [mistake(_path(key), reference, _why_not_imported(error, module_name, folder))]
     for name in path.split("."):
         try:
             target = getattr(target, name)
         except Exception:  # an AttributeError, or what a module's __getattr__ raises
             public = [known for known in dir(target) if not known.startswith("_")]
             allowed = f"a function of {module_name}, which has no {shown(name)}"
-            return None, [mistake(key, reference, allowed) + nearest(name, public)]
+            return None, [mistake(_path(key), reference, allowed) + nearest(name, public)]
     instance = _INSTANCES.get(key, ())
     if not callable(target) and not isinstance(target, instance):
         kinds = f"a function or {_INSTANCES_IN_WORDS[key]}" if instance else "a function"
-        return None, [mistake(key, reference, f"{kinds}; this is {type(target).__name__}")]
+        return None, [mistake(_path(key), reference, f"{kinds}; this is {type(target).__name__}")]
     return Function(key, reference, target), []
+
+
+def _path(key: str) -> str:
+    """The key of a config that names the function."""
+    return "schedule.kind" if key == "schedule" else key
 
 
 def misplaced(

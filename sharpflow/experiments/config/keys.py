@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from sharpflow.experiments.config.mistakes import mistake, shortened, shown_key
 from sharpflow.experiments.config.optimizers import OPTIMIZERS
 from sharpflow.experiments.config.published import read_published
+from sharpflow.experiments.config.schedules import ALLOWED as ALLOWED_KINDS
 from sharpflow.experiments.config.schedules import KINDS as KINDS_OF_SCHEDULE
 from sharpflow.models import arguments
 from sharpflow.models.arguments import (
@@ -82,7 +83,7 @@ _OBSERVABLE = Kind(
 )
 
 _KIND_OF_SCHEDULE = Kind(
-    ", ".join(f'"{kind}"' for kind in KINDS_OF_SCHEDULE) + ' or "module:function"',
+    ALLOWED_KINDS,
     arguments.any_of(choice(KINDS_OF_SCHEDULE), _REFERENCE).fits,
 )
 

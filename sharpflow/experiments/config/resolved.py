@@ -16,9 +16,13 @@ from sharpflow.experiments.config.mistakes import ConfigError, mistake, reason
 from sharpflow.experiments.config.optimizers import GridOptimizer
 from sharpflow.experiments.config.published import Published
 from sharpflow.experiments.config.schedules import (
+    ALLOWED,
     is_function,
     keywords_of_function,
+    needs_length,
     rate_schedule,
+    refused_by_kind,
+    unfit_function,
     with_schedule,
 )
 from sharpflow.experiments.config.toml import toml_key, toml_value
@@ -26,7 +30,8 @@ from sharpflow.models.arguments import checked, instance
 from sharpflow.models.leaves import x64_enabled
 from sharpflow.models.problem import Problem
 from sharpflow.models.representation import summarized
-from sharpflow.simulator.grid.fork import Fork
+from sharpflow.simulator.axes import grid_axes
+from sharpflow.simulator.grid.fork import Fork, Origin
 from sharpflow.simulator.moment import Observable
 
 # A list of forty seeds or so. Two values that differ later than that are told by their key alone;
@@ -113,7 +118,7 @@ class Config:
             tables += ["", "[[published]]", *pairs]
         return "\n".join([*lines, *tables, ""])
 
-    def build(self) -> dict[str, Any]:
+    def build(self, begin: int | None = None) -> dict[str, Any]:
         """Arguments of ``simulate_grid``: the problem, and every key that is set.
 
         The problem function is called here, with its options and, where it names it,
@@ -121,13 +126,19 @@ class Config:
         it once for every value. ``start`` gets the dtype and those of the options that
         it names.
 
+        Args:
+          begin: the step at which a fork begins, where it is known; otherwise the run that it goes
+            on from is asked, if the schedule depends on the step at which the fork ends.
+
         Returns:
           Keywords of ``simulate_grid``, ``problem`` among them.
 
         Raises:
           ConfigError: a function that raises, a problem function that returns anything
             but a Problem or one of an observable anything but an Observable, or a problem
-            whose parameters are not of the config's dtype.
+            whose parameters are not of the config's dtype; a schedule that does not fit into the
+            steps of a fork, or a fork whose points begin at different ones.
+          ValueError: points that are not in the run that a fork goes on from.
         """
         if self.dtype == "float64" and not x64_enabled():
             allowed = "\"float32\"; or call jax.config.update('jax_enable_x64', True) first"
@@ -143,7 +154,8 @@ class Config:
             "optimizer": self._scheduled(
                 optimizer.function
                 if optimizer.reference in functions.OPTIMIZERS
-                else optimizer.guarded(self.folder, self.source, {})
+                else optimizer.guarded(self.folder, self.source, {}),
+                begin,
             ),
             "start": None if self.start is None else self._guarded(self._found("start")),
         }
@@ -162,28 +174,55 @@ class Config:
             if field.compare:
                 yield field.name, getattr(self, field.name)
 
-    def _scheduled(self, optimizer: GridOptimizer) -> GridOptimizer:
+    def _scheduled(self, optimizer: GridOptimizer, begin: int | None) -> GridOptimizer:
         """The optimizer with the schedule of the learning rate, if there is one."""
         if self.schedule is None or self.schedule["kind"] == "constant":
             return optimizer
-        assert self.num_steps is not None
         kind = self.schedule["kind"]
-        if not is_function(kind):
-            make = partial(rate_schedule, schedule=self.schedule, num_steps=self.num_steps)
+        function = self._found("schedule", kind) if is_function(kind) else None
+        length = self._end(begin) if needs_length(self.schedule, function) else None
+        if function is None:
+            # of a fork from the end of a run the length was not known before
+            if length is not None and (wrong := refused_by_kind(self.schedule, length)):
+                raise ConfigError(self.source, wrong)
+            make = partial(rate_schedule, schedule=self.schedule, length=length)
             return with_schedule(optimizer, self.schedule, make)
-        function = self._found("schedule", kind)
-        keywords = keywords_of_function(function, self.schedule, self.num_steps)
+        keywords = keywords_of_function(function, self.schedule, length)
         call = function.guarded(self.folder, self.source, keywords)
 
         def made(learning_rate: Any) -> Any:
             schedule = call(learning_rate)
             if not callable(schedule):
-                allowed = "a function that returns a schedule, a function of the step, and not "
-                said = mistake("schedule.kind", kind, f"{allowed}{type(schedule).__name__}")
+                allowed = f"{ALLOWED}, a function that returns a schedule, a function of the step"
+                said = mistake("schedule.kind", kind, f"{allowed}, not {type(schedule).__name__}")
                 raise ConfigError(self.source, [said])
             return schedule
 
+        if wrong := unfit_function(kind, made, self.dtype):
+            raise ConfigError(self.source, wrong)
         return with_schedule(optimizer, self.schedule, made)
+
+    def _end(self, begin: int | None) -> int:
+        """The step at which the points end, counted as the step of a schedule is."""
+        assert self.num_steps is not None
+        if self.fork is None:
+            return self.num_steps
+        if begin is None and (begin := self.fork.get("at")) is None:
+            begin = self._end_of_run_before()
+        return begin + self.num_steps
+
+    def _end_of_run_before(self) -> int:
+        assert self.fork is not None
+        rates = self.seed, self.learning_rate, self.weight_decay
+        steps = Origin(Fork(**self.fork), grid_axes(*rates, dict(self.axes) or None)).steps
+        if steps.min() < steps.max():
+            said = (
+                f"fork.at: got nothing, and the points of the run end at steps {steps.min()} to "
+                f"{steps.max()}; allowed the step of a snapshot, as the schedule has one length "
+                "for all points"
+            )
+            raise ConfigError(self.source, [said])
+        return int(steps[0])
 
     def _observable(self, name: str) -> str | Observable:
         """What is recorded under a name of ours, or what a function of somebody else makes."""

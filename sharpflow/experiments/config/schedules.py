@@ -5,9 +5,19 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from sharpflow.experiments.config.functions import Function
-from sharpflow.experiments.config.mistakes import mistake, refusals
+from sharpflow.experiments.config.mistakes import (
+    ConfigError,
+    fault_of_user,
+    mistake,
+    reason,
+    refusals,
+)
 from sharpflow.experiments.config.optimizers import GridOptimizer
+from sharpflow.models.arguments import MOST
 from sharpflow.simulator.rules import (
     cosine_decay,
     linear_decay,
@@ -25,6 +35,9 @@ _MAKERS: dict[str, tuple[Callable[..., Any], str | None]] = {
     "wsd": (warmup_stable_decay, "num_steps"),
 }
 KINDS = ("constant", *_MAKERS)
+ALLOWED = ", ".join(f'"{kind}"' for kind in KINDS) + ' or "module:function"'
+# what jax raises where Python wants the value of a number that is traced
+_NOT_TRACED = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
 RULES = ("gdwd", "momentum", "quasi_rmsprop")  # of those that a config names
 
 
@@ -39,7 +52,8 @@ def schedule_mistakes(values: Mapping[str, Any]) -> list[str]:
         return []
     kind = schedule.get("kind")
     if kind is None:
-        return [f"schedule.kind: got nothing; allowed one of {', '.join(KINDS)}"]
+        # one that is not as it should be has its line already
+        return [] if "kind" in schedule else [f"schedule.kind: got nothing; allowed {ALLOWED}"]
     mistakes = []
     optimizer = values.get("optimizer", "gdwd")
     if ":" not in optimizer and optimizer not in RULES:
@@ -59,10 +73,36 @@ def schedule_mistakes(values: Mapping[str, Any]) -> list[str]:
     ]
     missing = [name for name in required if name not in schedule]
     mistakes += [f'schedule.{name}: got nothing; kind = "{kind}" needs it' for name in missing]
-    if mistakes or kind == "constant" or "num_steps" not in values:
+    if mistakes or "num_steps" not in values:
         return mistakes
-    keys = {name: f"schedule.{name}" for name in (*taken, "num_steps")}
-    return refusals(functools.partial(rate_schedule, 1.0, schedule, values["num_steps"]), keys)
+    fork = values.get("fork")
+    if fork is None or "at" in fork:
+        return refused_by_kind(schedule, values["num_steps"] + (fork or {}).get("at", 0))
+    # the step at which a run ended is not known before the run is read: then a schedule is built
+    return refused_by_kind(schedule, MOST)
+
+
+def refused_by_kind(schedule: Mapping[str, Any], length: int) -> list[str]:
+    """What a kind that has a name refuses of its options.
+
+    Args:
+      schedule: the table of a config.
+      length: the step at which the run ends.
+    """
+    keys = {name: f"schedule.{name}" for name in (*schedule, "num_steps")}
+    return refusals(functools.partial(rate_schedule, 1.0, schedule, length), keys)
+
+
+def needs_length(schedule: Mapping[str, Any], function: Function | None) -> bool:
+    """Whether a schedule depends on the step at which the run ends.
+
+    Args:
+      schedule: the table of a config.
+      function: that its kind names, if it is one of the user's own.
+    """
+    if function is not None:
+        return "num_steps" in function.keywords
+    return _MAKERS[schedule["kind"]][1] is not None
 
 
 def is_function(kind: str | None) -> bool:
@@ -75,26 +115,56 @@ def is_function(kind: str | None) -> bool:
 
 
 def keywords_of_function(
-    function: Function, schedule: Mapping[str, Any], num_steps: int | None
+    function: Function, schedule: Mapping[str, Any], length: int | None
 ) -> dict[str, Any]:
     """What a schedule function of the user's own gets beside the learning rate.
 
     Args:
       function: that the kind names.
       schedule: the table of a config, whose other keys are keywords of the function.
-      num_steps: of the run, which it gets where it names it.
+      length: the step at which the run ends, which it gets as ``num_steps`` where it names that.
     """
     options = {name: value for name, value in schedule.items() if name != "kind"}
-    return options | ({"num_steps": num_steps} if "num_steps" in function.keywords else {})
+    return options | ({"num_steps": length} if "num_steps" in function.keywords else {})
 
 
-def rate_schedule(rate: Any, schedule: Mapping[str, Any], num_steps: int) -> Any:
+def unfit_function(kind: str, make: Callable[[Any], Any], dtype: str) -> list[str]:
+    """Why a function of the user's own makes no schedule that a compiled step can follow.
+
+    Args:
+      kind: that names it.
+      make: from a learning rate to its schedule.
+      dtype: of the run.
+    """
+    rate, step = jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((), "int32")
+    try:
+        # as the rule calls a schedule, see numbers_at
+        with jax.numpy_dtype_promotion("standard"):
+            told = jax.eval_shape(lambda rate, step: jnp.asarray(make(rate)(step)), rate, step)
+    except ConfigError:
+        raise
+    except _NOT_TRACED:
+        wrong = "this one asks Python for the value of a traced number: jnp.where in place of if"
+    except Exception as error:
+        wrong = f"this one raised {fault_of_user(error) or reason(error)}"
+    else:
+        if told.shape == ():
+            return []
+        wrong = f"this one makes an array of shape {told.shape}"
+    allowed = (
+        f"{ALLOWED}, which takes the learning rate and returns a schedule, a function from the "
+        f"step, a traced number, to the rate, one number; {wrong}"
+    )
+    return [mistake("schedule.kind", kind, allowed)]
+
+
+def rate_schedule(rate: Any, schedule: Mapping[str, Any], length: int | None) -> Any:
     """What the learning rate follows.
 
     Args:
       rate: its largest value, perhaps traced.
       schedule: the table of a config, of a kind that has a name.
-      num_steps: of the run.
+      length: the step at which the run ends, for the kinds that depend on it.
 
     Returns:
       A schedule, or the rate itself where it stays.
@@ -103,10 +173,10 @@ def rate_schedule(rate: Any, schedule: Mapping[str, Any], num_steps: int) -> Any
     kind = options.pop("kind")
     if kind == "constant":
         return rate
-    make, length = _MAKERS[kind]
+    make, name = _MAKERS[kind]
     if kind == "warmup":
         options = {"num_steps": options["warmup_steps"]}
-    return make(rate, **({length: num_steps} if length else {}), **options)
+    return make(rate, **({name: length} if name else {}), **options)
 
 
 def with_schedule(

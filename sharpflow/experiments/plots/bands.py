@@ -238,7 +238,7 @@ def _draw(
 ) -> None:
     """The lines, bands and marks of the values along ``over``; of the other axis there is one."""
     if before is not None:
-        _draw_seeds(ax, before, name, clock, over, opacity=_PALE)
+        _draw_seeds(ax, before, name, clock, over, opacity=_PALE, onto=grid)
     _draw_seeds(ax, grid, name, clock, over)
     other = _other(over)
     values = column(grid, name).squeeze(other)
@@ -266,18 +266,38 @@ def _draw(
 
 
 def _draw_seeds(
-    ax: "Axes", grid: "xarray.Dataset", name: str, clock: str, over: str, opacity: float = 1.0
+    ax: "Axes",
+    grid: "xarray.Dataset",
+    name: str,
+    clock: str,
+    over: str,
+    opacity: float = 1.0,
+    onto: "xarray.Dataset | None" = None,
 ) -> None:
-    """A line and a band for each value along ``over``, with the line of the edge."""
+    """A line and a band for each value along ``over``, with the line of the edge.
+
+    Those of what came before a fork reach the first record of the fork, ``onto``.
+    """
     other = _other(over)
     values = column(grid, name).squeeze(other)
     edge = quantities.edge_of(grid, name)
     edges = None if edge is None else column(grid, edge).squeeze(other)
     clocks = series.times(grid, clock).reshape(grid.sizes[over], -1)
+    next_clocks = None if onto is None else series.times(onto, clock).reshape(len(clocks), -1)
+
+    def band_of(place: int, column_name: str, rows: np.ndarray) -> series.Band:
+        time = clocks[place]
+        if onto is not None and next_clocks is not None and column_name in onto:
+            first = next_clocks[place, :1]
+            if not np.any(time >= first):
+                later = column(onto, column_name).squeeze(other).isel({over: place}).values
+                time, rows = np.append(time, first), np.append(rows, later[:, :1], axis=1)
+        return series.band(time, rows)
+
     for place, colour in enumerate(_colours(grid.sizes[over])):
-        band = series.band(clocks[place], values.isel({over: place}).values)
-        if edges is not None:
-            line = series.band(clocks[place], edges.isel({over: place}).values)
+        band = band_of(place, name, values.isel({over: place}).values)
+        if edge is not None and edges is not None:
+            line = band_of(place, edge, edges.isel({over: place}).values)
             ax.plot(line.time, line.median, color=colour, **_EDGE, alpha=opacity, zorder=1.8)
         ax.fill_between(
             band.time, band.low, band.high, color=colour, alpha=0.22 * opacity, linewidth=0.0

@@ -96,6 +96,7 @@ def run_in_folder(
             unfinished,
             final_params=grid.final_params,
             final_state=grid.final_state,
+            end_taus=grid.end_taus,
         )
         mine = [_shared(grid, points, unfinished, processes) for points in grid.batches]
         layouts = [_stored_layout(run, number) for number in range(len(grid.batches))]

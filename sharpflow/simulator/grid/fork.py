@@ -125,7 +125,7 @@ class Origin:
             follows a schedule, shape (points,).
 
         Raises:
-          ValueError: a run with a schedule did not record the step of the fork, and so not its τ.
+          ValueError: a run with a schedule neither recorded the step of the fork nor kept its τ.
         """
         clocks = [self._clock(*each) for each in zip(self._begins, rates, strict=True)]
         steps, taus = zip(*clocks, strict=True)
@@ -283,6 +283,8 @@ class Origin:
 
     def _recorded_tau(self, begin: _Begin, at: "xarray.Dataset") -> float:
         """τ where a point goes on whose rule followed a schedule; NaN where its rule told none."""
+        if kept := (self._kept(begin) or {}).get("tau"):
+            return float(kept.leaves[0])
         tau = at["tau"].values
         rows = np.flatnonzero(at["step"].values == begin.step)
         if not rows.size and np.any(np.isfinite(tau)):

@@ -17,6 +17,7 @@ from sharpflow.models.fitting import validate_start
 from sharpflow.models.precision import compiled
 from sharpflow.simulator.axes import BASE, BY_POSITION, Axes, keywords_of
 from sharpflow.simulator.clock import Clock, clock_of
+from sharpflow.simulator.gdwd_rates import may_be_gdwd
 from sharpflow.simulator.grid.fork import Origin
 from sharpflow.simulator.host import Starts
 from sharpflow.simulator.premises import require_possible_rule
@@ -180,6 +181,10 @@ class Points:
         require_followed_schedules(state)
         require_possible_rule(state, self.example)
         return flow_time_per_step(state)
+
+    def may_be_gdwd(self, point: int) -> bool:
+        """Whether a point may be one of plain GD+WD, by what its rule tells before it runs."""
+        return may_be_gdwd(self._rule(point)[1])
 
     def clock(self, point: int, num_steps: int) -> Clock | None:
         """The clock of a point whose rule follows a schedule, from its start; None for others.

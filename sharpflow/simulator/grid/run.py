@@ -24,7 +24,13 @@ from sharpflow.simulator.grid.execute import run_in_folder, run_in_memory
 from sharpflow.simulator.grid.point_prediction import validated_options
 from sharpflow.simulator.grid.points import MakeProblem
 from sharpflow.simulator.grid.predictions import predict_grid
-from sharpflow.simulator.grid.spec import GridArguments, GridSpec, prepare, with_signature
+from sharpflow.simulator.grid.spec import (
+    GridArguments,
+    GridSpec,
+    prepare,
+    require_gdwd,
+    with_signature,
+)
 from sharpflow.simulator.host import Lanes, Layout
 from sharpflow.simulator.processes import PROCESSES, Processes
 from sharpflow.simulator.store.folder import RunFolder
@@ -101,6 +107,8 @@ def simulate_grid(
     options = validated_options(predict if isinstance(predict, Mapping) else {})
     predicting = isinstance(predict, Mapping) or bool(predict)
     grid = prepare(spec, to_predict=predicting)
+    if options.get("kind") == "central_flow":
+        require_gdwd(grid)
     if run is None:
         if resume or processes is not None:
             raise ValueError("resume and processes need a folder: give out as well")

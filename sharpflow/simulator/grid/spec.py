@@ -68,6 +68,7 @@ class Grid:
       final_params: whether the last params are kept.
       final_state: whether all that a point needs to go on is kept of its end, in the folder.
       origin: of a fork the run that it goes on from.
+      end_taus: τ at the end of each point whose rule follows a schedule.
     """
 
     axes: Axes
@@ -80,6 +81,7 @@ class Grid:
     final_params: bool
     final_state: bool = False
     origin: Origin | None = None
+    end_taus: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -325,6 +327,7 @@ def prepare(spec: GridSpec, *, to_predict: bool = False) -> Grid:
         _refuse_prediction([*map(_name, observables)])
     keeps_params = snapshot_every is not None or spec.final_params
     example = _one_shape(points) if keeps_params else None
+    begun = None if origin is None else origin.clocks(rates)
     variables = grid_variables(
         axes,
         timetable,
@@ -335,7 +338,7 @@ def prepare(spec: GridSpec, *, to_predict: bool = False) -> Grid:
         snapshot_every,
         example if spec.final_params else None,
         recorded_quantities(columns, observables),
-        None if origin is None else origin.clocks(rates),
+        begun,
     )
     first = points[0]
     description = {
@@ -374,7 +377,30 @@ def prepare(spec: GridSpec, *, to_predict: bool = False) -> Grid:
         final_params=spec.final_params,
         final_state=spec.final_state,
         origin=origin,
+        end_taus=_end_taus(axes, clocks, None if begun is None else begun[1]),
     )
+
+
+def require_gdwd(grid: Grid) -> None:
+    """Refuse to predict by the central flow where no point follows the rule that it is known for.
+
+    Args:
+      grid: before it runs.
+
+    Raises:
+      ValueError: no point is one of gradient descent with weight decay.
+    """
+    cells = grid.axes.num_points // grid.axes.shape[0]  # the seed does not enter
+    if not any(
+        points.may_be_gdwd(point)
+        for points in grid.by_problem
+        for point in points.batch.points
+        if point < cells
+    ):
+        raise ValueError(
+            "predict: kind = 'central_flow' predicts gradient descent with weight decay, "
+            "sharpflow.gdwd with a weight_decay above 0, and no point of the grid has this rule"
+        )
 
 
 def _refuse_prediction(observables: Sequence[str]) -> None:
@@ -451,6 +477,23 @@ def _clocks(axes: Axes, batches: Sequence[Points], timetable: Schedule) -> dict[
         if point < cells
     }
     return {point: clock for point, clock in clocks.items() if clock is not None}
+
+
+def _end_taus(
+    axes: Axes, clocks: Mapping[int, Clock], begun: np.ndarray | None
+) -> dict[int, float]:
+    """τ at the end of the points whose rules follow schedules, of all seeds.
+
+    Args:
+      begun: τ where each point of a fork begins, shape (points,).
+    """
+    before = np.zeros(axes.num_points) if begun is None else begun
+    cells = axes.num_points // axes.shape[0]
+    return {
+        point: float(before[point] + clocks[point % cells].tau[-1])
+        for point in range(axes.num_points)
+        if point % cells in clocks
+    }
 
 
 def _columns(

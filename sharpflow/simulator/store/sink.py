@@ -32,6 +32,7 @@ class Sink:
       unfinished: the points that had not ended before; all by default.
       final_params: whether the last params of a point are kept.
       final_state: whether all that it would need to go on is kept, in the folder.
+      end_taus: τ at the end of the points whose rules follow schedules, kept with their states.
     """
 
     def __init__(
@@ -44,9 +45,11 @@ class Sink:
         *,
         final_params: bool = False,
         final_state: bool = False,
+        end_taus: Mapping[int, float] | None = None,
     ) -> None:
         self.axes, self.arrays, self.run, self.process = axes, arrays, run, process
         self.final_params, self.final_state = final_params, final_state
+        self.end_taus = end_taus or {}
         self._ended = np.full(axes.num_points, unfinished is not None)
         self._ended[list(unfinished or ())] = False
         self._noted = 0
@@ -75,7 +78,12 @@ class Sink:
             for name, leaf in self._named("final_params", state().params):
                 self._put(name, self.axes.index(lane.point), leaf)
         if self.final_state and self.run is not None:
-            self.run.save_state(lane.point, _in_parts(state()))
+            parts = _in_parts(state())
+            if lane.point in self.end_taus:
+                # no record stands at the end, and no rate tells the flow time since the last one
+                tau = np.asarray(self.end_taus[lane.point], np.float64)
+                parts["tau"] = StoredLeaves.of(tau)
+            self.run.save_state(lane.point, parts)
         place = self.axes.index(lane.point)
         self._put("final_step", place, lane.step)
         # Last, for a reader takes a point whose status is there to have all else.
