@@ -129,7 +129,7 @@ def calls(problem: sf.Problem, params: sf.models.Params) -> dict[str, dict[str, 
     halves = dataclasses.replace(
         problem.data, inputs=split(np.asarray(problem.data.inputs), 12, dtype=flat.dtype)
     )
-    of_vectors = Tridiagonal(jnp.ones((2, 4), flat.dtype), jnp.ones((2, 3), flat.dtype), one)
+    of_vectors = Tridiagonal(*(jnp.ones((2, *shape), flat.dtype) for shape in ((4,), (3,), ())))
     in_halves = dataclasses.replace(network, num_batch_norms=3)
     return {
         "models.flax_adapter.network._mixing": {"": Call((network, params, problem.data))},

@@ -50,6 +50,18 @@ LAYERS = xarray.Dataset(
     {"tau": ("step", np.linspace(0.0, 1.0, 6)), "layer": ["Dense_0.kernel", "Dense_1.kernel"]},
     {"equilibrium_angle": 0.03},
 )
+CURVATURE = np.linspace(-20.0, 120.0, 80)
+DENSITY = np.exp(-0.02 * CURVATURE**2) * np.array([[0.03], [0.04]]) + 1e-5
+SPECTRA = xarray.Dataset(
+    {
+        "density": (("step", "curvature"), DENSITY),
+        "density_low": (("step", "curvature"), 0.5 * DENSITY),
+        "density_high": (("step", "curvature"), 2.0 * DENSITY),
+        "threshold": ("step", [90.0, 30.0]),
+    },
+    {"step": [0, 1000], "curvature": CURVATURE},
+    {"dimension": 400, "width": 2.0},
+)
 ON_AXES = ALL | {
     "heat_map": lambda ax=None: plots.heat_map(GRID, "edge_ratio_iterate", ax),
     "outcome_map": lambda ax=None: plots.outcome_map(GRID, ax),
@@ -61,6 +73,7 @@ ON_AXES = ALL | {
         ACCURACY_ALONE, axes=None if ax is None else [ax]
     )[0],
     "sharpness_against_error": lambda ax=None: plots.sharpness_against_error(GRID, ax=ax),
+    "spectral_densities": lambda ax=None: plots.spectral_densities(SPECTRA, ax),
     "layer_angles": lambda ax=None: plots.layer_angles(LAYERS, ax),
     "sharpness alone": lambda ax=None: plots.sharpness_and_threshold(RECORD, None, ax),
     "panel": lambda ax=None: plots.panel(

@@ -249,7 +249,7 @@ def test_every_column_has_figures_of_its_own(named, tmp_path, monkeypatch):
     *_, stored, _ = named
     monkeypatch.setattr(plots_folder, "heat_maps", lambda dataset, column: ("heat", column))
     monkeypatch.setattr(
-        plots_folder, "seed_band_panels", lambda part, column, title: ("bands", column)
+        plots_folder, "seed_band_panels", lambda part, column, title, **_: ("bands", column)
     )
     monkeypatch.setattr(plots_folder, "outcome_maps", lambda dataset: ("outcomes", ""))
     saved = {}
