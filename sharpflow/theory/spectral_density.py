@@ -322,8 +322,8 @@ class _Mean:
         """From the quadratures of all vectors.
 
         An operator that is symmetric but for rounding has nodes that are off by about its
-        asymmetry. Where very many eigenvalues lie together this is more than the spread over the
-        vectors: in float32 that is so for the null space of a large network.
+        asymmetry. Where very many eigenvalues lie together, as in the null space of a large
+        network, the spread over the vectors is tiny, and in float32 this is not small beside it.
 
         Args:
           function: (nodes, point) -> values in 0 to 1.
