@@ -116,6 +116,14 @@ def few_memory_mappings():
         gc.collect()
 
 
+@pytest.fixture(autouse=True)
+def no_figure_stays_open() -> Iterator[None]:
+    """A test may count the figures that it opens, whatever a worker has run before it."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:  # most tests draw nothing, and importing it takes long
+        sys.modules["matplotlib.pyplot"].close("all")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with reference numbers and CIFAR-10, where this machine has one."""

@@ -171,16 +171,15 @@ def _trimming() -> Callable[[int], int] | None:
 _TRIM = _trimming()
 
 
-def _return_freed_memory(trim: Callable[[int], int] | None = _TRIM) -> None:
+def _return_freed_memory() -> None:
     """Have the C library give back to the system what it keeps of freed memory.
 
     A compiler leaves its memory scattered over the arenas of glibc, which keeps nearly all of it:
     250 MB after eight small programs. To look for it takes a hundredth of the time that compiling
     one took.
     """
-    # an argument, because the names of a module are gone when Python ends
-    if trim is not None:
-        trim(0)
+    if _TRIM is not None:
+        _TRIM(0)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,10 @@
 """Things compared by identity, known weakly: what is compiled for them is forgotten with them."""
 
 import functools
+import sys
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 _FORGETTING: "weakref.WeakSet[Any]" = weakref.WeakSet()  # caches to clear of what has died
@@ -32,9 +34,17 @@ class Mortal:
             raise ReferenceError("a function of this problem does not exist any more")
         return referent
 
-    def _forget(self, reference: Any, caches: "weakref.WeakSet[Any]" = _FORGETTING) -> None:
-        # an argument, because the names of a module are gone when Python ends
+    def _forget(
+        self,
+        reference: Any,
+        caches: "weakref.WeakSet[Any]" = _FORGETTING,
+        python_ends: Callable[[], bool] = sys.is_finalizing,
+    ) -> None:
+        # Arguments, because the names of a module are gone when Python ends. So are those that the
+        # caches use; and all that they keep goes with the process.
         del reference
+        if python_ends():
+            return
         for cache in list(caches):
             cache.forget(self)
 

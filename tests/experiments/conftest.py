@@ -22,14 +22,6 @@ from configs import MODULE
 NUM_RECORDS = 40  # of each file, every class equally often
 
 
-@pytest.fixture(autouse=True)
-def no_figure_stays_open():
-    """Another test may count those that it opens, and one before it may have left some."""
-    pyplot.close("all")
-    yield
-    pyplot.close("all")
-
-
 @pytest.fixture
 def settings_stay():
     """The settings of matplotlib are after the test as they were before it."""
