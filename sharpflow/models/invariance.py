@@ -99,7 +99,7 @@ def check_scale_invariance(
             breaking = [leaf for leaf in breaking if leaf not in own]
             slight += own if change > tolerance else []
     rest = ~np.isin(leaf_of, breaking)
-    names = [paths[leaf] for leaf in breaking]
+    names = [paths[leaf] or "the only array" for leaf in breaking]  # params that are one array
     message = (
         f"the loss is not invariant to the scale of its parameters: it changes by {total:.2g} "
         f"relative when they are scaled, {tolerance:.2g} is allowed."

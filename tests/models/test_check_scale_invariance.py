@@ -99,7 +99,7 @@ def test_weight_decay_in_the_loss_is_refused_and_an_ablation_proposed():
         init=lambda key: jax.random.normal(key, (3,)),
         loss=lambda w: 1.0 + _ratio(w) + 1e-2 * jnp.sum(jnp.square(w)),
     )
-    message = r"not invariant to the scale.*Problem\(\.\.\., scale_invariant=False\)"
+    message = r"not invariant.*scale of the only array\. .*Problem\(\.\.\., scale_invariant=False\)"
     with pytest.raises(ValueError, match=message):
         check_scale_invariance(problem, problem.init(jax.random.key(0)))
 
