@@ -62,6 +62,9 @@ def start(key, learning_rate, weight_decay):
 """
 
 
+UNRESTED = "at most 0.001 of the first"  # of why no entry is predicted of GD+WD without a flow
+
+
 @pytest.fixture
 def undrawn(monkeypatch):
     """Figures take a second each, and are looked at elsewhere."""
@@ -96,8 +99,8 @@ def predicted(tmp_path_factory):
 @pytest.mark.parametrize(
     ("optimizer", "clock", "said", "unsaid"),
     [
-        (reports.GDWD, True, [], ["at constant rates", "no flow time"]),
-        (f"{reports.GDWD}(kind=warmup)", True, ["at constant rates"], ["no flow time"]),
+        (reports.GDWD, True, [UNRESTED], ["at constant rates", "no flow time"]),
+        (f"{reports.GDWD}(kind=warmup)", True, ["at constant rates"], ["no flow time", UNRESTED]),
         ("optax:adam", False, ["at constant rates", "tells no flow time"], []),
     ],
 )

@@ -180,7 +180,8 @@ def remarks(
     if ratio in _PLACES:
         lines.append(_PLACES[ratio])
     entered = [point for point in measures if np.isfinite(point["entry_step"])]
-    if entered and not any(np.isfinite(point["predicted_entry_step"]) for point in entered):
+    predicted = [np.isfinite(point["predicted_entry_step"]) for point in entered]
+    if of_gdwd and entered and not any(predicted):
         lines.append(
             "No entry is predicted without a flow. That needs a record before the entry whose loss "
             f"is at most {LOSS_TOLERANCE:g} of the first, and no point has one."
