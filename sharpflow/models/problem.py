@@ -54,7 +54,7 @@ class Problem:
       the criterion minus its minimum to second order. Without one the theory forms it
       from the criterion's Hessian in all outputs together, for small problems only;
     * ``loss``: params -> scalar. It has no minimizer manifold Γ that the theory
-      could use: it is simulated and its curvature measured, but it gets no flow.
+      could use: it is simulated, its curvature measured, and predicted by the central flow.
 
     With ``data`` every one of these functions, ``init`` and the metrics too, may take the data
     as a second argument: residual(params, data), criterion(outputs, data), init(key, data). A

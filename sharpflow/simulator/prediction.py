@@ -374,7 +374,10 @@ def _require_rule_with_flow(trajectory: Trajectory) -> None:
 def _no_manifold(problem: Problem, trajectory: Trajectory) -> str:
     """Why there is no manifold on which a flow of this rule would move; empty where there is."""
     if not problem.has_manifold_form:
-        return "problem has a loss alone, which defines no minimizer manifold."
+        return (
+            "problem has a loss alone, which defines no minimizer manifold: make it of a residual, "
+            "or of outputs and a criterion."
+        )
     if not problem.scale_invariant and trajectory.rule_on_sphere:
         return (
             "problem is marked as not scale-invariant, and its optimizer has a flow on the sphere "

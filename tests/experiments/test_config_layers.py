@@ -29,7 +29,7 @@ def test_a_file_that_is_no_config_is_refused(write, data, expected):
     assert re.match(expected, line)
 
 
-def test_a_source_that_cannot_be_read_is_refused(tmp_path, write):
+def test_a_source_that_cannot_be_read_is_refused(tmp_path, write, monkeypatch):
     (line,) = error_of(tmp_path).mistakes
     assert line == "is a folder; allowed a TOML file, or the name of a preset"
     (line,) = error_of(tmp_path / "none.toml").mistakes
@@ -39,6 +39,12 @@ def test_a_source_that_cannot_be_read_is_refused(tmp_path, write):
     assert line == "cannot be read: Not a directory"
     (line,) = error_of("nul\0byte").mistakes
     assert line.startswith("is no path: embedded null byte")
+    (tmp_path / "digits.toml").touch()
+    (line,) = error_of(tmp_path / "digits.tml").mistakes
+    assert line.endswith(f'did you mean "{tmp_path / "digits.toml"}"?')
+    monkeypatch.chdir(tmp_path)
+    (line,) = error_of("digits").mistakes  # which mlp-digits is nearer to
+    assert line.endswith('did you mean "digits.toml"?')
     error = error_of("mlp-digit")
     assert error.source == "mlp-digit"
     assert error.mistakes[0].endswith('did you mean "mlp-digits"?')

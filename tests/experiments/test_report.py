@@ -62,6 +62,9 @@ def start(key, learning_rate, weight_decay):
 """
 
 
+UNRESTED = "at most 0.001 of the first"  # of why no entry is predicted of GD+WD without a flow
+
+
 @pytest.fixture
 def undrawn(monkeypatch):
     """Figures take a second each, and are looked at elsewhere."""
@@ -91,6 +94,25 @@ def predicted(tmp_path_factory):
         path = write_report(base / "run", trust=True)
     module = importlib.import_module("three")
     return base / "run", path, module.X
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "clock", "said", "unsaid"),
+    [
+        (reports.GDWD, True, [UNRESTED], ["at constant rates", "no flow time"]),
+        (f"{reports.GDWD}(kind=warmup)", True, ["at constant rates"], ["no flow time", UNRESTED]),
+        ("optax:adam", False, ["at constant rates", "tells no flow time"], []),
+    ],
+)
+def test_a_page_says_what_is_not_predicted_of_another_rule(
+    tmp_path, undrawn, optimizer, clock, said, unsaid
+):
+    dataset = grids.grid((1, 1, 2))
+    dataset = dataset if clock else dataset.drop_vars("tau")
+    folder = reports.write_run(tmp_path / "run", dataset, optimizer=optimizer)
+    text = reports.Page(write_report(folder, predictions=0)).text
+    assert all(words in text for words in said)
+    assert not any(words in text for words in unsaid)
 
 
 def test_a_page_of_64_points_is_at_most_8_MB_and_has_a_row_curves_and_figures_of_all(large):

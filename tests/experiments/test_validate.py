@@ -250,6 +250,8 @@ def test_an_unknown_part_is_refused_with_those_there_are(tmp_path):
     assert result.exit_code == 2
     assert "got nothing; allowed are linear-regression, matrix-completion" in result.output
     assert not (tmp_path / "out").exists()
+    result = CliRunner().invoke(app, ["validate", "mlp-digit", "--out", str(tmp_path / "out")])
+    assert 'did you mean "mlp-digits"?' in result.output
     (tmp_path / "file").touch()
     for command in ("validate", "demo"):
         result = CliRunner().invoke(app, [command, "--out", str(tmp_path / "file")])

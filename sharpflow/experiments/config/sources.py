@@ -163,7 +163,7 @@ def _text(name: str) -> str:
         raise ConfigError(name, [f"is a folder; {allowed}"]) from error
     except FileNotFoundError as error:
         names = preset_names()
-        known = f"the presets are {', '.join(names)}{nearest(name, names)}"
+        known = f"the presets are {', '.join(names)}{nearest(name, _could_be(name, names))}"
         raise ConfigError(name, [f"no such file, and no preset of this name; {known}"]) from error
     except OSError as error:
         raise ConfigError(name, [f"cannot be read: {error.strerror}"]) from error
@@ -178,6 +178,21 @@ def _text(name: str) -> str:
     except UnicodeDecodeError as error:
         where = f"line {data[: error.start].count(10) + 1}, byte {error.start}"
         raise ConfigError(name, [f"is not UTF-8 ({where}); allowed a text file"]) from error
+
+
+def _could_be(name: str, names: list[str]) -> list[str]:
+    """What a name that is neither may have meant: the TOML files where it points to, and presets.
+
+    Where but the ending of a file was left out, it is that file, also where a preset is nearer.
+    """
+    if os.path.isfile(f"{name}.toml"):
+        return [f"{name}.toml"]
+    folder = os.path.dirname(name)
+    try:
+        files = sorted(os.listdir(folder or "."))
+    except OSError:
+        files = []
+    return [os.path.join(folder, file) for file in files if file.endswith(".toml")] + names
 
 
 def _parsed(name: str, text: str) -> Table:

@@ -161,7 +161,11 @@ def _losses(
 
 
 def remarks(
-    dataset: "xarray.Dataset", measures: Sequence[Measures], loss_infimum: float | None
+    dataset: "xarray.Dataset",
+    measures: Sequence[Measures],
+    loss_infimum: float | None,
+    *,
+    of_gdwd: bool,
 ) -> list[str]:
     """How to read the measures of a run, and which are absent and why, one line each.
 
@@ -169,13 +173,15 @@ def remarks(
       dataset: of the run.
       measures: of its points.
       loss_infimum: inf L; None where the problem was not made anew and 0 was taken.
+      of_gdwd: whether its rule is GD+WD with constant rates.
     """
     lines = []
     ratio = edge_ratio_name(dataset)
     if ratio in _PLACES:
         lines.append(_PLACES[ratio])
     entered = [point for point in measures if np.isfinite(point["entry_step"])]
-    if entered and not any(np.isfinite(point["predicted_entry_step"]) for point in entered):
+    predicted = [np.isfinite(point["predicted_entry_step"]) for point in entered]
+    if of_gdwd and entered and not any(predicted):
         lines.append(
             "No entry is predicted without a flow. That needs a record before the entry whose loss "
             f"is at most {LOSS_TOLERANCE:g} of the first, and no point has one."
@@ -197,7 +203,12 @@ def remarks(
         for name, what in NEEDS.items()
         if name not in dataset
     ]
-    if "intrinsic_rate" not in dataset:
+    if not of_gdwd:
+        lines.append(
+            "The norm, the entry from rest and the mean loss are predicted without a flow for "
+            "gradient descent with weight decay at constant rates, which this is not."
+        )
+    if "tau" not in dataset and "intrinsic_rate" not in dataset:
         lines.append("The optimizer tells no flow time: there is no prediction.")
     return lines
 

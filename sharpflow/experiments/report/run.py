@@ -80,7 +80,7 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None, *, tr
         statements=statement_table(measures, predicted),
         notes=[
             SETTLED,
-            *remarks(dataset, measures, infimum),
+            *remarks(dataset, measures, infimum, of_gdwd=_of_gdwd(asked)),
             *left_out,
             *unknown,
             *notes,
@@ -165,7 +165,7 @@ def _infimum(remade: Remade, points: Records) -> float:
 
 
 def _measures(points: Records, asked: dict[str, Any], infimum: float | None) -> list[Measures]:
-    of_gdwd = asked.get("optimizer") == _GDWD
+    of_gdwd = _of_gdwd(asked)
     return [
         measure(
             points.measured(point),
@@ -179,6 +179,11 @@ def _measures(points: Records, asked: dict[str, Any], infimum: float | None) -> 
         )
         for point in range(points.count)
     ]
+
+
+def _of_gdwd(asked: dict[str, Any]) -> bool:
+    """Whether the rule is GD+WD with constant rates; one with a schedule is another."""
+    return bool(asked.get("optimizer") == _GDWD)
 
 
 def _spheres(

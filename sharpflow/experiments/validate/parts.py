@@ -9,7 +9,7 @@ from functools import partial
 from sharpflow.experiments.config.functions import find
 from sharpflow.experiments.validate import cases, oscillation, theorems
 from sharpflow.experiments.validate.findings import Findings
-from sharpflow.models.arguments import ArgumentError, shown
+from sharpflow.models.arguments import ArgumentError, nearest, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +83,7 @@ def part_named(name: str) -> Part:
     if ":" not in name:
         raise ValueError(
             f"PARTS: got {name}; allowed are {', '.join(PARTS)}, or a module:function of your own"
+            f"{nearest(name, PARTS)}"
         )
     own, mistakes = find("PARTS", name, None)
     if own is None:

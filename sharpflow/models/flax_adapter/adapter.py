@@ -115,7 +115,8 @@ def from_flax(
       loss: ``"mse"``, L = ½ mean over examples of the squared error summed over
         outputs; or ``"smoothed_cross_entropy"`` of the outputs as logits, for integer
         classes. It has a manifold Γ where the logits can be those of the smoothed
-        targets: ``mlp`` checks its own, for another module ``theory.retract`` does.
+        targets: ``mlp`` checks its own, for another module ``theory.retract`` does. For
+        another loss make a ``Problem`` of ``outputs`` and a ``criterion``.
       label_smoothing: ε of the cross-entropy, in (0, 1).
       test: (x, y) for the metrics ``test_error``, or ``test_loss`` for cross-entropy,
         and with classes ``test_accuracy``.
