@@ -5,8 +5,10 @@ import json
 import jax
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import sharpflow as sf
+from sharpflow.experiments.cli import app
 from sharpflow.experiments.problems import (
     mlp_cifar10,
     resnet20_cifar10,
@@ -128,3 +130,10 @@ def test_a_run_says_which_images_it_was_made_of(cifar10_root, tmp_path):
 def test_a_folder_without_images_is_told_with_the_remedy(tmp_path):
     with pytest.raises(FileNotFoundError, match="download=True"):
         vgg11_cifar10(str(tmp_path))
+
+
+def test_a_command_without_images_is_told_with_the_remedy_of_a_command(tmp_path):
+    config = ["run", "vgg11-cifar10-small", "--out", str(tmp_path / "run")]
+    root = ["--set", f"problem_options.root={tmp_path}"]
+    result = CliRunner().invoke(app, [*config, *root], env={"COLUMNS": "200"})
+    assert result.exit_code == 2 and "--set problem_options.download=true" in result.stderr

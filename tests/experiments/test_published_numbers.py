@@ -186,3 +186,5 @@ def test_the_command_and_the_report_show_published_numbers(write, tmp_path):
     section = re.search(r'<section id="published">(.*?)</section>', page, re.DOTALL)
     rows = [row for row in section[1].split("<tr")[2:] if "[1], table 2" in row]
     assert len(rows) == 2 and all("0.5 to 1" in row for row in rows)
+    # without decay and without an edge ratio nothing is measured beside the theory of the edge
+    assert "Measured beside predicted" not in page

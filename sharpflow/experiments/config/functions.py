@@ -21,6 +21,9 @@ from sharpflow.simulator.moment import Observable
 _INSTANCES = {"problem": Problem, "observables": Observable}
 _INSTANCES_IN_WORDS = {"problem": "a Problem", "observables": "an Observable"}
 
+# What a reader of files says in the words of Python.
+_FETCHING = "--set problem_options.download=true, or --set problem_options.root=FOLDER"
+
 
 @dataclasses.dataclass(frozen=True)
 class Function:
@@ -91,6 +94,8 @@ class Function:
                 raise
             except (Exception, SystemExit) as error:
                 said = f"{_path(self.key)}: {self.reference} raised {reason(error)}"
+                if isinstance(error, FileNotFoundError) and "download" in self.keywords:
+                    said += f"; on the command line: {_FETCHING}"
                 raise ConfigError(source, [said]) from error
 
         # Without the attributes: those of a callable object are its state, and not that of this

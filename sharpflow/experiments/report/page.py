@@ -105,7 +105,8 @@ class Page:
       title, sentence: what was run.
       facts: what a reader wants to know first, by name.
       command: makes it again.
-      statements: what theory says beside what was measured.
+      statements: what theory says beside what was measured; None of a published setting of which
+        it says nothing.
       notes: on the statements: what they mean, and what is absent and why.
       provenance: tables of how it was made, by name.
       reading: Python that reads the numbers.
@@ -125,7 +126,7 @@ class Page:
     sentence: str
     facts: Mapping[str, str]
     command: str
-    statements: Table
+    statements: Table | None
     notes: Sequence[str]
     provenance: Mapping[str, Mapping[str, str]]
     reading: str

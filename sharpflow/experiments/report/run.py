@@ -1,7 +1,10 @@
 """The page of a run: its grid, its curves, and what theory says of its points."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from sharpflow.experiments.config import load
 from sharpflow.experiments.config.trust import modules_of_user
@@ -20,7 +23,7 @@ from sharpflow.experiments.report.kept_predictions import (
     said_of_kept,
 )
 from sharpflow.experiments.report.measured import Measures, measure, remarks
-from sharpflow.experiments.report.page import Figure, Page, Sphere
+from sharpflow.experiments.report.page import Figure, Page, Sphere, Table
 from sharpflow.experiments.report.points import Records, records
 from sharpflow.experiments.report.predicted import MOST, Prediction, chosen, predict_points
 from sharpflow.experiments.report.published import published_table
@@ -65,6 +68,7 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None, *, tr
     figures, figure_note = _figures(dataset, folder / "figures", data, earlier)
     generalization = generalization_part(dataset, figures)
     told = [] if generalization is None else generalization.figures
+    published = published_table(dataset, config)
     return Page(
         title=f"sharpflow run: {folder.absolute().name}",
         sentence=described or _sentence(points, asked),
@@ -76,8 +80,8 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None, *, tr
         else "made from Python, by sharpflow.simulate_grid(..., out=...): there is no config",
         command_note=_importable(run) if config is not None else "",
         config=config,
-        published=published_table(dataset, config),
-        statements=statement_table(measures, predicted),
+        published=published,
+        statements=_statements(measures, predicted, published),
         notes=[
             SETTLED,
             *remarks(dataset, measures, infimum, of_gdwd=_of_gdwd(asked)),
@@ -100,6 +104,16 @@ def run_page(folder: Path, predictions: int | None, progress: bool | None, *, tr
         "import xarray\n\n"
         f"run = xarray.open_zarr({run.path.name + '/data.zarr'!r}, chunks=None)",
     )
+
+
+def _statements(
+    measures: Sequence[Measures], predicted: Mapping[int, Prediction], published: Table | None
+) -> Table | None:
+    """The table of statements; none of a published setting of which they say nothing."""
+    measured = any(np.isfinite(value) for point in measures for value in point.values())
+    if published is not None and not measured and not predicted:
+        return None
+    return statement_table(measures, predicted)
 
 
 def _predictions(
