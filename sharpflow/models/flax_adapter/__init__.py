@@ -1,5 +1,5 @@
 """Flax modules, with their data, as Problems."""
 
-from sharpflow.models.flax_adapter.adapter import LOSSES, from_flax
+from sharpflow.models.flax_adapter.adapter import LOSS, from_flax
 
-__all__ = ["LOSSES", "from_flax"]
+__all__ = ["LOSS", "from_flax"]

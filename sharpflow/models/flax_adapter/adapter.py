@@ -22,6 +22,7 @@ from sharpflow.models.arguments import (
     TEXT,
     any_of,
     checked,
+    choice,
     optional,
     shown,
 )
@@ -55,7 +56,9 @@ from sharpflow.models.problem import Problem
 if TYPE_CHECKING:
     from flax import nnx
 
-LOSSES = ("mse", "smoothed_cross_entropy")
+LOSS = choice(("mse", "smoothed_cross_entropy")).with_remedy(
+    lambda value: "for another loss make a Problem of outputs and a criterion"
+)
 
 
 @known_while_traced()
@@ -68,7 +71,7 @@ LOSSES = ("mse", "smoothed_cross_entropy")
     fixed_seed=SEED,
     scale_invariant=optional(FLAG),
     test=PAIR,
-    loss=TEXT,
+    loss=LOSS,
     metrics=optional(MAPPING),
 )
 def from_flax(
@@ -153,8 +156,6 @@ def from_flax(
         with an nnx module or one that mixes its examples otherwise than by
         ``nn.BatchNorm``, or metrics with the name of another column.
     """
-    if loss not in LOSSES:
-        raise ValueError(f"loss must be one of {LOSSES}, got {loss!r}")
     if micro_batch is not None and not COUNT.fits(micro_batch):
         raise ValueError(
             f"micro_batch must be a positive integer or None, got {shown(micro_batch)}"

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sharpflow.models.activations import ACTIVATIONS, second_moment, variance
-from sharpflow.models.arguments import COUNT, POSITIVE, TEXT
+from sharpflow.models.arguments import COUNT, POSITIVE, choice, optional
 from sharpflow.models.convolution import conv_general_dilated
 from sharpflow.models.cross_entropy import require_reachable
-from sharpflow.models.flax_adapter import LOSSES, from_flax
+from sharpflow.models.flax_adapter import LOSS, from_flax
 from sharpflow.models.inputs import holds_classes, resolve_dtype
 from sharpflow.models.normalization import NORMALIZATIONS, normalized
 from sharpflow.models.problem import Problem
@@ -147,19 +147,10 @@ def network_problem(
     """
     # Here and not by `checked`: vgg11, resnet20 and transformer hand these on as keywords that they
     # do not name.
-    for name, value in (
-        *(("normalization", normalization), ("activation", activation), ("loss", loss)),
-        *([] if head is None else [("head", head)]),
-    ):
-        TEXT.require(name, value)
-    if normalization not in NORMALIZATIONS:
-        raise ValueError(f"normalization must be one of {NORMALIZATIONS}, got {normalization!r}")
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {tuple(ACTIVATIONS)}, got {activation!r}")
-    if head not in (None, *HEADS):
-        raise ValueError(f"head must be None or one of {HEADS}, got {head!r}")
-    if loss not in LOSSES:
-        raise ValueError(f"loss must be one of {LOSSES}, got {loss!r}")
+    choice(NORMALIZATIONS).require("normalization", normalization)
+    choice(ACTIVATIONS).require("activation", activation)
+    optional(choice(HEADS)).require("head", head)
+    LOSS.require("loss", loss)
     COUNT.require("num_groups", num_groups)
     POSITIVE.require("logit_scale", logit_scale)
     if loss == "mse" and logit_scale != 1.0:

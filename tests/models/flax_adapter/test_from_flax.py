@@ -161,9 +161,10 @@ def test_outputs_that_do_not_match_the_targets_are_refused(data):
         from_flax(Stock(num_outputs=5), *data, apply_kwargs=TRAINING)
 
 
-def test_an_unknown_loss_is_refused(data):
-    with pytest.raises(ValueError, match="loss must be one of.*mse.*'hinge'"):
-        from_flax(Stock(), *data, "hinge", apply_kwargs=TRAINING)
+@pytest.mark.parametrize("loss", ["hinge", jnp.abs])
+def test_an_unknown_loss_is_refused_with_the_way_to_one_of_the_users(data, loss):
+    with pytest.raises(ValueError, match="loss must be one of.*mse.*make a Problem of outputs"):
+        from_flax(Stock(), *data, loss, apply_kwargs=TRAINING)
 
 
 @pytest.mark.parametrize(

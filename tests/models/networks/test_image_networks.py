@@ -206,7 +206,12 @@ def test_outputs_are_counted_by_classes_or_columns():
         ("transformer", (4, 30, 32, 3), {"patch": 8}, "multiples of 8, got (4, 30, 32, 3)"),
         ("vgg11", (4, 32, 32, 3), {"width": 0.0}, "width must be positive and finite, got 0.0"),
         ("vgg11", (4, 32, 32, 3), {"pooling": "sum"}, "pooling must be one of ('mean', 'max')"),
-        ("vgg11", (4, 32, 32, 3), {"head": "free"}, "head must be None or one of ('normalized',"),
+        (
+            "vgg11",
+            (4, 32, 32, 3),
+            {"head": "free"},
+            "head must be one of ('normalized', 'fixed', 'trained'), or None",
+        ),
         ("transformer", (4, 32, 32, 3), {"normalization": "instance"}, "leaves nothing of their"),
         ("transformer", (4, 32, 32, 3), {"width": 10}, "width must be a multiple of 4 and of num"),
         (
