@@ -147,9 +147,10 @@ def _trace(
         error = jnp.sqrt(variance) * unit
     else:
         error = variance
+    low, high = estimate - _QUANTILE * error, estimate + _QUANTILE * error
     status = jnp.select(
         [
-            ~(jnp.isfinite(estimate) & jnp.isfinite(error)),
+            ~(jnp.isfinite(low) & jnp.isfinite(high)),
             # as in ritz_status
             asymmetry > jnp.finfo(dtype).eps ** 0.4 * largest,
         ],
@@ -159,8 +160,8 @@ def _trace(
     return TraceEstimate(
         trace=estimate,
         standard_error=error,
-        low=estimate - _QUANTILE * error,
-        high=estimate + _QUANTILE * error,
+        low=low,
+        high=high,
         num_products=jnp.asarray(num_products, jnp.int32),
         status=status.astype(jnp.int32),
     )
