@@ -30,7 +30,7 @@ from sharpflow.models.representation import summarized
 from sharpflow.theory.curvature import flat_product
 from sharpflow.theory.matrices import MATRIX, PRECONDITIONER, Matrix, problem_of_matrix
 from sharpflow.theory.quadrature import Quadrature, Tridiagonal, quadrature, tridiagonal
-from sharpflow.theory.scaling import norm
+from sharpflow.theory.scaling import norm, underflows
 from sharpflow.theory.status import Status
 from sharpflow.theory.witness import random_vector
 
@@ -66,7 +66,8 @@ class SpectralDensity:
       nodes, weights: of the quadrature of every vector, shape (n, m).
       num_products: products that were made.
       status: ``Status.SUCCESS``; ``NOT_CONVERGED``, where the degree is too low for the width;
-        ``NOT_SYMMETRIC`` or ``NOT_FINITE``.
+        ``NOT_SYMMETRIC`` or ``NOT_FINITE``; ``PRECISION``, where products are so small that they
+        underflow.
     """
 
     points: Float[Array, " p"]
@@ -277,9 +278,10 @@ def density_of(
             ~finite,
             # as in ritz_status
             asymmetry > jnp.finfo(dtype).eps ** 0.4 * size,
+            underflows(size),
             ~(at.is_settled() & over.is_settled() & at_nodes.is_settled()),
         ],
-        [Status.NOT_FINITE, Status.NOT_SYMMETRIC, Status.NOT_CONVERGED],
+        [Status.NOT_FINITE, Status.NOT_SYMMETRIC, Status.PRECISION, Status.NOT_CONVERGED],
         Status.SUCCESS,
     )
     return SpectralDensity(

@@ -302,6 +302,29 @@ def test_float32_is_within_its_intervals_too() -> None:
     assert abs(float(sum_found.trace) - values.sum()) < 4.0 * float(sum_found.standard_error)
 
 
+@_dtypes
+def test_products_that_underflow_are_no_success(dtype: type) -> None:
+    random = np.random.default_rng(5)
+    square = random.normal(size=(40, 40))
+    for shift, expected in ((3.0, Status.SUCCESS), (-1.0, Status.PRECISION)):
+        # beside and beyond the limit at which what is taken for zero is missed
+        limit = float(np.finfo(dtype).tiny) / float(np.finfo(dtype).eps)
+        matrix = jnp.asarray(limit * 10.0**shift * (square + square.T) / 40.0, dtype)
+        problem = sf.Problem(
+            init=lambda key: jnp.ones(40, dtype),
+            loss=lambda w, matrix: 0.5 * w @ (matrix @ w),
+            data=matrix,
+            scale_invariant=False,
+        )
+        params = jnp.ones(40, dtype)
+        statuses = [
+            spectral_density(problem, params, num_vectors=2).status,
+            trace(problem, params).status,
+            top_eigenpairs(problem, params).status,
+        ]
+        assert [Status(int(one)) for one in statuses] == 3 * [expected]
+
+
 def test_what_is_wrong_with_an_operator_is_told() -> None:
     problem = sf.Problem(
         init=lambda key: jax.random.normal(key, (20,)),
