@@ -94,7 +94,7 @@ def test_snapshots_after_a_divergence_are_told_and_spoil_no_other():
     lost = sf.simulate(problem, 1e30 * params, sf.gdwd(1.0, 0.0), 2, snapshot_every=1)
     nothing = sf.simulator.measure_spectra(lost, problem, **options)
     assert np.all(nothing["spectrum_status"] == sf.Status.NOT_FINITE)
-    with pytest.raises(ValueError, match=r"snapshots with a finite density, got steps \[0\] with"):
+    with pytest.raises(ValueError, match="must be of snapshots with a finite density"):
         sf.plots.spectral_densities(nothing)
 
 
