@@ -29,7 +29,13 @@ from sharpflow.simulator.quantity import Quantity, by_name
 from sharpflow.simulator.trajectory import TRAJECTORY, Trajectory
 from sharpflow.theory import Eigenpairs, Status, top_eigenpairs, trace
 from sharpflow.theory.matrices import MATRIX, Matrix, problem_of_matrix
-from sharpflow.theory.spectral_density import NUM_POINTS, density_of, spectral_range, tridiagonals
+from sharpflow.theory.spectral_density import (
+    DEGREE,
+    NUM_POINTS,
+    density_of,
+    spectral_range,
+    tridiagonals,
+)
 
 if TYPE_CHECKING:
     import xarray
@@ -114,7 +120,7 @@ SPECTRA = by_name(
     groups=optional(GROUPS),
     matrix=MATRIX,
     num_vectors=COUNT,
-    degree=COUNT,
+    degree=DEGREE,
     width=optional(POSITIVE),
     points=optional(array(1)),
     num_products=count(least=12),
@@ -237,11 +243,12 @@ def _common(
 ) -> tuple[jax.Array, jax.Array]:
     """Width and points for all snapshots, as ``spectral_density`` chooses them for one."""
     ranges = np.array([[float(end) for end in spectral_range(one)] for one in matrices])
-    smallest, largest = np.nanmin(ranges[:, 0]), np.nanmax(ranges[:, 1])
-    size = max(abs(smallest), abs(largest), np.finfo(dtype).tiny)
+    known = ranges[np.all(np.isfinite(ranges), axis=1)]  # all but snapshots that are not finite
+    smallest, largest = (known[:, 0].min(), known[:, 1].max()) if len(known) else (0.0, 0.0)
+    size = max(abs(smallest), abs(largest))
     if width is None:
         degree = matrices[0].diagonal.shape[-1]
-        width = max((largest - smallest) / degree, 1e-3 * size)
+        width = max((largest - smallest) / degree, 1e-3 * size) if size > 0 else 1.0
     if points is None:
         points = np.linspace(smallest - 3.0 * width, largest + 3.0 * width, NUM_POINTS)
     return jnp.asarray(width, dtype), jnp.asarray(points, dtype)

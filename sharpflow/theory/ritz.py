@@ -4,6 +4,7 @@ import chex
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from sharpflow.theory.scaling import underflows
 from sharpflow.theory.status import Status
 
 
@@ -64,10 +65,17 @@ def ritz_status(pairs: RitzPairs, dimension: int) -> Int[Array, ""]:
             # networks. An operator that is not symmetric, as from a loss with a derivative of its
             # own that is wrong, is off by parts of one.
             pairs.asymmetry > precision**0.4 * pairs.largest,
+            underflows(pairs.largest),
             jnp.all(pairs.converged),
             worst <= rounding,
         ],
-        [Status.NOT_FINITE, Status.NOT_SYMMETRIC, Status.SUCCESS, Status.PRECISION],
+        [
+            Status.NOT_FINITE,
+            Status.NOT_SYMMETRIC,
+            Status.PRECISION,
+            Status.SUCCESS,
+            Status.PRECISION,
+        ],
         Status.NOT_CONVERGED,
     ).astype(jnp.int32)
 

@@ -19,6 +19,7 @@ from sharpflow.models.arguments import (
     POSITIVE,
     array,
     checked,
+    count,
     optional,
     require_within,
 )
@@ -29,7 +30,7 @@ from sharpflow.models.representation import summarized
 from sharpflow.theory.curvature import flat_product
 from sharpflow.theory.matrices import MATRIX, PRECONDITIONER, Matrix, problem_of_matrix
 from sharpflow.theory.quadrature import Quadrature, Tridiagonal, quadrature, tridiagonal
-from sharpflow.theory.scaling import norm
+from sharpflow.theory.scaling import norm, underflows
 from sharpflow.theory.status import Status
 from sharpflow.theory.witness import random_vector
 
@@ -38,6 +39,7 @@ from sharpflow.theory.witness import random_vector
 # 97.0 %. With the quantile of 5 %, 1.96, the one would be 93.8 % (200,000 draws each).
 _QUANTILE = 2.17
 NUM_POINTS = 201
+DEGREE = count(least=2)  # the error of the quadrature is told by one of a lower degree
 # The status tells of an error of the quadrature above this part of the largest density, where it
 # is also above the standard error. Smaller ones are in the intervals, and not seen in a figure.
 _NOTICED = 1e-3
@@ -64,7 +66,8 @@ class SpectralDensity:
       nodes, weights: of the quadrature of every vector, shape (n, m).
       num_products: products that were made.
       status: ``Status.SUCCESS``; ``NOT_CONVERGED``, where the degree is too low for the width;
-        ``NOT_SYMMETRIC`` or ``NOT_FINITE``.
+        ``NOT_SYMMETRIC`` or ``NOT_FINITE``; ``PRECISION``, where products are so small that they
+        underflow.
     """
 
     points: Float[Array, " p"]
@@ -90,7 +93,7 @@ class SpectralDensity:
     matrix=MATRIX,
     preconditioner=PRECONDITIONER,
     num_vectors=COUNT,
-    degree=COUNT,
+    degree=DEGREE,
     width=optional(POSITIVE),
     points=optional(array(1)),
     seed=INTEGER,
@@ -121,8 +124,8 @@ def spectral_density(
         the Hessian of the criterion; the identity for a residual.
       preconditioner: the diagonal of P, as ``params``: the density of P^{-1/2} A P^{-1/2}.
       num_vectors: n random vectors; an error falls like 1/√n.
-      degree: products with each, at most d of which count. Their memory is as many copies of
-        params.
+      degree: products with each, at least 2, at most d of which count. Their memory is as many
+        copies of params.
       width: σ; by default the range of the eigenvalues over the degree.
       points: x, shape (p,); by default 201 over the range.
       seed: of the random vectors.
@@ -249,12 +252,18 @@ def density_of(
 
     asymmetry = jnp.max(matrices.asymmetry)
 
-    def mean(function: Callable[[Array, Array], Array]) -> _Mean:
-        return jax.vmap(
-            lambda point: _Mean.of(function, fine, coarse, point, dimension, asymmetry)
-        )(points)
+    # Nodes are off by some units of rounding, even where all products happen to be symmetric.
+    rounding = jnp.maximum(asymmetry, jnp.finfo(dtype).eps * size)
 
-    at, over = mean(gaussian), mean(above)
+    def mean(function: Callable[[Array, Array], Array], places: Array) -> _Mean:
+        return jax.vmap(lambda point: _Mean.of(function, fine, coarse, point, dimension, rounding))(
+            places
+        )
+
+    at, over = mean(gaussian, points), mean(above, points)
+    # Between the nodes of a degree that is too low for the width both quadratures say zero. At the
+    # nodes of one vector they differ, wherever the points are.
+    at_nodes = mean(gaussian, fine.nodes[0])
     low, high = at.interval(1.0)
     other_low, other_high = over.complement().interval(1.0)
     count_low, count_high = over.interval(1.0)
@@ -269,9 +278,10 @@ def density_of(
             ~finite,
             # as in ritz_status
             asymmetry > jnp.finfo(dtype).eps ** 0.4 * size,
-            ~(at.is_settled() & over.is_settled()),
+            underflows(size),
+            ~(at.is_settled() & over.is_settled() & at_nodes.is_settled()),
         ],
-        [Status.NOT_FINITE, Status.NOT_SYMMETRIC, Status.NOT_CONVERGED],
+        [Status.NOT_FINITE, Status.NOT_SYMMETRIC, Status.PRECISION, Status.NOT_CONVERGED],
         Status.SUCCESS,
     )
     return SpectralDensity(
@@ -317,7 +327,7 @@ class _Mean:
         coarse: Quadrature,
         point: Array,
         dimension: int,
-        asymmetry: Array,
+        rounding: Array,
     ) -> "_Mean":
         """From the quadratures of all vectors.
 
@@ -330,7 +340,7 @@ class _Mean:
           fine, coarse: with a leading axis for the vectors.
           point: shape ().
           dimension: d.
-          asymmetry: of the products.
+          rounding: by how much nodes may be off.
         """
         along = jnp.ones_like(fine.nodes)
         values, slopes = jax.jvp(lambda nodes: function(nodes, point), (fine.nodes,), (along,))
@@ -340,8 +350,8 @@ class _Mean:
         less = jnp.sum(coarse.weights * function(coarse.nodes, point)) / count
         spread = jnp.maximum(square - jnp.square(mean), 0.0)
         variance = 2.0 * spread / ((dimension + 2) * count)
-        rounding = asymmetry * jnp.sum(fine.weights * jnp.abs(slopes)) / count
-        return cls(mean=mean, variance=variance, bias=jnp.abs(mean - less), rounding=rounding)
+        moved = rounding * jnp.sum(fine.weights * jnp.abs(slopes)) / count
+        return cls(mean=mean, variance=variance, bias=jnp.abs(mean - less), rounding=moved)
 
     def complement(self) -> "_Mean":
         """Of one less the function."""

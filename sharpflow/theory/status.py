@@ -22,7 +22,8 @@ class Status(enum.IntEnum):
         oscillation holds an eigenvalue at the edge.
       NOT_FINITE: an operator returned entries that are not finite.
       NOT_SYMMETRIC: an operator is not symmetric.
-      PRECISION: a tolerance on eigenvalues is finer than the rounding of products.
+      PRECISION: a tolerance on eigenvalues is finer than the rounding of products, or the products
+        are so small that they underflow.
       EIGENPAIRS_FAILED: of a step of a flow, the eigenvalues of the Hessian.
       PROJECTION_FAILED: of a step of a flow, the projection of the edge gradients to the
         tangent space of Γ.
@@ -75,7 +76,7 @@ _MESSAGES = {
     Status.DIVERGED: "the loss, its gradient or the parameters stopped being finite",
     Status.NOT_FINITE: "an operator returned NaN or infinite entries",
     Status.NOT_SYMMETRIC: "an operator is not symmetric",
-    Status.PRECISION: "the tolerance is below what rounding allows",
+    Status.PRECISION: "the tolerance is below what rounding or underflow allows",
     Status.EIGENPAIRS_FAILED: "the largest eigenvalues of the Hessian could not be computed",
     Status.PROJECTION_FAILED: "the edge gradients could not be projected to the tangent space",
     Status.PROGRAM_FAILED: "the convex program for the oscillation could not be solved",

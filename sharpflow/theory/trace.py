@@ -16,7 +16,7 @@ from sharpflow.models.problem import PROBLEM
 from sharpflow.models.representation import summarized
 from sharpflow.theory.curvature import flat_product
 from sharpflow.theory.matrices import MATRIX, PRECONDITIONER, Matrix, problem_of_matrix
-from sharpflow.theory.scaling import norm, unit_of
+from sharpflow.theory.scaling import norm, underflows, unit_of
 from sharpflow.theory.status import Status
 from sharpflow.theory.witness import random_vector
 
@@ -36,7 +36,8 @@ class TraceEstimate:
       standard_error: of it, shape (); 0 where every diagonal entry was computed.
       low, high: an interval that holds the trace with a probability of about 95 %, shape ().
       num_products: products that were made.
-      status: ``Status.SUCCESS``, ``NOT_SYMMETRIC`` or ``NOT_FINITE``.
+      status: ``Status.SUCCESS``; ``NOT_SYMMETRIC`` or ``NOT_FINITE``; ``PRECISION``, where products
+        are so small that they underflow.
     """
 
     trace: Float[Array, ""]
@@ -147,20 +148,22 @@ def _trace(
         error = jnp.sqrt(variance) * unit
     else:
         error = variance
+    low, high = estimate - _QUANTILE * error, estimate + _QUANTILE * error
     status = jnp.select(
         [
-            ~(jnp.isfinite(estimate) & jnp.isfinite(error)),
+            ~(jnp.isfinite(low) & jnp.isfinite(high)),
             # as in ritz_status
             asymmetry > jnp.finfo(dtype).eps ** 0.4 * largest,
+            underflows(largest),
         ],
-        [Status.NOT_FINITE, Status.NOT_SYMMETRIC],
+        [Status.NOT_FINITE, Status.NOT_SYMMETRIC, Status.PRECISION],
         Status.SUCCESS,
     )
     return TraceEstimate(
         trace=estimate,
         standard_error=error,
-        low=estimate - _QUANTILE * error,
-        high=estimate + _QUANTILE * error,
+        low=low,
+        high=high,
         num_products=jnp.asarray(num_products, jnp.int32),
         status=status.astype(jnp.int32),
     )

@@ -70,6 +70,34 @@ def test_sharpness_of_a_layer_is_that_of_its_block(run, spectra):
     np.testing.assert_allclose(layers["block_sharpness"], first, rtol=1e-7)
 
 
+def test_spectrum_of_zeros_is_one_gaussian_of_width_1():
+    problem = sf.Problem(init=jnp.ones, loss=jnp.sum, scale_invariant=False)
+    params = jnp.ones(4, jnp.float32)
+    trajectory = sf.simulate(problem, params, sf.gdwd(0.1, 0.0), 2, snapshot_every=1)
+    found = sf.simulator.measure_spectra(trajectory, problem, groups={"all": "*"}, num_vectors=2)
+    assert np.all(found["spectrum_status"] == 0) and found.attrs["width"] == 1.0
+    for row in found["density"].values:
+        np.testing.assert_allclose(row, norm.pdf(found["curvature"]), rtol=1e-5)
+    assert np.all(found["trace"] == 0.0) and np.all(found["largest_eigenvalue"] == 0.0)
+
+
+def test_snapshots_after_a_divergence_are_told_and_spoil_no_other():
+    problem = sf.Problem(init=jnp.ones, loss=lambda w: jnp.sum(w**4), scale_invariant=False)
+    params = jnp.ones(4, jnp.float32)
+    options = {"k": 0, "num_vectors": 2, "degree": 4}
+    diverged = sf.simulate(problem, params, sf.gdwd(1.0, 0.0), 8, snapshot_every=1)
+    found = sf.simulator.measure_spectra(diverged, problem, **options)
+    finite = np.all(np.abs(np.asarray(diverged.params)) < 1e15, axis=1)
+    assert finite[0] and not finite[-1]
+    assert np.array_equal(found["spectrum_status"] == 0, finite)
+    assert np.all(np.isfinite(found["density"][finite]))
+    lost = sf.simulate(problem, 1e30 * params, sf.gdwd(1.0, 0.0), 2, snapshot_every=1)
+    nothing = sf.simulator.measure_spectra(lost, problem, **options)
+    assert np.all(nothing["spectrum_status"] == sf.Status.NOT_FINITE)
+    with pytest.raises(ValueError, match="must be of snapshots with a finite density"):
+        sf.plots.spectral_densities(nothing)
+
+
 def test_figure_has_an_interval_and_a_threshold_for_each_step(run, spectra):
     _, ax = pyplot.subplots()
     chosen = spectra.isel(step=[0, -1])

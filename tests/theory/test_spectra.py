@@ -158,6 +158,24 @@ def test_density_of_a_degree_that_is_too_low_is_no_success() -> None:
     assert int(spectral_density(problem, params, degree=12, width=0.2).status) == Status.SUCCESS
 
 
+def test_density_between_the_nodes_of_too_low_a_degree_is_no_success() -> None:
+    problem, params = _diagonal(np.linspace(0.0, 1.0, 100))
+    found = spectral_density(problem, params, degree=12, width=1e-6, points=jnp.asarray([0.503]))
+    assert float(found.density[0]) == 0.0  # both quadratures agree, and are wrong
+    assert int(found.status) == Status.NOT_CONVERGED
+
+
+def test_density_of_one_multiple_eigenvalue_is_within_the_rounding_of_float32() -> None:
+    problem, params = _diagonal(np.full(50, 3.0, np.float32))
+    points = np.linspace(2.99, 3.01, 9)
+    found = spectral_density(problem, params, width=3e-3, points=points)
+    exact = norm.pdf((3.0 - points) / 3e-3) / 3e-3
+    low, high = np.asarray(found.density_low, float), np.asarray(found.density_high, float)
+    rounded = 1e-6 * exact.max()  # of the density itself, and none of the eigenvalue
+    assert np.any(np.abs(np.asarray(found.density, float) - exact) > 10.0 * rounded)
+    assert np.all((low <= exact + rounded) & (exact <= high + rounded))
+
+
 def test_density_of_a_multiple_of_the_identity_is_one_gaussian() -> None:
     problem, params = _diagonal(np.full(50, 3.0))
     found = spectral_density(problem, params, width=0.1, points=jnp.asarray([2.9, 3.0]))
@@ -185,6 +203,16 @@ def test_trace_of_low_rank_needs_no_more_products_than_three_ranks() -> None:
     found = trace(*_diagonal(values), num_products=36)
     assert float(found.trace) == pytest.approx(55.0, rel=1e-12)
     assert float(found.standard_error) < 1e-10
+
+
+def test_trace_whose_interval_overflows_is_no_success() -> None:
+    problem, params = _diagonal(np.linspace(0.0, 3.5e306, 100))
+    found = jax.jit(jax.vmap(lambda seed: trace(problem, params, num_products=12, seed=seed)))(
+        jnp.arange(20)
+    )
+    endless = np.isfinite(found.trace) & ~np.isfinite(found.high)
+    assert np.any(endless)
+    assert np.all(np.asarray(found.status)[endless] == Status.NOT_FINITE)
 
 
 def test_trace_of_as_many_products_as_dimensions_is_exact() -> None:
@@ -272,6 +300,29 @@ def test_float32_is_within_its_intervals_too() -> None:
     assert np.mean(held) > 0.8  # points beside each other err together
     sum_found = trace(problem, params, num_products=30)
     assert abs(float(sum_found.trace) - values.sum()) < 4.0 * float(sum_found.standard_error)
+
+
+@_dtypes
+def test_products_that_underflow_are_no_success(dtype: type) -> None:
+    random = np.random.default_rng(5)
+    square = random.normal(size=(40, 40))
+    for shift, expected in ((3.0, Status.SUCCESS), (-1.0, Status.PRECISION)):
+        # beside and beyond the limit at which what is taken for zero is missed
+        limit = float(np.finfo(dtype).tiny) / float(np.finfo(dtype).eps)
+        matrix = jnp.asarray(limit * 10.0**shift * (square + square.T) / 40.0, dtype)
+        problem = sf.Problem(
+            init=lambda key: jnp.ones(40, dtype),
+            loss=lambda w, matrix: 0.5 * w @ (matrix @ w),
+            data=matrix,
+            scale_invariant=False,
+        )
+        params = jnp.ones(40, dtype)
+        statuses = [
+            spectral_density(problem, params, num_vectors=2).status,
+            trace(problem, params).status,
+            top_eigenpairs(problem, params).status,
+        ]
+        assert [Status(int(one)) for one in statuses] == 3 * [expected]
 
 
 def test_what_is_wrong_with_an_operator_is_told() -> None:

@@ -35,11 +35,16 @@ def spectral_densities(
       The axes.
 
     Raises:
-      ValueError: a dataset that ``measure_spectra`` did not make.
+      ValueError: a dataset that ``measure_spectra`` did not make, or without a finite density.
     """
     if not {"density", "density_low", "density_high", "curvature"} <= set(spectra.variables):
         got = f"a dataset with {sorted(map(str, spectra))}"
         raise ArgumentError("spectra", _SPECTRA.allowed, got)
+    if not np.any(np.isfinite(spectra["density_high"])):
+        steps = spectra["step"].values.tolist()
+        raise ArgumentError(
+            "spectra", "of snapshots with a finite density", f"steps {steps} without one"
+        )
     x = spectra["curvature"].values
     # eigenvalues within one width, which a reader can count, in place of a share of them all
     scale = spectra.attrs["dimension"] * spectra.attrs["width"]

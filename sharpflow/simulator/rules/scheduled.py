@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Int
 
 from sharpflow.models import Params
-from sharpflow.models.arguments import NOT_NEGATIVE, Kind, any_of
+from sharpflow.models.arguments import NOT_NEGATIVE, ArgumentError, Kind, any_of
 from sharpflow.models.leaves import is_concrete
 from sharpflow.simulator.rules.edge_rule import EdgeDynamics, edge_dynamics
 from sharpflow.simulator.rules.printed import printed_as
@@ -84,12 +84,18 @@ class ScheduledUpdate:
         Args:
           step: shape ().
           dtype: of the params.
+
+        Raises:
+          ArgumentError: a ValueError: a schedule that makes an array.
         """
         # Schedules of optax multiply integers by floats, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
-            return {
-                name: jnp.asarray(schedule(step)).astype(dtype) for name, schedule in self.schedules
-            }
+            numbers = {name: jnp.asarray(schedule(step)) for name, schedule in self.schedules}
+        for name, value in numbers.items():
+            if value.shape != ():
+                allowed = "a schedule from the step to one number"
+                raise ArgumentError(name, allowed, f"one to an array of shape {value.shape}")
+        return {name: value.astype(dtype) for name, value in numbers.items()}
 
     def at_step(self, state: ScheduledState, step: Array | int) -> ScheduledState:
         """A state whose schedules have come to a step.

@@ -45,6 +45,9 @@ class _Scaled:
     options: tuple[tuple[str, Any], ...]
 
     def __call__(self, step: Array) -> Array:
+        # In double precision too jax divides integers of 32 bits in single precision, which leaves
+        # an error of 1e-6 near the end of a decay.
+        step = jnp.asarray(step, float)
         return self.rate * self.shape(**dict(self.options))(step)
 
     def __repr__(self) -> str:

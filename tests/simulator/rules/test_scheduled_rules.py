@@ -11,6 +11,7 @@ import pytest
 import sharpflow as sf
 from sharpflow.simulator import cosine_decay, linear_decay, step_decay, warmup, warmup_stable_decay
 from sharpflow.simulator.clock import clock_of
+from sharpflow.simulator.rules.scheduled import scheduled_update
 
 NUM_STEPS, DECAY = 40, 0.05
 OBSERVED = ("loss", "threshold", "norm_squared")
@@ -175,6 +176,7 @@ def test_a_saved_run_has_its_clock(problem, params, tmp_path) -> None:
         (lambda: sf.gdwd(lambda t: 0.1 - 0.01 * t, 0.1), "learning_rate at step 11 must be at lea"),
         (lambda: sf.gdwd(0.1, lambda t: 0.5 * t), "weight_decay at step 20 must be below 1, got 1"),
         (lambda: sf.gdwd(lambda t: -0.1, 0.1), "learning_rate at step 0 must be at least 0"),
+        (lambda: sf.gdwd(lambda t: 0.1 * jnp.ones(2), 0.1), r"learning_rate must be .* \(2,\)"),
         (lambda: sf.gdwd(lambda t: 0.1, -1.0), "weight_decay must be at least 0"),
         (lambda: sf.quasi_rmsprop(lambda t: 0.1, b=-1.0), "b must be positive"),
     ],
@@ -209,6 +211,26 @@ def test_schedules_have_their_rates(schedule, expected) -> None:
     with jax.numpy_dtype_promotion("standard"):
         rates = [float(schedule(jnp.asarray(step))) for step in range(9)]
     np.testing.assert_allclose(rates, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (linear_decay(0.3, 50), [0.3 * (1 - t / 50) for t in range(51)]),
+        (cosine_decay(0.3, 50), [0.15 * (1 + math.cos(math.pi * t / 50)) for t in range(51)]),
+        (warmup(0.3, 50), [0.3 * (t + 1) / 50 for t in range(50)]),
+        (
+            warmup_stable_decay(0.3, 60, warmup_steps=7, decay_steps=50),
+            [0.3 * min((t + 1) / 7, 1, (60 - t) / 50) for t in range(61)],
+        ),
+    ],
+    ids=str,
+)
+def test_rates_of_a_schedule_have_the_digits_of_double_precision(schedule, expected) -> None:
+    update = scheduled_update(sf.gdwd(schedule, DECAY).update)
+    steps = jnp.arange(len(expected), dtype=jnp.int32)
+    rates = jax.vmap(lambda step: update.numbers_at(step, np.float64)["learning_rate"])(steps)
+    np.testing.assert_allclose(rates, expected, rtol=1e-13, atol=1e-15)
 
 
 def test_equal_schedules_share_a_compiled_program() -> None:
