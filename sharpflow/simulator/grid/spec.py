@@ -11,7 +11,7 @@ from typing import Any, TypedDict, TypeVar
 import jax
 import numpy as np
 
-from sharpflow.models import Problem
+from sharpflow.models import Params, Problem
 from sharpflow.models.arguments import (
     COUNT,
     FLAG,
@@ -41,7 +41,13 @@ from sharpflow.simulator.loop import column_shapes
 from sharpflow.simulator.moment import Observable
 from sharpflow.simulator.observables import DEFAULT, OBSERVABLES, RUNNING, resolve
 from sharpflow.simulator.premises import warn_of_missing_columns
-from sharpflow.simulator.program import EffectiveRate, MakeOptimizer, Program, Rule
+from sharpflow.simulator.program import (
+    EffectiveRate,
+    MakeOptimizer,
+    Program,
+    Rule,
+    SnapshotParts,
+)
 from sharpflow.simulator.quantities import recorded_quantities
 from sharpflow.simulator.rules import gdwd
 from sharpflow.simulator.rules.edge_rule import MAKE_OPTIMIZER
@@ -137,7 +143,8 @@ class GridSpec:
         or the steps to record; or how many records each point makes, evenly spaced. The
         last gives a dimension ``record`` in place of ``step``, which is then a coordinate.
       observables: as in ``simulate``.
-      snapshot_every: records from a snapshot of the params to the next; none by default.
+      snapshot_every: records from a snapshot of the params, and of the buffers of the rule, to the
+        next; none by default.
       final_params: whether the last params are kept.
       final_state: whether the folder of the run keeps all that each point needs to go on from its
         end, bit for bit: the params, the state of the optimizer, and what observables remember.
@@ -334,7 +341,7 @@ def prepare(spec: GridSpec, *, to_predict: bool = False) -> Grid:
         rates,
         clocks,
         columns,
-        example if snapshot_every is not None else None,
+        _snapshot_parts(points, example) if snapshot_every is not None else None,
         snapshot_every,
         example if spec.final_params else None,
         recorded_quantities(columns, observables),
@@ -518,6 +525,12 @@ def _columns(
                     f"{columns[name].shape}: a grid records one shape"
                 )
     return columns
+
+
+def _snapshot_parts(batches: Sequence[Points], example: Params) -> SnapshotParts:
+    """Those of one point; of a rule that is the same for all points, and params of one shape."""
+    first = batches[0]
+    return SnapshotParts(example, SnapshotParts.of(first.state(first.batch.points[0])).buffers)
 
 
 def _one_shape(batches: Sequence[Points]) -> Any:
