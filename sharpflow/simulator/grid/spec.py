@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypedDict, TypeVar
 
 import jax
@@ -138,7 +139,7 @@ class GridSpec:
       seeds: integers; a point starts from ``problem.init(jax.random.key(seed))``.
       learning_rates, weight_decays: η and λ; one value or several, as ``seeds``.
       num_steps, tau: updates of every point; or their flow time, for which a point makes
-        tau/(ηλ) of them. One of the two.
+        tau/(ηλ) of them, under a schedule as many as its rates take. One of the two.
       record_every, record_at, num_records: steps from a record to the next, by default 1;
         or the steps to record; or how many records each point makes, evenly spaced. The
         last gives a dimension ``record`` in place of ``step``, which is then a coordinate.
@@ -318,6 +319,7 @@ def prepare(spec: GridSpec, *, to_predict: bool = False) -> Grid:
         record_every=record_every,
         record_at=spec.record_at,
         num_records=num_records,
+        steps_to=partial(_steps_to, axes, by_problem, rates),
     )
     if origin is not None:
         timetable = _counted_on(timetable, origin)
@@ -472,6 +474,17 @@ def _rates(axes: Axes, batches: Sequence[Points]) -> np.ndarray:
             if point < cells:
                 rates[point] = points.rate(point)
     return np.tile(rates, axes.shape[0])
+
+
+def _steps_to(axes: Axes, batches: Sequence[Points], rates: np.ndarray, tau: float) -> np.ndarray:
+    """Updates that take a flow time at the points without a rate, as of ``clock.steps_to``."""
+    cells = axes.num_points // axes.shape[0]
+    steps = np.full(cells, math.nan)
+    for points in batches:
+        for point in points.batch.points:
+            if point < cells and np.isnan(rates[point]):
+                steps[point] = points.steps_to(point, tau)
+    return np.tile(steps, axes.shape[0])
 
 
 def _clocks(axes: Axes, batches: Sequence[Points], timetable: Schedule) -> dict[int, Clock]:
