@@ -20,12 +20,12 @@ TAKEN = frozenset(
     }
 )
 
-# variables of params, and the dimensions of params that are one array
-_OF_PARAMS = re.compile(r"(final_)?params(\..*|_+\d+)?", re.DOTALL)
+# variables of params and of optimizer states, and the dimensions of params that are one array
+_OF_PARAMS = re.compile(r"(final_)?params(\..*|_+\d+)?|optimizer_state(\..*)?", re.DOTALL)
 
 
 def is_of_params(name: str) -> bool:
-    """Whether this is what arrays of params, or their dimensions, are called.
+    """Whether this is what arrays of params and of optimizer states, or dimensions, are called.
 
     Args:
       name: of a column.
@@ -58,6 +58,6 @@ def require_free(argument: str, names: Iterable[str]) -> None:
     if taken:
         raise ValueError(
             f"{argument} has {', '.join(map(repr, taken))}; a metric is a column of the result, "
-            f"and may be any text but params, final_params and {', '.join(sorted(TAKEN))}: rename "
-            "it, as in 'my_loss'"
+            "and may be any text but params, final_params, optimizer_state and "
+            f"{', '.join(sorted(TAKEN))}: rename it, as in 'my_loss'"
         )

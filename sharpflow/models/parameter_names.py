@@ -19,7 +19,8 @@ def parameter_names(params: Params, prefix: str) -> list[str]:
 
     Args:
       params: a pytree; of params that are one array the name is ``prefix``.
-      prefix: ``"params"`` for snapshots, ``"final_params"`` for the last ones.
+      prefix: ``"params"`` for snapshots, ``"final_params"`` for the last ones,
+        ``"optimizer_state"`` for the buffers of an optimizer.
 
     Returns:
       A name for every leaf, in their order.
@@ -43,7 +44,7 @@ def parameter_names(params: Params, prefix: str) -> list[str]:
 
 
 def parameter_dimensions(
-    params: Params, ranks: Sequence[int], names: Sequence[str]
+    params: Params, ranks: Sequence[int], names: Sequence[str], prefix: str = "params"
 ) -> list[tuple[str, ...]]:
     """The dimensions of every leaf, none of which is called like one of the variables.
 
@@ -52,12 +53,13 @@ def parameter_dimensions(
       ranks: dimensions that each leaf has.
       names: of the variables in the same dataset: xarray takes a variable with the name of a
         dimension for its labels, and a leaf ``a_0`` would be that beside a leaf ``a``.
+      prefix: with which the names of dimensions begin.
 
     Returns:
       Names for every leaf, in their order: ``params.path_0`` and so on, with more underscores
       where one is too few.
     """
-    leaves, separator = parameter_names(params, "params"), "_"
+    leaves, separator = parameter_names(params, prefix), "_"
     while True:
         dimensions = [
             tuple(f"{leaf}{separator}{axis}" for axis in range(rank))

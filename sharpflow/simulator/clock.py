@@ -19,6 +19,9 @@ from sharpflow.simulator.rules.scheduled import (
 # Steps that are evaluated at a time. Ten times as many would need 50 MB of numbers; a tenth as many
 # would make a schedule of a million steps take seconds.
 _BLOCK = 1 << 16
+# Blocks that are searched for the step at which a flow time is reached, 134 million steps: more
+# than a run has, and ten times as many would let a decay that never gets there look for minutes.
+_MOST_BLOCKS = 1 << 11
 # Of a step, by which τ between two knots may be off, and of log η and log ηλ. A record is a whole
 # number of steps, so that a hundredth of one is never seen; ten times fewer would be three times as
 # many knots.
@@ -168,15 +171,15 @@ def clock_of(update: Any, state: Any, first: int, last: int) -> Clock | None:
     Raises:
       ArgumentError: a ValueError: a rate of a step that is negative or not finite, or ηλ ≥ 1.
     """
-    following, states = scheduled_update(update), scheduled_states(state)
-    if following is None or len(states) != 1 or edge_dynamics(state).intrinsic_rate is None:
+    following = _followed(update, state)
+    if following is None:
         return None
     knots: list[np.ndarray] = []
     tau = 0.0
     for begin in range(first, last + 1, _BLOCK):
         # one more step, which begins the next block: neighbours share a knot
         steps = np.arange(begin, min(begin + _BLOCK, last) + 1)
-        rate, log_rate = _rates(following, states[0], steps)
+        rate, log_rate = _rates(*following, steps)
         time = tau + np.concatenate([[0.0], np.cumsum(rate[:-1])])
         table = np.stack([steps, time, _logarithm(rate), log_rate])
         error = np.array([_STEP_SHARE * max(rate.mean(), 1e-300), _LOG_ERROR, _LOG_ERROR])
@@ -195,8 +198,62 @@ def clock_of(update: Any, state: Any, first: int, last: int) -> Clock | None:
     )
 
 
+def steps_to(update: Any, state: Any, first: int, tau: float) -> float:
+    """How many updates of a rule with schedules take a flow time, to the nearest.
+
+    Args:
+      update, state: as of ``clock_of``.
+      first: step from which on they are made.
+      tau: flow time of all of them.
+
+    Returns:
+      A whole number; infinite where a hundred million steps do not take it, or the clock stands
+      still for a whole block of them; NaN where there is no clock.
+
+    Raises:
+      ArgumentError: as ``clock_of``.
+    """
+    following = _followed(update, state)
+    if following is None:
+        return np.nan
+    before = 0.0
+    for begin in range(first, first + _MOST_BLOCKS * _BLOCK, _BLOCK):
+        steps = np.arange(begin, begin + _BLOCK)
+        numbers, rate, _ = _evaluated(*following, steps)
+        after = before + np.cumsum(rate)
+        reached = np.flatnonzero(after >= tau)
+        # after the last step that is made a schedule need not make sense
+        count = reached[0] + 1 if reached.size else _BLOCK
+        _require_possible(numbers, rate, steps[:count])
+        if reached.size:
+            # not this step where τ is nearer to its begin than to its end
+            shorter = after[count - 1] - tau > 0.5 * rate[count - 1]
+            return float(begin - first + count - int(shorter))
+        if not np.any(rate):  # nobody waits longer for it to move on
+            return np.inf
+        before = after[-1]
+    return np.inf
+
+
+def _followed(update: Any, state: Any) -> tuple[ScheduledUpdate, Any] | None:
+    """The schedules of a rule with a clock, and the state that follows them; else None."""
+    following, states = scheduled_update(update), scheduled_states(state)
+    if following is None or len(states) != 1 or edge_dynamics(state).intrinsic_rate is None:
+        return None
+    return following, states[0]
+
+
 def _rates(update: ScheduledUpdate, state: Any, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Flow time of each step, and log η̃ at a fixed w, both of shape (n,)."""
+    numbers, rate, step_size = _evaluated(update, state, steps)
+    _require_possible(numbers, rate, steps)
+    return rate, _logarithm(step_size)
+
+
+def _evaluated(
+    update: ScheduledUpdate, state: Any, steps: np.ndarray
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """The numbers of some steps, their flow times, and η̃ at a fixed w, each of shape (n,)."""
     unit = {"w": jnp.ones((1,), jax.tree.leaves(state.numbers)[0].dtype)}
 
     def of_step(step: Any) -> tuple[Any, Any, Any]:
@@ -208,19 +265,25 @@ def _rates(update: ScheduledUpdate, state: Any, steps: np.ndarray) -> tuple[np.n
 
     # Whole blocks, so that jax compiles each of these operations for one length.
     padded = np.pad(steps, (0, max(_BLOCK + 1 - len(steps), 0)), mode="edge")
-    numbers, rate, step_size = jax.vmap(of_step)(jnp.asarray(padded, jnp.int32))
+    told = jax.vmap(of_step)(jnp.asarray(padded, jnp.int32))
     numbers, rate, step_size = jax.tree.map(
-        lambda values: np.asarray(values, np.float64)[: len(steps)], (numbers, rate, step_size)
+        lambda values: np.asarray(values, np.float64)[: len(steps)], told
     )
+    return numbers, rate, step_size
+
+
+def _require_possible(numbers: dict[str, np.ndarray], rate: np.ndarray, steps: np.ndarray) -> None:
+    """Refuse rates of these steps that cannot be; of later ones nothing is asked."""
     for name, values in numbers.items():
+        values = values[: len(steps)]
         wrong = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
         if wrong.size:
             at = f"{name} at step {steps[wrong[0]]}"
             raise ArgumentError(at, "at least 0 and finite", shown(float(values[wrong[0]])))
-    if np.any(wrong := ~(rate < 1)):
-        at = f"learning_rate * weight_decay at step {steps[np.argmax(wrong)]}"
-        raise ArgumentError(at, "below 1", shown(float(rate[np.argmax(wrong)])))
-    return rate, _logarithm(step_size)
+    rate = rate[: len(steps)]
+    if np.any(large := ~(rate < 1)):
+        at = f"learning_rate * weight_decay at step {steps[np.argmax(large)]}"
+        raise ArgumentError(at, "below 1", shown(float(rate[np.argmax(large)])))
 
 
 def _with_jumps(after: np.ndarray, tau: np.ndarray, *columns: np.ndarray) -> tuple:

@@ -12,15 +12,16 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from sharpflow.models import Params, Problem
+from sharpflow.models import Problem
 from sharpflow.models.precision import compiled
 from sharpflow.models.stored_tree import with_leaves
 from sharpflow.simulator.chunk import Chunk, stacked
 from sharpflow.simulator.interrupt import Interrupted, Stop
 from sharpflow.simulator.observables import RUNNING
-from sharpflow.simulator.program import LoopState, Program
+from sharpflow.simulator.program import LoopState, Program, SnapshotParts
 from sharpflow.simulator.schedule import Schedule
 from sharpflow.simulator.store.checkpoint import Checkpoint
 from sharpflow.theory import Status
@@ -120,7 +121,7 @@ class Recorder(Protocol):
     def write(self, name: str, point: int, first: int, values: np.ndarray) -> None:
         """Records of a column, from the ``first`` on."""
 
-    def write_snapshots(self, point: int, first: int, params: Params) -> None:
+    def write_snapshots(self, point: int, first: int, parts: SnapshotParts) -> None:
         """Snapshots from the ``first`` on, leaves with leading axis (snapshots,)."""
 
     def finish(self, lane: "Lane", state: Callable[[], LoopState]) -> None:
@@ -185,7 +186,7 @@ class Group:
       program: with the data of the lanes, on that device, or None.
       fetched: what was placed when ``state`` was copied from it.
       columns, snapshots: of the last chunk.
-      observe, snapshot: which rows of it recorded, and kept the params in which lane.
+      observe, snapshot: which rows of it recorded, and kept a snapshot in which lane.
     """
 
     lanes: list[Lane | None]
@@ -258,6 +259,13 @@ def _as_placed_lane(tree: Any) -> Any:
 @compiled
 def _of_lane(lane: LoopState) -> LoopState:
     return jax.tree.map(lambda leaf: leaf[0], lane)
+
+
+def _nothing_like(leaf: Any) -> np.ndarray:
+    """One array of NaN, or of 0 where the numbers are whole."""
+    dtype = jnp.result_type(leaf)
+    nothing = np.nan if jnp.issubdtype(dtype, jnp.inexact) else 0
+    return np.full((1, *jnp.shape(leaf)), nothing, dtype)
 
 
 class Host:
@@ -466,9 +474,8 @@ class Host:
                 one = np.full((1, *values.shape[2:]), np.nan)
                 self.recorder.write(name, lane.point, record, one)
         if self.snapshot_every is not None and record % self.snapshot_every == 0:
-            lost = jax.tree.map(
-                lambda leaf: np.full((1, *leaf.shape), np.nan), group.state_of(index).params
-            )
+            parts = SnapshotParts.of(group.state_of(index))
+            lost = jax.tree.map(_nothing_like, parts)
             self.recorder.write_snapshots(lane.point, record // self.snapshot_every, lost)
 
     def _checkpoint_is_due(self) -> bool:

@@ -204,7 +204,7 @@ def measure_layers(
     if k:
         columns["eigenvector_share"] = _summed(parts.eigenvectors, layers)
     if blocks:
-        columns["block_sharpness"] = blocks_of_snapshots(problem, snapshots, 1, groups)[..., 0]
+        columns["block_sharpness"] = blocks_of_snapshots(problem, snapshots, 1, groups)[0][..., 0]
     if flow is not None:
         columns |= _predicted(trajectory, problem, flow, layers)
     attributes = {"intrinsic_rate": trajectory.intrinsic_rate}
@@ -275,7 +275,7 @@ def blocks_of_snapshots(
     k: int,
     groups: Mapping[str, Patterns] | None,
     matrix: Matrix = "hessian",
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """The k largest eigenvalues of each group's block, each search begun where the last one ended.
 
     Args:
@@ -284,9 +284,9 @@ def blocks_of_snapshots(
       k, groups, matrix: as of ``block_eigenpairs``.
 
     Returns:
-      Shape (S, groups, k), NaN where one was not found.
+      Shape (S, groups, k), NaN where one was not found; and the status of each block, (S, groups).
     """
-    rows, pairs = [], None
+    rows, statuses, pairs = [], [], None
     for row in range(len(jax.tree.leaves(snapshots)[0])):
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf[row]), snapshots)  # noqa: B023
         pairs = block_eigenpairs(
@@ -299,7 +299,8 @@ def blocks_of_snapshots(
             seed=row,
         )
         rows.append([np.asarray(one.values, float) for one in pairs.values()])
-    return np.array(rows)
+        statuses.append([int(one.status) for one in pairs.values()])
+    return np.array(rows), np.array(statuses, np.int32)
 
 
 def _squares(tree: Params) -> Float[Array, " arrays"]:

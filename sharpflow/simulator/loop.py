@@ -15,7 +15,7 @@ from sharpflow.models import Params, Problem
 from sharpflow.models.precision import compiled, full_precision, products_at
 from sharpflow.simulator.columns import joined_columns
 from sharpflow.simulator.moment import Moment
-from sharpflow.simulator.program import Hyperparameters, LoopState, Program
+from sharpflow.simulator.program import Hyperparameters, LoopState, Program, SnapshotParts
 from sharpflow.simulator.rules import edge_dynamics
 from sharpflow.simulator.rules.wrapped import (
     step_hyperparameters,
@@ -53,7 +53,7 @@ class ChunkRows:
     Attributes:
       gaps: updates in each row and lane, shape (R, lanes); a lane with 0 rests.
       observe: whether the row records, shape (R,).
-      snapshot: whether the params before its first update are kept, shape (R, lanes).
+      snapshot: whether a snapshot is kept from before its first update, shape (R, lanes).
       count: rows to run, shape ().
     """
 
@@ -85,7 +85,7 @@ def padded_rows(
 
 def run_rows(
     program: Program, state: LoopState, hyperparameters: Hyperparameters, rows: ChunkRows
-) -> tuple[LoopState, dict[str, Array], Params | None]:
+) -> tuple[LoopState, dict[str, Array], SnapshotParts | None]:
     """Record and update through a chunk.
 
     Lanes do not touch each other: one that diverges is frozen and changes no bit of the
@@ -105,6 +105,7 @@ def run_rows(
     """
     num_rows, num_lanes = rows.gaps.shape
     lanes, problem = jnp.arange(num_lanes), program.problem
+    snapshot_parts = jax.vmap(SnapshotParts.of)
     # compiled functions of their own: traced once, though used twice
     one_step = jax.jit(partial(_one_step, program))
     record_moving: _Record = jax.jit(partial(_record, program))
@@ -123,7 +124,7 @@ def run_rows(
             snapshots = jax.tree.map(
                 lambda kept, now: kept.at[slot, lanes].set(now, mode="drop"),
                 snapshots,
-                state.params,
+                snapshot_parts(state),
             )
             taken = taken + rows.snapshot[index].astype(jnp.int32)
         gap, observed = rows.gaps[index], rows.observe[index]
@@ -151,7 +152,9 @@ def run_rows(
     carry = (
         state,
         _zeros(shapes | _further_shapes(state), num_rows, num_lanes),
-        _zeros(state.params, program.num_snapshots) if program.num_snapshots else None,
+        _zeros(jax.eval_shape(snapshot_parts, state), program.num_snapshots)
+        if program.num_snapshots
+        else None,
         jnp.zeros(lanes.shape, jnp.int32),
     )
     state, columns, snapshots, _ = jax.lax.fori_loop(0, rows.count, row, carry)

@@ -21,12 +21,14 @@ from sharpflow.theory import FlowSolution, linearize
 from sharpflow.theory.edge_geometry import (
     EdgeSpace,
     continuing_turn,
+    covariance_window,
     edge_covariance,
     edge_response,
     edge_space,
 )
 from sharpflow.theory.flow import FLOW
 from sharpflow.theory.linearization import Residual
+from sharpflow.theory.log_rate import Knots
 from sharpflow.theory.residuals import residual_form
 from sharpflow.theory.retraction import retract_by_chords, unit
 
@@ -62,8 +64,9 @@ OSCILLATION = by_name(
     Quantity(
         "predicted_covariance",
         "predicted covariance ηλM",
-        "The mean over the window of ηλM in the same basis, times the share oscillation_share of "
-        "the rule: 1 for gradient descent with weight decay, (1 − β)/(1 + β) with momentum.",
+        "The mean over the window of ηλM in the same basis, with ηλ of each step, times the share "
+        "oscillation_share of the rule: 1 for gradient descent with weight decay, (1 − β)/(1 + β) "
+        "with momentum.",
         unit="1",
         dims=_PER_PAIR,
     ),
@@ -149,11 +152,12 @@ def measure_oscillation(
     the normal space of Γ at the flow's output nearest in time. There the edge space has the
     basis V and c_t = Vᵀx_t; bases within a window are turned into that of its middle. Each
     instant is of rank one, and bursts follow each other: a window should hold many of them,
-    and still be short beside the motion of V.
+    and still be short beside the motion of V. Under a schedule ηλ and M are those of its steps; a
+    window should lie between its jumps.
 
     Args:
       trajectory: with snapshots and the column ``threshold``, by a rule that tells its
-        intrinsic rate.
+        intrinsic rate, or follows a schedule and tells it for every step.
       flow: its prediction, with outputs within each window close enough that chords from
         one reach Γ under the snapshots around it.
       problem: what was trained.
@@ -175,18 +179,18 @@ def measure_oscillation(
         there are none.
 
     Raises:
-      ValueError: no snapshots or threshold, a rule without an intrinsic rate, or a window
-        without an output of the flow or with fewer than two snapshots.
+      ValueError: no snapshots or threshold, a rule without an intrinsic rate, a window without
+        an output of the flow or with fewer than two snapshots, or a learning rate of 0 in one.
 
     Source: docs/theory.md, sections 4 and 5; with momentum docs/other-dynamics.md, section 3.
     """
     import xarray
 
     params, thresholds = recorded_snapshots(trajectory)
-    if np.isnan(trajectory.intrinsic_rate):
+    if not trajectory.has_clock:
         raise ValueError(
             "trajectory has no intrinsic rate, which the covariance of the oscillation is "
-            "predicted in units of: its update rule tells none, or follows a schedule"
+            "predicted in units of: its update rule tells none"
         )
     tau = trajectory.tau[trajectory.snapshot_row]
     outputs = np.asarray(flow.tau)
@@ -208,10 +212,8 @@ def measure_oscillation(
     }
     bounds = np.asarray(windows, float)
     coords = {"tau_first": ("window", bounds[:, 0]), "tau_last": ("window", bounds[:, 1])}
-    windows_dataset = xarray.Dataset(
-        variables, coords, {"intrinsic_rate": trajectory.intrinsic_rate}
-    )
-    return described(windows_dataset, OSCILLATION)
+    rate = {} if trajectory.clock is not None else {"intrinsic_rate": trajectory.intrinsic_rate}
+    return described(xarray.Dataset(variables, coords, rate), OSCILLATION)
 
 
 def _window(
@@ -231,6 +233,8 @@ def _window(
     for index, some in enumerate(rows):
         padded[index, : len(some)], real[index, : len(some)] = some, True
     dtype = flow.threshold.dtype
+    steps = trajectory.snapshot_step[padded]
+    slopes = _log_rate_slopes(trajectory, flow, places, steps[real])
     c, d, losses, eigenvalues, m = map(
         np.asarray,
         _coordinates(
@@ -242,6 +246,7 @@ def _window(
             jax.tree.map(lambda leaf: leaf[padded], params),
             (2.0 / thresholds[padded]).astype(dtype),
             jnp.asarray(len(places) // 2),
+            None if slopes is None else jnp.asarray(slopes, dtype),
             k=flow.eigenvalues.shape[1],
             on_sphere=trajectory.on_sphere,
         ),
@@ -249,11 +254,10 @@ def _window(
     near = real & np.all(np.isfinite(c) & np.isfinite(d), axis=-1)
     # The prediction is averaged with the weights that the measurement has: an output with few
     # snapshots near Γ counts as little in both.
-    weights = near.sum(axis=1) / max(near.sum(), 1)
+    weights = np.sum(near * trajectory.rate_at(steps), axis=1) / max(near.sum(), 1)
     c, d = np.where(near[..., None], c, 0.0), np.where(near[..., None], d, 0.0)
     covariance = np.einsum("jsa,jsb->ab", c, c) / max(near.sum(), 1)
-    predicted = trajectory.intrinsic_rate * np.einsum("j,jab->ab", weights, m)
-    predicted = trajectory.oscillation_share * predicted
+    predicted = trajectory.oscillation_share * np.einsum("j,jab->ab", weights, m)
     with np.errstate(divide="ignore", invalid="ignore"):
         period_two = np.sum(np.square(d - c)) / (2.0 * np.sum(np.square(c) + np.square(d)))
         in_edge = 0.5 * np.einsum("jsa,jab,jsb->", c, eigenvalues, c)
@@ -271,12 +275,34 @@ def _window(
     return statistics | {"num_samples": near.sum()}
 
 
+def _log_rate_slopes(
+    trajectory: Trajectory, flow: FlowSolution, places: np.ndarray, steps: np.ndarray
+) -> np.ndarray | None:
+    """h, the mean of d log η/dτ that the flow has at some of its outputs; None without a schedule.
+
+    Args:
+      trajectory, flow: what is measured, and beside what.
+      places: of the outputs.
+      steps: of the snapshots around them, between which no rate may be 0.
+    """
+    if trajectory.clock is None:
+        return None
+    tau, log_rate = trajectory.clock.log_rate_around(int(steps.min()), int(steps.max()))
+    knots = Knots.of((trajectory.clock_tau + tau, log_rate), flow.threshold.dtype)
+    window = float(covariance_window(float(flow.b)))
+    # at the end of the run that of the last steps, for of later ones nothing is known
+    begin = np.minimum(np.asarray(flow.tau, float)[places], knots.tau[-1] - window)
+    change = [np.interp(at, knots.tau, knots.values) for at in (begin, begin + window)]
+    return (change[1] - change[0]) / window
+
+
 def edge_at_output(
     residual: Residual,
     point: Float[Array, " d"],
     log_threshold: Array,
     b: Array,
     kappa: Array,
+    log_rate_slope: Array | None = None,
     *,
     k: int,
     on_sphere: bool,
@@ -290,11 +316,13 @@ def edge_at_output(
       residual: r on flat parameters.
       point, log_threshold: ζ and log λ* there.
       b, kappa, on_sphere: of the flow.
+      log_rate_slope: h of a schedule there; None without one.
       k: eigenvalues of the edge space.
     """
     space = edge_space(linearize(residual, point), k)
     response = edge_response(space, log_threshold, kappa=kappa, on_sphere=on_sphere)
-    return space, edge_covariance(response, b, jnp.asarray(_SNAPPING, point.dtype)).covariance
+    snapping = jnp.asarray(_SNAPPING, point.dtype)
+    return space, edge_covariance(response, b, snapping, log_rate_slope).covariance
 
 
 @compiled(static_argnames=("k", "on_sphere"))
@@ -307,6 +335,7 @@ def _coordinates(
     snapshots: Params,
     rates: Float[Array, "j S"],
     middle: Array,
+    slopes: Float[Array, " j"] | None = None,
     *,
     k: int,
     on_sphere: bool,
@@ -323,10 +352,10 @@ def _coordinates(
     flat = jax.vmap(lambda tree: ravel_pytree(tree)[0])(outputs)
     common = edge_space(linearize(residual, flat[middle]), k).frame
 
-    def around(one: tuple[Array, Array, Params, Array]) -> tuple[Array, ...]:
-        point, threshold, near, steps = one
+    def around(one: tuple[Array, Array, Params, Array, Array | None]) -> tuple[Array, ...]:
+        point, threshold, near, steps, slope = one
         space, m = edge_at_output(
-            residual, point, jnp.log(threshold), b, kappa, k=k, on_sphere=on_sphere
+            residual, point, jnp.log(threshold), b, kappa, slope, k=k, on_sphere=on_sphere
         )
         # Eigenvectors come in any order and sign, and turn along the flow. Without a common basis
         # the entries off the diagonal would average to nothing.
@@ -354,4 +383,4 @@ def _coordinates(
         hessian = turn @ (space.eigenvalues[:, None] * turn.T)
         return now, then, losses, hessian, turn @ m @ turn.T
 
-    return jax.lax.map(around, (flat, thresholds, snapshots, rates))
+    return jax.lax.map(around, (flat, thresholds, snapshots, rates, slopes))

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -17,6 +17,7 @@ from sharpflow.models.precision import FULL, MatmulPrecision
 from sharpflow.models.representation import summarized
 from sharpflow.models.static_function import StaticFunction, static_part
 from sharpflow.simulator.moment import Observable
+from sharpflow.simulator.rules.carried import remembered
 from sharpflow.simulator.rules.edge_rule import OPTIMIZER
 
 EffectiveRate = Callable[[Any, Params], Array]
@@ -128,7 +129,7 @@ class Program:
       rule: the update of each lane.
       observables: what is recorded.
       rate: (optimizer state, params) -> η̃ for rules that do not tell it.
-      num_snapshots: most snapshots of the params in a chunk.
+      num_snapshots: most snapshots in a chunk.
       in_turn: whether the lanes are observed one after the other: an iteration that
         takes a number of steps of its own in each lane, as Lanczos' does, then costs no
         lane more than its own.
@@ -161,6 +162,23 @@ class Program:
         """The same program with other arrays."""
         functions, flags = static
         return cls(*children, *functions.function, *flags)
+
+
+class SnapshotParts(NamedTuple):
+    """What a snapshot keeps of a trajectory.
+
+    Attributes:
+      params: w_t.
+      buffers: what the optimizer remembers there, as of ``remembered``.
+    """
+
+    params: Params
+    buffers: Any
+
+    @classmethod
+    def of(cls, state: LoopState) -> "SnapshotParts":
+        """Those of a state, without an axis for lanes."""
+        return cls(state.params, remembered(state.optimizer_state))
 
 
 def initial_state(

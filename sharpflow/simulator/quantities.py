@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sharpflow.simulator.moment import Observable
 from sharpflow.simulator.observables import BUILT_IN, COLUMNS, METRICS
 from sharpflow.simulator.quantity import Quantity, by_name, in_words
+from sharpflow.simulator.rules.carried import STATE
 
 if TYPE_CHECKING:
     import xarray
@@ -121,6 +122,7 @@ _DESCRIBED = (BUILT_IN.keys() | COLUMNS.keys()) - {_OF_METRICS}
 _PARAMS = {
     "params": "A snapshot of the parameters wₜ",
     "final_params": "The parameters after the last update",
+    STATE: "What the optimizer remembers at a snapshot, for forks to go on with",
 }
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,13 +80,16 @@ def schedule(
     record_every: int | None,
     record_at: Sequence[int] | np.ndarray | None,
     num_records: int | None,
+    steps_to: Callable[[float], np.ndarray] | None = None,
 ) -> Schedule:
     """The schedule that the user asks for.
 
     Args:
       num_steps, tau: updates of every point, or the flow time of every point.
-      rates: flow time per step of each point, shape (points,); NaN where nothing tells.
+      rates: flow time per step of each point, shape (points,); NaN where no number tells it.
       record_every, record_at, num_records: at most one of them; every step by default.
+      steps_to: τ -> updates of each point that take it, shape (points,), looked at for those
+        without a rate: infinite where they never do, NaN where nothing tells.
 
     Returns:
       The schedule of every point.
@@ -105,7 +108,7 @@ def schedule(
     if num_steps is not None:
         steps = np.full(len(rates), require_count("num_steps", num_steps), np.int64)
     else:
-        steps = _steps_of(tau, rates)
+        steps = _steps_of(tau, rates, steps_to)
     if num_records is not None:
         records = require_count("num_records", num_records)
         if records > steps.min():
@@ -164,19 +167,27 @@ def plain(value: Any) -> Any:
     return tuple(plain(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
-def _steps_of(tau: Any, rates: np.ndarray) -> np.ndarray:
+def _steps_of(
+    tau: Any, rates: np.ndarray, steps_to: Callable[[float], np.ndarray] | None
+) -> np.ndarray:
     POSITIVE.require("tau", tau)
-    if not np.all(rates > 0):
+    # Rounded and not cut off: τ/ηλ is often a whole number that comes out a hair below it.
+    steps = np.rint(np.divide(tau, rates, out=np.full(len(rates), np.inf), where=rates > 0))
+    without = np.isnan(rates)
+    if without.any():
+        steps[without] = np.nan if steps_to is None else steps_to(tau)[without]
+    if not np.all(np.isfinite(steps)):
         slowest = (
-            "the update rule tells no flow time per step, or follows a schedule"
-            if np.isnan(rates).any()
-            else f"the least flow time per step is {np.min(rates):g} "
+            "the update rule tells no flow time per step"
+            if np.isnan(steps).any()
+            else "its schedule lets the rates fall too soon"
+            if without[np.isinf(steps)].any()
+            else f"the least flow time per step is {np.nanmin(rates):g} "
             "(for gdwd it is learning_rate * weight_decay)"
         )
         allowed = f"a flow time that every point reaches, but {slowest}: give num_steps instead"
         raise ArgumentError("tau", allowed, shown(tau))
-    # Rounded and not cut off: τ/ηλ is often a whole number that comes out a hair below it.
-    steps = np.maximum(np.rint(tau / rates), 1.0)
+    steps = np.maximum(steps, 1.0)
     if steps.max() > MOST:
         allowed = f"a flow time of at most {MOST} steps; the slowest point takes {steps.max():.3g}"
         raise ArgumentError("tau", allowed, shown(tau))

@@ -36,6 +36,7 @@ from sharpflow.simulator.program import (
     LoopState,
     Program,
     Rule,
+    SnapshotParts,
     initial_memories,
     initial_state,
 )
@@ -95,7 +96,7 @@ def simulate(
       params: where to start; or a ``Trajectory``, to go on from its end with its
         optimizer state; or what its method ``snapshot`` returns, to go on from there with any
         rule. Steps and flow time are then counted on. From a snapshot a schedule begins at its
-        step. Buffers of the rule, such as averages of gradients, are taken over from the end of a
+        step. Buffers of the rule, such as averages of gradients, are taken over from a
         trajectory whose rule had the same ones; else they begin as at a start, which a warning
         says. A trajectory may be one that ``load`` read.
       optimizer: an optax transformation, or anything with its ``init`` and ``update``; of
@@ -110,7 +111,8 @@ def simulate(
         ``"hessian_sharpness"``, ``"preconditioned_sharpness"``, ``"loss_mean"``,
         ``"loss_rises"``) and ``Observable``s. docs/quantities.md defines the columns that
         they make.
-      snapshot_every: records from a snapshot of the params to the next; none by default.
+      snapshot_every: records from a snapshot of the params, and of the buffers of the rule, to the
+        next; none by default.
       effective_learning_rate: (optimizer state, params) -> η̃ for rules of others;
         without it they get no threshold. Both are those before a step; in the state of
         ``optax.inject_hyperparams`` the hyperparameters are those of this step.
@@ -181,12 +183,17 @@ def simulate(
     seconds = time.perf_counter() - began
     snapshot_row = np.arange(0, num_records, snapshot_every) if snapshot_every else np.zeros(0, int)
     rule = rule_fields(problem, last.optimizer_state)
+    snapshots = None
+    if snapshot_every:
+        snapshots = jax.tree.map(
+            lambda *parts: _joined(parts, len(snapshot_row)), *records.snapshots
+        )
+    kept = None if snapshots is None else snapshots.buffers
     return Trajectory(
         step=start + times.steps(0)[:num_records],
         columns={name: _joined(parts, num_records) for name, parts in records.columns.items()},
-        params=jax.tree.map(lambda *parts: _joined(parts, len(snapshot_row)), *records.snapshots)
-        if snapshot_every
-        else None,
+        params=None if snapshots is None else snapshots.params,
+        buffers=None if kept is None else StoredLeaves.of(kept),
         snapshot_row=snapshot_row,
         final_step=int(last.step),
         final_params=last.params,
@@ -220,7 +227,7 @@ class _Records:
     def __init__(self, unwanted: Set[str]) -> None:
         self._unwanted = unwanted
         self.columns: dict[str, list[np.ndarray]] = {}
-        self.snapshots: list[Params] = []
+        self.snapshots: list[SnapshotParts] = []
         self.num_records = 0
         self.last_state: LoopState
 
@@ -230,8 +237,8 @@ class _Records:
     def write(self, name: str, point: int, first: int, values: np.ndarray) -> None:
         self.columns.setdefault(name, []).append(values)
 
-    def write_snapshots(self, point: int, first: int, params: Params) -> None:
-        self.snapshots.append(params)
+    def write_snapshots(self, point: int, first: int, parts: SnapshotParts) -> None:
+        self.snapshots.append(parts)
 
     def finish(self, lane: Lane, state: Callable[[], LoopState]) -> None:
         self.num_records, self.last_state = lane.position, state()
@@ -296,7 +303,7 @@ def _starting_state(
         if step and anew:
             warn_caller(
                 f"params is a snapshot, which {_told_of_buffers(kept)}: {anew} of the rule begin "
-                f"at step {step} as at a start. {_KEPT_AT_ENDS}"
+                f"at step {step} as at a start. {_KEPT}"
             )
         state = initial_state(params, begun, observables, keep_previous=keep_previous)
         state = dataclasses.replace(state, step=jnp.asarray(step, state.step.dtype))
@@ -335,8 +342,9 @@ def _starting_state(
     return state if keep_previous else state.replace(previous=None)
 
 
-_KEPT_AT_ENDS = (
-    "They are kept where a trajectory ends, and taken over by a rule that has the same ones"
+_KEPT = (
+    "They are kept with snapshots and where a trajectory ends, and taken over by a rule that has "
+    "the same ones"
 )
 
 
@@ -344,8 +352,9 @@ def _told_of_buffers(kept: Any) -> str:
     """What a snapshot lacks of an optimizer's state."""
     if kept is None:
         return "holds no state of an optimizer"
-    held = buffers(kept) if not isinstance(kept, StoredLeaves) else []
-    return f"has {held or 'none'} of the rule before, and these are not those of this rule"
+    if isinstance(kept, StoredLeaves):  # without the classes that would tell which
+        return "has no such ones of the rule before"
+    return f"has {buffers(kept) or 'none'} of the rule before, and these are not those of this rule"
 
 
 def _with_classes(state: LoopState, fresh: Any) -> LoopState:

@@ -102,10 +102,18 @@ SPECTRA = by_name(
         scale="log",
     ),
     Quantity(
+        "block_status",
+        "status of a layer",
+        "The status of the largest eigenvalues of a layer's block, as an integer of "
+        "sharpflow.theory.Status; 0 is SUCCESS.",
+        unit="1",
+        dims=("step", "layer"),
+    ),
+    Quantity(
         "spectrum_status",
         "status of the spectrum",
-        "The first status of density, trace and largest eigenvalues that is not SUCCESS, as an "
-        "integer of sharpflow.theory.Status; 0 is SUCCESS.",
+        "The first status of density, trace, largest eigenvalues and blocks that is not SUCCESS, "
+        "as an integer of sharpflow.theory.Status; 0 is SUCCESS.",
         unit="1",
         dims=("step",),
     ),
@@ -159,8 +167,9 @@ def measure_spectra(
     Returns:
       A dataset over ``step``, of the snapshots, with ``density`` and ``count_above`` over
       ``curvature``, ``trace``, each with its interval in ``_low`` and ``_high``,
-      ``largest_eigenvalue``, ``block_eigenvalue`` over ``layer``, ``spectrum_status`` and, where
-      it was recorded, ``threshold``. docs/quantities.md defines each.
+      ``largest_eigenvalue``, ``block_eigenvalue`` and ``block_status`` over ``layer``, and, where
+      it was recorded, ``threshold``. ``spectrum_status`` is not ``SUCCESS`` where any of them is
+      not. docs/quantities.md defines each.
 
     Raises:
       ValueError: no snapshots, a pattern that fits no path, k above the size of a block, or a
@@ -210,8 +219,10 @@ def measure_spectra(
             ("step", "eigenvalue"),
             np.stack([np.asarray(one, float) for one in largest]),
         )
-        blocks = blocks_of_snapshots(problem, snapshots, k, groups, matrix)
+        blocks, of_blocks = blocks_of_snapshots(problem, snapshots, k, groups, matrix)
         columns["block_eigenvalue"] = (("step", "layer", "eigenvalue"), blocks)
+        columns["block_status"] = (("step", "layer"), of_blocks)
+        statuses = [[*row, *more] for row, more in zip(statuses, of_blocks, strict=True)]
     if "threshold" in trajectory:
         threshold = trajectory["threshold"][trajectory.snapshot_row]
         columns["threshold"] = (("step",), np.asarray(threshold, float))

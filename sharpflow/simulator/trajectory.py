@@ -78,6 +78,9 @@ class Trajectory:
         after a fork, where another rule takes up the clock of the one before.
       clock: flow time and rates of a rule that follows a schedule, from ``clock_step`` on; None for
         other rules.
+      buffers: what the rule remembers at each snapshot, such as averages of gradients: the leaves
+        of its state, with leading axis (S, ...), but for its hyperparameters; None of a rule that
+        remembers nothing.
     """
 
     step: np.ndarray
@@ -100,6 +103,7 @@ class Trajectory:
     clock_step: int = 0
     clock_tau: float = 0.0
     clock: Clock | None = None
+    buffers: StoredLeaves | None = None
 
     def __getitem__(self, name: str) -> np.ndarray:
         """The column ``name``, shape (T, ...)."""
@@ -189,14 +193,15 @@ class Trajectory:
           step: of a snapshot, one of ``snapshot_step``; by default ``final_step``, the end.
 
         Returns:
-          The params with step and flow time; at the end of a trajectory also the state of the
-          optimizer, whose buffers another rule of the same kind takes over.
+          The params with step and flow time, and the buffers of the optimizer, which another rule
+          of the same kind takes over; at the end of a trajectory its whole state.
 
         Raises:
           ValueError: no snapshot of this step.
         """
         if step is None or step == self.final_step:
             params = self.final_params
+            state = None if self.final_state is None else self.final_state.optimizer_state
             if params is None:
                 raise ValueError(
                     "step must be one of snapshot_step: the grid of this point did not keep its "
@@ -207,7 +212,7 @@ class Trajectory:
             rows = np.flatnonzero((self.snapshot_step == step) & (step <= self.final_step))
             if self.params is None or not rows.size:
                 raise ValueError(f"step must be {self._snapshots_in_words()}, got {step}")
-            params = jax.tree.map(lambda leaf: leaf[rows[0]], self.params)
+            params, state = jax.tree.map(lambda leaf: leaf[rows[0]], (self.params, self.buffers))
         at = self.final_step if step is None else int(step)
         return Snapshot(
             params=params,
@@ -217,9 +222,7 @@ class Trajectory:
             clock_step=self.clock_step,
             clock_tau=self.clock_tau,
             previous_loss=self._loss_before(at),
-            optimizer_state=None
-            if self.final_state is None or at != self.final_step
-            else self.final_state.optimizer_state,
+            optimizer_state=state,
             ancestry=(*self.ancestry, self._until(at)),
         )
 
@@ -362,8 +365,8 @@ class Snapshot:
       clock_step, clock_tau: as of the trajectory.
       previous_loss: L(w_{t−1}), which tells whether the first step raises the loss; NaN where the
         trajectory does not know it, because it did not record its loss one step before.
-      optimizer_state: of the rule before, at the end of its trajectory; else None. Of the buffers
-        in it ``simulate`` takes over those that fit.
+      optimizer_state: of the rule before: all of it at the end of its trajectory, the buffers at a
+        snapshot; None where none was kept. ``simulate`` takes over the buffers if they fit.
       ancestry: what it is a part of, in words, the first trajectory first.
     """
 
@@ -469,7 +472,16 @@ def concatenate(first: Trajectory, second: Trajectory) -> Trajectory:
         if first.params is None
         else jax.tree.map(lambda *leaves: np.concatenate(leaves), first.params, second.params),
         snapshot_row=np.concatenate([first.snapshot_row, len(first.step) + second.snapshot_row]),
+        buffers=_joined_buffers(first.buffers, second.buffers),
     )
+
+
+def _joined_buffers(first: StoredLeaves | None, second: StoredLeaves | None) -> StoredLeaves | None:
+    """Of both, or None where one of them kept none, as in a file of an earlier version."""
+    if first is None or second is None or first.paths != second.paths:
+        return None
+    parts = zip(first.leaves, second.leaves, strict=True)
+    return dataclasses.replace(second, leaves=tuple(map(np.concatenate, parts)))
 
 
 def _same_clock(first: Trajectory, second: Trajectory) -> bool:

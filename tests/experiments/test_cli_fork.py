@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -77,7 +78,8 @@ def test_the_folder_of_a_fork_keeps_its_config_and_its_ancestry(folder):
 
 
 def test_a_dry_run_tells_where_a_fork_begins(folder):
-    with pytest.warns(UserWarning, match="kept none at step 10"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the run kept what momentum remembers there
         result = _call("run", "--from", folder / "first", "--at", 10, "--dry-run")
     assert f"goes on from step 10 of {folder / 'first'}" in result.output
 

@@ -63,6 +63,15 @@ def test_a_run_of_a_config_follows_it(tmp_path) -> None:
     np.testing.assert_allclose(grid["tau"], 0.01 * np.array([0.0, 5.0, 7.5, 8.75]), rtol=1e-10)
 
 
+def test_a_flow_time_takes_the_steps_that_a_schedule_needs(tmp_path) -> None:
+    """Five steps of 0.01, five of a half and ten of a quarter."""
+    table = '[schedule]\nkind = "step"\nat = [5, 10]\nfactor = 0.5\n'
+    arguments = _loaded(tmp_path, table, "tau=0.1").build()
+    assert "num_steps" not in arguments
+    assert sf.simulate_grid(**arguments).num_steps.item() == 20
+    _loaded(tmp_path, '[schedule]\nkind = "constant"\n', "tau=0.1")
+
+
 @pytest.mark.parametrize(
     ("schedule", "overrides", "said"),
     [
@@ -77,7 +86,8 @@ def test_a_run_of_a_config_follows_it(tmp_path) -> None:
         ),
         ('kind = "linear"\nfinal_share = 2', (), "schedule.final_share: got 2"),
         ('kind = "linear"', ("optimizer=sam",), 'optimizer: got "sam"'),
-        ('kind = "linear"', ("tau=0.1",), "tau: got 0.1"),
+        ('kind = "linear"', ("tau=0.1",), "tau: got 0.1; allowed num_steps in its place, as kind"),
+        ('kind = "wsd"\nwarmup_steps = 2\ndecay_steps = 1', ("tau=0.1",), "tau: got 0.1"),
         ('kind = "linear"\nend = 2', (), "schedule.end: got an unknown key"),
     ],
 )
@@ -153,6 +163,12 @@ def test_a_schedule_of_ones_own_with_a_mistake_is_refused(tmp_path, own, schedul
     with pytest.raises(ConfigError) as refused:
         _loaded(tmp_path, f"[schedule]\n{schedule.format(own)}\n")
     assert said in str(refused.value), str(refused.value)
+
+
+def test_a_schedule_that_ends_with_the_run_takes_no_flow_time(tmp_path, own) -> None:
+    with pytest.raises(ConfigError, match="tau: got 0.1; allowed num_steps in its place, as kind"):
+        _loaded(tmp_path, f'[schedule]\nkind = "{own}:rising"\npower = 2.0\n', "tau=0.1")
+    _loaded(tmp_path, f'[schedule]\nkind = "{own}:several"\n', "tau=0.1")
 
 
 @pytest.mark.parametrize(

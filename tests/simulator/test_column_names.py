@@ -57,7 +57,15 @@ def test_the_names_that_metrics_must_leave_free_are_those_of_all_results():
     "name",
     [
         *sorted(TAKEN),
-        *("params", "final_params", "params.u", "final_params.u", "params_0", "params__0"),
+        *(
+            "params",
+            "final_params",
+            "params.u",
+            "final_params.u",
+            "params_0",
+            "params__0",
+            "optimizer_state.mu",
+        ),
         *("", 7, "\ud800"),
     ],
 )

@@ -102,6 +102,34 @@ def test_with_momentum_covariance_and_loss_are_smaller_by_what_the_rule_tells(me
     np.testing.assert_allclose(comparison.attrs["mean_loss_ratio"], 1.0, rtol=0.1)
 
 
+def test_with_a_schedule_it_is_that_of_the_rates_of_each_step(measured):
+    """η ∝ e^{hτ} makes M = (2 + h)/(4 + G²), and α move (2 + h)/2 times as fast."""
+    problem, _, flow, _ = measured
+    h, last = -1.0, 0.8
+    num_steps = round(np.expm1(last) / RATE)
+    # η falls by the factor 1 − ηλ in a step of flow time ηλ
+    rule = sf.gdwd(lambda step: ETA / (1.0 + RATE * step), RATE / ETA)
+    theta0 = jax.tree.map(lambda leaf: leaf[0], flow.theta)
+    start = sf.theory.start_at_edge(problem, theta0, ETA, RATE / ETA)
+    with jax.numpy_dtype_promotion("standard"):
+        run = sf.simulate(problem, start, rule, num_steps, record_every=3, snapshot_every=1)
+        log_rate = run.log_rate_after(0)
+    np.testing.assert_allclose(run.tau, np.log1p(RATE * run.step), rtol=1e-3)
+    falling = sf.sharpness_flow(problem, theta0, TAU, log_rate=log_rate, max_edge=3, rtol=2e-4)
+    found = sf.simulator.measure_oscillation(run, falling, problem, [WINDOW]).isel(window=0)
+    assert undescribed(found) == [] and "intrinsic_rate" not in found.attrs
+    # the mean over steps, of which there are e^τ in a stretch of τ
+    tau = np.log1p(RATE * np.linspace(*np.expm1(WINDOW) / RATE, 200))
+    angle = sf.theory.exact.linear_regression_angle(ANGLE, 0.5 * (2.0 + h) * tau)
+    slope = 2.0 * np.tan(np.asarray(angle))
+    expected = np.mean(RATE * np.exp(h * tau) * (2.0 + h) / (4.0 + slope**2))
+    np.testing.assert_allclose(
+        found["predicted_covariance_eigenvalues"], [expected, 0.0, 0.0], rtol=1e-2, atol=1e-4 * RATE
+    )
+    np.testing.assert_allclose(found["covariance_eigenvalues"][0], expected, rtol=0.1)
+    assert float(found["period_two_share"]) > 1.0 - 5.0 * RATE
+
+
 def test_two_edge_eigenvalues_turn_with_the_basis_of_the_middle(tiny_mlp):
     """Windows in one piece or in two have the same trace, whatever the bases in between.
 

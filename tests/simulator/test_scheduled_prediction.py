@@ -122,12 +122,22 @@ def test_quasi_rmsprop_with_a_schedule_has_no_central_flow(case) -> None:
         sf.predict(problem, run, kind="central_flow")
 
 
-def test_what_no_schedule_has_is_refused(case) -> None:
-    problem = case[0]
-    run = _halved(case, 2e-3)
-    flow = sf.predict(problem, run, arrival_step=0, max_edge=2)
-    with pytest.raises(ValueError, match="or follows a schedule"):
-        sf.simulator.measure_oscillation(run, flow, problem, [(0.0, 1.0)])
+def test_the_oscillation_rests_after_a_halved_rate_and_comes_back_at_half_of_ηλ(case) -> None:
+    """ηλM of one eigenvalue, M = 2/(4 + G²) with G = 2 tan α; none while it is below the edge."""
+    problem, rate = case[0], 2e-3
+    run = _halved(case, rate)
+    flow = sf.predict(problem, run, arrival_step=0, max_edge=2, rtol=2e-4)
+    windows = [(0.02, 0.28), (0.38, 0.6), (0.7, 0.95)]
+    found = sf.simulator.measure_oscillation(run, flow, problem, windows).isel(eigenvalue=0)
+    predicted = found["predicted_covariance_eigenvalues"].values
+    pause = 0.5 * np.log(1.0 / FACTOR)
+    for window, own, lasted in ((0, rate, 0.0), (2, FACTOR * rate, pause)):
+        first, last = windows[window]
+        tau = run.snapshot_tau[(run.snapshot_tau >= first) & (run.snapshot_tau <= last)]
+        slope = 2.0 * np.tan(ANGLE) * np.exp(lasted - tau)
+        assert predicted[window] == pytest.approx(own * np.mean(2.0 / (4.0 + slope**2)), rel=0.02)
+    measured = found["covariance_eigenvalues"].values
+    assert predicted[1] <= 1e-10 * predicted[0] and measured[1] <= 1e-3 * measured[0]
 
 
 def test_a_rate_of_zero_on_the_way_is_refused(case) -> None:

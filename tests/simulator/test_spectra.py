@@ -10,6 +10,8 @@ from matplotlib import pyplot
 from scipy.stats import norm
 
 import sharpflow as sf
+from sharpflow.simulator import layers
+from sharpflow.theory import block_eigenpairs
 
 K = 2
 
@@ -42,7 +44,7 @@ def _dense(problem, trajectory, row):
 
 def test_columns_are_those_of_the_dense_hessian_of_each_snapshot(run, spectra):
     assert undescribed(spectra) == []
-    assert np.all(spectra["spectrum_status"] == 0)
+    assert np.all(spectra["spectrum_status"] == 0) and np.all(spectra["block_status"] == 0)
     held = []
     for row in range(spectra.sizes["step"]):
         dense, first = _dense(*run, row)
@@ -62,12 +64,33 @@ def test_columns_are_those_of_the_dense_hessian_of_each_snapshot(run, spectra):
     assert np.mean(held) > 0.8
 
 
+def test_a_block_that_does_not_converge_is_told_at_its_layer_and_its_step(run, monkeypatch):
+    problem, trajectory = run
+    calls = []
+
+    def failing(*arguments, **options):
+        pairs = block_eigenpairs(*arguments, **options)
+        calls.append(None)
+        name = list(pairs)[1]
+        lost = pairs[name].replace(status=jnp.asarray(sf.Status.NOT_CONVERGED, jnp.int32))
+        return pairs | {name: lost} if len(calls) == 2 else pairs
+
+    monkeypatch.setattr(layers, "block_eigenpairs", failing)
+    found = sf.simulator.measure_spectra(
+        trajectory, problem, k=1, degree=30, num_vectors=10, num_products=1000
+    )
+    expected = np.zeros(found["block_status"].shape)
+    expected[1, 1] = sf.Status.NOT_CONVERGED
+    np.testing.assert_array_equal(found["block_status"], expected)
+    np.testing.assert_array_equal(found["spectrum_status"], expected.max(axis=1))
+
+
 def test_sharpness_of_a_layer_is_that_of_its_block(run, spectra):
     problem, trajectory = run
-    layers = sf.simulator.measure_layers(trajectory, problem, k=0, blocks=True)
-    assert undescribed(layers) == []
+    measured = sf.simulator.measure_layers(trajectory, problem, k=0, blocks=True)
+    assert undescribed(measured) == []
     first = spectra["block_eigenvalue"].isel(eigenvalue=0)
-    np.testing.assert_allclose(layers["block_sharpness"], first, rtol=1e-7)
+    np.testing.assert_allclose(measured["block_sharpness"], first, rtol=1e-7)
 
 
 def test_spectrum_of_zeros_is_one_gaussian_of_width_1():

@@ -41,7 +41,8 @@ def inconsistent(values: Values) -> list[str]:
     corners = _corners(values)
     scheduled = schedule_mistakes(values)
     refused = _refused_by_rule(corners, values)
-    clock = "tau" in values and not (precision or refused)
+    # with a schedule the steps of a point are known once its rule is made
+    clock = "tau" in values and "schedule" not in values and not (precision or refused)
     rates = [_flow_time(corner, values) for corner in corners] if clock else []
     schedule_refused = _refused_by_schedule(values, rates)
     wrong = [*_given_twice(values), *_size(values), *precision, *refused, *schedule_refused]

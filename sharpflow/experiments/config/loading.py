@@ -8,13 +8,19 @@ from sharpflow.experiments.config import functions, keys
 from sharpflow.experiments.config.consistency import Values, inconsistent
 from sharpflow.experiments.config.mistakes import (
     ConfigError,
+    mistake,
     shortened,
     shown,
     shown_key,
 )
 from sharpflow.experiments.config.optimizers import default_decay
 from sharpflow.experiments.config.resolved import Config
-from sharpflow.experiments.config.schedules import is_function, keywords_of_function
+from sharpflow.experiments.config.schedules import (
+    ends_with_run,
+    is_function,
+    keywords_of_function,
+    needs_length,
+)
 from sharpflow.experiments.config.sources import (
     ALTERNATIVES,
     Table,
@@ -153,6 +159,8 @@ def _unusable(values: Values, table: Table, folder: Path | None) -> list[str]:
         mistakes += wrong
         if function is not None:
             mistakes += function.mistakes([*keywords_of_function(function, schedule, None)])
+            if "tau" in values and needs_length(schedule, function):
+                mistakes.append(mistake("tau", values["tau"], ends_with_run(schedule["kind"])))
     if functions_by_key.keys() != {"problem", "optimizer"} | ({"start"} & table.keys()):
         return mistakes
     return mistakes + functions.misplaced(

@@ -59,12 +59,10 @@ def schedule_mistakes(values: Mapping[str, Any]) -> list[str]:
     if ":" not in optimizer and optimizer not in RULES:
         allowed = f"one of {', '.join(RULES)} with a [schedule], or a rule of your own"
         mistakes.append(mistake("optimizer", optimizer, allowed))
-    if "tau" in values:
-        mistakes.append(
-            mistake("tau", values["tau"], "num_steps in its place, as [schedule] is by the step")
-        )
     if is_function(kind):
         return mistakes  # what it takes is known where it is imported
+    if "tau" in values and needs_length(schedule, None):
+        mistakes.append(mistake("tau", values["tau"], ends_with_run(kind)))
     taken, required = _options(kind)
     mistakes += [
         mistake(f"schedule.{name}", schedule[name], f'nothing, as kind = "{kind}" takes none')
@@ -102,7 +100,16 @@ def needs_length(schedule: Mapping[str, Any], function: Function | None) -> bool
     """
     if function is not None:
         return "num_steps" in function.keywords
-    return _MAKERS[schedule["kind"]][1] is not None
+    return schedule["kind"] != "constant" and _MAKERS[schedule["kind"]][1] is not None
+
+
+def ends_with_run(kind: str) -> str:
+    """What is allowed in place of ``tau`` where a schedule depends on the last step of the run.
+
+    Args:
+      kind: of the schedule.
+    """
+    return f'num_steps in its place, as kind = "{kind}" ends with the run'
 
 
 def is_function(kind: str | None) -> bool:

@@ -17,7 +17,7 @@ from sharpflow.models.parameter_names import parameter_names
 from sharpflow.models.representation import Summary, summarized
 from sharpflow.models.stored_tree import StoredLeaves
 from sharpflow.simulator.axes import Axes
-from sharpflow.simulator.grid.point import params_of, place_of
+from sharpflow.simulator.grid.point import buffers_of, params_of, place_of
 from sharpflow.simulator.program import LoopState
 from sharpflow.simulator.rules.carried import as_like, carried
 from sharpflow.simulator.rules.wrapped import at_step
@@ -174,13 +174,18 @@ class Origin:
         kept = self._kept(begin) or {}
         rule = begun.optimizer_state
         rule = at_step(rule, begin.step, update) if begin.step else rule
-        rule, anew = carried(kept.get("optimizer_state"), rule)
+        held = kept.get("optimizer_state")
+        if begin.snapshot is not None:
+            at = self._grid.isel(begin.place).isel(snapshot=begin.snapshot)
+            held = buffers_of(at, rule, ...)
+        rule, anew = carried(held, rule)
         if begin.step and anew and not self._warned:
             self._warned = True
-            held = "has other ones" if kept else "kept none"
+            had = "kept none" if held is None else "has other ones"
             warn_caller(
                 f"{anew} of the optimizer begin as at a start, since the run {self.run.path} "
-                f"{held} at step {begin.step}: a run keeps them at its end, with final_state"
+                f"{had} at step {begin.step}: a run keeps them with its snapshots, and at its end "
+                "with final_state"
             )
         before, loss = begun.previous_loss, self._loss_before(begin, kept)
         changes = {

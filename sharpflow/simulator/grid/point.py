@@ -10,11 +10,13 @@ from sharpflow.models import Params, Problem
 from sharpflow.models.arguments import Kind, checked, real, shown
 from sharpflow.models.parameter_names import parameter_names
 from sharpflow.models.problem import PROBLEM
+from sharpflow.models.stored_tree import StoredLeaves
 from sharpflow.simulator.axes import BASE, BY_POSITION, keywords_of
 from sharpflow.simulator.clock import clock_of
 from sharpflow.simulator.program import MakeOptimizer, rule_at
 from sharpflow.simulator.quantities import quantity_of
 from sharpflow.simulator.rules import gdwd
+from sharpflow.simulator.rules.carried import STATE, remembered
 from sharpflow.simulator.rules.edge_rule import MAKE_OPTIMIZER
 from sharpflow.simulator.rules.scheduled import schedules_in_words
 from sharpflow.simulator.store.arrays import PENDING
@@ -77,7 +79,11 @@ def grid_point(
     }
     # of a grid with further axes the start may choose the shapes by one of them
     others = [name for name in axes if name not in BASE]
-    params, snapshot_row = None, np.zeros(0, int)
+    params, buffers, snapshot_row = None, None, np.zeros(0, int)
+    taken = (*BASE[1:], *keywords_of(optimizer, others, BY_POSITION["optimizer"]))
+    rates = {name: labels[name] for name in taken}
+    rule = rule_at(optimizer, rates)
+    state = rule.init(jax.tree.map(_ones, example))
     if "snapshot" in at.dims:
         # labelled by steps or by records
         kept = at["snapshot"].values
@@ -85,15 +91,13 @@ def grid_point(
         existing = np.isin(snapshot_row, rows)
         snapshot_row = snapshot_row[existing]
         params = params_of(at, example, "params", existing, as_drawn=not others)
+        buffers = buffers_of(at, state, existing)
     has_last = all(name in at for name in parameter_names(example, "final_params"))
-    taken = (*BASE[1:], *keywords_of(optimizer, others, BY_POSITION["optimizer"]))
-    rates = {name: labels[name] for name in taken}
-    rule = rule_at(optimizer, rates)
-    state = rule.init(jax.tree.map(_ones, example))
     return Trajectory(
         step=step[rows],
         columns=columns,
         params=params,
+        buffers=buffers,
         snapshot_row=snapshot_row,
         final_step=final_step,
         final_params=params_of(at, example, "final_params", ..., as_drawn=not others)
@@ -182,6 +186,23 @@ def params_of(
                 f"{like.shape} by its init"
             )
     return jax.tree.unflatten(jax.tree.structure(example), [leaf[kept] for leaf in leaves])
+
+
+def buffers_of(at: "xarray.Dataset", state: Any, kept: Any) -> StoredLeaves | None:
+    """What the optimizer remembered at snapshots of a point; None where that was not kept.
+
+    Args:
+      at: a grid at one point.
+      state: of the rule that goes on, whose buffers are looked for.
+      kept: which snapshots.
+    """
+    own = remembered(state)
+    names = parameter_names(own, STATE)
+    classes = at["snapshot"].attrs.get(STATE)
+    if own is None or classes is None or any(name not in at for name in names):
+        return None
+    leaves = tuple(at[name].values[kept] for name in names)
+    return StoredLeaves(leaves, classes, StoredLeaves.of(own).paths)
 
 
 def _ones(like: jax.ShapeDtypeStruct) -> np.ndarray:

@@ -16,7 +16,7 @@ from sharpflow.models.arguments import require_within, shown
 from sharpflow.models.fitting import validate_start
 from sharpflow.models.precision import compiled
 from sharpflow.simulator.axes import BASE, BY_POSITION, Axes, keywords_of
-from sharpflow.simulator.clock import Clock, clock_of
+from sharpflow.simulator.clock import Clock, clock_of, steps_to
 from sharpflow.simulator.gdwd_rates import may_be_gdwd
 from sharpflow.simulator.grid.fork import Origin
 from sharpflow.simulator.host import Starts
@@ -186,6 +186,25 @@ class Points:
         """Whether a point may be one of plain GD+WD, by what its rule tells before it runs."""
         return may_be_gdwd(self._rule(point)[1])
 
+    def steps_to(self, point: int, tau: float) -> float:
+        """Updates that take a flow time at a point whose rule follows a schedule.
+
+        Args:
+          point: its number.
+          tau: counted from its start.
+
+        Returns:
+          As of ``clock.steps_to``: infinite where the schedule never gets there, NaN without one.
+
+        Raises:
+          ValueError: a rate of one of its steps that cannot be.
+        """
+        rule, state = self._rule(point)
+        try:
+            return steps_to(rule.update, state, self._first(point), tau)
+        except ValueError as error:
+            raise ValueError(f"at {self.axes.describe(point)}: {error}") from error
+
     def clock(self, point: int, num_steps: int) -> Clock | None:
         """The clock of a point whose rule follows a schedule, from its start; None for others.
 
@@ -193,11 +212,15 @@ class Points:
           ValueError: a rate of one of its steps that cannot be.
         """
         rule, state = self._rule(point)
-        begin = 0 if self._origin is None else int(self._origin.steps[point])
+        begin = self._first(point)
         try:
             return clock_of(rule.update, state, begin, begin + num_steps)
         except ValueError as error:
             raise ValueError(f"at {self.axes.describe(point)}: {error}") from error
+
+    def _first(self, point: int) -> int:
+        """The step at which a point begins."""
+        return 0 if self._origin is None else int(self._origin.steps[point])
 
     def _rule(self, point: int) -> tuple[optax.GradientTransformation, Any]:
         at = self.axes.at(point)

@@ -6,12 +6,13 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypedDict, TypeVar
 
 import jax
 import numpy as np
 
-from sharpflow.models import Problem
+from sharpflow.models import Params, Problem
 from sharpflow.models.arguments import (
     COUNT,
     FLAG,
@@ -41,7 +42,13 @@ from sharpflow.simulator.loop import column_shapes
 from sharpflow.simulator.moment import Observable
 from sharpflow.simulator.observables import DEFAULT, OBSERVABLES, RUNNING, resolve
 from sharpflow.simulator.premises import warn_of_missing_columns
-from sharpflow.simulator.program import EffectiveRate, MakeOptimizer, Program, Rule
+from sharpflow.simulator.program import (
+    EffectiveRate,
+    MakeOptimizer,
+    Program,
+    Rule,
+    SnapshotParts,
+)
 from sharpflow.simulator.quantities import recorded_quantities
 from sharpflow.simulator.rules import gdwd
 from sharpflow.simulator.rules.edge_rule import MAKE_OPTIMIZER
@@ -132,12 +139,13 @@ class GridSpec:
       seeds: integers; a point starts from ``problem.init(jax.random.key(seed))``.
       learning_rates, weight_decays: η and λ; one value or several, as ``seeds``.
       num_steps, tau: updates of every point; or their flow time, for which a point makes
-        tau/(ηλ) of them. One of the two.
+        tau/(ηλ) of them, under a schedule as many as its rates take. One of the two.
       record_every, record_at, num_records: steps from a record to the next, by default 1;
         or the steps to record; or how many records each point makes, evenly spaced. The
         last gives a dimension ``record`` in place of ``step``, which is then a coordinate.
       observables: as in ``simulate``.
-      snapshot_every: records from a snapshot of the params to the next; none by default.
+      snapshot_every: records from a snapshot of the params, and of the buffers of the rule, to the
+        next; none by default.
       final_params: whether the last params are kept.
       final_state: whether the folder of the run keeps all that each point needs to go on from its
         end, bit for bit: the params, the state of the optimizer, and what observables remember.
@@ -311,6 +319,7 @@ def prepare(spec: GridSpec, *, to_predict: bool = False) -> Grid:
         record_every=record_every,
         record_at=spec.record_at,
         num_records=num_records,
+        steps_to=partial(_steps_to, axes, by_problem, rates),
     )
     if origin is not None:
         timetable = _counted_on(timetable, origin)
@@ -334,7 +343,7 @@ def prepare(spec: GridSpec, *, to_predict: bool = False) -> Grid:
         rates,
         clocks,
         columns,
-        example if snapshot_every is not None else None,
+        _snapshot_parts(points, example) if snapshot_every is not None else None,
         snapshot_every,
         example if spec.final_params else None,
         recorded_quantities(columns, observables),
@@ -467,6 +476,17 @@ def _rates(axes: Axes, batches: Sequence[Points]) -> np.ndarray:
     return np.tile(rates, axes.shape[0])
 
 
+def _steps_to(axes: Axes, batches: Sequence[Points], rates: np.ndarray, tau: float) -> np.ndarray:
+    """Updates that take a flow time at the points without a rate, as of ``clock.steps_to``."""
+    cells = axes.num_points // axes.shape[0]
+    steps = np.full(cells, math.nan)
+    for points in batches:
+        for point in points.batch.points:
+            if point < cells and np.isnan(rates[point]):
+                steps[point] = points.steps_to(point, tau)
+    return np.tile(steps, axes.shape[0])
+
+
 def _clocks(axes: Axes, batches: Sequence[Points], timetable: Schedule) -> dict[int, Clock]:
     """The clocks of the points of the first seed whose rules follow schedules."""
     cells = axes.num_points // axes.shape[0]
@@ -518,6 +538,12 @@ def _columns(
                     f"{columns[name].shape}: a grid records one shape"
                 )
     return columns
+
+
+def _snapshot_parts(batches: Sequence[Points], example: Params) -> SnapshotParts:
+    """Those of one point; of a rule that is the same for all points, and params of one shape."""
+    first = batches[0]
+    return SnapshotParts(example, SnapshotParts.of(first.state(first.batch.points[0])).buffers)
 
 
 def _one_shape(batches: Sequence[Points]) -> Any:

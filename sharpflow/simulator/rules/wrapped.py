@@ -116,7 +116,7 @@ def at_step(state: Any, step: int, update: Any = None) -> Any:
         does not tell how many of them; or a schedule of one of our rules within a rule that hides
         it.
     """
-    if any(_is_accumulating(part) for part in jax.tree.leaves(state, is_leaf=_is_accumulating)):
+    if is_accumulating(state):
         raise ValueError(
             "params is a snapshot, from which optax.MultiSteps cannot go on: its state holds "
             "gradients and counts of its own. Go on from the trajectory itself, where it ends"
@@ -204,8 +204,16 @@ def require_followed_schedules(state: Any) -> None:
         require_followed_schedules(part.inner_state)
 
 
-def _is_accumulating(part: Any) -> bool:
-    """Whether this is a state of ``optax.MultiSteps``."""
+def is_accumulating(state: Any) -> bool:
+    """Whether a state of ``optax.MultiSteps`` is within an optimizer state.
+
+    Args:
+      state: of any optax transformation.
+    """
+    return any(map(_accumulates, jax.tree.leaves(state, is_leaf=_accumulates)))
+
+
+def _accumulates(part: Any) -> bool:
     return {"mini_step", "gradient_step", "acc_grads"} <= set(getattr(part, "_fields", ()))
 
 

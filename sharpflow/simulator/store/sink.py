@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from sharpflow.models import Params
 from sharpflow.models.parameter_names import parameter_names
 from sharpflow.models.stored_tree import StoredLeaves
 from sharpflow.simulator.axes import Axes
 from sharpflow.simulator.host import Lane
 from sharpflow.simulator.observables import RUNNING
-from sharpflow.simulator.program import LoopState
+from sharpflow.simulator.program import LoopState, SnapshotParts
+from sharpflow.simulator.rules.carried import STATE
 from sharpflow.simulator.store.arrays import PENDING
 from sharpflow.simulator.store.errors import RunError, storage_errors
 from sharpflow.simulator.store.folder import RunFolder
@@ -62,10 +62,15 @@ class Sink:
         """Some records of a column, or snapshots, from the ``first`` on."""
         self._put(name, (*self.axes.index(point), slice(first, first + len(values))), values)
 
-    def write_snapshots(self, point: int, first: int, params: Params) -> None:
+    def write_snapshots(self, point: int, first: int, parts: SnapshotParts) -> None:
         """Snapshots of a point, leaves with leading axis (snapshots,)."""
-        for name, leaf in self._named("params", params):
+        for name, leaf in self._named("params", parts.params):
             self.write(name, point, first, leaf)
+        buffers = self._named(STATE, parts.buffers)
+        # a run that an earlier version began has no arrays for them, and goes on without
+        if any(name in self.arrays for name, _ in buffers):
+            for name, leaf in buffers:
+                self.write(name, point, first, leaf)
 
     def finish(self, lane: Lane, state: Callable[[], LoopState]) -> None:
         """A point that ended: its records have been written before.
@@ -132,8 +137,8 @@ class Sink:
         with self._guarded():
             self.arrays[name][place] = values
 
-    def _named(self, prefix: str, params: Params) -> list[tuple[str, Any]]:
-        return list(zip(parameter_names(params, prefix), jax.tree.leaves(params), strict=True))
+    def _named(self, prefix: str, tree: Any) -> list[tuple[str, Any]]:
+        return list(zip(parameter_names(tree, prefix), jax.tree.leaves(tree), strict=True))
 
     def _guarded(self) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext() if self.run is None else storage_errors(self.run.path)

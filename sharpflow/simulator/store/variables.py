@@ -9,11 +9,14 @@ import numpy as np
 
 from sharpflow.models import Params
 from sharpflow.models.parameter_names import parameter_dimensions, parameter_names
+from sharpflow.models.stored_tree import StoredLeaves
 from sharpflow.simulator.axes import BASE, Axes
 from sharpflow.simulator.clock import Clock
 from sharpflow.simulator.columns import dimensions
+from sharpflow.simulator.program import SnapshotParts
 from sharpflow.simulator.quantities import axis_quantity, quantity_of
 from sharpflow.simulator.quantity import Quantity
+from sharpflow.simulator.rules.carried import STATE
 from sharpflow.simulator.schedule import Schedule
 from sharpflow.simulator.store.arrays import PENDING, Variable, known
 from sharpflow.theory import Status
@@ -39,7 +42,7 @@ def grid_variables(
     rates: np.ndarray,
     clocks: Mapping[int, Clock],
     columns: dict[str, jax.ShapeDtypeStruct],
-    snapshots: Params | None,
+    snapshots: SnapshotParts | None,
     snapshot_every: int | None,
     final_params: Params | None,
     quantities: Mapping[str, Quantity],
@@ -53,7 +56,7 @@ def grid_variables(
       rates: flow time per step of each point, shape (points,).
       clocks: of the points of the first seed whose rates follow schedules.
       columns: shape and dtype of one record of each column.
-      snapshots: params of one point where snapshots are kept.
+      snapshots: parts of one snapshot where some are kept.
       snapshot_every: records from a snapshot to the next.
       final_params: params of one point where the last ones are kept.
       quantities: what the columns are, by name.
@@ -100,14 +103,23 @@ def grid_variables(
         # Records share a file, and snapshots below do not: a snapshot is as large as the params.
         rows = (time, records, min(records, _MOST_ROWS))
         variables[name] = of_points(dtype, np.nan, (rows, *own))
-    of_params = [] if snapshots is None else parameter_names(snapshots, "params")
+    of_params = [] if snapshots is None else parameter_names(snapshots.params, "params")
     if snapshots is not None:
         assert snapshot_every is not None
         kept = np.arange(0, records, snapshot_every)
         steps = _absolute(schedule, int(np.argmax(schedule.num_steps)))[kept]
-        variables["snapshot"] = known(("snapshot",), steps if time == "step" else kept)
+        labels = steps if time == "step" else kept
+        # in words, since no file holds classes: they tell whether a rule has the same buffers
+        classes = (
+            {}
+            if snapshots.buffers is None
+            else {STATE: StoredLeaves.of(snapshots.buffers).structure}
+        )
+        variables["snapshot"] = known(("snapshot",), labels, **classes)
         leading = (("snapshot", len(kept), 1),)
-        variables |= _parameters(snapshots, "params", of_params, of_points, leading)
+        variables |= _parameters(snapshots.params, "params", of_params, of_points, leading)
+        of_buffers = parameter_names(snapshots.buffers, STATE)
+        variables |= _parameters(snapshots.buffers, STATE, of_buffers, of_points, leading)
     if final_params is not None:
         variables |= _parameters(final_params, "final_params", of_params, of_points, ())
     given = {name: axis_quantity(name) for name in axes.names} | dict(quantities)
@@ -123,16 +135,26 @@ def grid_variables(
 def _parameters(
     params: Params, prefix: str, variables: Sequence[str], of_points: Any, leading: tuple
 ) -> dict[str, Variable]:
-    """Those of the leaves of params, beside ``variables`` of params in the same grid."""
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+    """Those of the leaves of params, or of a state, beside ``variables`` of them in the grid."""
+    leaves = [_storable(np.asarray(leaf)) for leaf in jax.tree.leaves(params)]
     names = parameter_names(params, prefix)
-    dims = parameter_dimensions(params, [leaf.ndim for leaf in leaves], variables)
+    # both snapshots and the last params have the dimensions of params
+    dims_of = STATE if prefix == STATE else "params"
+    dims = parameter_dimensions(params, [leaf.ndim for leaf in leaves], variables, dims_of)
     return {
         name: of_points(
-            leaf.dtype, np.nan, (*leading, *zip(own, leaf.shape, leaf.shape, strict=True))
+            leaf.dtype,
+            # of whole numbers, as counts, none says that nothing is there: the params say it
+            np.nan if np.issubdtype(leaf.dtype, np.inexact) else 0,
+            (*leading, *zip(own, leaf.shape, leaf.shape, strict=True)),
         )
         for name, own, leaf in zip(names, dims, leaves, strict=True)
     }
+
+
+def _storable(leaf: np.ndarray) -> np.ndarray:
+    """In float32 where the dtype is one that Zarr does not know, as bfloat16 of averages is."""
+    return leaf.astype(np.float32) if leaf.dtype.kind == "V" else leaf
 
 
 def _times(
