@@ -149,7 +149,7 @@ def _by_xla(x: Array, kernel: Array, *, window: Window, precision: Any) -> Array
         precision=precision,
     )
     # the features of neighbouring columns lie one after the other as the columns do
-    return y.reshape(*y.shape[:2], places * y.shape[2], -1)
+    return y.reshape(*y.shape[:2], places * y.shape[2], y.shape[3] // places)
 
 
 def _columns_at_once(image: Sequence[int], kernel: Sequence[int], window: Window) -> int:

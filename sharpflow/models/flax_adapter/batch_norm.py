@@ -141,7 +141,7 @@ def _mean(x: Float[Array, "n h *positions features"]) -> Float[Array, "1 1 *ones
     axes = tuple(range(x.ndim - 1))
     if rows == 1:
         return jnp.mean(x, axis=axes, keepdims=True)
-    parts = jnp.sum(x.reshape(x.shape[0], -1, rows, *x.shape[2:]), axis=2)
+    parts = jnp.sum(x.reshape(x.shape[0], x.shape[1] // rows, rows, *x.shape[2:]), axis=2)
     # without the barrier XLA would make one sum of the two
     sums = jnp.sum(jax.lax.optimization_barrier(parts), axis=axes, keepdims=True)
     return sums / (x.size // x.shape[-1])
