@@ -36,6 +36,11 @@ class Window(NamedTuple):
     image_dilation: Pair = (1, 1)
     kernel_dilation: Pair = (1, 1)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the kernel moves by one position, and nothing is dilated."""
+        return self.strides == self.image_dilation == self.kernel_dilation == (1, 1)
+
     def axes(self, image: Sequence[int], kernel: Sequence[int]) -> "list[Axis]":
         """The rows and the columns, for images of shape (n, h, w, c) and a kernel (p, q, c, f)."""
         return [
@@ -111,16 +116,58 @@ def convolution(
 
 
 def _by_xla(x: Array, kernel: Array, *, window: Window, precision: Any) -> Array:
-    return lax.conv_general_dilated(
+    """By XLA, with neighbouring columns as features where there are few of these.
+
+    XLA gathers the numbers under the kernel and multiplies them by it. Where they become few
+    features, gathering takes many times as long as the products. A kernel that makes the
+    features of b neighbouring columns has b places among q + b − 1 columns: that is
+    (q + b − 1)/q times as many products, but only every b-th column is gathered for.
+    """
+    places = _columns_at_once(x.shape, kernel.shape, window)
+    if places > 1:
+        kernel = jnp.stack(
+            [
+                jnp.pad(kernel, ((0, 0), (place, places - 1 - place), (0, 0), (0, 0)))
+                for place in range(places)
+            ],
+            axis=3,
+        )
+        kernel = kernel.reshape(*kernel.shape[:3], -1)
+    if x.shape[3] == 3:
+        # A fourth channel of zeros: three are gathered number by number, four together. This took
+        # less time also of 64 features than those zeros cost.
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 1)))
+        kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 1), (0, 0)))
+    y = lax.conv_general_dilated(
         x,
         kernel,
-        window.strides,
+        (window.strides[0], places * window.strides[1]),
         window.padding,
         window.image_dilation,
         window.kernel_dilation,
         ("NHWC", "HWIO", "NHWC"),
         precision=precision,
     )
+    # the features of neighbouring columns lie one after the other as the columns do
+    return y.reshape(*y.shape[:2], places * y.shape[2], y.shape[3] // places)
+
+
+def _columns_at_once(image: Sequence[int], kernel: Sequence[int], window: Window) -> int:
+    """How many columns of outputs are made as features of one; 1, 2 or 4.
+
+    Args:
+      image: shape (n, h, w, c).
+      kernel: shape (p, q, c, f).
+      window: how the kernel moves.
+    """
+    (_, columns), features = window.axes(image, kernel), kernel[3]
+    # Measured for 3 × 3 kernels: from 32 features on, and from 32 channels on, the products take
+    # longest, so that more of them cost more than they save. With a kernel of one column, b columns
+    # are b times as many products.
+    if not window.is_plain or image[3] > 16 or not 2 < kernel[1] <= columns.num_positions:
+        return 1
+    fitting = (b for b in (4, 2) if columns.num_positions % b == 0 and b // 2 * features < 32)
+    return next(fitting, 1)
 
 
 def _shape(x: Any, kernel: Any, *, window: Window, precision: Any) -> Any:
@@ -144,6 +191,8 @@ def _to_image(y: Array, x: Any, kernel: Array, *, window: Window, precision: Any
 
 def _to_kernel(y: Array, x: Array, kernel: Any, *, window: Window, precision: Any) -> Array:
     """Cotangent of the kernel: channels as images, examples as channels, outputs as the kernel."""
+    if window.is_plain and x.shape[3] <= 4:
+        return _to_kernel_of_few_channels(y, x, kernel.aval.shape[1], window, precision)
     channels, outputs = x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3)
     rows, columns = (
         (axis.low, axis.high - axis.rest) for axis in window.axes(x.shape, kernel.aval.shape)
@@ -152,6 +201,27 @@ def _to_kernel(y: Array, x: Array, kernel: Any, *, window: Window, precision: An
         window.kernel_dilation, (rows, columns), window.image_dilation, window.strides
     )
     return convolution(channels, outputs, backward, precision).transpose(1, 2, 0, 3)
+
+
+def _to_kernel_of_few_channels(
+    y: Array, x: Array, num_columns: int, window: Window, precision: Any
+) -> Array:
+    """As ``_to_kernel``, with columns as channels, and examples and rows as rows and columns.
+
+    The outputs are the kernel in the order that they have; of three channels, moving them takes
+    longer than all else. Every channel is an image for each of the q columns of the kernel,
+    moved by it: q times as much to move, which from eight channels on takes as long.
+    """
+    rows, (left, right) = window.padding
+    x = lax.pad(
+        x.transpose(3, 0, 1, 2),
+        jnp.zeros((), x.dtype),
+        ((0, 0, 0), (0, 0, 0), (0, 0, 0), (left, right, 0)),
+    )
+    places = [x[..., place : place + y.shape[2]] for place in range(num_columns)]
+    images = jnp.concatenate(places)
+    found = convolution(images, y, Window((1, 1), ((0, 0), rows)), precision)
+    return found.reshape(num_columns, -1, *found.shape[2:]).transpose(2, 0, 1, 3)
 
 
 def _lanes(

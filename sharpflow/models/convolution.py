@@ -40,7 +40,7 @@ def conv_general_dilated(
     options = _options(*args, **kwargs)
     # The device is asked for while tracing, because the two ways are two programs: what is compiled
     # for an accelerator must hold the convolution itself.
-    is_ours = _default_device_is_cpu() and _is_plain(lhs, rhs, options)
+    is_ours = default_device_is_cpu() and _is_plain(lhs, rhs, options)
     pads = _usual_padding(lhs, rhs, window_strides, padding) if is_ours else None
     if pads is None:
         return lax.conv_general_dilated(lhs, rhs, window_strides, padding, *args, **kwargs)
@@ -115,7 +115,7 @@ def by_products(
     return y.astype(x.dtype)
 
 
-def _default_device_is_cpu() -> bool:
+def default_device_is_cpu() -> bool:
     """Whether functions that are traced now will run on a CPU, unless they are moved."""
     device = jax.config.jax_default_device  # type: ignore[attr-defined]
     if device is None:

@@ -26,7 +26,7 @@ def _convolutions_of_accelerators() -> Iterator[None]:
     """A convolution is traced for the default device, which is a CPU here."""
     jax.clear_caches()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sharpflow.models.convolution._default_device_is_cpu", lambda: False)
+        patch.setattr("sharpflow.models.convolution.default_device_is_cpu", lambda: False)
         yield
     jax.clear_caches()
 

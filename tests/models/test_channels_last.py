@@ -78,6 +78,44 @@ def test_value_and_derivatives_of_all_kinds_are_those_of_jax(case):
     _close(found(convolution, at, along), found(_by_jax, at, along))
 
 
+# Maps, kernel (p, q, c, f), padding, and how many columns are made at once. Beside 4 and 2 stand
+# the reasons for less: columns that are no multiple, features and channels enough, a kernel of few
+# columns, and one that is wider than what it makes.
+FEW_CHANNELS = {
+    "4 columns": ((3, 8), (3, 3, 2, 5), ONE, 4),
+    "4 columns of a wide kernel": ((4, 7), (2, 5, 3, 15), ((0, 1), (2, 3)), 4),
+    "2 columns": ((3, 6), (3, 3, 3, 5), ONE, 2),
+    "2 columns of 16 features": ((3, 8), (3, 3, 16, 16), ONE, 2),
+    "odd columns": ((3, 7), (3, 3, 3, 5), ONE, 1),
+    "32 features": ((3, 8), (3, 3, 3, 32), ONE, 1),
+    "17 channels": ((3, 8), (3, 3, 17, 5), ONE, 1),
+    "a narrow kernel": ((3, 8), (3, 1, 2, 5), ((1, 1), (0, 0)), 1),
+    "a kernel wider than the outputs": ((3, 8), (3, 5, 2, 5), ((1, 1), (0, 0)), 1),
+}
+
+
+@pytest.mark.parametrize("case", FEW_CHANNELS)
+def test_columns_that_are_made_at_once_are_those_of_jax_to_the_third_derivative(case):
+    maps, kernel, padding, num_columns = FEW_CHANNELS[case]
+    window = Window((1, 1), padding)
+    random = np.random.default_rng(0)
+    at, along = (
+        (random.normal(size=(2, *maps, kernel[2])), random.normal(size=kernel) / 10.0)
+        for _ in range(2)
+    )
+
+    def derivatives(function, at, along):
+        changes = jax.grad(partial(_loss, function, window))
+        for _ in range(2):
+            changes = partial(lambda f, at: jax.jvp(f, (at,), (along,)), changes)
+        return function(*at, window), changes(at)
+
+    compiled = jax.jit(derivatives, static_argnums=0)
+    _close(compiled(convolution, at, along), compiled(_by_jax, at, along))
+    program = jax.jit(partial(convolution, window=window)).lower(*at).as_text()
+    assert re.findall(r"stride = \[1, (\d)\]", program) == [str(num_columns)]
+
+
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0), (2, 3)])
 def test_lanes_are_those_of_jax(axes):
     x, kernel = _arrays((5, 6), (3, 3))

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from sharpflow.models import convolution
+
 MOMENTS = "batch_norm_moments"  # the collection that moments are left in
 
 
@@ -73,6 +75,33 @@ def normalize_with(statistics: Sequence[Statistics], weights: Array) -> Callable
     return intercept
 
 
+def sum_by_rows(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+    """An interceptor by which layers take the means of images by ``_mean``, on a CPU.
+
+    All else is as Flax has it. A layer that normalizes anything but images in float32,
+    features last, or with a mask, or over devices by name, is called as it is.
+    """
+    if not uses_batch_statistics(args, kwargs, context):
+        return call(*args, **kwargs)
+    module, x = context.module, args[0] if args else kwargs["x"]
+    is_plain = (
+        type(module) is nn.BatchNorm  # a class made of it may compute something else
+        and module.axis_name is None
+        and kwargs.get("mask") is None
+        and x.ndim > 2
+        and _feature_axes(module, x) == (x.ndim - 1,)
+        and x.dtype == _result_dtype(module, x) == np.float32
+    )
+    if not (is_plain and convolution.default_device_is_cpu()):
+        return call(*args, **kwargs)
+    mean = _mean(x)
+    if module.use_fast_variance:
+        variance = jnp.maximum(0.0, _mean(jnp.square(x)) - jnp.square(mean))
+    else:
+        variance = _mean(jnp.square(x - mean))
+    return _normalized(module, x, Statistics(mean, variance))
+
+
 def uses_batch_statistics(args: tuple, kwargs: dict, context: Any) -> bool:
     """Whether an intercepted call is that of a batch-norm layer in training mode."""
     if not isinstance(context.module, nn.BatchNorm) or context.method_name != "__call__":
@@ -97,6 +126,25 @@ def _moments(module: nn.BatchNorm, x: Array, weights: Array) -> Moments:
     mean = jnp.sum(rows * x, axis=reduced, keepdims=True) / size
     deviations = jnp.sum(rows * jnp.square(x - mean), axis=reduced)
     return Moments(size, jnp.squeeze(mean, axis=reduced), deviations)
+
+
+def _mean(x: Float[Array, "n h *positions features"]) -> Float[Array, "1 1 *ones features"]:
+    """The mean of every feature over images, summed first over neighbouring rows of each.
+
+    On a CPU XLA sums over examples and positions together on one core, and not whole rows
+    at a time as over a few rows alone. The sum is as exact, which a product with a vector of
+    ones is not: that adds number after number, and of five thousand images is wrong by 0.6 %.
+    """
+    # Sums of more than 32 numbers XLA cuts into parts itself, and slowly. Examples are not summed
+    # first, because they may be spread over devices.
+    rows = max(number for number in range(1, 33) if x.shape[1] % number == 0)
+    axes = tuple(range(x.ndim - 1))
+    if rows == 1:
+        return jnp.mean(x, axis=axes, keepdims=True)
+    parts = jnp.sum(x.reshape(x.shape[0], x.shape[1] // rows, rows, *x.shape[2:]), axis=2)
+    # without the barrier XLA would make one sum of the two
+    sums = jnp.sum(jax.lax.optimization_barrier(parts), axis=axes, keepdims=True)
+    return sums / (x.size // x.shape[-1])
 
 
 def _normalized(module: nn.BatchNorm, x: Array, statistics: Statistics) -> Array:

@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
 from sharpflow.models.convolution import conv_general_dilated
+from sharpflow.models.flax_adapter.batch_norm import sum_by_rows
 from sharpflow.models.flax_adapter.functional import (
     RANDOM_NUMBERS,
     as_columns,
@@ -76,7 +77,8 @@ class LinenModule:
     ) -> Float[Array, "n c"]:
         """As in ``FunctionalModule``: rows beyond ``num_training`` get a mask in batch norm."""
         if num_training is None:
-            return self.apply_collecting(params, constants, inputs)[0]
+            with nn.intercept_methods(sum_by_rows):
+                return self.apply_collecting(params, constants, inputs)[0]
 
         def masked(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
             if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
