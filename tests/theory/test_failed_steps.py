@@ -1,5 +1,7 @@
 """A flow that cannot go on says which part of its step failed."""
 
+import inspect
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -113,4 +115,4 @@ def test_a_failed_step_of_the_central_flow_names_its_part(
 def test_every_status_has_a_message_and_a_line_of_documentation() -> None:
     for status in Status:
         assert status.message
-        assert f"      {status.name}: " in Status.__doc__, status.name
+        assert f"\n  {status.name}: " in inspect.cleandoc(Status.__doc__), status.name
