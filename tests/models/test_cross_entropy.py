@@ -260,6 +260,7 @@ def _mlp(classes, **arguments):
         ),
         ([0, 1] * 2, {"loss": "mse"}, "logit_scale is for the cross-entropy.*got 2.0"),
         ([0, 1] * 2, {"loss": "hinge"}, "loss must be one of.*'hinge'"),
+        ([0, 1] * 2, {"loss": np.abs}, "loss must be one of.*make a Problem of outputs"),
     ],
 )
 def test_what_has_no_minimizer_or_no_classes_is_refused_by_name(classes, arguments, message):

@@ -19,6 +19,7 @@ from sharpflow.models.arguments import (
     checked,
     optional,
 )
+from sharpflow.models.flax_adapter import LOSS
 from sharpflow.models.networks.network import NormalizedNetwork, network_problem, num_outputs
 from sharpflow.models.problem import Problem
 
@@ -53,7 +54,7 @@ class MLP(NormalizedNetwork):
     widths=SIZES,
     head=optional(TEXT),
     num_groups=COUNT,
-    loss=TEXT,
+    loss=LOSS,
     label_smoothing=FINITE,
     logit_scale=POSITIVE,
     fixed_seed=SEED,
